@@ -1,0 +1,87 @@
+"""The sections that every experiment has, with neutral values. A config file fills them in.
+
+Only primary numbers stand in a config, in the paper's units; steps, rates per step, class
+counts and per-device batches are derived in `train_lib.config` from the final values.
+"""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """A config with every section; what each field means is said beside it."""
+    config = ConfigDict()
+    config.seed = 0  # initial weights, order of the examples, augmentation
+    config.epochs = 1.0  # passes over the training set
+    config.batch_size = 32  # of all devices together
+    config.num_devices = 0  # 0: all that this process sees
+    config.steps_per_dispatch = 1  # steps in one device call (lax.scan)
+    config.log_every_steps = 100
+
+    config.model = ConfigDict({"name": "", "dtype": "float32"})  # dtype of the computation
+
+    config.dataset = ConfigDict(
+        {
+            "name": "",
+            "train_split": "train",
+            "test_split": "test",
+            "data_dir": "",  # where the TFDS sets are; "": TFDS's own rule
+            "cache_dir": "",  # decoded arrays; "": $XDG_CACHE_HOME/canon or ~/.cache/canon
+        }
+    )
+
+    # uint8 images u in 0..1 become low + (high - low) u, after `pad` pixels of 0 on each side.
+    config.preprocess = ConfigDict({"pad": 0, "low": 0.0, "high": 1.0})
+
+    # Random affine distortion of training images; each range is +-, 0 switches it off.
+    config.augment = ConfigDict(
+        {
+            "translate": 0.0,  # pixels, along each axis
+            "scale": 0.0,  # share of the size: 0.1 is 0.9 to 1.1
+            "squeeze": 0.0,  # width times 1 + s, height divided by it
+            "shear": 0.0,  # horizontal pixels a row
+        }
+    )
+
+    config.loss = ConfigDict({"name": "softmax"})
+
+    config.optimizer = ConfigDict(
+        {
+            "momentum": 0.9,
+            # "pytorch": v = m v + g, w -= rate v.  "caffe": v = m v + rate g, w -= v, as AlexNet.
+            "momentum_form": "pytorch",
+            "weight_decay": 0.0,  # coupled: wd * w is added to the gradient
+            "decayed": "kernels",  # or "all": which parameters decay
+        }
+    )
+
+    config.schedule = ConfigDict(
+        {
+            "name": "constant",  # constant, cosine (to zero at the end), steps
+            "learning_rate": 0.01,
+            "warmup_epochs": 0.0,  # linear from zero
+            "boundaries": (),  # steps: epochs at which the rate changes ...
+            "factors": (),  # ... to learning_rate times this
+        }
+    )
+
+    config.evaluate = ConfigDict(
+        {
+            "every_epochs": 1.0,
+            "batch_size": 1000,
+            "protocol": "full",
+            "split": "test",  # test or train: which of the data set's two splits
+            "checkpoint": "latest",  # or "best": the lowest test top-1 error
+        }
+    )
+
+    config.checkpoint = ConfigDict(
+        {
+            "every_epochs": 1.0,
+            "every_steps": 0,  # in addition, if not 0
+            "keep": 3,  # the newest; the best one is kept beside them
+        }
+    )
+
+    # Pictures given to --mode=predict: dark ink on light paper is inverted (auto, yes, no).
+    config.predict = ConfigDict({"invert": "auto"})
+    return config

@@ -1,0 +1,17 @@
+"""The one exception that means: the user can put this right.
+
+Its message is one line that says what is wrong and what to do. `main.py` prints it without a
+traceback; any other exception is a defect of Canon and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """Bad input of any kind: configuration, image, checkpoint, missing data, full disk."""
+
+    exit_code = 2
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

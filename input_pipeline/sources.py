@@ -1,0 +1,109 @@
+"""Where examples come from: one name, one pair of in-memory arrays.
+
+`check` costs milliseconds and imports nothing heavy, so that a missing data set is reported at
+once; `load` decodes (or reads the cache of) a split.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from errors import UserError
+
+DIGITS = "digits"
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a data set looks like. image_shape: (height, width, channels) of its uint8 images."""
+
+    name: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split in memory. images: uint8 [n, height, width, channels]; labels: int32 [n]."""
+
+    info: Info
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def tfds_root(dataset) -> pathlib.Path:
+    """`dataset.data_dir`, or TFDS's own rule where it is empty."""
+    root = dataset.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(root).expanduser()
+
+
+def tfds_directory(dataset) -> pathlib.Path:
+    """The newest prepared version of a TFDS set. Raises UserError where there is none."""
+    root = tfds_root(dataset)
+    name, _, config = dataset.name.partition("/")
+
+    def version(path: pathlib.Path) -> tuple[int, ...]:
+        return tuple(int(part) for part in path.parent.name.split(".") if part.isdigit())
+
+    found = sorted((root / name).joinpath(config).glob("*/dataset_info.json"), key=version)
+    if not found:
+        raise UserError(
+            f"no data set {dataset.name!r} in {root}: run `python -m input_pipeline.prepare"
+            f" {dataset.name} --data_dir={root}` on a connected machine, or say where it is with"
+            " --config.dataset.data_dir=DIR"
+        )
+    return found[-1].parent
+
+
+def check(dataset) -> None:
+    """Raises UserError, within milliseconds, if the configured data set is not there."""
+    if dataset.name != DIGITS:
+        tfds_directory(dataset)
+
+
+def describe(dataset) -> Info:
+    """The data set's image shape and class names, without reading an example."""
+    if dataset.name == DIGITS:
+        from input_pipeline import digits
+
+        return Info(DIGITS, digits.IMAGE_SHAPE, digits.CLASS_NAMES)
+    if dataset.name == "mnist":  # known without having it, for --mode=summary
+        return Info("mnist", (28, 28, 1), tuple("0123456789"))
+    from input_pipeline import tfds_arrays
+
+    return tfds_arrays.describe(dataset.name, tfds_directory(dataset))
+
+
+def load(dataset, split: str) -> Split:
+    """Reads one split ("train[:45000]" and the like for TFDS sets) into memory.
+
+    Raises UserError for a missing set, an unknown split, or an empty one.
+    """
+    info = describe(dataset)
+    if dataset.name == DIGITS:
+        from input_pipeline import digits
+
+        images, labels = digits.load(split)
+    else:
+        from input_pipeline import tfds_arrays
+
+        images, labels = tfds_arrays.load(
+            dataset.name, tfds_directory(dataset), split, dataset.cache_dir
+        )
+    if len(labels) == 0:
+        raise UserError(f"split {split!r} of {dataset.name} is empty: choose another split")
+    if labels.min() < 0 or labels.max() >= info.num_classes:
+        raise UserError(
+            f"{dataset.name}: labels run from {labels.min()} to {labels.max()}, but it names"
+            f" {info.num_classes} classes: prepare the data set again"
+        )
+    return Split(info, images, labels)

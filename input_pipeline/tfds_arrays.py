@@ -1,0 +1,126 @@
+"""Small TFDS sets as arrays: decoded once, then read from a cache on disk.
+
+Reads the `array_record` format through `tfds.data_source`: no TensorFlow.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import zipfile
+
+import numpy as np
+
+from errors import UserError, one_line
+from input_pipeline.sources import Info
+
+
+def _builder(name: str, directory: pathlib.Path):
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # whatever TFDS finds wrong with the folder's files
+        raise UserError(
+            f"cannot read the data set in {directory} ({one_line(error)}): prepare it again"
+        ) from error
+    features = builder.info.features
+    if not {"image", "label"} <= set(features):
+        raise UserError(f"{name} is not an image classification set: it has {sorted(features)}")
+    if builder.info.file_format.value != "array_record":
+        raise UserError(
+            f"{directory} is in the {builder.info.file_format.value} format, which cannot be read"
+            f" without TensorFlow: run `python -m input_pipeline.prepare {name}"
+            f" --data_dir=DIR` with another DIR"
+        )
+    if None in features["image"].shape:
+        raise UserError(
+            f"the images of {name} have no common size: only sets of one small image size can"
+            " be held in memory"
+        )
+    return builder
+
+
+def describe(name: str, directory: pathlib.Path) -> Info:
+    """Image shape and class names of a prepared set. Raises UserError if it cannot be used."""
+    features = _builder(name, directory).info.features
+    return Info(name, tuple(features["image"].shape), tuple(features["label"].names))
+
+
+def _decode(name: str, directory: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    from tqdm import tqdm
+
+    builder = _builder(name, directory)
+    try:
+        source = builder.as_data_source(split=split)
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"{name} has no split {split!r} ({one_line(error)}): it has"
+            f" {', '.join(builder.info.splits)}"
+        ) from error
+    try:
+        images = np.empty((len(source), *builder.info.features["image"].shape), np.uint8)
+        labels = np.empty(len(source), np.int32)
+        bar = tqdm(
+            range(len(source)),
+            desc=f"decoding {name} {split}, once",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        )
+        for i in bar:
+            example = source[i]
+            images[i], labels[i] = example["image"], example["label"]
+    except Exception as error:  # damaged or missing record files
+        raise UserError(
+            f"cannot read {name} {split} in {directory} ({one_line(error)}): prepare it again"
+        ) from error
+    return images, labels
+
+
+def _cache_file(name: str, directory: pathlib.Path, split: str, cache_dir: str) -> pathlib.Path:
+    """The cache file of just these source files: any change of theirs changes its name."""
+    root = pathlib.Path(cache_dir) if cache_dir else _default_cache()
+    sources = sorted(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in directory.iterdir()
+    )
+    identity = json.dumps([str(directory.resolve()), split, sources])
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    stem = "".join(c if c.isalnum() else "-" for c in f"{name}-{directory.name}-{split}")
+    return root.expanduser() / "arrays" / f"{stem}-{digest}.npz"
+
+
+def _default_cache() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "canon"
+
+
+def load(
+    name: str, directory: pathlib.Path, split: str, cache_dir: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, height, width, channels] and labels int32 [n] of a split.
+
+    The cache is a plain (uncompressed) .npz, whose members carry checksums: a damaged file is
+    noticed and made again. Failing to write it costs only time, so it is a warning.
+    """
+    path = _cache_file(name, directory, split, cache_dir)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["images"], arrays["labels"]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        print(f"the cache {path} is damaged ({one_line(error)}): made again", file=sys.stderr)
+    images, labels = _decode(name, directory, split)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            temporary = file.name
+            np.savez(file, images=images, labels=labels)
+        os.replace(temporary, path)  # atomic: a reader never sees half a file
+    except OSError as error:
+        print(f"could not write the cache {path} ({error}): going on without", file=sys.stderr)
+        if temporary:
+            pathlib.Path(temporary).unlink(missing_ok=True)
+    return images, labels

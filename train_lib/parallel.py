@@ -1,0 +1,69 @@
+"""Data parallelism: the only module that says pmap.
+
+Every device holds the whole state and its slice of the batch. The state is unmapped (in_axes
+and out_axes None), so it has its natural shape everywhere outside and no checkpoint or notebook
+meets a device axis.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+
+from errors import UserError
+
+AXIS = "batch"
+
+
+def devices(count: int) -> list[jax.Device]:
+    """The first `count` devices of this process, all where count is 0."""
+    found = jax.local_devices()
+    if count > len(found):
+        raise UserError(f"num_devices={count}, but there are {len(found)}: lower it, or set 0")
+    return found[:count] if count else found
+
+
+def per_device(batch_size: int, count: int, what: str) -> int:
+    """A device's share of a batch. Raises UserError where it does not divide."""
+    if batch_size % count:
+        nearest = max(count, round(batch_size / count) * count)
+        raise UserError(
+            f"{what}={batch_size} does not divide over {count} devices: use {nearest}, or set"
+            " num_devices"
+        )
+    return batch_size // count
+
+
+def train_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
+    """step(state, batch) -> (state, record) on every device; the state is donated.
+
+    batch leaves are [devices, ...]; state and record come out equal on all devices.
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=list(on),
+        donate_argnums=(0,),
+    )
+
+
+def eval_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
+    """step(state, batch) -> (sums, examples): sums equal on all devices, examples [devices, ...]."""
+    return jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=list(on)
+    )
+
+
+def device_index() -> jax.Array:
+    return jax.lax.axis_index(AXIS)
+
+
+def mean(tree):
+    """The mean over devices, inside a step."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def total(tree):
+    """The sum over devices, inside a step."""
+    return jax.lax.psum(tree, AXIS)

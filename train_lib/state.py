@@ -1,0 +1,48 @@
+"""What a run is at a step: everything that a checkpoint holds."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A pytree; every leaf is the same on all devices.
+
+    step: int32 [], the number of updates made.
+    params, model_state: the module's variables (model_state: what is not trained, as the
+        statistics of BatchNorm; empty for LeNet-5).
+    opt_state: optax's.
+    window: sums over the steps since the last logged one (loss, errors, examples), float32 [].
+        They are here so that a run that goes on logs the same values as one never stopped.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: optax.OptState
+    window: dict[str, jax.Array]
+
+    def variables(self) -> dict:
+        """What `module.apply` takes."""
+        return {"params": self.params, **self.model_state}
+
+
+EMPTY_WINDOW = {"loss": 0.0, "errors": 0.0, "examples": 0.0}
+
+
+def create(module, optimizer: optax.GradientTransformation, seed: int, input_shape) -> TrainState:
+    """The state at step 0: parameters drawn from `seed`."""
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    variables = module.init(key, jnp.zeros((1, *input_shape), jnp.float32), train=False)
+    params = variables.pop("params")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=variables,
+        opt_state=optimizer.init(params),
+        window={name: jnp.float32(value) for name, value in EMPTY_WINDOW.items()},
+    )

@@ -1,0 +1,103 @@
+"""The train and evaluation steps: pure functions of (state, batch)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train_lib import parallel
+from train_lib.state import EMPTY_WINDOW, TrainState
+
+
+def make_train_step(
+    module,
+    loss: Callable,
+    optimizer: optax.GradientTransformation,
+    transform: Callable,
+    seed: int,
+    log_every_steps: int,
+) -> Callable:
+    """train_step(state, batch) -> (state, window), to run under `parallel.train_step`.
+
+    batch: image uint8 [b, height, width, channels] and label int32 [b], this device's slice.
+    window: `state.window` after the step, which starts afresh behind each logged step.
+    """
+    base_key = jax.random.fold_in(jax.random.key(seed), 1)
+
+    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        step_key = jax.random.fold_in(base_key, state.step)
+        augment_key, dropout_key = jax.random.split(step_key)
+        count = len(batch["label"])
+        # An example's key depends on its place in the whole batch, so that its augmentation is
+        # the same on any number of devices.
+        places = parallel.device_index() * count + jnp.arange(count)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, places)
+        images = transform(batch["image"], keys)
+        dropout_key = jax.random.fold_in(dropout_key, parallel.device_index())
+
+        def mean_loss(params):
+            logits, model_state = module.apply(
+                {"params": params, **state.model_state},
+                images,
+                train=True,
+                rngs={"dropout": dropout_key},
+                mutable=list(state.model_state),
+            )
+            return loss(logits, batch["label"]).mean(), (logits, model_state)
+
+        (value, (logits, model_state)), gradient = jax.value_and_grad(mean_loss, has_aux=True)(
+            state.params
+        )
+        gradient, model_state = parallel.mean((gradient, model_state))
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        errors = (logits.argmax(axis=-1) != batch["label"]).sum(dtype=jnp.float32)
+        here = parallel.total(
+            {"loss": value * count, "errors": errors, "examples": jnp.float32(count)}
+        )
+        fresh = state.step % log_every_steps == 0
+        window = {
+            name: jnp.where(fresh, EMPTY_WINDOW[name], state.window[name]) + here[name]
+            for name in EMPTY_WINDOW
+        }
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            model_state=model_state,
+            opt_state=opt_state,
+            window=window,
+        )
+        return state, window
+
+    return train_step
+
+
+def several(train_step: Callable) -> Callable:
+    """The same step over batches with a leading axis of steps, in one call (`lax.scan`)."""
+    return lambda state, batches: jax.lax.scan(train_step, state, batches)
+
+
+def make_eval_step(module, loss: Callable, probabilities: Callable, transform: Callable):
+    """eval_step(state, batch) -> (sums, examples), to run under `parallel.eval_step`.
+
+    batch: image, label and mask [b]; masked-out examples (mask 0) count for nothing. sums over
+    all devices: loss, top1_errors, top5_errors, examples. examples: the five (or fewer) most
+    probable classes and their probabilities, [b, 5], best first.
+    """
+
+    def eval_step(state: TrainState, batch: dict) -> tuple[dict, dict]:
+        logits = module.apply(state.variables(), transform(batch["image"]), train=False)
+        top = min(5, logits.shape[-1])
+        _, classes = jax.lax.top_k(logits, top)
+        hits = classes == batch["label"][:, None]
+        mask = batch["mask"]
+        sums = {
+            "loss": (loss(logits, batch["label"]) * mask).sum(),
+            "top1_errors": (~hits[:, 0] * mask).sum(),
+            "top5_errors": (~hits.any(axis=1) * mask).sum(),
+            "examples": mask.sum(),
+        }
+        chosen = jnp.take_along_axis(probabilities(logits), classes, axis=1)
+        return parallel.total(sums), {"classes": classes, "probabilities": chosen}
+
+    return eval_step
