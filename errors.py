@@ -12,6 +12,6 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type where it has none."""
+    """The first line of an exception's message, at most 200 characters, or else its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,188 @@
+"""Checkpoints by Orbax: asynchronous, atomic, the newest few and the best.
+
+A checkpoint of step n holds the state as NumPy arrays (so any number and kind of devices can
+take it up again) and a description: layout version and, for every array, its shape, dtype and
+SHA-256, which is compared on restore.
+"""
+
+import hashlib
+import pathlib
+import shutil
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from errors import UserError, one_line
+
+LAYOUT = 1
+DIRECTORY = "checkpoints"
+DAMAGED = "damaged"
+METRIC = "test/top1_error"
+
+
+def _describe(state) -> dict[str, list]:
+    """{path: [shape, dtype, SHA-256]} of a tree of NumPy arrays."""
+    leaves = jax.tree.leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path): [
+            list(leaf.shape),
+            str(leaf.dtype),
+            hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest(),
+        ]
+        for path, leaf in leaves
+    }
+
+
+def _to_host(state):
+    # Copies: the device's memory is given to the next step while Orbax still writes.
+    return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(self, workdir: pathlib.Path, keep: int = 3, read_only: bool = False):
+        self.workdir = workdir
+        self.directory = workdir.resolve() / DIRECTORY
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC],
+            reverse=True,  # the lowest error is the best
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._options = ocp.CheckpointManagerOptions(
+            create=not read_only,
+            read_only=read_only,
+            best_fn=lambda metrics: metrics[METRIC],  # without it Orbax stores no metrics
+            best_mode="min",
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+        )
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+        except Exception as error:
+            raise UserError(
+                f"cannot open {self.directory} ({one_line(error)}): check the folder, or choose"
+                " another --workdir"
+            ) from error
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The saved step with the lowest test error; None if none was evaluated."""
+        scored = {}
+        for step in self.steps():
+            metrics = self._manager.metrics(step)
+            if metrics and METRIC in metrics:
+                scored[step] = metrics[METRIC]
+        return min(scored, key=lambda step: (scored[step], step)) if scored else None
+
+    def save(self, step: int, state, metrics: dict | None = None) -> None:
+        """Starts a save; returns once the state is copied. An earlier save's failure shows here."""
+        state = _to_host(state)
+        description = {"layout": LAYOUT, "step": step, "arrays": _describe(state)}
+        try:
+            self._manager.wait_until_finished()
+            if step in self._manager.all_steps():
+                # Saved when a signal came before its evaluation; now with its metrics.
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    description=ocp.args.JsonSave(description),
+                ),
+                metrics=metrics,
+                force=True,
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when the last save is complete. Raises UserError if it failed."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def _failed(self, error: Exception) -> UserError:
+        return UserError(
+            f"could not save a checkpoint in {self.directory} ({one_line(error)}): free some"
+            " space or check the folder, then run the same command again"
+        )
+
+    def restore(self, like, step: int | None = None):
+        """(step, state) of the newest good checkpoint, or of `step`; None if there is none.
+
+        like: a state (or its abstract form) with the structure to restore into. A damaged
+        checkpoint is reported on standard error, moved to WORKDIR/damaged and the one before it
+        used. Raises UserError if all are damaged, or if they hold another model.
+        """
+        steps = self.steps() if step is None else [step]
+        for candidate in reversed(steps):
+            try:
+                return candidate, self._read(candidate, like)
+            except UserError:
+                raise
+            except Exception as error:
+                print(
+                    f"checkpoint {self.directory / str(candidate)} is damaged"
+                    f" ({one_line(error)})",
+                    file=sys.stderr,
+                )
+                self._set_aside(candidate)
+        if steps:
+            raise UserError(
+                f"no checkpoint in {self.workdir} can be read: restore a copy of them, or start"
+                " anew in another --workdir"
+            )
+        return None
+
+    def _read(self, step: int, like):
+        read = self._manager.restore(
+            step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
+        ).description
+        if read["layout"] != LAYOUT:
+            raise UserError(
+                f"checkpoint {step} in {self.directory} has layout {read['layout']}; this version"
+                f" of Canon reads layout {LAYOUT}"
+            )
+        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        wanted = {name: entry[:2] for name, entry in _describe(target).items()}
+        found = {name: entry[:2] for name, entry in read["arrays"].items()}
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                raise UserError(
+                    f"checkpoint {step} in {self.directory} is of another model: {name} is"
+                    f" {found.get(name, 'not there')}, not {wanted.get(name, 'there at all')}:"
+                    " use the config that it was made with"
+                )
+        state = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        ).state
+        for name, entry in _describe(state).items():
+            if entry != read["arrays"][name]:
+                raise ValueError(f"the contents of {name} do not match their checksum")
+        return state
+
+    def _set_aside(self, step: int) -> None:
+        if self._options.read_only:
+            return
+        self._manager.close()
+        aside = self.workdir / DAMAGED / str(step)
+        aside.parent.mkdir(exist_ok=True)
+        while aside.exists():
+            aside = aside.with_name(aside.name + "-again")
+        shutil.move(self.directory / str(step), aside)
+        self._open()

@@ -1,0 +1,176 @@
+"""What a config must satisfy, how two configs differ, and the plan that follows from one.
+
+Imports nothing heavy: `main.py` refuses a wrong config before JAX is loaded.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from errors import UserError
+
+# Kept apart from their modules' own tables (which need JAX); a test holds them together.
+LOSSES = ("map", "mse", "softmax")
+SCHEDULES = ("constant", "cosine", "steps")
+PROTOCOLS = ("full",)
+
+
+def _above(low: float) -> tuple[Callable, str]:
+    return lambda v: v > low and math.isfinite(v), f"must be more than {low}"
+
+
+def _at_least(low: float) -> tuple[Callable, str]:
+    return lambda v: v >= low and math.isfinite(v), f"must be {low} or more"
+
+
+def _one_of(*allowed: str) -> tuple[Callable, str]:
+    return lambda v: v in allowed, f"choose one of {', '.join(allowed)}"
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda v: 0 <= v < 2**31, "must be in 0 .. 2^31 - 1"),
+    "epochs": _above(0),
+    "batch_size": _at_least(1),
+    "num_devices": _at_least(0),
+    "steps_per_dispatch": _at_least(1),
+    "log_every_steps": _at_least(1),
+    "dataset.name": (lambda v: v != "", "names no data set"),
+    "preprocess.pad": _at_least(0),
+    "augment.translate": _at_least(0),
+    "augment.scale": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
+    "augment.squeeze": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
+    "augment.shear": _at_least(0),
+    "loss.name": _one_of(*LOSSES),
+    "loss.j": _above(0),
+    "optimizer.momentum": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
+    "optimizer.momentum_form": _one_of("pytorch", "caffe"),
+    "optimizer.weight_decay": _at_least(0),
+    "optimizer.decayed": _one_of("kernels", "all"),
+    "schedule.name": _one_of(*SCHEDULES),
+    "schedule.learning_rate": _above(0),
+    "schedule.warmup_epochs": _at_least(0),
+    "evaluate.every_epochs": _above(0),
+    "evaluate.batch_size": _at_least(1),
+    "evaluate.protocol": _one_of(*PROTOCOLS),
+    "evaluate.split": _one_of("test", "train"),
+    "evaluate.checkpoint": _one_of("latest", "best"),
+    "checkpoint.every_epochs": _above(0),
+    "checkpoint.every_steps": _at_least(0),
+    "checkpoint.keep": _at_least(1),
+    "predict.invert": _one_of("auto", "yes", "no"),
+}
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{"model.name": "lenet5", ...}, with tuples as lists (as JSON gives them back)."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, (ConfigDict, dict)):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises UserError, naming the field and what it may be, for the first impossible value."""
+    flat = flatten(config)
+    for name, (holds, what) in RULES.items():
+        if name in flat and not holds(flat[name]):
+            raise UserError(f"config.{name}={flat[name]}: {what}")
+    schedule = config.schedule
+    if len(schedule.boundaries) != len(schedule.factors):
+        raise UserError("config.schedule.boundaries and .factors must have the same length")
+    if list(schedule.boundaries) != sorted(schedule.boundaries):
+        raise UserError(f"config.schedule.boundaries={schedule.boundaries}: must increase")
+    if schedule.warmup_epochs >= config.epochs:
+        raise UserError(
+            f"config.schedule.warmup_epochs={schedule.warmup_epochs}: must be less than"
+            f" config.epochs={config.epochs}"
+        )
+    if schedule.boundaries and schedule.boundaries[0] < schedule.warmup_epochs:
+        raise UserError("config.schedule.boundaries: the first lies within the warm-up")
+    # Equations 8 and 9 are about distances to the RBF codes; the softmax loss is not.
+    output = config.model.get("output", "softmax")
+    wanted = "softmax" if config.loss.name == "softmax" else "rbf"
+    if output != wanted and output in ("rbf", "softmax"):
+        losses = "map or mse" if output == "rbf" else "softmax"
+        raise UserError(
+            f"config.loss.name={config.loss.name} does not go with config.model.output={output}:"
+            f" set config.loss.name to {losses}"
+        )
+    if config.loss.name == "map" and "j" not in config.loss:
+        raise UserError("config.loss.name=map needs config.loss.j")
+
+
+# Where a run is, not what it is: it may differ when the run goes on.
+_FREE = ("dataset.data_dir", "dataset.cache_dir", "evaluate.split", "evaluate.checkpoint")
+
+
+def differences(stored: dict[str, Any], config: ConfigDict, under: str = "") -> list[str]:
+    """"name: stored -> now" for every field (beginning with `under`) in which two differ."""
+    now = flatten(config)
+    names = [n for n in {**stored, **now} if n.startswith(under) and n not in _FREE]
+    return [
+        f"{name}: {stored.get(name, 'not there')} -> {now.get(name, 'not there')}"
+        for name in names
+        if stored.get(name, "not there") != now.get(name, "not there")
+        and not name.startswith("predict.")
+    ]
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When things happen, in steps: derived from the final config and the data set's size."""
+
+    steps_per_epoch: float
+    total_steps: int
+    evaluate_at: frozenset[int]
+    save_at: frozenset[int]
+    steps_per_dispatch: int
+
+    def epoch(self, step: int) -> float:
+        return step / self.steps_per_epoch
+
+    def next_boundary(self, step: int) -> int:
+        """The next step behind `step` at which the host has something to do."""
+        return min(s for s in self.evaluate_at | self.save_at if s > step)
+
+    def dispatch(self, step: int) -> int:
+        """How many steps the next device call makes: steps_per_dispatch, or one.
+
+        Depends on the step alone: a run that goes on from any dispatch's end makes the same
+        calls, hence the same rounding, as one that never stopped.
+        """
+        whole = self.next_boundary(step) - step >= self.steps_per_dispatch
+        return self.steps_per_dispatch if whole else 1
+
+
+def make_plan(config: ConfigDict, num_examples: int) -> Plan:
+    steps_per_epoch = num_examples / config.batch_size
+    total = max(1, math.ceil(config.epochs * steps_per_epoch))
+
+    def every(epochs: float) -> set[int]:
+        count = math.ceil(config.epochs / epochs)
+        # Rounded against 60.00000001 steps; never before the first step.
+        steps = (math.ceil(round(i * epochs * steps_per_epoch, 6)) for i in range(1, count + 1))
+        return {max(1, step) for step in steps if step < total} | {total}
+
+    save_at = every(config.checkpoint.every_epochs)
+    if config.checkpoint.every_steps:
+        save_at |= set(range(config.checkpoint.every_steps, total, config.checkpoint.every_steps))
+    return Plan(
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        evaluate_at=frozenset(every(config.evaluate.every_epochs)),
+        save_at=frozenset(save_at),
+        steps_per_dispatch=config.steps_per_dispatch,
+    )

@@ -1,0 +1,86 @@
+"""What a person sees: the opening block and the progress of a run, on standard error."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+
+def opening_block(rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:>{width}}  {value}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a plain line at each evaluation, and twice a minute.
+
+    Also the clock of images per second: it leaves out compilation (the first call), evaluation
+    and saving.
+    """
+
+    def __init__(self, total_steps: int, step: int, batch_size: int):
+        self._batch_size = batch_size
+        self._total = total_steps
+        self._bar = tqdm(
+            total=total_steps,
+            initial=step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._plain = self._bar.disable
+        self._spoke = time.monotonic()
+        self._started = None
+        self._seconds = self._images = 0.0
+
+    def running(self) -> None:
+        """Steps are being computed from now on."""
+        if self._started is None:
+            self._started = time.monotonic()
+
+    def paused(self) -> None:
+        """Something else is about to be done, and no step is under way."""
+        if self._started is not None:
+            self._seconds += time.monotonic() - self._started
+        self._started = None
+
+    def forget(self) -> None:
+        """What was measured so far does not count: it contained a compilation."""
+        self._seconds = self._images = 0.0
+        if self._started is not None:
+            self._started = time.monotonic()
+
+    def done(self, steps: int) -> None:
+        """`steps` more are complete."""
+        self._images += steps * self._batch_size
+        self._bar.update(steps)
+
+    def rate(self) -> float | None:
+        """Images per second since the last call; None if nothing was timed."""
+        if self._started is not None:
+            now = time.monotonic()
+            self._seconds, self._started = self._seconds + now - self._started, now
+        rate = self._images / self._seconds if self._seconds and self._images else None
+        self._seconds = self._images = 0.0
+        return rate
+
+    def tell(self, record: dict) -> None:
+        """Shows a record: always if it holds a test, otherwise now and then."""
+        errors = {
+            name: f"{record[key]:.2%}"
+            for name, key in (("train error", "train/top1_error"), ("test error", "test/top1_error"))
+            if key in record
+        }
+        self._bar.set_postfix({**errors})
+        quiet = "test/top1_error" not in record and time.monotonic() - self._spoke < 30
+        if self._plain and not quiet:
+            self._spoke = time.monotonic()
+            parts = [f"step {record['step']}/{self._total}", f"epoch {record['epoch']:.2f}"]
+            parts += [f"{name} {value}" for name, value in errors.items()]
+            if "train/images_per_second" in record:
+                parts.append(f"{record['train/images_per_second']:.0f} images/s")
+            print("  ".join(parts), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self._bar.close()

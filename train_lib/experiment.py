@@ -1,0 +1,82 @@
+"""The parts that a config names, put together: what training, evaluation and prediction share."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from errors import UserError
+from input_pipeline import sources
+from input_pipeline.transform import make_transform
+from models import registry
+from train_lib import config as config_lib
+from train_lib import losses, parallel
+from train_lib.state import TrainState
+from train_lib.steps import make_eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A checked config and what follows from it alone. input_shape: (height, width, channels)."""
+
+    config: ConfigDict
+    info: sources.Info
+    module: nn.Module
+    input_shape: tuple[int, int, int]
+    loss: Callable
+    transform: Callable
+    devices: Sequence[jax.Device]
+
+    def eval_step(self) -> Callable:
+        def probabilities(logits):
+            return losses.probabilities(self.config.loss, logits)
+
+        step = make_eval_step(self.module, self.loss, probabilities, self.transform)
+        return parallel.eval_step(step, self.devices)
+
+    def eval_batch_size(self) -> int:
+        count = len(self.devices)
+        # Evaluation pads its last batch anyway, so its size may follow the device count.
+        return -(-self.config.evaluate.batch_size // count) * count
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Raises UserError for anything in the config that cannot be; compiles nothing."""
+    config_lib.validate(config)
+    info = sources.describe(config.dataset)
+    module = registry.create(config.model, info.num_classes)
+    height, width, channels = info.image_shape
+    pad = config.preprocess.pad
+    input_shape = (height + 2 * pad, width + 2 * pad, channels)
+    expected = registry.MODELS[config.model.name].input_shape
+    if input_shape != expected:
+        raise UserError(
+            f"{config.model.name} takes {'x'.join(map(str, expected))} images, but"
+            f" {config.dataset.name} with config.preprocess.pad={pad} gives"
+            f" {'x'.join(map(str, input_shape))}: choose another data set or padding"
+        )
+    try:
+        state_shapes(module, input_shape)
+    except ValueError as error:  # the model's own checks
+        raise UserError(str(error)) from error
+    return Experiment(
+        config=config,
+        info=info,
+        module=module,
+        input_shape=input_shape,
+        loss=losses.make_loss(config.loss),
+        transform=make_transform(config.preprocess, config.augment),
+        devices=parallel.devices(config.num_devices),
+    )
+
+
+def state_shapes(module: nn.Module, input_shape):
+    """The module's variables as ShapeDtypeStructs; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *input_shape), jax.numpy.float32)
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+
+
+def count_parameters(state: TrainState) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))

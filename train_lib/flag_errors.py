@@ -1,0 +1,67 @@
+"""The command line's mistakes as one line that says what to do."""
+
+import contextlib
+import difflib
+import re
+import sys
+
+from absl import flags
+
+from errors import UserError, one_line
+from train_lib import config as config_lib
+
+
+def _unknown(name: str, config) -> str:
+    """What to say of a flag that does not exist; names the nearest that does."""
+    if name.startswith("config.") and config is not None:
+        known = [f"config.{key}" for key in config_lib.flatten(config)]
+    else:
+        known = list(flags.FLAGS)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not near and "." in name:  # the right field in the wrong section
+        near = [key for key in known if key.rsplit(".")[-1] == name.rsplit(".")[-1]][:1]
+    hint = f"did you mean --{near[0]}?" if near else "see the README for what there is"
+    return f"there is no --{name}: {hint}"
+
+
+def _config():
+    try:
+        return flags.FLAGS["config"].value
+    except Exception:  # it did not load: the error in hand says why
+        return None
+
+
+def _explain(error: Exception, argv: list[str]) -> str:
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return _unknown(error.flagname, _config())
+    text = str(error)
+    path = next((arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")), "")
+    if path and ("Failed loading config" in text or "Error whilst parsing config" in text):
+        raised = re.findall(r"^(?:\w+\.)*(\w+Error): (.*)$", text, flags=re.MULTILINE)
+        if raised:  # what the config file itself said
+            return raised[-1][1] if raised[-1][0] == "ValueError" else ": ".join(raised[-1])
+        return f"cannot load the config {path.partition(':')[0]}: is there such a file?"
+    # A value that does not fit: find the flag by name, for a line that says what fits.
+    for arg in argv[1:]:
+        name, _, value = arg.lstrip("-").partition("=")
+        if name.startswith("config.") and name in text or f"flag --{name}=" in text:
+            config = _config()
+            key = name.removeprefix("config.")
+            flat = config_lib.flatten(config) if config is not None else {}
+            if key in flat:
+                kind = type(flat[key]).__name__.replace("list", "tuple")
+                return f"--{name}={value}: must be of type {kind}, as {flat[key]!r}"
+    return one_line(error)
+
+
+@contextlib.contextmanager
+def as_one_line(argv: list[str]):
+    """Turns whatever goes wrong while flags are read into one line and exit status 2."""
+    try:
+        yield
+    except SystemExit:
+        raise
+    except Exception as error:
+        text = str(error) if isinstance(error, UserError) else _explain(error, argv)
+        print(f"{argv[0].rsplit('/', 1)[-1]}: {text}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,68 @@
+"""metrics.jsonl and the TensorBoard events of a workdir. No TensorFlow."""
+
+import json
+import os
+import pathlib
+import tempfile
+
+from tensorboardX import SummaryWriter
+
+from errors import UserError
+
+FILE = "metrics.jsonl"
+
+
+def read(workdir: pathlib.Path) -> list[dict]:
+    """The records of a workdir, in order; a half-written last line is left out."""
+    path = workdir / FILE
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # the process was killed within this line
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+class Writer:
+    """Appends one record a step. Opened at `step`, it first drops all that came behind it.
+
+    So a run that goes on from a checkpoint neither repeats nor misses a step.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        self.path = workdir / FILE
+        kept = [record for record in read(workdir) if record["step"] <= step]
+        self.last_step = kept[-1]["step"] if kept else -1
+        if self.path.exists():
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            if text != self.path.read_text():
+                with tempfile.NamedTemporaryFile("w", dir=workdir, delete=False) as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(file.name, self.path)
+        self._file = self.path.open("a")
+        self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
+
+    def write(self, record: dict) -> None:
+        """record: step, epoch and any of the values named in the README."""
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            for name, value in record.items():
+                if name not in ("step", "test/examples"):
+                    self._events.add_scalar(name, value, record["step"])
+        except OSError as error:
+            raise UserError(f"cannot write {self.path} ({error}): free some space, run again")
+        self.last_step = record["step"]
+
+    def sync(self) -> None:
+        """Puts all records on the disk: called before a checkpoint that lies behind them."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()

@@ -1,0 +1,110 @@
+"""The modes other than training: evaluate, predict, summary. Each returns what is printed."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from errors import UserError
+from input_pipeline import images as image_files
+from input_pipeline import sources
+from models import summary
+from train_lib import config as config_lib
+from train_lib import experiment, losses, optimizers, plots, workdir as folder
+from train_lib import metrics as metrics_lib
+from train_lib import state as state_lib
+from train_lib.checkpoints import Checkpoints
+from train_lib.evaluate import evaluate
+
+
+def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
+    """(step, state) of a run's newest checkpoint, or of the best by config.evaluate.checkpoint.
+
+    Raises UserError if there is none, or the run is of another model.
+    """
+    stored = folder.stored_config(workdir)
+    if stored is None or not (workdir / "checkpoints").is_dir():
+        raise UserError(
+            f"no run in {workdir}: train one with --mode=train, or give its --workdir"
+        )
+    different = [
+        line
+        for section in ("model.", "preprocess.", "loss.")
+        for line in config_lib.differences(stored, exp.config, section)
+    ]
+    folder.refuse(workdir, different, "give the config that it was trained with")
+    optimizer = optimizers.make_optimizer(exp.config.optimizer, lambda step: 0.0)
+    like = jax.eval_shape(
+        lambda: state_lib.create(exp.module, optimizer, exp.config.seed, exp.input_shape)
+    )
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = None
+    if exp.config.evaluate.checkpoint == "best":
+        step = checkpoints.best_step()
+        if step is None:
+            raise UserError(f"no evaluated checkpoint in {workdir}: use evaluate.checkpoint=latest")
+    restored = checkpoints.restore(like, step)
+    if restored is None:
+        raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
+    return restored
+
+
+def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
+    """Evaluates a run; writes its confusion matrix and misclassified images. One line of JSON."""
+    exp = experiment.build(config)
+    step, state = load_state(exp, workdir)
+    names = {"test": config.dataset.test_split, "train": config.dataset.train_split}
+    split_name = names[config.evaluate.split]
+    split = sources.load(config.dataset, split_name)
+    result = evaluate(exp.eval_step(), state, split, exp.eval_batch_size(), len(exp.devices))
+    plots.write_all(workdir, metrics_lib.read(workdir), state.params, split, result)
+    return json.dumps(
+        {
+            "dataset": config.dataset.name,
+            "split": split_name,
+            "protocol": config.evaluate.protocol,
+            "examples": result.examples,
+            "loss": result.loss,
+            "top1_error": result.top1_error,
+            "top5_error": result.top5_error,
+            "step": step,
+        }
+    )
+
+
+def predict_images(config: ConfigDict, workdir: pathlib.Path, paths: Sequence[str]) -> str:
+    """Class and probability of image files, one line each; the top five follow the first."""
+    if not paths:
+        raise UserError("which images? Give --images=a.png,b.jpg")
+    exp = experiment.build(config)
+    _, state = load_state(exp, workdir)
+    names = folder.class_names(workdir)
+    pictures = [
+        image_files.read(path, exp.info.image_shape, config.predict.invert) for path in paths
+    ]
+
+    @jax.jit
+    def probabilities(images):
+        logits = exp.module.apply(state.variables(), exp.transform(images), train=False)
+        return losses.probabilities(config.loss, logits)
+
+    lines = []
+    for path, (image, inverted) in zip(paths, pictures, strict=True):
+        found = np.asarray(probabilities(image[None]))[0]
+        best = np.argsort(-found, kind="stable")[:5]
+        ranking = ", ".join(f"{names[i]} {found[i]:.4f}" for i in best)
+        note = " (dark on light: inverted)" if inverted else ""
+        lines.append(f"{path}: {ranking}{note}")
+    return "\n".join(lines)
+
+
+def summarise(config: ConfigDict, output: str) -> str:
+    """The model's layers and totals, as a table or as JSON; nothing is computed."""
+    exp = experiment.build(config)
+    description = summary.describe(exp.module, config.model.name, exp.input_shape)
+    if output == "json":
+        return json.dumps(description)
+    return summary.table(description)

@@ -1,0 +1,144 @@
+"""Pictures of a run, as PNG files in WORKDIR/plots.
+
+The functions return figures that belong to no window system: a notebook shows them as they are.
+"""
+
+import pathlib
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from errors import UserError
+from input_pipeline.sources import Split
+from train_lib.evaluate import Result
+
+MOST_MISCLASSIFIED = 100  # on one contact sheet
+MOST_NAMED = 30  # classes with names and counts in a confusion matrix
+
+
+def learning_curves(records: list[dict]) -> Figure:
+    """Error and loss over the passes, training (while it goes) and test."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, name, label in (
+        (axes[0], "top1_error", "top-1 error, %"),
+        (axes[1], "loss", "loss"),
+    ):
+        scale = 100 if name == "top1_error" else 1
+        for part, style in (("train", "-"), ("test", "o-")):
+            points = [
+                (r["epoch"], scale * r[f"{part}/{name}"]) for r in records if f"{part}/{name}" in r
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), style, markersize=3, label=part)
+        axis.set(xlabel="epoch", ylabel=label)
+        values = [y for line in axis.get_lines() for y in line.get_ydata()]
+        if values and min(values) > 0:
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+    return figure
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names) -> Figure:
+    """Counts by true (row) and predicted (column) class; the errors are coloured."""
+    count = len(names)
+    matrix = np.zeros((count, count), int)
+    np.add.at(matrix, (labels, predicted), 1)
+    errors = matrix - np.diag(np.diag(matrix))
+    figure = Figure(figsize=(7, 6.2), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(errors, cmap="Reds", vmin=0, vmax=max(1, errors.max()))
+    figure.colorbar(image, label="misclassified images")
+    if count <= MOST_NAMED:
+        axis.set_xticks(range(count), names, rotation=0 if count <= 10 else 90)
+        axis.set_yticks(range(count), names)
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            dark = errors[row, column] > 0.6 * errors.max() and row != column
+            axis.text(
+                column,
+                row,
+                matrix[row, column],
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if dark else "black",
+            )
+    error = errors.sum() / max(1, matrix.sum())
+    axis.set(xlabel="predicted", ylabel="true", title=f"{errors.sum()} errors ({error:.2%})")
+    return figure
+
+
+def _grid(count: int) -> tuple[int, int]:
+    columns = max(1, round(count**0.5 * 1.3))
+    return -(-count // columns), columns
+
+
+def first_layer_filters(kernel: np.ndarray) -> Figure:
+    """The filters of a first layer: kernel [kh, kw, 1 or 3, filters]; grey is zero."""
+    kernel = np.asarray(kernel, np.float32)
+    count = kernel.shape[-1]
+    rows, columns = _grid(count)
+    figure = Figure(figsize=(1.2 * columns, 1.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    limit = max(1e-12, float(np.abs(kernel).max()))
+    for index, axis in enumerate(axes.flat):
+        axis.axis("off")
+        if index < count:
+            filter_ = kernel[..., index]
+            if filter_.shape[-1] == 1:
+                axis.imshow(filter_[..., 0], cmap="gray", vmin=-limit, vmax=limit)
+            else:
+                axis.imshow(filter_[..., :3] / (2 * limit) + 0.5)
+    return figure
+
+
+def misclassified(split: Split, result: Result) -> Figure:
+    """The misclassified images, each with "true->predicted", as LeCun 1998, fig. 8."""
+    wrong = np.flatnonzero(result.classes[:, 0] != split.labels)
+    shown = wrong[:MOST_MISCLASSIFIED]
+    rows, columns = _grid(max(1, len(shown)))
+    size = (max(4, 0.8 * columns), max(1.5, 0.95 * rows + 0.4))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    names = split.info.class_names
+    for axis in axes.flat:
+        axis.axis("off")
+    for index, axis in zip(shown, axes.flat, strict=False):
+        image = split.images[index]
+        axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
+        true, predicted = split.labels[index], result.classes[index, 0]
+        axis.set_title(f"{names[true]}->{names[predicted]}", fontsize=8)
+    more = "" if len(shown) == len(wrong) else f" (the first {len(shown)})"
+    figure.suptitle(f"{len(wrong)} of {len(split)} misclassified{more}", fontsize=9)
+    return figure
+
+
+def first_kernel(params) -> np.ndarray | None:
+    """The kernel of the first convolution; None if the model has none that can be drawn."""
+    for layer in params.values():
+        kernel = layer.get("kernel") if hasattr(layer, "get") else None
+        if kernel is not None and kernel.ndim == 4 and kernel.shape[2] in (1, 3):
+            return np.asarray(kernel)
+    return None
+
+
+def write_all(workdir: pathlib.Path, records, params, split: Split, result: Result) -> None:
+    """Writes learning_curves, confusion_matrix, misclassified and first_layer_filters."""
+    figures = {
+        "learning_curves": learning_curves(records),
+        "confusion_matrix": confusion_matrix(
+            split.labels, result.classes[:, 0], split.info.class_names
+        ),
+        "misclassified": misclassified(split, result),
+    }
+    kernel = first_kernel(params)
+    if kernel is not None:
+        figures["first_layer_filters"] = first_layer_filters(kernel)
+    folder = workdir / "plots"
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=150)
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error}): free some space, run again") from error

@@ -1,0 +1,248 @@
+"""Training: from a config and a folder to the final state.
+
+`train_and_evaluate` is the way in for the command line, notebooks and tests alike.
+"""
+
+import collections
+import math
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from errors import UserError
+from input_pipeline import sources
+from input_pipeline.batches import train_batches
+from train_lib import config as config_lib
+from train_lib import console, experiment, metrics, optimizers, parallel, plots, workdir as folder
+from train_lib import state as state_lib
+from train_lib.checkpoints import METRIC, Checkpoints
+from train_lib.evaluate import evaluate
+from train_lib.signals import StopRequest
+from train_lib.steps import make_train_step, several
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and has saved its state."""
+
+    exit_code = 75  # EX_TEMPFAIL: a scheduler may start the same command again
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | pathlib.Path, allow_config_change: bool = False
+) -> state_lib.TrainState:
+    """Trains, or goes on with, the run in `workdir`; returns the final state.
+
+    Writes config.json, dataset.json, metrics.jsonl, events/, checkpoints/ and plots/ there.
+    Raises UserError for whatever the user can put right, Stopped after SIGTERM or Ctrl-C.
+    """
+    workdir = pathlib.Path(workdir)
+    exp = experiment.build(config)
+    count = len(exp.devices)
+    share = parallel.per_device(config.batch_size, count, "config.batch_size")
+    train_split = sources.load(config.dataset, config.dataset.train_split)
+    test_split = sources.load(config.dataset, config.dataset.test_split)
+    plan = config_lib.make_plan(config, len(train_split))
+    folder.open_for_training(workdir, config, exp.info, allow_config_change)
+
+    schedule = optimizers.make_schedule(
+        config.schedule, plan.steps_per_epoch, plan.total_steps
+    )
+    optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+    step_function = make_train_step(
+        exp.module, exp.loss, optimizer, exp.transform, config.seed, config.log_every_steps
+    )
+
+    # Where the run begins: 1. the newest good checkpoint of this folder, 2. scratch.
+    state = state_lib.create(exp.module, optimizer, config.seed, exp.input_shape)
+    parameters = experiment.count_parameters(state)
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    restored = checkpoints.restore(state)
+    step = 0
+    if restored is not None:
+        step, state = restored
+
+    console.opening_block(
+        {
+            "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
+            "data": f"{config.dataset.name}, {len(train_split):,} to train,"
+            f" {len(test_split):,} to test",
+            "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})",
+            "batch": f"{config.batch_size}, {share} a device",
+            "rate": f"{config.schedule.learning_rate:g}, {config.schedule.name};"
+            f" momentum {config.optimizer.momentum:g} ({config.optimizer.momentum_form})",
+            "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
+            f" {plan.steps_per_epoch:,.1f})" + (f", going on at {step:,}" if step else ""),
+            "outputs": str(workdir),
+        }
+    )
+    run = Run(exp, plan, workdir, checkpoints, schedule, train_split, test_split)
+    try:
+        with StopRequest() as stop:
+            state = run.train(state, step, step_function, stop)
+            # A pending save is waited for; its failure fails the run.
+            checkpoints.wait()
+    finally:
+        run.close()
+    if int(state.step) < plan.total_steps:
+        raise Stopped(
+            f"stopped by {stop.name} at step {int(state.step)}, saved in {workdir}: the same"
+            " command goes on from there"
+        )
+    run.finish(state)
+    return state
+
+
+class Run:
+    """The loop over steps, and what the host does between them."""
+
+    def __init__(self, exp, plan, workdir, checkpoints, schedule, train_split, test_split):
+        self.exp, self.config, self.plan = exp, exp.config, plan
+        self.workdir, self.checkpoints, self.schedule = workdir, checkpoints, schedule
+        self.train_split, self.test_split = train_split, test_split
+        self.eval_step = exp.eval_step()
+        self.writer = self.progress = None
+        self.last_result = (None, None)  # the newest test: step and Result
+
+    def train(self, state, step: int, step_function, stop):
+        """From `step` to the end of the plan, or to the first dispatch after `stop()`."""
+        config, plan, count = self.config, self.plan, len(self.exp.devices)
+        train_step = parallel.train_step(several(step_function), self.exp.devices)
+        self.writer = metrics.Writer(self.workdir, step)
+        self.progress = console.Progress(plan.total_steps, step, config.batch_size)
+        pending = collections.deque()  # dispatched, not yet looked at: (first step, windows)
+        compiled = set()
+
+        while True:
+            stopping = stop()  # looked at once: a signal after this line waits for the next round
+            if stopping or step in plan.evaluate_at or step in plan.save_at:
+                while pending:
+                    self._log(*pending.popleft(), held=step)
+                self.progress.paused()
+                stopping = self._between_steps(state, step, stop)
+            if stopping or step == plan.total_steps:
+                return state
+            steps = plan.dispatch(step)
+            batch = train_batches(
+                self.train_split, config.seed, step, steps, config.batch_size, count
+            )
+            self.progress.running()
+            state, windows = train_step(state, batch)
+            if steps not in compiled:
+                jax.block_until_ready(windows)
+                compiled.add(steps)
+                self.progress.forget()
+            pending.append((step, windows))
+            step += steps
+            if len(pending) > 1:  # one dispatch in flight while the host looks at the last
+                self._log(*pending.popleft(), held=step)
+
+    def _log(self, first: int, windows: dict, held: int) -> None:
+        """Writes the records of one dispatch, except that of step `held`, which may gain a test."""
+        windows = {name: np.asarray(values) for name, values in windows.items()}
+        steps = len(windows["loss"])
+        self.progress.done(steps)
+        for i in range(steps):
+            step = first + i + 1
+            if self._is_logged(step) and step != held:
+                record = self._train_record(step, {k: v[i] for k, v in windows.items()})
+                self._write(record, self.progress.rate())
+        self._check_finite(first + steps, windows["loss"][-1])
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self.config.log_every_steps == 0 or step == self.plan.total_steps
+
+    def _check_finite(self, step: int, loss) -> None:
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {step}: lower config.schedule.learning_rate (now"
+                f" {float(self.schedule(step)):g}); the last checkpoint is kept"
+            )
+
+    def _train_record(self, step: int, window: dict) -> dict:
+        examples = float(window["examples"])
+        return {
+            "step": step,
+            "epoch": self.plan.epoch(step),
+            "train/loss": float(window["loss"]) / examples,
+            "train/top1_error": float(window["errors"]) / examples,
+            "train/learning_rate": float(self.schedule(step - 1)),  # that of the last update
+        }
+
+    def _write(self, record: dict, rate: float | None) -> None:
+        if rate is not None:
+            record["train/images_per_second"] = rate
+        self.writer.write(record)
+        self.progress.tell(record)
+
+    def _between_steps(self, state, step: int, stop) -> bool:
+        """Record, evaluation and checkpoint of `step`, each only if due and not yet there.
+
+        Returns whether training is to stop here, in which case the state is saved. An evaluation
+        that a signal cuts short leaves no record: the resumed run makes it.
+        """
+        window = {name: np.asarray(value) for name, value in state.window.items()}
+        self._check_finite(step, window["loss"])
+        evaluation_due = step in self.plan.evaluate_at
+        result, is_recorded = None, self.writer.last_step >= step
+        if step > 0 and not is_recorded and (evaluation_due or self._is_logged(step)):
+            if self._is_logged(step):
+                record = self._train_record(step, window)
+            else:
+                record = {"step": step, "epoch": self.plan.epoch(step)}
+            if evaluation_due:
+                result = self._evaluate(state, stop)
+            if result is not None or not evaluation_due:
+                self._write(record | (result.metrics() if result else {}), self.progress.rate())
+        if result is not None:
+            self.last_result = (step, result)
+        stopping = stop()
+        due = step in self.plan.save_at or stopping
+        if step > 0 and due and (result or step not in self.checkpoints.steps()):
+            self.writer.sync()  # the records up to a checkpoint are on the disk before it is
+            self.checkpoints.save(step, state, {METRIC: result.top1_error} if result else None)
+        return stopping
+
+    def _evaluate(self, state, stop=lambda: False):
+        return evaluate(
+            self.eval_step,
+            state,
+            self.test_split,
+            self.exp.eval_batch_size(),
+            len(self.exp.devices),
+            stop,
+        )
+
+    def close(self) -> None:
+        try:
+            self.checkpoints.close()
+        finally:
+            if self.writer:
+                self.writer.close()
+                self.progress.close()
+
+    def finish(self, state) -> None:
+        """Plots and the closing lines."""
+        step, result = self.last_result
+        if step != self.plan.total_steps:  # the run was complete before it began
+            result = self._evaluate(state)
+        plots.write_all(
+            self.workdir,
+            metrics.read(self.workdir),
+            state.params,
+            self.test_split,
+            result,
+        )
+        print(
+            f"test error {result.top1_error:.2%} ({round(result.top1_error * result.examples)} of"
+            f" {result.examples} images of {self.config.dataset.name}"
+            f" {self.config.dataset.test_split}), loss {result.loss:.4f}, after"
+            f" {self.plan.total_steps} steps",
+            f"written to {self.workdir}: config.json, metrics.jsonl, events/ (TensorBoard),"
+            " checkpoints/, plots/",
+            sep="\n",
+            file=sys.stdout,
+            flush=True,
+        )

@@ -1,0 +1,83 @@
+"""The folder of a run: opened for one config, with the config and class names beside the rest."""
+
+import json
+import os
+import pathlib
+import tempfile
+
+from ml_collections import ConfigDict
+
+from errors import UserError
+from input_pipeline.sources import Info
+from train_lib import config as config_lib
+
+CONFIG = "config.json"
+DATASET = "dataset.json"
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
+
+
+def stored_config(workdir: pathlib.Path) -> dict | None:
+    """The flattened config that the folder was made with; None if there is none."""
+    path = workdir / CONFIG
+    try:
+        return config_lib.flatten(ConfigDict(json.loads(path.read_text())))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path} ({error}): restore it, or choose another --workdir"
+        ) from error
+
+
+def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:
+    if different:
+        raise UserError(
+            f"{workdir} was made with another config ({'; '.join(different)}): {instead}"
+        )
+
+
+def open_for_training(
+    workdir: pathlib.Path, config: ConfigDict, info: Info, allow_config_change: bool
+) -> None:
+    """Makes the folder, or checks that it is of the same config, and stores the config in it.
+
+    Raises UserError if it cannot be written or was made with another config.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
+        ) from error
+    stored = stored_config(workdir)
+    if stored is not None and not allow_config_change:
+        refuse(
+            workdir,
+            config_lib.differences(stored, config),
+            "choose another --workdir, or go on with the new one by --allow_config_change",
+        )
+    write_text(workdir / CONFIG, config_lib.to_json(config))
+    description = {"name": info.name, "class_names": info.class_names}
+    write_text(workdir / DATASET, json.dumps(description, indent=2) + "\n")
+
+
+def class_names(workdir: pathlib.Path) -> list[str]:
+    """The names of the classes that the run was trained on."""
+    path = workdir / DATASET
+    try:
+        return json.loads(path.read_text())["class_names"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read {path} ({error}): is {workdir} a run's folder?") from error
