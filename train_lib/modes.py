@@ -13,7 +13,8 @@ from input_pipeline import images as image_files
 from input_pipeline import sources
 from models import summary
 from train_lib import config as config_lib
-from train_lib import experiment, losses, optimizers, plots, workdir as folder
+from train_lib import experiment, losses, optimizers, parallel, plots
+from train_lib import workdir as folder
 from train_lib import metrics as metrics_lib
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
@@ -49,7 +50,7 @@ def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
     restored = checkpoints.restore(like, step)
     if restored is None:
         raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
-    return restored
+    return restored[0], parallel.replicate(restored[1], exp.devices)
 
 
 def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:

@@ -8,6 +8,8 @@ meets a device axis.
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from errors import UserError
 
@@ -31,6 +33,14 @@ def per_device(batch_size: int, count: int, what: str) -> int:
             " num_devices"
         )
     return batch_size // count
+
+
+def replicate(tree, on: Sequence[jax.Device]):
+    """A copy of `tree` on every device, with the very sharding that the steps return.
+
+    From any other the first step would be compiled once for it and once for its own output.
+    """
+    return jax.device_put(tree, NamedSharding(Mesh(np.array(on), (AXIS,)), PartitionSpec()))
 
 
 def train_step(step: Callable, on: Sequence[jax.Device]) -> Callable:

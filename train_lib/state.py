@@ -36,13 +36,18 @@ EMPTY_WINDOW = {"loss": 0.0, "errors": 0.0, "examples": 0.0}
 
 def create(module, optimizer: optax.GradientTransformation, seed: int, input_shape) -> TrainState:
     """The state at step 0: parameters drawn from `seed`."""
-    key = jax.random.fold_in(jax.random.key(seed), 0)
-    variables = module.init(key, jnp.zeros((1, *input_shape), jnp.float32), train=False)
-    params = variables.pop("params")
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        model_state=variables,
-        opt_state=optimizer.init(params),
-        window={name: jnp.float32(value) for name, value in EMPTY_WINDOW.items()},
-    )
+
+    @jax.jit  # one compilation, where drawing layer by layer would take one for each shape
+    def draw(seed):
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        variables = module.init(key, jnp.zeros((1, *input_shape), jnp.float32), train=False)
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state=variables,
+            opt_state=optimizer.init(params),
+            window={name: jnp.float32(value) for name, value in EMPTY_WINDOW.items()},
+        )
+
+    return draw(seed)

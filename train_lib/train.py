@@ -78,6 +78,7 @@ def train_and_evaluate(
             "outputs": str(workdir),
         }
     )
+    state = parallel.replicate(state, exp.devices)
     run = Run(exp, plan, workdir, checkpoints, schedule, train_split, test_split)
     try:
         with StopRequest() as stop:
