@@ -7,7 +7,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from errors import UserError, one_line
+from errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; again: go on with it.")
@@ -37,6 +37,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(_) -> None:
+    """The one call that the flags ask for."""
     from input_pipeline import sources
     from train_lib import config as config_lib
 

@@ -29,8 +29,7 @@ def get_config(argument: str = "digits") -> ConfigDict:
     """The config of one of ARGUMENTS. Raises ValueError for any other."""
     if argument not in ARGUMENTS:
         raise ValueError(
-            f"configs/lenet5.py has no argument {argument!r}: choose one of"
-            f" {', '.join(ARGUMENTS)}"
+            f"configs/lenet5.py has no argument {argument!r}: choose one of {', '.join(ARGUMENTS)}"
         )
     config = base()
     config.model.name = "lenet5"

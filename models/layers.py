@@ -86,7 +86,9 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
     another order), and its gradient is again slices and matrix products.
     """
     groups = kwargs.get("feature_group_count", 1)
-    dilated = any(d != 1 for d in (*kwargs.get("lhs_dilation", ()), *kwargs.get("rhs_dilation", ())))
+    dilated = any(
+        d != 1 for d in (*kwargs.get("lhs_dilation", ()), *kwargs.get("rhs_dilation", ()))
+    )
     plain = isinstance(padding, Sequence) and not isinstance(padding, str)
     if jax.default_backend() == "cpu" and groups == 1 and not dilated and plain:
         kh, kw, in_features, features = kernel.shape
@@ -186,9 +188,7 @@ class TableConv(nn.Module):
             slot[i, m] = n
         dense = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1)))[:, :, slot]
         x, dense, bias = nn.dtypes.promote_dtype(x, dense, bias, dtype=self.dtype)
-        y = convolve(
-            x, dense, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        y = convolve(x, dense, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return y + bias
 
     def cost(self, in_shape, out_shape) -> Cost:

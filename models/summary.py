@@ -14,12 +14,11 @@ import jax.numpy as jnp
 
 from models.layers import Cost
 
-# The layers of one path follow each other: a layer's receptive field grows from that of the layer
-# before it.
-
 
 def describe(module: nn.Module, name: str, input_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """{"model", "input_shape", "layers", "total"} of a module for one image (height, width, channels).
+    """What a module is for one image of input_shape (height, width, channels).
+
+    Returns {"model", "input_shape", "layers", "total"}.
 
     Each layer: name, type, output_shape (no batch), params, macs, connections, receptive_field
     and stride in input pixels. total: params, macs, connections.
@@ -34,10 +33,9 @@ def describe(module: nn.Module, name: str, input_shape: tuple[int, int, int]) ->
 
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     with nn.intercept_methods(record):
-        variables = jax.eval_shape(
-            lambda x: module.init(jax.random.key(0), x, train=False), images
-        )
+        variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
 
+    # The layers follow each other on one path: each receptive field grows from the one before.
     layers, field, step = [], (1, 1), (1, 1)
     for layer, in_shape, out_shape in calls:
         cost: Cost = layer.cost(in_shape, out_shape)

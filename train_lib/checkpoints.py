@@ -6,6 +6,7 @@ SHA-256, which is compared on restore.
 """
 
 import hashlib
+import json
 import pathlib
 import shutil
 import sys
@@ -66,10 +67,30 @@ class Checkpoints:
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         except Exception as error:
+            # Orbax reads every step's JSON files here, and stops at one that it cannot parse.
+            unreadable = [] if self._options.read_only else self._unreadable_steps()
+            for step in unreadable:
+                self._report(step, error)
+                self._move_aside(step)
+            if unreadable:
+                return self._open()
             raise UserError(
                 f"cannot open {self.directory} ({one_line(error)}): check the folder, or choose"
                 " another --workdir"
             ) from error
+
+    def _unreadable_steps(self) -> list[int]:
+        """The steps with a JSON file that cannot be parsed."""
+        found = []
+        for folder in self.directory.iterdir() if self.directory.is_dir() else ():
+            if folder.name.isdecimal() and folder.is_dir():
+                files = [folder / "_CHECKPOINT_METADATA", *folder.glob("metrics/metrics")]
+                try:
+                    for file in files:
+                        json.loads(file.read_text())
+                except (OSError, ValueError):
+                    found.append(int(folder.name))
+        return found
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
@@ -136,12 +157,11 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:
-                print(
-                    f"checkpoint {self.directory / str(candidate)} is damaged"
-                    f" ({one_line(error)})",
-                    file=sys.stderr,
-                )
-                self._set_aside(candidate)
+                self._report(candidate, error)
+                if not self._options.read_only:
+                    self._manager.close()
+                    self._move_aside(candidate)
+                    self._open()
         if steps:
             raise UserError(
                 f"no checkpoint in {self.workdir} can be read: restore a copy of them, or start"
@@ -176,13 +196,13 @@ class Checkpoints:
                 raise ValueError(f"the contents of {name} do not match their checksum")
         return state
 
-    def _set_aside(self, step: int) -> None:
-        if self._options.read_only:
-            return
-        self._manager.close()
+    def _report(self, step: int, error: Exception) -> None:
+        path = self.directory / str(step)
+        print(f"checkpoint {path} is damaged ({one_line(error)})", file=sys.stderr)
+
+    def _move_aside(self, step: int) -> None:
         aside = self.workdir / DAMAGED / str(step)
         aside.parent.mkdir(exist_ok=True)
         while aside.exists():
             aside = aside.with_name(aside.name + "-again")
         shutil.move(self.directory / str(step), aside)
-        self._open()

@@ -112,7 +112,7 @@ _FREE = ("dataset.data_dir", "dataset.cache_dir", "evaluate.split", "evaluate.ch
 
 
 def differences(stored: dict[str, Any], config: ConfigDict, under: str = "") -> list[str]:
-    """"name: stored -> now" for every field (beginning with `under`) in which two differ."""
+    """ "name: stored -> now" for every field (beginning with `under`) in which two differ."""
     now = flatten(config)
     names = [n for n in {**stored, **now} if n.startswith(under) and n not in _FREE]
     return [
@@ -124,6 +124,7 @@ def differences(stored: dict[str, Any], config: ConfigDict, under: str = "") -> 
 
 
 def to_json(config: ConfigDict) -> str:
+    """The config as config.json holds it."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
@@ -155,6 +156,7 @@ class Plan:
 
 
 def make_plan(config: ConfigDict, num_examples: int) -> Plan:
+    """The plan of a run over a training set of `num_examples`."""
     steps_per_epoch = num_examples / config.batch_size
     total = max(1, math.ceil(config.epochs * steps_per_epoch))
 

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 
 def opening_block(rows: dict[str, str]) -> None:
+    """Prints what is about to run, a name and a value a line."""
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"{name:>{width}}  {value}", file=sys.stderr, flush=True)
@@ -69,7 +70,10 @@ class Progress:
         """Shows a record: always if it holds a test, otherwise now and then."""
         errors = {
             name: f"{record[key]:.2%}"
-            for name, key in (("train error", "train/top1_error"), ("test error", "test/top1_error"))
+            for name, key in (
+                ("train error", "train/top1_error"),
+                ("test error", "test/top1_error"),
+            )
             if key in record
         }
         self._bar.set_postfix({**errors})

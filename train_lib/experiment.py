@@ -79,4 +79,5 @@ def state_shapes(module: nn.Module, input_shape):
 
 
 def count_parameters(state: TrainState) -> int:
+    """The number of trainable values."""
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))

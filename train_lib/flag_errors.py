@@ -44,7 +44,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
     # A value that does not fit: find the flag by name, for a line that says what fits.
     for arg in argv[1:]:
         name, _, value = arg.lstrip("-").partition("=")
-        if name.startswith("config.") and name in text or f"flag --{name}=" in text:
+        if (name.startswith("config.") and name in text) or f"flag --{name}=" in text:
             config = _config()
             key = name.removeprefix("config.")
             flat = config_lib.flatten(config) if config is not None else {}

@@ -56,7 +56,9 @@ class Writer:
                 if name not in ("step", "test/examples"):
                     self._events.add_scalar(name, value, record["step"])
         except OSError as error:
-            raise UserError(f"cannot write {self.path} ({error}): free some space, run again")
+            raise UserError(
+                f"cannot write {self.path} ({error}): free some space, run again"
+            ) from error
         self.last_step = record["step"]
 
     def sync(self) -> None:

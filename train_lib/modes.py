@@ -14,9 +14,9 @@ from input_pipeline import sources
 from models import summary
 from train_lib import config as config_lib
 from train_lib import experiment, losses, optimizers, parallel, plots
-from train_lib import workdir as folder
 from train_lib import metrics as metrics_lib
 from train_lib import state as state_lib
+from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
 from train_lib.evaluate import evaluate
 
@@ -28,9 +28,7 @@ def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
     """
     stored = folder.stored_config(workdir)
     if stored is None or not (workdir / "checkpoints").is_dir():
-        raise UserError(
-            f"no run in {workdir}: train one with --mode=train, or give its --workdir"
-        )
+        raise UserError(f"no run in {workdir}: train one with --mode=train, or give its --workdir")
     different = [
         line
         for section in ("model.", "preprocess.", "loss.")

@@ -59,13 +59,15 @@ def train_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
 
 
 def eval_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
-    """step(state, batch) -> (sums, examples): sums equal on all devices, examples [devices, ...]."""
-    return jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=list(on)
-    )
+    """step(state, batch) -> (sums, examples).
+
+    sums come out equal on all devices, examples as [devices, ...].
+    """
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=list(on))
 
 
 def device_index() -> jax.Array:
+    """The number of the device that runs the step, inside a step."""
     return jax.lax.axis_index(AXIS)
 
 

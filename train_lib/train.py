@@ -16,8 +16,9 @@ from errors import UserError
 from input_pipeline import sources
 from input_pipeline.batches import train_batches
 from train_lib import config as config_lib
-from train_lib import console, experiment, metrics, optimizers, parallel, plots, workdir as folder
+from train_lib import console, experiment, metrics, optimizers, parallel, plots
 from train_lib import state as state_lib
+from train_lib import workdir as folder
 from train_lib.checkpoints import METRIC, Checkpoints
 from train_lib.evaluate import evaluate
 from train_lib.signals import StopRequest
@@ -47,9 +48,7 @@ def train_and_evaluate(
     plan = config_lib.make_plan(config, len(train_split))
     folder.open_for_training(workdir, config, exp.info, allow_config_change)
 
-    schedule = optimizers.make_schedule(
-        config.schedule, plan.steps_per_epoch, plan.total_steps
-    )
+    schedule = optimizers.make_schedule(config.schedule, plan.steps_per_epoch, plan.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, schedule)
     step_function = make_train_step(
         exp.module, exp.loss, optimizer, exp.transform, config.seed, config.log_every_steps

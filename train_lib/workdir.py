@@ -41,6 +41,7 @@ def stored_config(workdir: pathlib.Path) -> dict | None:
 
 
 def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:
+    """Raises UserError naming the differences, if there are any."""
     if different:
         raise UserError(
             f"{workdir} was made with another config ({'; '.join(different)}): {instead}"

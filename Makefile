@@ -1,0 +1,34 @@
+# Two commands for a fresh machine: `make demo` and `make test`. The README has them without make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: demo test lint setup clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Canon needs Python 3.11 or newer: make PYTHON=python3.12, for example" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >/dev/null || { \
+	  echo "could not make $(VENV): on Debian or Ubuntu, sudo apt install python3-venv" >&2; exit 1; }
+	@echo "installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# Trained anew each time: the demonstration shows training, not resuming.
+demo: setup
+	@rm -rf $(DEMO)
+	@$(BIN)/python main.py --config=configs/lenet5.py --workdir=$(DEMO)
+
+test: setup lint
+	@$(BIN)/python -m pytest -n 2
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,35 @@
+"""Eight simulated CPU devices for every test, and the tiny experiments that tests train."""
+
+import os
+
+# Before JAX starts. Without NPROC, collectives of simulated devices can dead-lock: the thread pool
+# must have more threads than devices.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["NPROC"] = "32"
+
+import pytest
+
+
+def tiny_config(**overrides):
+    """LeNet-5 on the digits for 29 steps, distorted, on one device; dotted names override."""
+    from configs.lenet5 import get_config
+
+    config = get_config("digits")
+    defaults = {
+        "epochs": 2.0,
+        "batch_size": 100,
+        "num_devices": 1,
+        "steps_per_dispatch": 1,
+        "log_every_steps": 4,
+        "evaluate.every_epochs": 1.0,
+        "checkpoint.every_epochs": 1.0,
+        "checkpoint.every_steps": 5,
+    }
+    config.update_from_flattened_dict({**defaults, **overrides})
+    return config
+
+
+@pytest.fixture
+def tiny():
+    return tiny_config

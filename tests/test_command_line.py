@@ -1,0 +1,204 @@
+"""The commands themselves, in processes of their own, as a user runs them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = "--config=configs/lenet5.py"
+SHORT = ("--config.epochs=2", "--config.batch_size=50", "--config.evaluate.every_epochs=1")
+
+
+def run(*arguments, module=("main.py",), timeout=300):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.run(
+        [sys.executable, *module, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def refused(done, *said):
+    """One line on standard error that says these things, nothing on standard output."""
+    assert done.returncode != 0, done.stdout
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for words in said:
+        assert words in lines[0], lines[0]
+    assert done.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short run's folder and what its command printed."""
+    workdir = tmp_path_factory.mktemp("run") / "lenet5"
+    return workdir, run(CONFIG, f"--workdir={workdir}", *SHORT)
+
+
+def test_training_writes_what_it_says(trained):
+    workdir, done = trained
+    assert done.returncode == 0, done.stderr
+    assert "test error" in done.stdout
+    assert str(workdir) in done.stdout
+    for words in ("60,000 parameters", "1 x cpu", "50 a device", "1,442 to train", "epoch 2.0"):
+        assert words in done.stderr
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {
+        "config.json",
+        "dataset.json",
+        "metrics.jsonl",
+        "events",
+        "checkpoints",
+        "plots",
+    }
+    plots = ["confusion_matrix", "first_layer_filters", "learning_curves", "misclassified"]
+    assert sorted(path.stem for path in (workdir / "plots").iterdir()) == plots
+    for path in (workdir / "plots").iterdir():
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 58
+    assert last["test/examples"] == 355
+    assert 0 <= last["test/top1_error"] < 0.3
+    assert f"{last['test/top1_error']:.2%}" in done.stdout
+    events = (workdir / "events").iterdir()
+    assert any(b"test/top1_error" in path.read_bytes() for path in events)
+
+
+def test_evaluate_prints_one_json_line_last(trained):
+    workdir, _ = trained
+    done = run("--mode=evaluate", CONFIG, f"--workdir={workdir}", *SHORT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert found["top1_error"] == last["test/top1_error"]
+    assert found["loss"] == pytest.approx(last["test/loss"], rel=1e-6)
+    expected = {
+        "dataset": "digits",
+        "split": "test",
+        "protocol": "full",
+        "examples": 355,
+        "step": 58,
+    }
+    assert {k: found[k] for k in expected} == expected
+    assert set(found) == {*expected, "loss", "top1_error", "top5_error"}
+
+
+def test_predict_names_class_and_probability_of_each_image(trained, tmp_path):
+    from input_pipeline import digits
+
+    workdir, _ = trained
+    images, labels = digits.load("train")
+    paths = []
+    for i in range(6):
+        picture = Image.fromarray(images[i, ..., 0])
+        if i % 2:  # a colour photograph of dark ink on paper, larger than the net's input
+            picture = Image.fromarray(255 - np.asarray(picture.resize((90, 90)))).convert("RGB")
+        paths.append(tmp_path / f"{i}.{'jpg' if i % 2 else 'png'}")
+        picture.save(paths[-1])
+    joined = ",".join(map(str, paths))
+    done = run("--mode=predict", CONFIG, f"--workdir={workdir}", f"--images={joined}", *SHORT)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 6
+    hits = 0
+    for path, label, line in zip(paths, labels[:6], lines, strict=True):
+        assert line.startswith(f"{path}: ")
+        name, probability = line.removeprefix(f"{path}: ").split(", ")[0].split()
+        assert 0 < float(probability) <= 1
+        hits += name == str(label)
+    assert hits >= 5
+
+
+def test_summary_as_json_and_as_table():
+    done = run("--mode=summary", CONFIG, "--format=json")
+    found = json.loads(done.stdout)
+    assert found["total"] == {"params": 60000, "macs": 328096, "connections": 340908}
+    assert found["input_shape"] == [32, 32, 1]
+    layer = {
+        "name": "c3",
+        "type": "TableConv",
+        "output_shape": [10, 10, 16],
+        "params": 1516,
+        "macs": 150000,
+        "connections": 151600,
+        "receptive_field": 14,
+        "stride": 2,
+    }
+    assert layer in found["layers"]
+    table = run("--mode=summary", CONFIG).stdout
+    assert "340,908" in table
+    assert "1,516" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((CONFIG, "--config.bach_size=64"), ("config.bach_size", "--config.batch_size")),
+        ((CONFIG, "--config.model.activaton=relu"), ("--config.model.activation",)),
+        ((CONFIG, "--wrkdir=x"), ("--workdir",)),
+        ((CONFIG, "--config.batch_size=many"), ("--config.batch_size=many", "type int")),
+        ((CONFIG, "--config.epochs=long"), ("--config.epochs=long", "type float")),
+        ((CONFIG, "--config.batch_size=0"), ("config.batch_size=0", "1 or more")),
+        ((CONFIG, "--config.model.name=lenet"), ("lenet5",)),
+        ((CONFIG, "--config.model.subsampling=maximum"), ("trainable, average, max",)),
+        (("--config=configs/lenet5.py:cifar",), ("digits, mnist",)),
+        (("--config=configs/lenet.py",), ("configs/lenet.py",)),
+        ((), ("--config=",)),
+        ((CONFIG, "--mode=evaluat"), ("mode", "evaluate")),
+        ((CONFIG, "more"), ("more is not a flag",)),
+        ((CONFIG, "--mode=predict"), ("--images",)),
+        ((CONFIG, "--mode=evaluate"), ("no run in",)),
+        (
+            ("--config=configs/lenet5.py:mnist", "--config.dataset.data_dir=/nowhere"),
+            ("python -m input_pipeline.prepare mnist", "/nowhere"),
+        ),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, said):
+    workdir = tmp_path / "run"
+    refused(run(f"--workdir={workdir}", *arguments), *said)
+    assert not workdir.exists()
+
+
+def test_a_run_needs_a_folder_that_can_be_written(tmp_path):
+    refused(run(CONFIG), "--workdir=DIR")
+    (tmp_path / "file").write_text("")
+    refused(run(CONFIG, f"--workdir={tmp_path / 'file'}"), "cannot write to", "--workdir")
+
+
+def test_files_that_are_no_images_are_one_line(trained, tmp_path):
+    workdir, _ = trained
+    (tmp_path / "a.png").write_text("text")
+    for name, said in (("a.png", "as an image"), ("b.png", "no image file")):
+        flags = (f"--workdir={workdir}", f"--images={tmp_path / name}", *SHORT)
+        refused(run("--mode=predict", CONFIG, *flags), name, said)
+
+
+def test_evaluating_with_another_model_is_refused(trained):
+    workdir, _ = trained
+    flags = ("--config.model.subsampling=max", *SHORT)
+    done = run("--mode=evaluate", CONFIG, f"--workdir={workdir}", *flags)
+    refused(done, "model.subsampling: trainable -> max")
+
+
+def test_preparing_an_unknown_set_is_one_line(tmp_path):
+    done = run("no_such_set", f"--data_dir={tmp_path}", module=("-m", "input_pipeline.prepare"))
+    refused(done, "no_such_set")
+
+
+def test_no_tensorflow_in_a_training_process():
+    code = (
+        "import sys, train_lib.train, train_lib.modes, input_pipeline.tfds_arrays,"
+        " tensorflow_datasets; sys.exit('tensorflow' in sys.modules)"
+    )
+    assert run(code, module=("-c",)).returncode == 0

@@ -1,0 +1,105 @@
+"""Checkpoints: what is kept, and what is done about a damaged one."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from errors import UserError
+from train_lib.checkpoints import METRIC, Checkpoints
+
+
+def state(value=0.0):
+    return {"params": {"w": np.arange(5000, dtype=np.float32) + value}, "step": np.int32(value)}
+
+
+def largest_file(folder):
+    data = [p for p in folder.rglob("*") if p.is_file() and p.parent.name == "d"]
+    return max(data, key=lambda path: path.stat().st_size)
+
+
+def filled(tmp_path, count=4, **options):
+    checkpoints = Checkpoints(tmp_path, **options)
+    for step, error in zip(range(1, count + 1), [0.5, 0.1, 0.4, 0.3], strict=False):
+        checkpoints.save(step, state(step), {METRIC: error})
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_keeps_the_newest_and_the_best(tmp_path):
+    checkpoints = filled(tmp_path, keep=1)
+    assert checkpoints.steps() == [2, 4]
+    assert checkpoints.best_step() == 2
+    again = Checkpoints(tmp_path, keep=1)
+    step, restored = again.restore(state())
+    assert step == 4
+    np.testing.assert_array_equal(restored["params"]["w"], state(4)["params"]["w"])
+    assert again.best_step() == 2
+
+
+def test_a_step_saved_without_a_score_can_be_saved_again_with_it(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, state(3))
+    checkpoints.save(3, state(3), {METRIC: 0.2})
+    checkpoints.wait()
+    assert checkpoints.best_step() == 3
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove file", "remove item", "empty"])
+def test_a_damaged_newest_one_is_reported_and_the_one_before_it_used(tmp_path, capsys, damage):
+    filled(tmp_path).close()
+    newest = tmp_path / "checkpoints" / "4"
+    path = largest_file(newest)
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "remove file":
+        path.unlink()
+    elif damage == "remove item":
+        shutil.rmtree(newest / "description")
+    else:
+        for file in newest.rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"")
+    checkpoints = Checkpoints(tmp_path)
+    step, restored = checkpoints.restore(state())
+    assert step == 3
+    np.testing.assert_array_equal(restored["params"]["w"], state(3)["params"]["w"])
+    assert "checkpoints/4 is damaged" in capsys.readouterr().err
+    assert (tmp_path / "damaged" / "4").is_dir()
+    checkpoints.save(4, state(4))  # its place is free again
+    checkpoints.close()
+
+
+def test_all_damaged_is_an_error_and_not_a_start_from_scratch(tmp_path):
+    filled(tmp_path, count=2).close()
+    for step in ("1", "2"):
+        largest_file(tmp_path / "checkpoints" / step).write_bytes(b"no")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+        Checkpoints(tmp_path).restore(state())
+
+
+def test_another_model_is_refused_and_nothing_moved(tmp_path):
+    filled(tmp_path).close()
+    other = {"params": {"w": np.zeros(3, np.float32)}, "step": np.int32(0)}
+    with pytest.raises(UserError, match=r"is of another model: \['params'\]\['w'\]"):
+        Checkpoints(tmp_path).restore(other)
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_an_empty_folder_has_none(tmp_path):
+    assert Checkpoints(tmp_path).restore(state()) is None
+
+
+def test_a_failed_background_save_is_an_error(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state(1))
+    checkpoints.wait()
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").write_text("a file where the folder was")
+    with pytest.raises(UserError, match="could not save a checkpoint"):
+        checkpoints.save(2, state(2))
+        checkpoints.wait()

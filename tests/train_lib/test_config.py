@@ -1,0 +1,73 @@
+"""Validation, differences and the plan of steps."""
+
+import pytest
+from conftest import tiny_config
+
+from errors import UserError
+from train_lib import config as config_lib
+from train_lib import losses, optimizers
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("batch_size", 0, "config.batch_size=0: must be 1 or more"),
+        ("epochs", -1.0, "config.epochs=-1.0: must be more than 0"),
+        ("schedule.learning_rate", float("nan"), "config.schedule.learning_rate=nan"),
+        ("schedule.name", "cosin", "choose one of constant, cosine, steps"),
+        ("loss.name", "softmax", "set config.loss.name to map or mse"),
+        ("model.output", "softmax", "set config.loss.name to softmax"),
+        ("loss.j", 0.0, "config.loss.j=0.0"),
+        ("schedule.boundaries", (3, 2), "same length"),
+        ("schedule.warmup_epochs", 5.0, "must be less than config.epochs"),
+        ("optimizer.momentum", 1.0, "config.optimizer.momentum=1.0"),
+        ("seed", -1, "config.seed=-1"),
+        ("evaluate.protocol", "ten_crop", "choose one of full"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(field, value, said):
+    config = tiny_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=said.replace(".", r"\.")):
+        config_lib.validate(config)
+
+
+def test_the_shipped_configs_are_valid_and_unknown_arguments_are_refused():
+    from configs import lenet5
+
+    for argument in lenet5.ARGUMENTS:
+        config_lib.validate(lenet5.get_config(argument))
+    with pytest.raises(ValueError, match="digits, mnist"):
+        lenet5.get_config("cifar")
+
+
+def test_the_light_tables_agree_with_the_modules():
+    assert config_lib.LOSSES == losses.NAMES
+    assert config_lib.SCHEDULES == optimizers.SCHEDULES
+
+
+def test_differences_are_named_and_paths_may_differ():
+    stored = config_lib.flatten(tiny_config())
+    now = tiny_config(**{"batch_size": 50, "dataset.data_dir": "/elsewhere"})
+    assert config_lib.differences(stored, now) == ["batch_size: 100 -> 50"]
+
+
+def test_plan_of_steps():
+    # 1,442 examples in batches of 100 are 14.42 steps an epoch; two epochs end in step 29.
+    plan = config_lib.make_plan(tiny_config(steps_per_dispatch=4), 1442)
+    assert plan.total_steps == 29
+    assert sorted(plan.evaluate_at) == [15, 29]
+    assert sorted(plan.save_at) == [5, 10, 15, 20, 25, 29]
+    step, dispatches = 0, []
+    while step < plan.total_steps:
+        dispatches.append(plan.dispatch(step))
+        step += dispatches[-1]
+    assert step == 29
+    assert dispatches == [4, 1] * 5 + [4]
+    assert plan.epoch(29) == pytest.approx(2.011, abs=1e-3)
+
+
+def test_overrides_leave_no_stale_value():
+    plan = config_lib.make_plan(tiny_config(batch_size=721, epochs=4.0), 1442)
+    assert plan.total_steps == 8
+    assert sorted(plan.evaluate_at) == [2, 4, 6, 8]

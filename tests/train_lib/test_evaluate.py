@@ -1,0 +1,42 @@
+"""Padded, masked, sharded evaluation against a plain loop over the set."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from input_pipeline import sources
+from train_lib import experiment, losses, optimizers, parallel
+from train_lib import state as state_lib
+from train_lib.evaluate import evaluate
+
+
+@pytest.mark.parametrize(("devices", "batch"), [(1, 64), (8, 64), (8, 1000)])
+def test_equals_a_plain_loop_for_a_size_that_divides_nothing(devices, batch):
+    config = tiny_config(**{"num_devices": devices, "evaluate.batch_size": batch})
+    exp = experiment.build(config)
+    test = sources.load(config.dataset, "test")
+    test = sources.Split(test.info, test.images[:151], test.labels[:151])
+    optimizer = optimizers.make_optimizer(config.optimizer, lambda step: 0.1)
+    state = state_lib.create(exp.module, optimizer, 3, exp.input_shape)
+    state = parallel.replicate(state, exp.devices)
+    found = evaluate(exp.eval_step(), state, test, exp.eval_batch_size(), devices)
+
+    loss = top1 = top5 = 0
+    forward = jax.jit(lambda x: exp.module.apply(state.variables(), exp.transform(x)))
+    for image, label in zip(test.images, test.labels, strict=True):
+        y = -np.asarray(forward(image[None]), np.float64)[0]
+        loss += y[label] + np.log(np.exp(-0.1) + np.exp(-y).sum())
+        order = np.argsort(y, kind="stable")
+        top1 += order[0] != label
+        top5 += label not in order[:5]
+    assert found.examples == 151
+    assert found.loss == pytest.approx(loss / 151, rel=1e-5)
+    assert found.top1_error == top1 / 151
+    assert found.top5_error == top5 / 151
+    assert found.classes.shape == (151, 5)
+    assert (found.classes[:, 0] != test.labels).sum() == top1
+    probabilities = losses.probabilities(config.loss, forward(test.images[:4]))
+    np.testing.assert_allclose(
+        found.probabilities[:4, 0], np.asarray(probabilities).max(axis=1), rtol=1e-4
+    )

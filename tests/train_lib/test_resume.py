@@ -1,0 +1,138 @@
+"""Runs that are killed or stopped and started again equal the run that never was, bit for bit."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from errors import UserError
+from train_lib import metrics
+from train_lib.train import train_and_evaluate
+
+TESTS = pathlib.Path(__file__).parents[1]
+
+# One run each, interrupted at all of these in turn: (signal, moment, step). 29 steps; checkpoints
+# at 5, 10, 15, 20, 25 and 29, evaluations at 15 and 29.
+CHAINS = {
+    1: [
+        ("SIGKILL", "dispatch", 3),  # before anything was saved
+        ("SIGKILL", "saving", 5),  # while the first save is being written
+        ("SIGKILL", "saved", 10),  # between a save and the next step
+        ("SIGTERM", "dispatch", 12),  # at no step that is saved anyway
+        ("SIGTERM", "evaluating", 15),  # the evaluation is cut short, and made on return
+        ("SIGKILL", "recording", 20),  # half a line is left in metrics.jsonl
+        ("SIGINT", "dispatch", 22),
+        ("SIGKILL", "dispatch", 28),
+        ("SIGKILL", "saving", 29),
+        ("SIGKILL", "saved", 29),  # complete but for the plots
+    ],
+    4: [
+        ("SIGKILL", "dispatch", 8),
+        ("SIGKILL", "saved", 10),
+        ("SIGTERM", "dispatch", 14),
+        ("SIGKILL", "evaluating", 15),
+        ("SIGINT", "dispatch", 16),
+        ("SIGKILL", "saving", 25),
+    ],
+}
+
+
+def overrides(steps_per_dispatch):
+    return {
+        "steps_per_dispatch": steps_per_dispatch,
+        "log_every_steps": 2,
+        "evaluate.batch_size": 64,
+    }
+
+
+def records(workdir):
+    """The records without the one value that a clock gives."""
+    return [
+        {k: v for k, v in record.items() if k != "train/images_per_second"}
+        for record in metrics.read(workdir)
+    ]
+
+
+def assert_equal_states(found, expected):
+    found, expected = (
+        dict(jax.tree.leaves_with_path(jax.device_get(s))) for s in (found, expected)
+    )
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=str(path), strict=True)
+
+
+@pytest.mark.parametrize("steps_per_dispatch", CHAINS)
+def test_interrupted_runs_equal_the_undisturbed_one(tmp_path, steps_per_dispatch):
+    config = tiny_config(**overrides(steps_per_dispatch))
+    expected = train_and_evaluate(config, tmp_path / "undisturbed")
+    workdir = tmp_path / "interrupted"
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+    for name, moment, step in CHAINS[steps_per_dispatch]:
+        arguments = [workdir, json.dumps(overrides(steps_per_dispatch)), name, moment, step]
+        done = subprocess.run(
+            [sys.executable, TESTS / "train_lib" / "run_until.py", *map(str, arguments)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        expected_code = -signal.SIGKILL if name == "SIGKILL" else 75
+        assert done.returncode == expected_code, (name, moment, step, done.stderr)
+        if name != "SIGKILL":
+            assert f"stopped by {name} at step" in done.stderr
+    found = train_and_evaluate(config, workdir)
+    assert_equal_states(found, expected)
+    steps = [record["step"] for record in records(workdir)]
+    assert steps == sorted(set(steps)) == [*range(2, 15, 2), 15, *range(16, 29, 2), 29]
+    assert records(workdir) == records(tmp_path / "undisturbed")
+
+
+def test_a_complete_run_is_left_as_it_is(tmp_path):
+    config = tiny_config()
+    first = train_and_evaluate(config, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    second = train_and_evaluate(config, tmp_path)
+    assert_equal_states(second, first)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_is_refused_with_the_difference_and_a_flag_goes_on(tmp_path):
+    train_and_evaluate(tiny_config(epochs=1.0), tmp_path)
+    with pytest.raises(UserError, match=r"epochs: 1\.0 -> 2\.0.*--allow_config_change"):
+        train_and_evaluate(tiny_config(epochs=2.0), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 1.0
+    state = train_and_evaluate(tiny_config(epochs=2.0), tmp_path, allow_config_change=True)
+    assert int(state.step) == 29
+    assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 2.0
+
+
+def test_the_log_has_the_values_of_the_steps(tmp_path):
+    """Logged training loss and error are the means since the last logged step."""
+    fine = tiny_config(epochs=1.0, log_every_steps=1)
+    coarse = tiny_config(epochs=1.0, log_every_steps=5, steps_per_dispatch=3)
+    train_and_evaluate(fine, tmp_path / "fine")
+    train_and_evaluate(coarse, tmp_path / "coarse")
+    by_step = {r["step"]: r for r in records(tmp_path / "fine")}
+    assert list(by_step) == list(range(1, 16))
+    for record in records(tmp_path / "coarse"):
+        window = [by_step[s] for s in range(record["step"] - 4, record["step"] + 1)]
+        for name in ("train/loss", "train/top1_error"):
+            assert record[name] == pytest.approx(np.mean([r[name] for r in window]), rel=1e-4)
+        assert record["train/learning_rate"] == by_step[record["step"]]["train/learning_rate"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    unbounded = {"model.activation": "relu", "model.output": "softmax", "loss.name": "softmax"}
+    config = tiny_config(**unbounded, **{"schedule.learning_rate": 1e30})
+    with pytest.raises(UserError, match=r"the loss is .* lower config\.schedule\.learning_rate"):
+        train_and_evaluate(config, tmp_path)
+    for record in records(tmp_path):
+        assert np.isfinite(list(record.values())).all()
