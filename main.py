@@ -31,6 +31,7 @@ def parse(argv: list[str]) -> list[str]:
             raise UserError(f"{rest[1]} is not a flag: flags begin with --")
         if CONFIG.value is None:
             raise UserError("which experiment? Give --config=configs/lenet5.py, for example")
+        list(CONFIG.value.items())  # a config that failed to load says so here
         if MODE.value != "summary" and not WORKDIR.value:
             raise UserError("which folder? Give --workdir=DIR")
         return rest

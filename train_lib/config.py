@@ -83,6 +83,9 @@ def validate(config: ConfigDict) -> None:
         if name in flat and not holds(flat[name]):
             raise UserError(f"config.{name}={flat[name]}: {what}")
     schedule = config.schedule
+    for name in ("boundaries", "factors"):
+        if not all(isinstance(v, int | float) for v in schedule[name]):
+            raise UserError(f"config.schedule.{name}={schedule[name]}: must be numbers")
     if len(schedule.boundaries) != len(schedule.factors):
         raise UserError("config.schedule.boundaries and .factors must have the same length")
     if list(schedule.boundaries) != sorted(schedule.boundaries):

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import re
+import runpy
 import sys
 
 from absl import flags
@@ -24,33 +25,43 @@ def _unknown(name: str, config) -> str:
     return f"there is no --{name}: {hint}"
 
 
-def _config():
+def _config(argv: list[str]):
+    """The config as its file gives it, without overrides; None if it cannot be had."""
+    path, _, argument = _flag(argv, "config").partition(":")
     try:
-        return flags.FLAGS["config"].value
-    except Exception:  # it did not load: the error in hand says why
+        return runpy.run_path(path)["get_config"](*([argument] if argument else []))
+    except Exception:  # the error in hand says why
         return None
+
+
+def _flag(argv: list[str], name: str) -> str:
+    values = [arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith(f"{name}=")]
+    return values[-1] if values else ""
 
 
 def _explain(error: Exception, argv: list[str]) -> str:
     if isinstance(error, flags.UnrecognizedFlagError):
-        return _unknown(error.flagname, _config())
+        return _unknown(error.flagname, _config(argv))
     text = str(error)
-    path = next((arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")), "")
+    path = _flag(argv, "config")
     if path and ("Failed loading config" in text or "Error whilst parsing config" in text):
         raised = re.findall(r"^(?:\w+\.)*(\w+Error): (.*)$", text, flags=re.MULTILINE)
         if raised:  # what the config file itself said
             return raised[-1][1] if raised[-1][0] == "ValueError" else ": ".join(raised[-1])
         return f"cannot load the config {path.partition(':')[0]}: is there such a file?"
-    # A value that does not fit: find the flag by name, for a line that says what fits.
-    for arg in argv[1:]:
-        name, _, value = arg.lstrip("-").partition("=")
-        if (name.startswith("config.") and name in text) or f"flag --{name}=" in text:
-            config = _config()
-            key = name.removeprefix("config.")
-            flat = config_lib.flatten(config) if config is not None else {}
-            if key in flat:
-                kind = type(flat[key]).__name__.replace("list", "tuple")
-                return f"--{name}={value}: must be of type {kind}, as {flat[key]!r}"
+    # A config override: find the flag at fault, for a line that says what would fit.
+    config = _config(argv)
+    flat = config_lib.flatten(config) if config is not None else {}
+    for argument in argv[1:] if flat else ():
+        name, _, value = argument.lstrip("-").partition("=")
+        key = name.removeprefix("config.")
+        if not name.startswith("config."):
+            continue
+        if key not in flat:
+            return _unknown(name, config)
+        if name in text:
+            kind = type(flat[key]).__name__.replace("list", "tuple")
+            return f"--{name}={value}: must be of type {kind}, as {flat[key]!r}"
     return one_line(error)
 
 

@@ -95,6 +95,8 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, paths: Sequence[st
         found = np.asarray(probabilities(image[None]))[0]
         best = np.argsort(-found, kind="stable")[:5]
         ranking = ", ".join(f"{names[i]} {found[i]:.4f}" for i in best)
+        if config.loss.name == "map":  # what is missing to 1 is eq. 9's class of all else
+            ranking += f"; no character {max(0.0, 1 - found.sum()):.4f}"
         note = " (dark on light: inverted)" if inverted else ""
         lines.append(f"{path}: {ranking}{note}")
     return "\n".join(lines)
