@@ -6,7 +6,13 @@
 
 Arguments: digits (default; the 1,797 images that scikit-learn ships), mnist.
 
-RESULTS
+Measured on 2 cores of an AMD EPYC (CPU, float32), the commands above with --config.seed=N, test
+error after the last pass:
+
+    digits  60 passes, about 15 s of training: seeds 0..4: 0.56, 0.85, 1.13, 0.56, 1.13 %:
+            mean 0.85 %, deviation 0.29 points (355 test images: one is 0.28 points)
+    mnist   20 passes, 3 to 5 min of training: seeds 0..2: 0.99, 1.09, 1.10 %:
+            mean 1.06 %, deviation 0.06 points; the paper has 0.95 % (+- 0.1, fig. 5)
 
 As the paper, except: batch SGD with momentum in place of one-pattern stochastic diagonal
 Levenberg-Marquardt; the rate falls on a cosine in place of the paper's steps; biases start at

@@ -35,6 +35,7 @@ def learning_curves(records: list[dict]) -> Figure:
         values = [y for line in axis.get_lines() for y in line.get_ydata()]
         if values and min(values) > 0:
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     return figure

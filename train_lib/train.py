@@ -81,7 +81,8 @@ def train_and_evaluate(
     run = Run(exp, plan, workdir, checkpoints, schedule, train_split, test_split)
     try:
         with StopRequest() as stop:
-            state = run.train(state, step, step_function, stop)
+            train_step = parallel.train_step(several(step_function), exp.devices)
+            state = run.train(state, step, train_step, stop)
             # A pending save is waited for; its failure fails the run.
             checkpoints.wait()
     finally:
@@ -106,10 +107,12 @@ class Run:
         self.writer = self.progress = None
         self.last_result = (None, None)  # the newest test: step and Result
 
-    def train(self, state, step: int, step_function, stop):
-        """From `step` to the end of the plan, or to the first dispatch after `stop()`."""
+    def train(self, state, step: int, train_step, stop):
+        """From `step` to the end of the plan, or to the first dispatch after `stop()`.
+
+        train_step: `several` steps, already parallel.
+        """
         config, plan, count = self.config, self.plan, len(self.exp.devices)
-        train_step = parallel.train_step(several(step_function), self.exp.devices)
         self.writer = metrics.Writer(self.workdir, step)
         self.progress = console.Progress(plan.total_steps, step, config.batch_size)
         pending = collections.deque()  # dispatched, not yet looked at: (first step, windows)
