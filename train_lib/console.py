@@ -13,6 +13,10 @@ def opening_block(rows: dict[str, str]) -> None:
         print(f"{name:>{width}}  {value}", file=sys.stderr, flush=True)
 
 
+# Seconds. Dispatches complete in bursts: over less than this a rate is noise.
+_SHORTEST_TIMED = 0.5
+
+
 class Progress:
     """A bar on a terminal; elsewhere a plain line at each evaluation, and twice a minute.
 
@@ -34,6 +38,7 @@ class Progress:
         self._spoke = time.monotonic()
         self._started = None
         self._seconds = self._images = 0.0
+        self._latest = None  # the last rate
 
     def running(self) -> None:
         """Steps are being computed from now on."""
@@ -58,11 +63,13 @@ class Progress:
         self._bar.update(steps)
 
     def rate(self) -> float | None:
-        """Images per second since the last call; None if nothing was timed."""
+        """Images per second since the last rate; None until enough was timed to mean something."""
         if self._started is not None:
             now = time.monotonic()
             self._seconds, self._started = self._seconds + now - self._started, now
-        rate = self._images / self._seconds if self._seconds and self._images else None
+        if self._seconds < _SHORTEST_TIMED:
+            return None
+        self._latest = rate = self._images / self._seconds
         self._seconds = self._images = 0.0
         return rate
 
@@ -82,8 +89,8 @@ class Progress:
             self._spoke = time.monotonic()
             parts = [f"step {record['step']}/{self._total}", f"epoch {record['epoch']:.2f}"]
             parts += [f"{name} {value}" for name, value in errors.items()]
-            if "train/images_per_second" in record:
-                parts.append(f"{record['train/images_per_second']:.0f} images/s")
+            if self._latest:
+                parts.append(f"{self._latest:.0f} images/s")
             print("  ".join(parts), file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from errors import UserError
 from input_pipeline import sources
 from input_pipeline.batches import train_batches
 from train_lib import config as config_lib
-from train_lib import console, experiment, metrics, optimizers, parallel, plots
+from train_lib import console, experiment, metrics, optimizers, parallel
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import METRIC, Checkpoints
@@ -228,6 +228,8 @@ class Run:
 
     def finish(self, state) -> None:
         """Plots and the closing lines."""
+        from train_lib import plots  # Matplotlib: not before the first step
+
         step, result = self.last_result
         if step != self.plan.total_steps:  # the run was complete before it began
             result = self._evaluate(state)
