@@ -72,14 +72,17 @@ def guarded_main(argv) -> None:
     """`main`, with what the user can put right as one line on standard error."""
     try:
         main(argv)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if not isinstance(error, UserError) and not hasattr(error, "exit_code"):
             raise
         print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.stdout.flush()
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:  # before the training loop, which saves first
+        print(f"{pathlib.Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

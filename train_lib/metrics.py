@@ -16,7 +16,7 @@ def read(workdir: pathlib.Path) -> list[dict]:
     """The records of a workdir, in order; a half-written last line is left out."""
     path = workdir / FILE
     records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # the process was killed within this line
@@ -38,7 +38,7 @@ class Writer:
         self.last_step = kept[-1]["step"] if kept else -1
         if self.path.exists():
             text = "".join(json.dumps(record) + "\n" for record in kept)
-            if text != self.path.read_text():
+            if text.encode() != self.path.read_bytes():
                 with tempfile.NamedTemporaryFile("w", dir=workdir, delete=False) as file:
                     file.write(text)
                     file.flush()
@@ -56,14 +56,18 @@ class Writer:
                 if name not in ("step", "test/examples"):
                     self._events.add_scalar(name, value, record["step"])
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path} ({error}): free some space, run again"
-            ) from error
+            raise self._failed(error) from error
         self.last_step = record["step"]
 
     def sync(self) -> None:
         """Puts all records on the disk: called before a checkpoint that lies behind them."""
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> UserError:
+        return UserError(f"cannot write {self.path} ({error}): free some space, run again")
 
     def close(self) -> None:
         self._file.close()
