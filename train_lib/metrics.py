@@ -3,11 +3,11 @@
 import json
 import os
 import pathlib
-import tempfile
 
 from tensorboardX import SummaryWriter
 
 from errors import UserError
+from train_lib.workdir import write_text
 
 FILE = "metrics.jsonl"
 
@@ -39,11 +39,7 @@ class Writer:
         if self.path.exists():
             text = "".join(json.dumps(record) + "\n" for record in kept)
             if text.encode() != self.path.read_bytes():
-                with tempfile.NamedTemporaryFile("w", dir=workdir, delete=False) as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(file.name, self.path)
+                write_text(self.path, text)
         self._file = self.path.open("a")
         self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
 
