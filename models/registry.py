@@ -34,7 +34,7 @@ MODELS: dict[str, Entry] = {
     ),
 }
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def choose(what: str, value: Any, allowed) -> Any:

@@ -3,7 +3,9 @@
 Imports nothing heavy: `main.py` refuses a wrong config before JAX is loaded.
 """
 
+import bisect
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -146,7 +148,11 @@ class Plan:
 
     def next_boundary(self, step: int) -> int:
         """The next step behind `step` at which the host has something to do."""
-        return min(s for s in self.evaluate_at | self.save_at if s > step)
+        return self._boundaries[bisect.bisect_right(self._boundaries, step)]
+
+    @functools.cached_property
+    def _boundaries(self) -> list[int]:
+        return sorted(self.evaluate_at | self.save_at)
 
     def dispatch(self, step: int) -> int:
         """How many steps the next device call makes: steps_per_dispatch, or one.

@@ -40,7 +40,6 @@ def evaluate(
     batch_size: int,
     num_devices: int,
     stop: Callable[[], bool] = lambda: False,
-    progress: Callable = lambda batches: batches,
 ) -> Result | None:
     """Runs `eval_step` (already parallel) over a split; None if `stop()` became true on the way.
 
@@ -49,7 +48,7 @@ def evaluate(
     smallest = -(-len(split) // num_devices) * num_devices
     batch_size = min(batch_size, smallest)
     outputs = []
-    for batch in progress(eval_batches(split, batch_size, num_devices)):
+    for batch in eval_batches(split, batch_size, num_devices):
         if stop():
             return None
         outputs.append(eval_step(state, batch))

@@ -46,7 +46,7 @@ def train_and_evaluate(
     train_split = sources.load(config.dataset, config.dataset.train_split)
     test_split = sources.load(config.dataset, config.dataset.test_split)
     plan = config_lib.make_plan(config, len(train_split))
-    folder.open_for_training(workdir, config, exp.info, allow_config_change)
+    folder.open_for_training(workdir, config, allow_config_change)
 
     schedule = optimizers.make_schedule(config.schedule, plan.steps_per_epoch, plan.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, schedule)
@@ -62,6 +62,12 @@ def train_and_evaluate(
     step = 0
     if restored is not None:
         step, state = restored
+    if step > plan.total_steps:
+        raise UserError(
+            f"{workdir} is at step {step}, but this config ends at step {plan.total_steps}: raise"
+            " config.epochs, or choose another --workdir"
+        )
+    folder.describe(workdir, config, exp.info)
 
     console.opening_block(
         {

@@ -48,10 +48,8 @@ def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:
         )
 
 
-def open_for_training(
-    workdir: pathlib.Path, config: ConfigDict, info: Info, allow_config_change: bool
-) -> None:
-    """Makes the folder, or checks that it is of the same config, and stores the config in it.
+def open_for_training(workdir: pathlib.Path, config: ConfigDict, allow_config_change: bool) -> None:
+    """Makes the folder, or checks that it is of the same config. Changes nothing in it.
 
     Raises UserError if it cannot be written or was made with another config.
     """
@@ -70,6 +68,10 @@ def open_for_training(
             config_lib.differences(stored, config),
             "choose another --workdir, or go on with the new one by --allow_config_change",
         )
+
+
+def describe(workdir: pathlib.Path, config: ConfigDict, info: Info) -> None:
+    """Stores the config and the class names: once the run is known to begin with them."""
     write_text(workdir / CONFIG, config_lib.to_json(config))
     description = {"name": info.name, "class_names": info.class_names}
     write_text(workdir / DATASET, json.dumps(description, indent=2) + "\n")

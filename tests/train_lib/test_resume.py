@@ -114,6 +114,21 @@ def test_another_config_is_refused_with_the_difference_and_a_flag_goes_on(tmp_pa
     assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 2.0
 
 
+def test_going_on_with_what_cannot_be_loses_nothing(tmp_path):
+    """Refused also with the flag, and the folder still goes on with the config it was made with."""
+    config = tiny_config()
+    first = train_and_evaluate(config, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for changed, said in (
+        (tiny_config(epochs=1.0), "is at step 29, but this config ends at step 15"),
+        (tiny_config(**{"model.subsampling": "max"}), "is of another model"),
+    ):
+        with pytest.raises(UserError, match=said):
+            train_and_evaluate(changed, tmp_path, allow_config_change=True)
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert_equal_states(train_and_evaluate(config, tmp_path), first)
+
+
 def test_the_log_has_the_values_of_the_steps(tmp_path):
     """Logged training loss and error are the means since the last logged step."""
     fine = tiny_config(epochs=1.0, log_every_steps=1)
