@@ -17,7 +17,27 @@ def base() -> ConfigDict:
     config.steps_per_dispatch = 1  # steps in one device call (lax.scan)
     config.log_every_steps = 100
 
-    config.model = ConfigDict({"name": "", "dtype": "float32"})  # dtype of the computation
+    # What every model has; `models.layers.Net` says more. A config file adds the model's own.
+    config.model = ConfigDict(
+        {
+            "name": "",
+            "dtype": "float32",  # of the computation: float32, bfloat16
+            # sigmoid, tanh, scaled_tanh, relu, leaky_relu, prelu, prelu_shared, maxout
+            "activation": "relu",
+            "maxout_pieces": 2,  # affine pieces of each unit, for maxout
+            "initializer": "gaussian",  # gaussian, uniform, he, he_fan_out, glorot, lecun1998
+            "initializer_scale": 0.01,  # gaussian's deviation, uniform's bound
+            "regulariser": "none",  # none, dropout, dropconnect, standout
+            "drop_rate": 0.5,  # share that dropout and DropConnect drop
+            # train: divide by the share kept in training; test: multiply by it at test time.
+            "dropout_scaling": "train",
+            "dropconnect_inference": "gaussian",  # gaussian (the paper's), mean (of the weights)
+            "dropconnect_samples": 1000,
+            # A standout unit is kept with probability sigmoid(alpha * input + beta).
+            "standout_alpha": 1.0,
+            "standout_beta": 0.0,
+        }
+    )
 
     config.dataset = ConfigDict(
         {
@@ -29,20 +49,25 @@ def base() -> ConfigDict:
         }
     )
 
-    # uint8 images u in 0..1 become low + (high - low) u, after `pad` pixels of 0 on each side.
-    config.preprocess = ConfigDict({"pad": 0, "low": 0.0, "high": 1.0})
+    # In this order: resize to a square of so many pixels (0: as it comes), pad by pixels of 0 on
+    # each side, crop to a square (0: not; centred, but at random in training with augment.crop).
+    # Then images u in 0..1 become low + (high - low) u.
+    config.preprocess = ConfigDict({"resize": 0, "pad": 0, "crop": 0, "low": 0.0, "high": 1.0})
 
-    # Random affine distortion of training images; each range is +-, 0 switches it off.
+    # Training images only. Random affine distortion: each range is +-, 0 switches it off.
     config.augment = ConfigDict(
         {
             "translate": 0.0,  # pixels, along each axis
             "scale": 0.0,  # share of the size: 0.1 is 0.9 to 1.1
             "squeeze": 0.0,  # width times 1 + s, height divided by it
             "shear": 0.0,  # horizontal pixels a row
+            "crop": False,  # preprocess.crop at a random place in training
+            "flip": False,  # mirrored left to right, half of the time
         }
     )
 
-    config.loss = ConfigDict({"name": "softmax"})
+    # auxiliary_weight: of the loss of each auxiliary head, if the model has any (GoogLeNet: 0.3).
+    config.loss = ConfigDict({"name": "softmax", "auxiliary_weight": 0.0})
 
     config.optimizer = ConfigDict(
         {
@@ -50,7 +75,9 @@ def base() -> ConfigDict:
             # "pytorch": v = m v + g, w -= rate v.  "caffe": v = m v + rate g, w -= v, as AlexNet.
             "momentum_form": "pytorch",
             "weight_decay": 0.0,  # coupled: wd * w is added to the gradient
-            "decayed": "kernels",  # or "all": which parameters decay
+            "decayed": "kernels",  # or "all" (but PReLU's slopes): which parameters decay
+            "max_norm": 0.0,  # largest norm of a unit's weights; 0: no limit
+            "max_norms": ConfigDict({}),  # the same by layer, before max_norm
         }
     )
 
@@ -59,6 +86,7 @@ def base() -> ConfigDict:
             "name": "constant",  # constant, cosine (to zero at the end), steps
             "learning_rate": 0.01,
             "warmup_epochs": 0.0,  # linear from zero
+            "drop_anneal_epochs": 0.0,  # drop rates fall linearly to zero over these; 0: they stay
             "boundaries": (),  # steps: epochs at which the rate changes ...
             "factors": (),  # ... to learning_rate times this
         }

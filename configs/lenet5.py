@@ -40,14 +40,15 @@ def get_config(argument: str = "digits") -> ConfigDict:
     config = base()
     config.model.name = "lenet5"
     config.model.subsampling = "trainable"  # trainable, average, max
-    config.model.activation = "scaled_tanh"  # scaled_tanh, tanh, sigmoid, relu
+    config.model.activation = "scaled_tanh"
+    config.model.initializer = "lecun1998"
     config.model.output = "rbf"  # rbf, softmax
     config.model.c3 = "table"  # table, full
 
     config.loss.name = "map"  # map (eq. 9) and mse (eq. 8) for rbf; softmax
     config.loss.j = 0.1  # eq. 9's constant of the rubbish class
 
-    config.preprocess = ConfigDict({"pad": 2, "low": -0.1, "high": 1.175})
+    config.preprocess.update({"pad": 2, "low": -0.1, "high": 1.175})
 
     config.schedule.name = "cosine"
     config.steps_per_dispatch = 50
@@ -61,9 +62,7 @@ def get_config(argument: str = "digits") -> ConfigDict:
         config.batch_size = 16
         config.schedule.learning_rate = 0.001
         # 1,442 images are few: they are distorted in the ways of sec. III.C.
-        config.augment = ConfigDict(
-            {"translate": 2.0, "scale": 0.15, "squeeze": 0.15, "shear": 0.3}
-        )
+        config.augment.update({"translate": 2.0, "scale": 0.15, "squeeze": 0.15, "shear": 0.3})
         config.evaluate.every_epochs = 5.0
         config.checkpoint.every_epochs = 5.0
     return config

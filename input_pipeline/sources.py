@@ -14,6 +14,15 @@ from errors import UserError
 
 DIGITS = "digits"
 
+# Image shape (zeros: images differ in size) and class names of sets that --mode=summary knows
+# without having them.
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+KNOWN = {
+    "mnist": ((28, 28, 1), tuple("0123456789")),
+    "cifar10": ((32, 32, 3), tuple(_CIFAR10.split())),
+    "imagenet2012": ((0, 0, 3), tuple(map(str, range(1000)))),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Info:
@@ -76,11 +85,15 @@ def describe(dataset) -> Info:
         from input_pipeline import digits
 
         return Info(DIGITS, digits.IMAGE_SHAPE, digits.CLASS_NAMES)
-    if dataset.name == "mnist":  # known without having it, for --mode=summary
-        return Info("mnist", (28, 28, 1), tuple("0123456789"))
+    try:
+        directory = tfds_directory(dataset)
+    except UserError:
+        if dataset.name not in KNOWN:
+            raise
+        return Info(dataset.name, *KNOWN[dataset.name])
     from input_pipeline import tfds_arrays
 
-    return tfds_arrays.describe(dataset.name, tfds_directory(dataset))
+    return tfds_arrays.describe(dataset.name, directory)
 
 
 def load(dataset, split: str) -> Split:

@@ -7,7 +7,6 @@ into the nets that are often called LeNet-5 today.
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from models import layers
@@ -46,42 +45,38 @@ def rbf_codes() -> np.ndarray:
     return (2 * bits.reshape(10, 84).astype(np.int8)) - 1
 
 
-INPUT_SHAPE = (32, 32, 1)
 SUBSAMPLING = ("trainable", "average", "max")
 OUTPUTS = ("rbf", "softmax")
 C3 = ("table", "full")
 
 
-class LeNet5(nn.Module):
+class LeNet5(layers.Net):
     """LeNet-5: [batch, 32, 32, 1] -> logits [batch, classes].
 
     With the RBF output the logits are the paper's outputs negated: the class is still the
     argmax, and its value is minus the squared distance between F6 and the class's code.
+    Options beside those of `layers.Net`:
 
     num_classes: 10 with output "rbf" (there are codes for the digits), any with "softmax".
     subsampling: "trainable" (the paper's), "average" or "max". The squashing function
         follows it only where it is trainable, as usual for each.
-    activation: a key of `layers.ACTIVATIONS`; after C1, C3, C5 and F6, and after S2, S4.
+    activation: after C1, C3, C5 and F6, and after S2, S4.
     output: "rbf" (the paper's) or "softmax" (a fully connected layer of 10 units).
     c3: "table" (the paper's connections, 1,516 parameters) or "full" (2,416).
-    dtype: dtype of the computation; parameters stay float32, logits are float32.
 
-    Raises ValueError for an unknown option, RBF with other than 10 classes, or an input that
-    is not 32x32.
-
-    Not in the paper and chosen here: biases start at zero.
+    A regulariser acts on F6; the paper has none. Raises ValueError for RBF with other than 10
+    classes, or an input that is not 32x32. Not in the paper and chosen here: biases start at 0.
     """
 
     num_classes: int = 10
-    subsampling: str = "trainable"
     activation: str = "scaled_tanh"
+    initializer: str = "lecun1998"
+    subsampling: str = "trainable"
     output: str = "rbf"
     c3: str = "table"
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        del train  # nothing in it differs in training
+    def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
         if x.shape[1:3] != (32, 32):
             raise ValueError(f"LeNet-5 takes 32x32 images, not {x.shape[1]}x{x.shape[2]}")
         if self.output == "rbf" and self.num_classes != 10:
@@ -89,29 +84,29 @@ class LeNet5(nn.Module):
                 f"model.output=rbf has codes for the 10 digits, not for {self.num_classes}"
                 " classes: use model.output=softmax"
             )
-        squash = layers.ACTIVATIONS[self.activation]
-        init = layers.uniform_fan_in()
-
-        def conv(features, name):
-            return layers.Conv(features, (5, 5), kernel_init=init, dtype=self.dtype, name=name)
+        style, head = self.style(), self.head(train, drop_scale)
 
         def subsample(x, name):
             if self.subsampling == "trainable":
-                return squash(layers.Subsampling(dtype=self.dtype, name=name)(x))
+                layer = layers.Subsampling(
+                    pieces=style.pieces, initializer=style.init, dtype=self.dtype, name=name
+                )
+                return style.activate(layer(x), name)
             return layers.Pool(self.subsampling, name=name)(x)
 
-        x = squash(conv(6, "c1")(x))
+        x = style.activate(style.conv(6, 5, "c1")(x), "c1")
         x = subsample(x, "s2")
         if self.c3 == "table":
-            x = layers.TableConv(C3_TABLE, (5, 5), dtype=self.dtype, name="c3")(x)
+            table = tuple(inputs for inputs in C3_TABLE for _ in range(style.pieces))
+            c3 = layers.TableConv(
+                table, (5, 5), initializer=style.init, dtype=self.dtype, name="c3"
+            )
         else:
-            x = conv(16, "c3")(x)
-        x = subsample(squash(x), "s4")
-        x = squash(conv(120, "c5")(x))
-        x = x.reshape(x.shape[0], 120)
-        x = squash(layers.Dense(84, kernel_init=init, dtype=self.dtype, name="f6")(x))
+            c3 = style.conv(16, 5, "c3")
+        x = subsample(style.activate(c3(x), "c3"), "s4")
+        x = style.activate(style.conv(120, 5, "c5")(x), "c5")
+        x = head.hidden(x, 84, "f6")
         if self.output == "rbf":
             codes = tuple(map(tuple, rbf_codes().tolist()))
             return layers.RBF(codes, name="output")(x)
-        dense = layers.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="output")
-        return dense(x).astype(jnp.float32)
+        return head.classifier(x, "output")

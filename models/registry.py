@@ -2,34 +2,137 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from errors import UserError
-from models import layers, lenet
+from models import alexnet, cuda_convnet, googlenet, layers, lenet, maxout, mlp, resnet, vgg
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A test of an option's value, and what to say where it fails."""
+
+    holds: Callable[[Any], bool]
+    what: str
+
+
+def _number(kind, holds, what) -> Check:
+    return Check(lambda v: isinstance(v, kind) and not isinstance(v, bool) and holds(v), what)
+
+
+BOOL = (False, True)
+RATE = _number((int, float), lambda v: 0 <= v < 1, "must be at least 0 and less than 1")
+POSITIVE = _number((int, float), lambda v: 0 < v < 1e6, "must be a number more than 0")
+ANY_NUMBER = _number((int, float), lambda v: abs(v) < 1e6, "must be a number")
+COUNT = _number(int, lambda v: v >= 1, "must be a whole number of at least 1")
+PIECES = _number(int, lambda v: v >= 2, "must be a whole number of at least 2")
+SIZES = Check(
+    lambda v: isinstance(v, tuple | list) and all(isinstance(n, int) and n > 0 for n in v),
+    "must be a tuple of whole numbers, such as (300, 100), or () for none",
+)
+BATCH_NORM = ("per_device", "across_devices")
+
+# Options of every model, see `layers.Net`.
+SHARED: dict[str, tuple | Check] = {
+    "activation": layers.ACTIVATIONS,
+    "maxout_pieces": PIECES,
+    "initializer": layers.RULES,
+    "initializer_scale": POSITIVE,
+    "regulariser": layers.REGULARISERS,
+    "drop_rate": RATE,
+    "dropout_scaling": layers.SCALINGS,
+    "dropconnect_inference": layers.INFERENCES,
+    "dropconnect_samples": COUNT,
+    "standout_alpha": ANY_NUMBER,
+    "standout_beta": ANY_NUMBER,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A constructor, the input (height, width, channels) it is made for, its options' choices."""
+    """A constructor and its options beside SHARED, which these may narrow or widen."""
 
-    constructor: type[nn.Module]
-    input_shape: tuple[int, int, int]
-    choices: Mapping[str, tuple[str, ...]]
+    constructor: type[layers.Net]
+    options: Mapping[str, tuple | Check]
+
+    def allowed(self) -> dict[str, tuple | Check]:
+        return SHARED | dict(self.options)
 
 
 MODELS: dict[str, Entry] = {
     "lenet5": Entry(
         lenet.LeNet5,
-        lenet.INPUT_SHAPE,
+        {"subsampling": lenet.SUBSAMPLING, "output": lenet.OUTPUTS, "c3": lenet.C3},
+    ),
+    "mlp": Entry(mlp.MLP, {"hidden": SIZES, "input_drop_rate": RATE}),
+    "connectivity": Entry(
+        mlp.Connectivity,
+        {"connection": mlp.CONNECTIONS, "maps": COUNT, "window": COUNT, "bias": BOOL},
+    ),
+    "alexnet": Entry(
+        alexnet.AlexNet,
         {
-            "subsampling": lenet.SUBSAMPLING,
-            "activation": tuple(layers.ACTIVATIONS),
-            "output": lenet.OUTPUTS,
-            "c3": lenet.C3,
+            "variant": tuple(alexnet.VARIANTS),
+            "image_size": tuple(alexnet.IMAGE_SIZES),
+            "lrn": alexnet.LRN,
+            "lrn_over": alexnet.LRN_OVER,
+            "pooling": alexnet.POOLING,
+            "bias_start": ANY_NUMBER,
+            "class_map": BOOL,
+        },
+    ),
+    "vgg": Entry(
+        vgg.VGG,
+        {
+            "variant": tuple(vgg.VARIANTS),
+            "lrn": tuple(layers.LRN_VARIANTS),
+            "class_map": BOOL,
+        },
+    ),
+    "googlenet": Entry(
+        googlenet.GoogLeNet,
+        {
+            "normalisation": googlenet.NORMALISATIONS,
+            "lrn": tuple(layers.LRN_VARIANTS),
+            "auxiliary_heads": BOOL,
+            "batch_norm": BATCH_NORM,
+        },
+    ),
+    "resnet": Entry(
+        resnet.ResNet,
+        {
+            "depth": tuple(resnet.DEPTHS),
+            "stride": resnet.STRIDES,
+            "shortcut": resnet.SHORTCUTS,
+            "zero_gamma": BOOL,
+            "batch_norm": BATCH_NORM,
+        },
+    ),
+    "resnet_cifar10": Entry(
+        resnet.CifarResNet,
+        {
+            "depth": resnet.CIFAR_DEPTHS,
+            "shortcut": resnet.SHORTCUTS,
+            "zero_gamma": BOOL,
+            "batch_norm": BATCH_NORM,
+        },
+    ),
+    "cuda_convnet": Entry(
+        cuda_convnet.CudaConvnet,
+        {"variant": cuda_convnet.VARIANTS, "initializer": ("paper", *layers.RULES)},
+    ),
+    "maxout": Entry(
+        maxout.MaxoutNet,
+        {
+            "variant": tuple(maxout.VARIANTS),
+            "input_drop_rate": RATE,
+            "maxout_pieces": _number(
+                int, lambda v: v == 0 or v >= 2, "must be 0 (as published) or at least 2"
+            ),
         },
     ),
 }
@@ -41,24 +144,32 @@ def choose(what: str, value: Any, allowed) -> Any:
     """`value` if it is allowed; otherwise a UserError that names the nearest and all choices."""
     if value in allowed:
         return value
-    near = difflib.get_close_matches(str(value), list(allowed), n=1)
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in allowed], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(f"{what}={value}: {hint}choose one of {', '.join(map(str, allowed))}")
 
 
-def create(section: Mapping[str, Any], num_classes: int) -> nn.Module:
+def create(section: Mapping[str, Any], num_classes: int, axis: str = "batch") -> nn.Module:
     """The linen module of a config's `model` section: {"name", "dtype", **options}.
 
+    axis: name of the devices' axis, for `batch_norm` "across_devices".
     Raises UserError for an unknown model, option or value.
     """
     options = dict(section)
     name = choose("model.name", options.pop("name"), MODELS)
     dtype = DTYPES[choose("model.dtype", options.pop("dtype"), DTYPES)]
     entry = MODELS[name]
+    allowed = entry.allowed()
     for option, value in options.items():
-        if option not in entry.choices:
-            raise UserError(
-                f"model.{option} is no option of {name}: it has {', '.join(entry.choices)}"
-            )
-        choose(f"model.{option}", value, entry.choices[option])
+        what = f"model.{option}"
+        if option not in allowed:
+            raise UserError(f"{what} is no option of {name}: it has {', '.join(sorted(allowed))}")
+        if isinstance(allowed[option], Check):
+            if not allowed[option].holds(value):
+                raise UserError(f"{what}={value}: {allowed[option].what}")
+        else:
+            choose(what, value, allowed[option])
+    if options.pop("batch_norm", "per_device") == "across_devices":
+        options["batch_norm_axis"] = axis
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     return entry.constructor(num_classes=num_classes, dtype=dtype, **options)

@@ -41,20 +41,25 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps_per_dispatch": _at_least(1),
     "log_every_steps": _at_least(1),
     "dataset.name": (lambda v: v != "", "names no data set"),
+    "preprocess.resize": _at_least(0),
     "preprocess.pad": _at_least(0),
+    "preprocess.crop": _at_least(0),
     "augment.translate": _at_least(0),
     "augment.scale": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
     "augment.squeeze": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
     "augment.shear": _at_least(0),
     "loss.name": _one_of(*LOSSES),
     "loss.j": _above(0),
+    "loss.auxiliary_weight": _at_least(0),
     "optimizer.momentum": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
     "optimizer.momentum_form": _one_of("pytorch", "caffe"),
     "optimizer.weight_decay": _at_least(0),
     "optimizer.decayed": _one_of("kernels", "all"),
+    "optimizer.max_norm": _at_least(0),
     "schedule.name": _one_of(*SCHEDULES),
     "schedule.learning_rate": _above(0),
     "schedule.warmup_epochs": _at_least(0),
+    "schedule.drop_anneal_epochs": _at_least(0),
     "evaluate.every_epochs": _above(0),
     "evaluate.batch_size": _at_least(1),
     "evaluate.protocol": _one_of(*PROTOCOLS),
@@ -84,6 +89,9 @@ def validate(config: ConfigDict) -> None:
     for name, (holds, what) in RULES.items():
         if name in flat and not holds(flat[name]):
             raise UserError(f"config.{name}={flat[name]}: {what}")
+    for name, radius in config.optimizer.max_norms.items():
+        if not 0 < radius < math.inf:
+            raise UserError(f"config.optimizer.max_norms.{name}={radius}: must be more than 0")
     schedule = config.schedule
     for name in ("boundaries", "factors"):
         if not all(isinstance(v, int | float) for v in schedule[name]):

@@ -1,6 +1,7 @@
 """The parts that a config names, put together: what training, evaluation and prediction share."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -9,10 +10,10 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline import sources
-from input_pipeline.transform import make_transform
+from input_pipeline.transform import make_transform, output_shape
 from models import registry
 from train_lib import config as config_lib
-from train_lib import losses, parallel
+from train_lib import losses, optimizers, parallel
 from train_lib.state import TrainState
 from train_lib.steps import make_eval_step
 
@@ -29,11 +30,22 @@ class Experiment:
     transform: Callable
     devices: Sequence[jax.Device]
 
+    @functools.cached_property
+    def drop_scale(self) -> Callable:
+        """step -> factor on every drop rate, from the schedule's drop_anneal_epochs."""
+        steps_per_epoch = 0.0
+        if self.config.schedule.drop_anneal_epochs:  # only then is the set's size needed
+            train_split = sources.load(self.config.dataset, self.config.dataset.train_split)
+            steps_per_epoch = len(train_split) / self.config.batch_size
+        return optimizers.make_drop_scale(self.config.schedule, steps_per_epoch)
+
     def eval_step(self) -> Callable:
         def probabilities(logits):
             return losses.probabilities(self.config.loss, logits)
 
-        step = make_eval_step(self.module, self.loss, probabilities, self.transform)
+        step = make_eval_step(
+            self.module, self.loss, probabilities, self.transform, self.drop_scale
+        )
         return parallel.eval_step(step, self.devices)
 
     def eval_batch_size(self) -> int:
@@ -46,21 +58,15 @@ def build(config: ConfigDict) -> Experiment:
     """Raises UserError for anything in the config that cannot be; compiles nothing."""
     config_lib.validate(config)
     info = sources.describe(config.dataset)
-    module = registry.create(config.model, info.num_classes)
-    height, width, channels = info.image_shape
-    pad = config.preprocess.pad
-    input_shape = (height + 2 * pad, width + 2 * pad, channels)
-    expected = registry.MODELS[config.model.name].input_shape
-    if input_shape != expected:
-        raise UserError(
-            f"{config.model.name} takes {'x'.join(map(str, expected))} images, but"
-            f" {config.dataset.name} with config.preprocess.pad={pad} gives"
-            f" {'x'.join(map(str, input_shape))}: choose another data set or padding"
-        )
+    module = registry.create(config.model, info.num_classes, parallel.AXIS)
+    input_shape = output_shape(config.preprocess, info.image_shape)
     try:
         state_shapes(module, input_shape)
     except ValueError as error:  # the model's own checks
-        raise UserError(str(error)) from error
+        shape = "x".join(map(str, input_shape))
+        raise UserError(
+            f"{config.model.name} with {shape} images of {config.dataset.name}: {error}"
+        ) from error
     return Experiment(
         config=config,
         info=info,

@@ -87,7 +87,9 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, paths: Sequence[st
 
     @jax.jit
     def probabilities(images):
-        logits = exp.module.apply(state.variables(), exp.transform(images), train=False)
+        scale = exp.drop_scale(state.step)
+        inputs = exp.transform(images)
+        logits = exp.module.apply(state.variables(), inputs, train=False, drop_scale=scale)
         return losses.probabilities(config.loss, logits)
 
     lines = []

@@ -9,6 +9,8 @@ import optax
 from train_lib import parallel
 from train_lib.state import EMPTY_WINDOW, TrainState
 
+AUXILIARY = "auxiliary"  # the collection into which models sow their auxiliary heads' logits
+
 
 def make_train_step(
     module,
@@ -17,11 +19,16 @@ def make_train_step(
     transform: Callable,
     seed: int,
     log_every_steps: int,
+    drop_scale: Callable = lambda step: 1.0,
+    auxiliary_weight: float = 0.0,
 ) -> Callable:
     """train_step(state, batch) -> (state, window), to run under `parallel.train_step`.
 
     batch: image uint8 [b, height, width, channels] and label int32 [b], this device's slice.
-    window: `state.window` after the step, which starts afresh behind each logged step.
+    window: `state.window` after the step, which starts afresh behind each logged step; its loss
+    is that of the model's own logits.
+    drop_scale: step -> factor on every drop rate. auxiliary_weight: of the loss of each
+    auxiliary head's logits (the collection `auxiliary`).
     """
     base_key = jax.random.fold_in(jax.random.key(seed), 1)
 
@@ -41,14 +48,17 @@ def make_train_step(
                 {"params": params, **state.model_state},
                 images,
                 train=True,
+                drop_scale=drop_scale(state.step),
                 rngs={"dropout": dropout_key},
-                mutable=list(state.model_state),
+                mutable=[*state.model_state, AUXILIARY],
             )
-            return loss(logits, batch["label"]).mean(), (logits, model_state)
+            model_state = dict(model_state)
+            value = loss(logits, batch["label"]).mean()
+            heads = jax.tree.leaves(model_state.pop(AUXILIARY, {}))
+            auxiliary = sum(loss(head, batch["label"]).mean() for head in heads)
+            return value + auxiliary_weight * auxiliary, (value, logits, model_state)
 
-        (value, (logits, model_state)), gradient = jax.value_and_grad(mean_loss, has_aux=True)(
-            state.params
-        )
+        gradient, (value, logits, model_state) = jax.grad(mean_loss, has_aux=True)(state.params)
         gradient, model_state = parallel.mean((gradient, model_state))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         errors = (logits.argmax(axis=-1) != batch["label"]).sum(dtype=jnp.float32)
@@ -77,7 +87,13 @@ def several(train_step: Callable) -> Callable:
     return lambda state, batches: jax.lax.scan(train_step, state, batches)
 
 
-def make_eval_step(module, loss: Callable, probabilities: Callable, transform: Callable):
+def make_eval_step(
+    module,
+    loss: Callable,
+    probabilities: Callable,
+    transform: Callable,
+    drop_scale: Callable = lambda step: 1.0,
+):
     """eval_step(state, batch) -> (sums, examples), to run under `parallel.eval_step`.
 
     batch: image, label and mask [b]; masked-out examples (mask 0) count for nothing. sums over
@@ -86,7 +102,12 @@ def make_eval_step(module, loss: Callable, probabilities: Callable, transform: C
     """
 
     def eval_step(state: TrainState, batch: dict) -> tuple[dict, dict]:
-        logits = module.apply(state.variables(), transform(batch["image"]), train=False)
+        logits = module.apply(
+            state.variables(),
+            transform(batch["image"]),
+            train=False,
+            drop_scale=drop_scale(state.step),
+        )
         top = min(5, logits.shape[-1])
         _, classes = jax.lax.top_k(logits, top)
         hits = classes == batch["label"][:, None]

@@ -51,7 +51,14 @@ def train_and_evaluate(
     schedule = optimizers.make_schedule(config.schedule, plan.steps_per_epoch, plan.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, schedule)
     step_function = make_train_step(
-        exp.module, exp.loss, optimizer, exp.transform, config.seed, config.log_every_steps
+        exp.module,
+        exp.loss,
+        optimizer,
+        exp.transform,
+        config.seed,
+        config.log_every_steps,
+        exp.drop_scale,
+        config.loss.auxiliary_weight,
     )
 
     # Where the run begins: 1. the newest good checkpoint of this folder, 2. scratch.

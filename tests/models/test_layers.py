@@ -52,7 +52,7 @@ def test_grouped_and_very_large_convolutions_take_xlas_way(monkeypatch):
     padded = layers.Conv(4, (3, 3), padding=1)
     variables = padded.init(jax.random.key(0), x)
     small = padded.apply(variables, x)
-    monkeypatch.setattr(layers, "_MAX_PATCH_BYTES", 0)
+    monkeypatch.setattr(layers.kernels, "_MAX_PATCH_BYTES", 0)
     np.testing.assert_allclose(padded.apply(variables, x), small, atol=1e-5)
 
 

@@ -12,14 +12,7 @@ from models import lenet, registry
 from models.layers import ACTIVATIONS, scaled_tanh
 from models.summary import describe, table
 
-SECTION = {
-    "name": "lenet5",
-    "dtype": "float32",
-    "subsampling": "trainable",
-    "activation": "scaled_tanh",
-    "output": "rbf",
-    "c3": "table",
-}
+SECTION = {"name": "lenet5", "dtype": "float32"}  # every option at its default, the paper's
 
 
 def create(**options):

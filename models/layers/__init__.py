@@ -1,0 +1,70 @@
+"""The primitives that every model is built from, and what each of them costs.
+
+Models convolve, pool, normalise and connect only through this package, so that padding
+(explicit, PyTorch-style integers), the dtype policy and a backend's faster formulation have one
+place. Parameters are float32; `dtype` is the dtype of the computation.
+
+A module that does arithmetic also has `cost(in_shape, out_shape) -> Cost`, which
+`models.summary` reads. Shapes there leave the batch out: (height, width, channels) or
+(features,).
+"""
+
+from models.layers.activations import ACTIVATIONS, PReLU, leaky_relu, maxout, prelu, scaled_tanh
+from models.layers.convolution import Conv, FullyConnected, LocalConv, TableConv
+from models.layers.cost import Cost
+from models.layers.dropping import (
+    INFERENCES,
+    REGULARISERS,
+    SCALINGS,
+    DropConnect,
+    Dropout,
+    Standout,
+)
+from models.layers.initializers import RULES, Init
+from models.layers.kernels import convolve
+from models.layers.net import Head, Net, Style, check_size
+from models.layers.normalization import (
+    LRN_VARIANTS,
+    BatchNorm,
+    LocalResponseNorm,
+    LocalResponseNormWithinMap,
+)
+from models.layers.pooling import KINDS as POOLING_KINDS
+from models.layers.pooling import GlobalAveragePool, Pool, Subsampling
+from models.layers.rbf import RBF
+
+__all__ = [
+    "ACTIVATIONS",
+    "INFERENCES",
+    "LRN_VARIANTS",
+    "POOLING_KINDS",
+    "RBF",
+    "REGULARISERS",
+    "RULES",
+    "SCALINGS",
+    "BatchNorm",
+    "Conv",
+    "Cost",
+    "DropConnect",
+    "Dropout",
+    "FullyConnected",
+    "GlobalAveragePool",
+    "Head",
+    "Init",
+    "LocalConv",
+    "LocalResponseNorm",
+    "LocalResponseNormWithinMap",
+    "Net",
+    "PReLU",
+    "Pool",
+    "Standout",
+    "Style",
+    "Subsampling",
+    "TableConv",
+    "check_size",
+    "convolve",
+    "leaky_relu",
+    "maxout",
+    "prelu",
+    "scaled_tanh",
+]

@@ -1,0 +1,75 @@
+"""Activation functions by name, those with parameters included."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def scaled_tanh(x: jax.Array) -> jax.Array:
+    """1.7159 tanh(2x/3), so that f(1) = 1 and f(-1) = -1 (LeCun 1998, app. A)."""
+    return 1.7159 * jnp.tanh(x * (2.0 / 3.0))
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """x where positive, else 0.01 x (Maas 2013)."""
+    return jnp.where(x > 0, x, LEAK * x)
+
+
+def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
+    """x where positive, else slope * x (He 2015, "Delving Deep", eq. 1)."""
+    return jnp.where(x > 0, x, slope.astype(x.dtype) * x)
+
+
+def maxout(x: jax.Array, pieces: int) -> jax.Array:
+    """The largest of each unit's affine pieces (Goodfellow 2013): [..., n * pieces] -> [..., n].
+
+    Unit u has the channels u * pieces .. u * pieces + pieces - 1.
+    """
+    return x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces).max(axis=-1)
+
+
+LEAK = 0.01
+PRELU_START = 0.25  # He 2015, sec. 2.1
+
+# ReLU's derivative at 0 is 0.
+FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "scaled_tanh": scaled_tanh,
+    "relu": jax.nn.relu,
+    "leaky_relu": leaky_relu,
+}
+# prelu: a slope a channel; prelu_shared: one for the layer; maxout: over `pieces` channels.
+ACTIVATIONS = (*FUNCTIONS, "prelu", "prelu_shared", "maxout")
+
+# Slope of the negative half, which He's initialisation takes into account.
+NEGATIVE_SLOPES = {"leaky_relu": LEAK, "prelu": PRELU_START, "prelu_shared": PRELU_START}
+
+
+def bind(module: nn.Module, name: str, channels: int, pieces: int = 1) -> Callable:
+    """Activation `name` as a function of one array, its parameter (if any) a `slope` of `module`.
+
+    Called in a compact method. channels: of the array it will get.
+    """
+    if name == "maxout":
+        return lambda x: maxout(x, pieces)
+    if name in ("prelu", "prelu_shared"):
+        shape = (channels,) if name == "prelu" else ()
+        slope = module.param("slope", nn.initializers.constant(PRELU_START), shape)
+        return lambda x: prelu(x, slope)
+    return FUNCTIONS[name]
+
+
+class PReLU(nn.Module):
+    """Parametric ReLU. [..., channels] -> the same; parameter `slope`, [channels] or [] if shared.
+
+    It starts at 0.25, takes no weight decay and may have any sign (He 2015, sec. 2).
+    """
+
+    shared: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return bind(self, "prelu_shared" if self.shared else "prelu", x.shape[-1])(x)

@@ -1,0 +1,208 @@
+"""Convolutions and fully connected layers, and the way that they compute.
+
+Parameters are float32; `dtype` is the dtype of the computation. Padding is explicit,
+PyTorch-style.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.layers.cost import Cost
+from models.layers.initializers import Init
+from models.layers.kernels import convolve
+
+
+class Conv(nn.Conv):
+    """2-D convolution (a correlation: the kernel is not flipped), zero padding given as ints.
+
+    [batch, height, width, in] -> [batch, height', width', features]. Parameters `kernel`
+    [kh, kw, in / groups, features] and `bias` [features]. Raises ValueError where the padded
+    image is smaller than the kernel.
+    """
+
+    padding: int | Sequence[int] = 0
+    conv_general_dilated: Callable | None = convolve
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        window = tuple(self.kernel_size)
+        stride = (self.strides,) * 2 if isinstance(self.strides, int) else self.strides
+        fan_in = math.prod(window) * in_shape[-1] // self.feature_group_count
+        units = math.prod(out_shape)
+        return Cost(
+            macs=units * fan_in,
+            connections=units * (fan_in + self.use_bias),
+            window=window,
+            stride=tuple(stride or (1, 1)),
+        )
+
+
+class TableConv(nn.Module):
+    """Convolution in which output map m sees only the input maps `table[m]` (LeCun 1998, table I).
+
+    [batch, height, width, in] -> [batch, height', width', len(table)]. The parameter `kernel`
+    [kh, kw, pairs] holds the existing weights and no others, one [kh, kw] slice for each
+    (input map, output map) pair in the order of the table; `bias` is [len(table)]. Each output
+    map's weights are drawn by its own fan-in.
+
+    table: for each output map, the input maps that it sees.
+    """
+
+    table: tuple[tuple[int, ...], ...]
+    kernel_size: tuple[int, int]
+    initializer: Init = Init("lecun1998")
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pairs = [(i, m) for m, inputs in enumerate(self.table) for i in inputs]
+        window = math.prod(self.kernel_size)
+        fan_in = np.array([window * len(self.table[m]) for _, m in pairs], np.float32)
+        seen_by = np.bincount([i for i, _ in pairs], minlength=x.shape[-1])
+        fan_out = np.array([window * seen_by[i] for i, _ in pairs], np.float32)
+
+        def kernel_init(key, shape, dtype=jnp.float32):
+            return self.initializer.draw(key, shape, fan_in, fan_out, dtype)
+
+        kernel = self.param("kernel", kernel_init, (*self.kernel_size, len(pairs)))
+        bias = self.param("bias", nn.initializers.zeros, (len(self.table),))
+        # The sparse kernel is spread over a dense one for the arithmetic: position
+        # (input, output) takes its pair's slice, or the zero slice appended at the end.
+        slot = np.full((x.shape[-1], len(self.table)), len(pairs))
+        for n, (i, m) in enumerate(pairs):
+            slot[i, m] = n
+        dense = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1)))[:, :, slot]
+        x, dense, bias = nn.dtypes.promote_dtype(x, dense, bias, dtype=self.dtype)
+        y = convolve(x, dense, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return y + bias
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        weights = math.prod(self.kernel_size) * sum(map(len, self.table))
+        positions = math.prod(out_shape[:2])
+        return Cost(
+            macs=positions * weights,
+            connections=positions * (weights + len(self.table)),
+            window=self.kernel_size,
+        )
+
+
+class LocalConv(nn.Module):
+    """Locally connected layer: windows as a convolution's, but each position has its own weights.
+
+    [b, h, w, in] -> [b, h', w', features], stride 1. Parameters `kernel`
+    [h', w', kh, kw, in, features] and `bias` [h', w', features]. padding: zeros
+    ((before, after), ...) along height and width, or one number for all four sides.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    padding: int | tuple[tuple[int, int], tuple[int, int]] = 0
+    use_bias: bool = True
+    initializer: Init = Init("gaussian")
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kh, kw = self.kernel_size
+        pads = ((self.padding,) * 2,) * 2 if isinstance(self.padding, int) else self.padding
+        out_h, out_w = (
+            size + sum(pad) - k + 1
+            for size, pad, k in zip(x.shape[1:3], pads, (kh, kw), strict=True)
+        )
+
+        def kernel_init(key, shape, dtype=jnp.float32):
+            window = kh * kw
+            return self.initializer.draw(key, shape, window * shape[-2], window * shape[-1], dtype)
+
+        shape = (out_h, out_w, kh, kw, x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init, shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (out_h, out_w, self.features))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        views = [x[:, i : i + out_h, j : j + out_w] for i in range(kh) for j in range(kw)]
+        patches = jnp.stack(views, axis=3).reshape(*views[0].shape[:3], -1)
+        y = jnp.einsum("bhwk,hwkf->bhwf", patches, kernel.reshape(out_h, out_w, -1, self.features))
+        return y if bias is None else y + bias
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        fan_in = math.prod(self.kernel_size) * in_shape[-1]
+        units = math.prod(out_shape)
+        return Cost(
+            macs=units * fan_in,
+            connections=units * (fan_in + self.use_bias),
+            window=tuple(self.kernel_size),
+        )
+
+
+class FullyConnected(nn.Module):
+    """Fully connected layer, which can also be slid over a larger map than it is made for.
+
+    Without `window`: everything is flattened, [b, ...] -> [b, features]; parameters `kernel`
+    [in, features], `bias` [features]. With it: [b, h, w, c] -> [b, h', w', features] with
+    `kernel` [window, window, c, features], h' = w' = 1 at the native size: the same weights, so
+    that a net is applied fully convolutionally with no conversion (Simonyan & Zisserman 2015,
+    sec. 3.2).
+    """
+
+    features: int
+    window: int | None = None
+    use_bias: bool = True
+    initializer: Init = Init("gaussian")
+    bias_start: float = 0.0
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, kernel, bias = weights_and_input(self, x)
+        y = multiply(x, kernel)
+        return y if bias is None else y + bias
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        if self.window:
+            fan_in, window = self.window**2 * in_shape[-1], (self.window,) * 2
+        else:
+            fan_in = math.prod(in_shape)
+            window = tuple(in_shape[:2]) if len(in_shape) == 3 else (1, 1)
+        units = math.prod(out_shape)
+        return Cost(units * fan_in, units * (fan_in + self.use_bias), window)
+
+
+def weights_and_input(layer, x: jax.Array):
+    """`layer`'s kernel and bias (None without), and its input, flattened unless it has a window.
+
+    For modules with the fields of `FullyConnected`. All in the layer's dtype. Raises
+    ValueError where the map is smaller than the window.
+    """
+    if layer.window is None:
+        x = x.reshape(x.shape[0], -1)
+        shape = (x.shape[-1], layer.features)
+    else:
+        if min(x.shape[1:3]) < layer.window:
+            raise ValueError(
+                f"the image is too small: {layer.name} needs a {layer.window}x{layer.window} map,"
+                f" and gets {x.shape[1]}x{x.shape[2]}"
+            )
+        shape = (layer.window, layer.window, x.shape[-1], layer.features)
+
+    def kernel_init(key, shape, dtype=jnp.float32):
+        return layer.initializer.draw(key, shape, math.prod(shape[:-1]), shape[-1], dtype)
+
+    kernel = layer.param("kernel", kernel_init, shape)
+    bias = None
+    if layer.use_bias:
+        start = nn.initializers.constant(layer.bias_start)
+        bias = layer.param("bias", start, (layer.features,))
+    return nn.dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
+
+
+def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [b, in] with kernel [in, out], or x [b, h, w, c] slid under kernel [k, k, c, out]."""
+    if kernel.ndim == 2:
+        return jnp.dot(x, kernel)
+    return convolve(x, kernel, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC"))

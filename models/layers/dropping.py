@@ -1,0 +1,133 @@
+"""Regularisers that drop at random in training: dropout, DropConnect, standout.
+
+`rate` is the share that is *dropped* (Srivastava 2014 calls the share kept p). `scale`, a number
+or a traced scalar, multiplies it: annealed dropout (Rennie 2014) lowers it to 0 by the step.
+Random numbers come from the rng stream "dropout".
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import activations
+from models.layers.convolution import FullyConnected, multiply, weights_and_input
+
+REGULARISERS = ("none", "dropout", "dropconnect", "standout")
+SCALINGS = ("train", "test")
+INFERENCES = ("gaussian", "mean")
+
+
+class Dropout(nn.Module):
+    """Sets a random share of its input's elements to zero in training (Srivastava 2014, sec. 4).
+
+    [...] -> the same shape. scaling: "test" multiplies by the share kept at test time, as
+    published (Krizhevsky 2012, sec. 4.2); "train" divides by it in training instead, which
+    gives the same net once the weights behind are multiplied by the share kept.
+    """
+
+    rate: float
+    scaling: str = "train"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, scale: float | jax.Array = 1.0) -> jax.Array:
+        if self.rate == 0.0:
+            return x
+        keep = jnp.asarray(1.0 - self.rate * scale, jnp.float32)
+        if not train:
+            return x * keep.astype(x.dtype) if self.scaling == "test" else x
+        kept = jnp.where(jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape), x, 0)
+        return kept / keep.astype(x.dtype) if self.scaling == "train" else kept
+
+
+class Standout(nn.Module):
+    """Adaptive dropout: a unit is kept with probability sigmoid(alpha * pre + beta).
+
+    pre: the unit's input before its activation, [...] like x (the tied form of Ba & Frey 2013:
+    the standout network's weights are alpha times the unit's own, plus beta). In training x is
+    masked, at test time it is multiplied by the probability. No gradient flows through the
+    probabilities.
+    """
+
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, pre, train: bool, scale: float | jax.Array = 1.0) -> jax.Array:
+        pre = jax.lax.stop_gradient(pre).astype(jnp.float32)
+        keep = 1.0 - scale * (1.0 - jax.nn.sigmoid(self.alpha * pre + self.beta))
+        if not train:
+            return x * keep.astype(x.dtype)
+        return jnp.where(jax.random.bernoulli(self.make_rng("dropout"), keep), x, 0)
+
+
+# Elements of masked weights held at once in training: examples are taken in groups of this.
+_MASKED_ELEMENTS = 2**26
+
+
+class DropConnect(FullyConnected):
+    """Fully connected layer and its activation, weights dropped at random (Wan 2013).
+
+    In training every example has its own mask over weights and biases: a((M * W) v), with no
+    rescaling. At test time each unit's input is a Gaussian of the masks' mean and variance,
+    u ~ N(keep W v, keep (1 - keep) (W * W)(v * v)), and the output is the mean of a(u) over
+    `samples` draws (inference "gaussian", the paper's), or a(keep W v) ("mean").
+
+    The draws are the same for every image and call, so that a prediction depends on its
+    image alone. Shapes and parameters are those of `FullyConnected`, plus `slope` for PReLU; with
+    a window, training needs the native size (ValueError otherwise).
+
+    activation: a name of `activations.ACTIVATIONS`, or None for none.
+    """
+
+    rate: float = 0.5
+    activation: str | None = None
+    pieces: int = 1
+    inference: str = "gaussian"
+    samples: int = 1000
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, scale: float | jax.Array = 1.0) -> jax.Array:
+        activate: Callable = lambda u: u  # noqa: E731
+        if self.activation:
+            activate = activations.bind(self, self.activation, self.features, self.pieces)
+        x, kernel, bias = weights_and_input(self, x)
+        keep = jnp.asarray(1.0 - self.rate * scale, jnp.float32)
+        if train:
+            return activate(self._masked(x, kernel, bias, keep))
+        bias = jnp.zeros(self.features, x.dtype) if bias is None else bias
+        share = keep.astype(x.dtype)
+        mean = share * (multiply(x, kernel) + bias)
+        if self.inference == "mean":
+            return activate(mean)
+        squares = multiply(jnp.square(x), jnp.square(kernel)) + jnp.square(bias)
+        deviation = jnp.sqrt(share * (1 - share) * squares)
+
+        def add(total, key):
+            draw = jax.random.normal(key, (self.features,), mean.dtype)
+            return total + activate(mean + deviation * draw).astype(jnp.float32), None
+
+        keys = jax.random.split(jax.random.key(0), self.samples)
+        start = jnp.zeros(jax.eval_shape(activate, mean).shape, jnp.float32)
+        return (jax.lax.scan(add, start, keys)[0] / self.samples).astype(mean.dtype)
+
+    def _masked(self, x, kernel, bias, keep) -> jax.Array:
+        """The units' inputs, [b, (1, 1,) features], under masks of each example's own."""
+        if self.window and x.shape[1:3] != (self.window,) * 2:
+            raise ValueError(f"{self.name} trains with DropConnect at its native size only")
+        weights = kernel.reshape(-1, self.features)
+
+        @jax.checkpoint  # masks are drawn again for the gradient: they are too large to keep
+        def one(example):
+            v, key = example
+            weight_key, bias_key = jax.random.split(key)
+            u = v @ jnp.where(jax.random.bernoulli(weight_key, keep, weights.shape), weights, 0)
+            if bias is not None:
+                u += jnp.where(jax.random.bernoulli(bias_key, keep, bias.shape), bias, 0)
+            return u
+
+        keys = jax.random.split(self.make_rng("dropout"), len(x))
+        group = min(len(x), max(1, _MASKED_ELEMENTS // weights.size))
+        u = jax.lax.map(one, (x.reshape(len(x), -1), keys), batch_size=group)
+        return u.reshape(len(x), *((1, 1) if self.window else ()), self.features)

@@ -1,0 +1,51 @@
+"""Initial weights by name. Biases are constants and stand where the layers are made."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+RULES = ("gaussian", "uniform", "he", "he_fan_out", "glorot", "lecun1998")
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """A rule for drawing weights; calling it makes it a linen initializer of kernels.
+
+    name:
+        gaussian    N(0, scale^2) (Krizhevsky 2012, sec. 5: scale 0.01)
+        uniform     U(-scale, scale)
+        he          N(0, 2 / ((1 + slope^2) fan_in)) (He 2015, "Delving Deep", eq. 10 and 15)
+        he_fan_out  the same with fan_out (eq. 14)
+        glorot      U(+-sqrt(6 / (fan_in + fan_out))) (Glorot & Bengio 2010, eq. 16)
+        lecun1998   U(-2.4 / fan_in, 2.4 / fan_in) (LeCun 1998, app. A)
+    scale: of gaussian and uniform. slope: of the activation's negative half, for he.
+    """
+
+    name: str
+    scale: float = 0.01
+    slope: float = 0.0
+
+    def __call__(self, key, shape, dtype=jnp.float32) -> jax.Array:
+        """Draws a kernel [..., in, out]: fan_in is all but the last axis, fan_out all but `in`."""
+        return self.draw(key, shape, math.prod(shape[:-1]), math.prod(shape) // shape[-2], dtype)
+
+    def draw(self, key, shape, fan_in, fan_out, dtype=jnp.float32) -> jax.Array:
+        """Draws `shape` for units with these fans: numbers, or arrays that broadcast to it."""
+        if self.name in ("gaussian", "he", "he_fan_out"):
+            if self.name == "gaussian":
+                deviation = self.scale
+            else:
+                fan = fan_in if self.name == "he" else fan_out
+                deviation = (2.0 / ((1.0 + self.slope**2) * fan)) ** 0.5
+            return deviation * jax.random.normal(key, shape, dtype)
+        bounds = {
+            "uniform": lambda: self.scale,
+            "glorot": lambda: (6.0 / (fan_in + fan_out)) ** 0.5,
+            "lecun1998": lambda: 2.4 / fan_in,
+        }
+        bound = bounds[self.name]()
+        if jnp.ndim(bound) == 0:
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+        return jnp.asarray(bound, dtype) * jax.random.uniform(key, shape, dtype, -1.0, 1.0)

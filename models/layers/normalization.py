@@ -1,0 +1,93 @@
+"""Local response normalisation across and within maps, and batch normalisation."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from models.layers.cost import Cost
+
+# The three readings of AlexNet's n=5, alpha=1e-4, beta=0.75 that are in circulation: (k, factor
+# on the sum of squares). paper: Krizhevsky 2012, sec. 3.3, to the letter. cuda_convnet: the
+# author's code, which divides alpha by n. caffe: the same division and k=1 (PyTorch's too).
+LRN_VARIANTS = {"paper": (2.0, 1e-4), "cuda_convnet": (2.0, 1e-4 / 5), "caffe": (1.0, 1e-4 / 5)}
+
+
+def _power(x: jax.Array, beta: float) -> jax.Array:
+    """x ** -beta."""
+    if beta == 0.75:  # two square roots cost a fraction of a general power
+        root = lax.rsqrt(x)
+        return root * jnp.sqrt(root)
+    return x**-beta
+
+
+class LocalResponseNorm(nn.Module):
+    """a_i / (k + alpha * sum of a_j^2 over the `size` maps around i)^beta (Krizhevsky 2012).
+
+    [b, h, w, c] -> the same; computed in float32. alpha multiplies the plain sum: give alpha/n
+    where a source divides. groups: towers whose maps do not see each other's.
+    Raises ValueError for an even size.
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+    groups: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.size % 2 == 0:
+            raise ValueError(f"LRN over {self.size} maps has no centre: give an odd size")
+        dtype, x = x.dtype, x.astype(jnp.float32)
+        towers = jnp.square(x).reshape(*x.shape[:-1], self.groups, -1)
+        half, maps = self.size // 2, towers.shape[-1]
+        padded = jnp.pad(towers, ((0, 0),) * (towers.ndim - 1) + ((half, half),))
+        # Shifted slices: XLA fuses them, which it does not do with a window along channels.
+        total = sum(padded[..., i : i + maps] for i in range(self.size)).reshape(x.shape)
+        return (x * _power(self.k + self.alpha * total, self.beta)).astype(dtype)
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        return Cost(macs=0, connections=None)
+
+
+class LocalResponseNormWithinMap(nn.Module):
+    """a / (k + alpha * sum of a^2 over the size x size pixels around)^beta, map by map.
+
+    cuda-convnet's `rnorm`. [b, h, w, c] -> the same; computed in float32. alpha multiplies the
+    plain sum: give scale / size^2 where a source divides. Raises ValueError for an even size.
+    """
+
+    size: int = 3
+    alpha: float = 5e-5 / 9
+    beta: float = 0.75
+    k: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.size % 2 == 0:
+            raise ValueError(f"LRN over {self.size} pixels has no centre: give an odd size")
+        dtype, x = x.dtype, x.astype(jnp.float32)
+        half, (height, width) = self.size // 2, x.shape[1:3]
+        padded = jnp.pad(jnp.square(x), ((0, 0), (half, half), (half, half), (0, 0)))
+        rows = sum(padded[:, i : i + height] for i in range(self.size))
+        total = sum(rows[:, :, i : i + width] for i in range(self.size))
+        return (x * _power(self.k + self.alpha * total, self.beta)).astype(dtype)
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        # Each output sees a window, which the receptive fields of the sources do not count.
+        return Cost(macs=0, connections=None)
+
+
+class BatchNorm(nn.BatchNorm):
+    """Batch normalisation (Ioffe & Szegedy 2015) over batch and positions of each map.
+
+    Parameters `scale` (gamma) and `bias` (beta); collection `batch_stats`: `mean`, `var`. Per
+    device unless axis_name is given; statistics in float32.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        return Cost(macs=0, connections=None)

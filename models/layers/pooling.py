@@ -1,0 +1,144 @@
+"""Pooling: max, average, overlapping, ceil-mode, over everything, and LeNet's trainable kind."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from models.layers.cost import Cost
+from models.layers.initializers import Init
+
+KINDS = ("max", "average")
+
+
+def output_size(size: int, window: int, stride: int, padding: int, ceil: bool) -> int:
+    """How many windows there are along an axis of `size` pixels.
+
+    Floor mode: whole windows only. Ceil mode (cuda-convnet, Caffe): the last may reach over
+    the edge, but must begin inside the image or the padding before it.
+    """
+    span = size + 2 * padding - window
+    if not ceil:
+        return span // stride + 1
+    count = -(-span // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + padding else count
+
+
+def _views(x, window: int, stride: int, out_h: int, out_w: int):
+    """The window^2 strided slices of x whose elementwise reduction is the pooling."""
+    for i in range(window):
+        for j in range(window):
+            rows = slice(i, i + stride * (out_h - 1) + 1, stride)
+            yield x[:, rows, j : j + stride * (out_w - 1) + 1 : stride]
+
+
+def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> jax.Array:
+    """See `Pool`."""
+    height, width = x.shape[1:3]
+    out_h = output_size(height, window, stride, padding, ceil)
+    out_w = output_size(width, window, stride, padding, ceil)
+    if out_h < 1 or out_w < 1:
+        raise ValueError(f"the image is too small: a {height}x{width} map under a {window} window")
+    after_h = max(0, (out_h - 1) * stride + window - height - padding)
+    after_w = max(0, (out_w - 1) * stride + window - width - padding)
+    pads = ((0, 0), (padding, after_h), (padding, after_w), (0, 0))
+    if kind == "average" and window == stride and not any(map(any, pads)):
+        return window_sum(x, window) / window**2
+    if kind == "average":
+        total = lax.reduce_window(
+            x, jnp.zeros((), x.dtype), lax.add, (1, window, window, 1), (1, stride, stride, 1), pads
+        )
+        # The pixels of each window that lie in the image or its padding, as torch counts them.
+        rows, columns = (
+            np.minimum(np.arange(n) * stride + window, size + 2 * padding) - np.arange(n) * stride
+            for n, size in ((out_h, height), (out_w, width))
+        )
+        return total / jnp.asarray(rows[:, None, None] * columns[None, :, None], x.dtype)
+    return nn.max_pool(x, (window, window), (stride, stride), pads[1:3])
+
+
+def window_sum(x: jax.Array, window: int) -> jax.Array:
+    """Sums of non-overlapping window x window fields. [b, h, w, c] -> [b, h/w, w/w, c]."""
+    batch, height, width, channels = x.shape
+    out_h, out_w = height // window, width // window
+    x = x[:, : out_h * window, : out_w * window]
+    # A reshape and a sum: XLA's reduce_window (and its gradient) is slower on every backend.
+    return x.reshape(batch, out_h, window, out_w, window, channels).sum(axis=(2, 4))
+
+
+class Pool(nn.Module):
+    """Max or average pooling over a square window, overlapping if stride < window.
+
+    [b, h, w, c] -> [b, h', w', c]. kind: "max" | "average". padding: pixels on each side
+    (minus infinity for max; zeros that count, for average). ceil: see `output_size`; the part
+    of a window beyond the edge counts for nothing. Raises ValueError for too small a map.
+    """
+
+    kind: str
+    window: int = 2
+    stride: int = 2
+    padding: int = 0
+    ceil: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return pool(x, self.kind, self.window, self.stride, self.padding, self.ceil)
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        return Cost(
+            macs=0,
+            connections=math.prod(out_shape) * self.window**2,
+            window=(self.window,) * 2,
+            stride=(self.stride,) * 2,
+        )
+
+
+class GlobalAveragePool(nn.Module):
+    """The mean over all positions: [b, h, w, c] -> [b, c]."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.mean(axis=(1, 2))
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        return Cost(macs=0, connections=math.prod(in_shape), window=tuple(in_shape[:2]))
+
+
+class Subsampling(nn.Module):
+    """LeNet's trainable subsampling, before its squashing function (LeCun 1998, sec. II.B).
+
+    The four inputs of a 2x2 field are *added*, multiplied by one trainable `coefficient` a
+    map, and one trainable `bias` a map is added. [b, h, w, c] -> [b, h/2, w/2, c * pieces];
+    with pieces > 1 (for maxout) each map has that many coefficients and biases.
+    """
+
+    window: int = 2
+    pieces: int = 1
+    initializer: Init = Init("lecun1998")
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        fan = self.window**2  # a unit has window^2 inputs, and each goes to one unit
+
+        def coefficient_init(key, shape, dtype=jnp.float32):
+            return self.initializer.draw(key, shape, fan, 1, dtype)
+
+        shape = (x.shape[-1] * self.pieces,)
+        coefficient = self.param("coefficient", coefficient_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        x, coefficient, bias = nn.dtypes.promote_dtype(x, coefficient, bias, dtype=self.dtype)
+        total = window_sum(x, self.window)
+        return coefficient * jnp.repeat(total, self.pieces, axis=-1) + bias
+
+    def cost(self, in_shape, out_shape) -> Cost:
+        units = math.prod(out_shape)
+        return Cost(
+            macs=units,  # one product a unit: the sum is taken first
+            connections=units * (self.window**2 + 1),
+            window=(self.window,) * 2,
+            stride=(self.window,) * 2,
+        )

@@ -1,0 +1,58 @@
+"""VGG, after Simonyan, Zisserman: "Very Deep Convolutional Networks for Large-Scale Image
+Recognition", ICLR 2015: the nets A to E of its table 1.
+"""
+
+import flax.linen as nn
+import jax
+
+from models import layers
+
+# Table 1: the kernel sides of each block's convolutions; blocks have these maps.
+MAPS = (64, 128, 256, 512, 512)
+VARIANTS = {
+    "A": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "A-LRN": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "B": ((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),
+    "C": ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
+    "D": ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+}
+IMAGE_SIZE = 224
+
+
+class VGG(layers.Net):
+    """[batch, 224, 224, 3] -> logits [batch, classes].
+
+    Options beside those of `layers.Net`:
+
+    variant: a net of table 1. "A-LRN" has one LRN, with AlexNet's constants, behind conv1_1.
+    lrn: which reading of those constants, one of `layers.LRN_VARIANTS`; only A-LRN reads it.
+    class_map: whether larger images are allowed, and logits are a map
+        [batch, height, width, classes] of the net applied at every place (sec. 3.2); at 224
+        the map has one cell, equal to the vector.
+
+    Dropout acts on the outputs of fc6 and fc7. Raises ValueError for an image of another size.
+    """
+
+    regulariser: str = "dropout"
+    variant: str = "D"
+    lrn: str = "paper"
+    class_map: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
+        layers.check_size(x, IMAGE_SIZE, larger=self.class_map)
+        style, head = self.style(), self.head(train, drop_scale)
+        for block, (maps, sizes) in enumerate(zip(MAPS, VARIANTS[self.variant], strict=True), 1):
+            for number, size in enumerate(sizes, 1):
+                name = f"conv{block}_{number}"
+                x = style.conv(maps, size, name, padding=size // 2)(x)
+                x = style.activate(x, name)
+                if name == "conv1_1" and self.variant == "A-LRN":
+                    k, alpha = layers.LRN_VARIANTS[self.lrn]
+                    x = layers.LocalResponseNorm(5, alpha, k=k, name="norm1")(x)
+            x = layers.Pool("max", 2, 2, name=f"pool{block}")(x)
+        x = head.hidden(x, 4096, "fc6", window=7)
+        x = head.hidden(x, 4096, "fc7", window=1)
+        logits = head.classifier(x, "fc8", window=1)
+        return logits if self.class_map else logits[:, 0, 0]
