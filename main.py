@@ -63,7 +63,7 @@ def main(_) -> None:
 
         print(predict_images(config, workdir, IMAGES.value))
     else:
-        from train_lib.modes import summarise
+        from train_lib.description import summarise
 
         print(summarise(config, FORMAT.value))
 

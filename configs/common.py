@@ -7,6 +7,15 @@ counts and per-device batches are derived in `train_lib.config` from the final v
 from ml_collections import ConfigDict
 
 
+def choose(file: str, argument: str, arguments) -> str:
+    """`argument` if it is one of `arguments`. Raises ValueError, naming them, otherwise."""
+    if argument not in arguments:
+        raise ValueError(
+            f"{file} has no argument {argument!r}: choose one of {', '.join(arguments)}"
+        )
+    return argument
+
+
 def base() -> ConfigDict:
     """A config with every section; what each field means is said beside it."""
     config = ConfigDict()

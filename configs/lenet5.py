@@ -26,17 +26,14 @@ The variant common today (61,706 parameters) is the same file:
 
 from ml_collections import ConfigDict
 
-from configs.common import base
+from configs.common import base, choose
 
 ARGUMENTS = ("digits", "mnist")
 
 
 def get_config(argument: str = "digits") -> ConfigDict:
     """The config of one of ARGUMENTS. Raises ValueError for any other."""
-    if argument not in ARGUMENTS:
-        raise ValueError(
-            f"configs/lenet5.py has no argument {argument!r}: choose one of {', '.join(ARGUMENTS)}"
-        )
+    choose("configs/lenet5.py", argument, ARGUMENTS)
     config = base()
     config.model.name = "lenet5"
     config.model.subsampling = "trainable"  # trainable, average, max

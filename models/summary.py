@@ -6,6 +6,7 @@ path to the layer.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -140,6 +141,9 @@ def _total(rows: list[dict[str, Any]]) -> dict[str, int | None]:
     }
 
 
+_COUNTS = ("params", "macs", "connections")
+
+
 def table(description: dict[str, Any]) -> str:
     """A description as a table for people."""
     header = ("layer", "type", "output", "params", "macs", "connections", "RF", "stride")
@@ -147,29 +151,37 @@ def table(description: dict[str, Any]) -> str:
     def number(value) -> str:
         return "-" if value is None else f"{value:,}"
 
-    rows = [
-        (
+    def row(layer) -> tuple[str, ...]:
+        return (
             layer["name"],
             layer["type"],
             "x".join(map(str, layer["output_shape"])),
-            *(number(layer[key]) for key in ("params", "macs", "connections")),
+            *(number(layer[key]) for key in _COUNTS),
             number(layer["receptive_field"]),
             number(layer["stride"]),
         )
-        for layer in description["layers"]
-    ]
-    total = description["total"]
-    last = ("total", "", "", *(number(total[k]) for k in ("params", "macs", "connections")), "", "")
-    widths = [max(len(row[i]) for row in (header, *rows, last)) for i in range(len(header))]
 
-    def line(row) -> str:
-        cells = [
+    def total(label, part) -> tuple[str, ...]:
+        return (label, "", "", *(number(part["total"][key]) for key in _COUNTS), "", "")
+
+    blocks = [[row(layer) for layer in description["layers"]], [total("total", description)]]
+    if "training_only" in description:
+        only = description["training_only"]
+        blocks += [[row(layer) for layer in only["layers"]], [total("only in training", only)]]
+    widths = [
+        max(map(len, column)) for column in zip(header, *itertools.chain(*blocks), strict=True)
+    ]
+
+    def line(cells) -> str:
+        padded = [
             cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
-        return "  ".join(cells).rstrip()
+        return "  ".join(padded).rstrip()
 
     shape = "x".join(map(str, description["input_shape"]))
     ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    body = [line(header), ruler, *map(line, rows), ruler, line(last)]
-    return "\n".join([f"{description['model']}, input {shape}", *body])
+    lines = [f"{description['model']}, input {shape}", line(header)]
+    for block in blocks:
+        lines += [ruler, *map(line, block)]
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The modes other than training: evaluate, predict, summary. Each returns what is printed."""
+"""The modes that need a trained run: evaluate and predict. Each returns what is printed."""
 
 import json
 import pathlib
@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline import images as image_files
 from input_pipeline import sources
-from models import summary
 from train_lib import config as config_lib
 from train_lib import experiment, losses, optimizers, parallel, plots
 from train_lib import metrics as metrics_lib
@@ -102,12 +101,3 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, paths: Sequence[st
         note = " (dark on light: inverted)" if inverted else ""
         lines.append(f"{path}: {ranking}{note}")
     return "\n".join(lines)
-
-
-def summarise(config: ConfigDict, output: str) -> str:
-    """The model's layers and totals, as a table or as JSON; nothing is computed."""
-    exp = experiment.build(config)
-    description = summary.describe(exp.module, config.model.name, exp.input_shape)
-    if output == "json":
-        return json.dumps(description)
-    return summary.table(description)

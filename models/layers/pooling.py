@@ -1,5 +1,6 @@
 """Pooling: max, average, overlapping, ceil-mode, over everything, and LeNet's trainable kind."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -27,12 +28,22 @@ def output_size(size: int, window: int, stride: int, padding: int, ceil: bool) -
     return count - 1 if (count - 1) * stride >= size + padding else count
 
 
-def _views(x, window: int, stride: int, out_h: int, out_w: int):
-    """The window^2 strided slices of x whose elementwise reduction is the pooling."""
-    for i in range(window):
-        for j in range(window):
-            rows = slice(i, i + stride * (out_h - 1) + 1, stride)
-            yield x[:, rows, j : j + stride * (out_w - 1) + 1 : stride]
+def _reduce_windows(op, x, window: int, stride: int, out_h: int, out_w: int) -> jax.Array:
+    """op over each window: along its rows, then down its columns, 2 * window operands a field.
+
+    Strided slices, whose gradients are padded sums; that of `lax.reduce_window` with a
+    maximum, select-and-scatter, is several times slower on a CPU.
+    """
+    for axis, count in ((2, out_w), (1, out_h)):
+        span = stride * (count - 1) + 1
+        slices = [lax.slice_in_dim(x, i, i + span, stride, axis=axis) for i in range(window)]
+        x = functools.reduce(op, slices)
+    return x
+
+
+def _first_maximum(a, b):
+    """The maximum (NaN if either is); a tie's gradient goes to a alone, as in max pooling."""
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> jax.Array:
@@ -47,17 +58,18 @@ def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> ja
     pads = ((0, 0), (padding, after_h), (padding, after_w), (0, 0))
     if kind == "average" and window == stride and not any(map(any, pads)):
         return window_sum(x, window) / window**2
-    if kind == "average":
-        total = lax.reduce_window(
-            x, jnp.zeros((), x.dtype), lax.add, (1, window, window, 1), (1, stride, stride, 1), pads
-        )
-        # The pixels of each window that lie in the image or its padding, as torch counts them.
-        rows, columns = (
-            np.minimum(np.arange(n) * stride + window, size + 2 * padding) - np.arange(n) * stride
-            for n, size in ((out_h, height), (out_w, width))
-        )
-        return total / jnp.asarray(rows[:, None, None] * columns[None, :, None], x.dtype)
-    return nn.max_pool(x, (window, window), (stride, stride), pads[1:3])
+    if kind == "max" and jax.default_backend() != "cpu":
+        return nn.max_pool(x, (window, window), (stride, stride), pads[1:3])
+    x = jnp.pad(x, pads, constant_values=-jnp.inf if kind == "max" else 0.0)
+    if kind == "max":
+        return _reduce_windows(_first_maximum, x, window, stride, out_h, out_w)
+    # The pixels of each window that lie in the image or its padding, as torch counts them.
+    rows, columns = (
+        np.minimum(np.arange(n) * stride + window, size + 2 * padding) - np.arange(n) * stride
+        for n, size in ((out_h, height), (out_w, width))
+    )
+    total = _reduce_windows(jnp.add, x, window, stride, out_h, out_w)
+    return total / jnp.asarray(rows[:, None, None] * columns[None, :, None], x.dtype)
 
 
 def window_sum(x: jax.Array, window: int) -> jax.Array:

@@ -1,5 +1,6 @@
 """The primitives against XLA's own convolution and NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,53 +8,74 @@ import pytest
 from jax import lax
 
 from models import layers
+from models.layers import kernels
+
+# Limits that send a small convolution down each of the ways that `kernels.convolve` has on a CPU:
+# patches, XLA's forward with a convolution as the kernel's gradient, and with strips.
+WAYS = {
+    "patches": {},
+    "convolutions": {"_FEW_PATCH_BYTES": 0},
+    "strips": {"_FEW_PATCH_BYTES": 0, "_LARGE_MAP": 0, "_STRIP": 12},
+}
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("padding", [0, 2])
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
-def test_convolution_and_its_gradients_equal_xlas(stride, padding, kernel_size):
+@pytest.mark.parametrize(
+    ("size", "padding"), [(1, 0), (3, 0), (3, 1), (5, 2), (5, ((2, 1), (0, 3)))]
+)
+def test_convolution_and_its_gradients_equal_xlas(way, groups, stride, size, padding, monkeypatch):
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(kernels, name, value)
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 9, 8, 3)).astype(np.float32)
-    module = layers.Conv(4, (kernel_size,) * 2, strides=stride, padding=padding)
-    variables = module.init(jax.random.key(0), x)
+    x = rng.normal(size=(2, 9, 8, 4)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, 4 // groups, 6)).astype(np.float32)
+    pads = ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    shared = dict(
+        feature_group_count=groups,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
 
-    def ours(variables, x):
-        return jnp.sin(module.apply(variables, x)).sum()
+    def total(convolve):
+        return lambda x, kernel: jnp.sin(
+            convolve(x, kernel, (stride, stride), pads, **shared)
+        ).sum()
 
-    def xlas(variables, x):
-        p = variables["params"]
-        y = lax.conv_general_dilated(
-            x,
-            p["kernel"],
-            (stride, stride),
-            [(padding, padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision="highest",
-        )
-        return jnp.sin(y + p["bias"]).sum()
-
-    assert float(ours(variables, x)) == pytest.approx(float(xlas(variables, x)), rel=1e-5)
-    found = jax.grad(ours, argnums=(0, 1))(variables, x)
-    expected = jax.grad(xlas, argnums=(0, 1))(variables, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
+    ours = jax.jit(jax.value_and_grad(total(kernels.convolve), argnums=(0, 1)))(x, kernel)
+    xlas = jax.jit(jax.value_and_grad(total(lax.conv_general_dilated), argnums=(0, 1)))(x, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), ours, xlas)
 
 
-def test_grouped_and_very_large_convolutions_take_xlas_way(monkeypatch):
-    x = np.random.default_rng(1).normal(size=(1, 6, 6, 4)).astype(np.float32)
-    grouped = layers.Conv(4, (3, 3), feature_group_count=2)
-    variables = grouped.init(jax.random.key(0), x)
-    assert variables["params"]["kernel"].shape == (3, 3, 2, 4)
-    whole = np.asarray(grouped.apply(variables, x))
-    half = layers.Conv(2, (3, 3))
-    part = {"params": jax.tree.map(lambda leaf: leaf[..., :2], variables["params"])}
-    np.testing.assert_allclose(whole[..., :2], half.apply(part, x[..., :2]), atol=1e-5)
+def test_a_kernel_that_covers_its_input_and_many_groups():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, 5, 5, 8)).astype(np.float32)
+    whole = layers.Conv(3, (5, 5))
+    variables = whole.init(jax.random.key(0), x)
+    expected = np.einsum("bhwc,hwcf->bf", x, variables["params"]["kernel"])
+    np.testing.assert_allclose(whole.apply(variables, x)[:, 0, 0], expected, atol=1e-5)
+    depthwise = layers.Conv(8, (3, 3), feature_group_count=8)
+    variables = depthwise.init(jax.random.key(0), x)
+    alone = layers.Conv(1, (3, 3))
+    part = {"params": jax.tree.map(lambda leaf: leaf[..., 5:6], variables["params"])}
+    found = depthwise.apply(variables, x)[..., 5:6]
+    np.testing.assert_allclose(found, alone.apply(part, x[..., 5:6]), atol=1e-5)
 
-    padded = layers.Conv(4, (3, 3), padding=1)
-    variables = padded.init(jax.random.key(0), x)
-    small = padded.apply(variables, x)
-    monkeypatch.setattr(layers.kernels, "_MAX_PATCH_BYTES", 0)
-    np.testing.assert_allclose(padded.apply(variables, x), small, atol=1e-5)
+
+def test_convolution_in_bfloat16_sums_its_kernel_gradient_in_float32(monkeypatch):
+    """Many strips: added up in bfloat16, the gradient would lose most of them."""
+    monkeypatch.setattr(kernels, "_FEW_PATCH_BYTES", 0)
+    monkeypatch.setattr(kernels, "_LARGE_MAP", 0)
+    monkeypatch.setattr(kernels, "_STRIP", 16)
+    x = jnp.ones((4, 64, 16, 1), jnp.bfloat16)
+    kernel = jnp.ones((1, 3, 1, 1), jnp.bfloat16)
+
+    def total(kernel):
+        y = kernels.convolve(x, kernel, (1, 1), ((0, 0), (1, 1)))
+        return y.astype(jnp.float32).sum()
+
+    assert jax.grad(total)(kernel).ravel().tolist() == [3840.0, 4096.0, 3840.0]
 
 
 def test_pooling_on_a_small_example():
@@ -80,3 +102,134 @@ def test_the_lectures_example_is_a_correlation_then_max_pooling():
         [3, -2, -2, -1],
     ]
     assert layers.Pool("max").apply({}, found)[0, :, :, 0].tolist() == [[3, 0], [3, 1]]
+
+
+def test_max_pooling_sends_a_ties_gradient_to_the_first_and_average_to_all():
+    x = jnp.array([[1.0, 3, 3], [3, 0, 3], [3, 3, 3]]).reshape(1, 3, 3, 1)
+    gradient = jax.grad(lambda x: layers.Pool("max", 3, 1).apply({}, x).sum())(x)
+    assert gradient.ravel().tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 0]
+    gradient = jax.grad(lambda x: layers.Pool("average", 3, 1).apply({}, x).sum())(x)
+    np.testing.assert_allclose(gradient.ravel(), 1 / 9, rtol=1e-6)
+
+
+def test_max_pooling_lets_no_nan_pass_unseen():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 0, 0].set(jnp.nan)
+    assert jnp.isnan(layers.Pool("max").apply({}, x)).ravel().tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def window_starts(size, window, stride, padding, ceil):
+    """Where windows begin along an axis: whole ones; in ceil mode one more if pixels are left."""
+    starts, edge = [], size + padding
+    start = -padding
+    while start + window <= edge:
+        starts.append(start)
+        start += stride
+    left_over = not starts or starts[-1] + window < edge
+    if ceil and left_over and start < size:
+        starts.append(start)
+    return starts
+
+
+def brute_force_pool(x, kind, window, stride, padding, ceil):
+    """Windows one by one, clipped to the image (max) or the image and its padding (average)."""
+    height, width, channels = x.shape[1:]
+    starts = [window_starts(size, window, stride, padding, ceil) for size in (height, width)]
+    out = np.empty((len(x), len(starts[0]), len(starts[1]), channels), np.float32)
+    for i, top in enumerate(starts[0]):
+        for j, left in enumerate(starts[1]):
+            bottom, right = top + window, left + window
+            field = x[:, max(top, 0) : bottom, max(left, 0) : right]
+            if kind == "max":
+                out[:, i, j] = field.max(axis=(1, 2))
+            else:
+                rows = min(bottom, height + padding) - top
+                columns = min(right, width + padding) - left
+                out[:, i, j] = field.sum(axis=(1, 2)) / (rows * columns)
+    return out
+
+
+@pytest.mark.parametrize("kind", layers.POOLING_KINDS)
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"),
+    [(2, 2, 0), (3, 2, 0), (3, 2, 1), (4, 2, 0), (3, 1, 1), (5, 3, 2)],
+)
+def test_pooling_equals_its_definition(kind, ceil, window, stride, padding):
+    rng = np.random.default_rng(0)
+    for height, width in ((5, 6), (7, 8), (9, 12)):
+        x = rng.normal(size=(2, height, width, 3)).astype(np.float32)
+        found = layers.Pool(kind, window, stride, padding, ceil).apply({}, x)
+        expected = brute_force_pool(x, kind, window, stride, padding, ceil)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    {  # computed by hand from the formulas, with n = 5 and beta = 0.75
+        "paper": [5.651838, 10.708635, 14.866753, 17.999544, 22.735027, 27.944183],
+        "cuda_convnet": [5.884357, 11.631335, 17.135998, 22.295521, 27.946353, 33.745586],
+        "caffe": [9.795016, 19.14479, 27.741441, 35.330394, 44.388891, 53.888599],
+    }.items(),
+)
+def test_local_response_normalisation_on_one_pixel(variant, expected):
+    x = jnp.array([10.0, 20, 30, 40, 50, 60]).reshape(1, 1, 1, 6)
+    k, alpha = layers.LRN_VARIANTS[variant]
+    found = layers.LocalResponseNorm(5, alpha, k=k).apply({}, x)
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-6)
+
+
+def test_towers_of_lrn_do_not_see_each_other():
+    x = np.random.default_rng(0).normal(size=(2, 3, 3, 8)).astype(np.float32) * 50
+    norm = layers.LocalResponseNorm(5, 1e-3)
+    halves = np.concatenate([norm.apply({}, half) for half in np.split(x, 2, -1)], axis=-1)
+    towers = layers.LocalResponseNorm(5, 1e-3, groups=2).apply({}, x)
+    np.testing.assert_allclose(towers, halves, rtol=1e-6)
+    assert np.abs(norm.apply({}, x) - halves).max() > 0.1  # at the border
+
+
+def test_lrn_within_maps_equals_its_definition():
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32) * 9
+    found = layers.LocalResponseNormWithinMap(3, 0.01, 0.75, 1.0).apply({}, x)
+    expected = np.empty_like(x)
+    for i in range(5):
+        for j in range(4):
+            field = x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+            total = (field.astype(np.float64) ** 2).sum(axis=(1, 2))
+            expected[:, i, j] = x[:, i, j] / (1 + 0.01 * total) ** 0.75
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_maxout_has_relu_and_absolute_value_as_special_cases():
+    x = jnp.linspace(-2, 2, 9)[:, None]
+    relu = jnp.concatenate([x, jnp.zeros_like(x)], axis=-1)
+    absolute = jnp.concatenate([x, -x], axis=-1)
+    both = layers.maxout(jnp.concatenate([relu, absolute], axis=-1), 2)
+    np.testing.assert_array_equal(both[:, :1], jnp.maximum(x, 0))
+    np.testing.assert_array_equal(both[:, 1:], jnp.abs(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    {
+        "sigmoid": [0.119203, 0.5, 0.952574],
+        "tanh": [-0.964028, 0.0, 0.995055],
+        "relu": [0.0, 0.0, 3.0],
+        "leaky_relu": [-0.02, 0.0, 3.0],
+        "prelu": [-0.5, 0.0, 3.0],
+        "prelu_shared": [-0.5, 0.0, 3.0],
+        "maxout": [3.0],
+    }.items(),
+)
+def test_activations(name, expected):
+    class One(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.activations.bind(self, name, x.shape[-1], 3)(x)
+
+    found, _ = One().init_with_output(jax.random.key(0), jnp.array([[-2.0, 0.0, 3.0]]))
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
