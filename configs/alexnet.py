@@ -37,7 +37,6 @@ def get_config(argument: str = "two_tower") -> ConfigDict:
     config.model.lrn_over = "all_maps"  # or tower
     config.model.pooling = "overlapping"  # non_overlapping
     config.model.bias_start = 1.0  # Caffe found 1 untrainable, and has 0.1
-    config.model.class_map = False
     config.model.regulariser = "dropout"
     config.model.dropout_scaling = "test"
     config.dataset.name = "imagenet2012"

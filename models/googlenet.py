@@ -134,12 +134,12 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, head: layers.Head) -> jax.Array:
-        x = layers.Pool("average", 5, 3, name="pool")(x)
-        x = self.unit(x, 128, 1, "conv")
-        if x.shape[1:3] != (4, 4):
+        if x.shape[1:3] != (14, 14):
             raise ValueError(
                 "auxiliary heads need 224x224 images: give such, or set model.auxiliary_heads=False"
             )
+        x = layers.Pool("average", 5, 3, name="pool")(x)
+        x = self.unit(x, 128, 1, "conv")
         x = head.hidden(x, 1024, "fc1", drop="nothing")
         logits = head.classifier(x, "fc2", drop="input", rate=AUXILIARY_DROP_RATE)
         if head.train:

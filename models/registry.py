@@ -82,7 +82,6 @@ MODELS: dict[str, Entry] = {
             "lrn_over": alexnet.LRN_OVER,
             "pooling": alexnet.POOLING,
             "bias_start": ANY_NUMBER,
-            "class_map": BOOL,
         },
     ),
     "vgg": Entry(
@@ -90,7 +89,6 @@ MODELS: dict[str, Entry] = {
         {
             "variant": tuple(vgg.VARIANTS),
             "lrn": tuple(layers.LRN_VARIANTS),
-            "class_map": BOOL,
         },
     ),
     "googlenet": Entry(

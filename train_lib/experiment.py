@@ -84,6 +84,22 @@ def state_shapes(module: nn.Module, input_shape):
     return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
 
 
+def check_memory(exp: Experiment) -> None:
+    """Raises UserError if a device cannot hold even parameters, gradient and velocity.
+
+    Asked before they are made: a machine that runs out of memory kills the process without a word.
+    """
+    leaves = jax.tree.leaves(state_shapes(exp.module, exp.input_shape))
+    needed = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    there = parallel.memory(exp.devices[0])
+    copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
+    if there is not None and needed * copies > there:
+        raise UserError(
+            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters,"
+            f" gradient and velocity, and there are {there / 1e9:,.0f} GB: make it smaller"
+        )
+
+
 def count_parameters(state: TrainState) -> int:
     """The number of trainable values."""
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))

@@ -5,6 +5,7 @@ and out_axes None), so it has its natural shape everywhere outside and no checkp
 meets a device axis.
 """
 
+import os
 from collections.abc import Callable, Sequence
 
 import jax
@@ -33,6 +34,16 @@ def per_device(batch_size: int, count: int, what: str) -> int:
             " num_devices"
         )
     return batch_size // count
+
+
+def memory(device: jax.Device) -> int | None:
+    """Bytes that a device has, or the machine for a CPU; None where that is not to be had."""
+    if device.platform == "cpu":
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, OSError, ValueError):
+            return None
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def replicate(tree, on: Sequence[jax.Device]):

@@ -42,6 +42,7 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir)
     exp = experiment.build(config)
     count = len(exp.devices)
+    experiment.check_memory(exp)
     share = parallel.per_device(config.batch_size, count, "config.batch_size")
     train_split = sources.load(config.dataset, config.dataset.train_split)
     test_split = sources.load(config.dataset, config.dataset.test_split)

@@ -236,6 +236,6 @@ def check_size(x: jax.Array, side: int, larger: bool = False) -> None:
         raise ValueError(f"the image is too small: {height}x{width}, the net takes {side}x{side}")
     if not larger and (height, width) != (side, side):
         raise ValueError(
-            f"the image is {height}x{width}, and the net takes {side}x{side}: with"
-            " model.class_map=True it gives a map of logits for larger ones"
+            f"the image is {height}x{width}, and the net takes {side}x{side} (larger ones only for"
+            " a map of logits: module.clone(class_map=True))"
         )

@@ -1,0 +1,162 @@
+"""What the steps do with auxiliary heads, annealed drop rates and BatchNorm."""
+
+import shutil
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs.resnet_cifar10 import get_config
+from models import layers
+from train_lib import losses, parallel
+from train_lib import state as state_lib
+from train_lib.steps import make_eval_step, make_train_step
+from train_lib.train import train_and_evaluate
+
+LOSS = losses.make_loss({"name": "softmax"})
+
+
+class WithHead(nn.Module):
+    """A hidden layer with dropout, a classifier and an auxiliary one."""
+
+    rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, train=False, drop_scale=1.0):
+        h = layers.FullyConnected(6, name="hidden")(x)
+        h = layers.Dropout(self.rate, "test", name="drop")(h, train, drop_scale)
+        auxiliary = layers.FullyConnected(3, name="head")(h)
+        if train:
+            self.sow("auxiliary", "logits", auxiliary)
+        return layers.FullyConnected(3, name="output")(h)
+
+
+def batch_of(count, devices=1):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (devices, count // devices, 2, 2, 1)).astype(np.uint8)
+    labels = rng.integers(0, 3, (devices, count // devices)).astype(np.int32)
+    return {"image": images, "label": labels}
+
+
+def transform(images, keys=None):
+    return images.astype(jnp.float32) / 255
+
+
+def one_step(module, **options):
+    devices = jax.devices()[:1]
+    optimizer = optax.sgd(0.5)
+    state = state_lib.create(module, optimizer, 0, (2, 2, 1))
+    params = jax.device_get(state.params)
+    step = make_train_step(module, LOSS, optimizer, transform, 0, 1, **options)
+    batch = batch_of(8)
+    state, window = parallel.train_step(step, devices)(parallel.replicate(state, devices), batch)
+    return params, batch, jax.device_get(state), jax.device_get(window)
+
+
+def test_auxiliary_heads_add_their_weighted_loss_to_the_gradient_and_not_to_the_log():
+    module = WithHead()
+    params, batch, state, window = one_step(module, auxiliary_weight=0.3)
+    x, labels = transform(batch["image"][0]), batch["label"][0]
+
+    def expected_loss(params):
+        h = x.reshape(8, -1) @ params["hidden"]["kernel"] + params["hidden"]["bias"]
+        out = h @ params["output"]["kernel"] + params["output"]["bias"]
+        head = h @ params["head"]["kernel"] + params["head"]["bias"]
+        return LOSS(out, labels).mean() + 0.3 * LOSS(head, labels).mean(), LOSS(out, labels).sum()
+
+    (_, logged), gradient = jax.value_and_grad(expected_loss, has_aux=True)(params)
+    moved = jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, moved)
+    assert np.abs(gradient["head"]["kernel"]).max() > 1e-6
+    assert float(window["loss"]) == pytest.approx(float(logged), rel=1e-5)
+
+
+def test_the_steps_hand_the_annealed_rate_on():
+    """A scale of 0 is no dropout, in training and, with test-time scaling, in evaluation."""
+    plain = one_step(WithHead())[2]
+    annealed = one_step(WithHead(rate=0.9), drop_scale=lambda step: jnp.float32(0.0))[2]
+    dropped = one_step(WithHead(rate=0.9))[2]
+    jax.tree.map(np.testing.assert_array_equal, annealed.params, plain.params)
+    difference = np.abs(dropped.params["hidden"]["kernel"] - plain.params["hidden"]["kernel"])
+    assert difference.max() > 1e-5
+
+    batch = batch_of(8) | {"mask": np.ones((1, 8), np.float32)}
+    losses_of = {}
+    for name, rate, scale in (("plain", 0.0, 1.0), ("end", 0.9, 0.0), ("start", 0.9, 1.0)):
+        step = make_eval_step(
+            WithHead(rate), LOSS, jax.nn.softmax, transform, lambda step, scale=scale: scale
+        )
+        sums, _ = parallel.eval_step(step, jax.devices()[:1])(plain, batch)
+        losses_of[name] = float(sums["loss"])
+    assert losses_of["plain"] == losses_of["end"] != losses_of["start"]
+
+
+def everything_config():
+    """BatchNorm, PReLU, and DropConnect whose rate is annealed, on small digits."""
+    config = get_config("20")
+    config.update_from_flattened_dict(
+        {
+            "model.activation": "prelu",
+            "model.regulariser": "dropconnect",
+            "model.dropconnect_samples": 20,
+            "schedule.drop_anneal_epochs": 0.7,
+            "dataset.name": "digits",
+            "preprocess.resize": 8,
+            "preprocess.pad": 1,
+            "preprocess.crop": 8,
+            "batch_size": 200,
+            "num_devices": 1,
+            "log_every_steps": 2,
+            "schedule.name": "constant",
+            "schedule.boundaries": (),
+            "schedule.factors": (),
+            "evaluate.every_epochs": 10.0,
+            "epochs": 0.8,
+            "checkpoint.every_steps": 3,
+        }
+    )
+    return config
+
+
+def test_a_run_gone_on_with_equals_one_never_stopped(tmp_path):
+    """Statistics, random masks and annealed rates go on where they were, bit for bit."""
+    config = everything_config()
+    whole = jax.device_get(train_and_evaluate(config, tmp_path))
+    assert int(whole.step) == 6
+    assert "slope" in whole.params["conv2_1"]["conv1_prelu"]
+    shutil.rmtree(tmp_path / "checkpoints" / "6")  # as if it had been killed before
+    again = jax.device_get(train_and_evaluate(config, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+def test_batch_norm_across_devices_equals_one_device_with_the_whole_batch():
+    """Per device it does not: each normalises with its own share of the batch."""
+    found = {}
+    for devices, where in ((1, "per_device"), (4, "across_devices"), (4, "per_device")):
+
+        class Normalised(nn.Module):
+            axis: str | None = parallel.AXIS if where == "across_devices" else None
+
+            @nn.compact
+            def __call__(self, x, train=False, drop_scale=1.0):
+                x = layers.BatchNorm(use_running_average=not train, axis_name=self.axis, name="bn")(
+                    x
+                )
+                return layers.FullyConnected(3, name="output")(x)
+
+        module, optimizer = Normalised(), optax.sgd(0.5)
+        on = jax.devices()[:devices]
+        state = parallel.replicate(state_lib.create(module, optimizer, 0, (2, 2, 1)), on)
+        step = make_train_step(module, LOSS, optimizer, transform, 0, 1)
+        state, _ = parallel.train_step(step, on)(state, batch_of(16, devices))
+        found[devices, where] = jax.device_get((state.params, state.model_state))
+    one, across, apart = found.values()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), across, one)
+    assert np.abs(apart[0]["output"]["kernel"] - one[0]["output"]["kernel"]).max() > 1e-5
+    # The running mean is the mean over devices either way.
+    np.testing.assert_allclose(
+        apart[1]["batch_stats"]["bn"]["mean"], one[1]["batch_stats"]["bn"]["mean"], atol=1e-6
+    )
