@@ -1,11 +1,16 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The README has them without make.
+# `make parity` compares with torch, which it installs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+# What the nets are compared with. torchvision without what it requires: its own pin of torch may
+# ask for another build of it.
+TORCH := torch==2.13.0
+TORCHVISION := torchvision==0.29.1
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test parity lint setup clean
 
 setup: $(VENV)/ready
 
@@ -25,6 +30,15 @@ demo: setup
 
 test: setup lint
 	@$(BIN)/python -m pytest -n 2
+
+parity: $(VENV)/parity-ready
+	@$(BIN)/python -m pytest -n 2 tests/parity
+
+$(VENV)/parity-ready: $(VENV)/ready Makefile
+	@echo "installing torch into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCHVISION)
+	@touch $@
 
 lint: setup
 	@$(BIN)/ruff check .

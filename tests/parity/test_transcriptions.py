@@ -1,0 +1,70 @@
+"""The papers' AlexNet and GoogLeNet against the same nets made of torch's layers."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from against import (
+    arrays,
+    assert_close,
+    assert_same_logits,
+    assert_same_training_step,
+    images,
+    jit,
+    random_net,
+    to_nchw,
+    torch,
+)
+from transcriptions import PaperGoogLeNet, TwoTowerAlexNet, same_names
+
+from models import torch_weights
+from models.alexnet import IMAGE_SIZES, AlexNet
+from models.googlenet import GoogLeNet
+from models.layers import normalization
+
+
+def two_tower(side, kept=1.0, **options):
+    """torch's net, the names of tensors in it, our module and its variables."""
+    net = random_net(TwoTowerAlexNet, padding=IMAGE_SIZES[side], kept=kept)
+    entries = same_names(net, {"fc6": 6})
+    module = AlexNet(image_size=side, **options)
+    variables = torch_weights.load(module, entries, arrays(net), (side, side, 3))
+    return net, entries, module, variables
+
+
+@pytest.mark.parametrize("side", IMAGE_SIZES)
+def test_two_tower_alexnet(side):
+    # The outputs of fc6 and fc7 are halved at test time, as published.
+    net, _, module, variables = two_tower(side, kept=0.5)
+    assert_same_logits(module, variables, net, images(2, side))
+
+
+def test_training_step_of_two_tower_alexnet(monkeypatch):
+    net, entries, module, variables = two_tower(227, regulariser="none")
+    # LRN computes in float32 whatever comes in; here in float64 as the rest.
+    in_float64 = types.SimpleNamespace(**{**vars(jnp), "float32": jnp.float64})
+    monkeypatch.setattr(normalization, "jnp", in_float64)
+    # Grouped convolutions in float64 are slow: one image, and optimised code.
+    assert_same_training_step(module, variables, entries, net, images(1, 227), jit=jax.jit)
+
+
+def test_the_papers_googlenet():
+    net = random_net(PaperGoogLeNet)
+    module = GoogLeNet(regulariser="none")
+    entries = same_names(net, {"fc1": 4})
+    variables = torch_weights.load(module, entries, arrays(net), (224, 224, 3))
+    x = images(2, 224)
+    assert_same_logits(module, variables, net, x)
+
+    with torch.inference_mode():
+        expected = net.train()(to_nchw(x))
+
+    @jit
+    def train(variables, x):
+        return module.apply(variables, x, train=True, mutable=["auxiliary"])
+
+    logits, state = train(variables, x)
+    heads = [state["auxiliary"][name]["logits"][0] for name in ("aux1", "aux2")]
+    for number, pair in enumerate(zip((logits, *heads), expected, strict=True)):
+        assert_close(*pair, f"logits of head {number}")

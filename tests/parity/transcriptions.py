@@ -1,0 +1,130 @@
+"""The nets that torchvision lacks, from torch's layers, for tests only.
+
+Modules have our layers' names, so that `same_names` can list their tensors.
+"""
+
+from against import torch
+
+from models.googlenet import MODULES
+from models.torch_weights import Entry
+
+nn = torch.nn
+
+
+def same_names(net, sides) -> list[Entry]:
+    """The list of names for a net whose modules are called as ours.
+
+    sides: by the last part of a linear layer's name, of the map that it sees, if it sees one.
+    """
+    entries = []
+    for name, layer in net.named_modules():
+        path = ("params", *name.split("."))
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layout = "conv" if isinstance(layer, nn.Conv2d) else "linear"
+            entries.append(
+                Entry((*path, "kernel"), f"{name}.weight", layout, sides.get(path[-1], 1))
+            )
+            entries.append(Entry((*path, "bias"), f"{name}.bias"))
+    return entries
+
+
+def lrn():
+    """Krizhevsky 2012, sec. 3.3: torch divides alpha by n = 5, the paper does not."""
+    return nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
+
+
+class TwoTowerAlexNet(nn.Module):
+    """Krizhevsky 2012. padding: of conv1. kept: share that fc6 and fc7 are scaled by at test."""
+
+    def __init__(self, padding, kept=1.0):
+        super().__init__()
+        self.kept = kept
+        self.conv1 = nn.Conv2d(3, 96, 11, stride=4, padding=padding)
+        self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=2)
+        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
+        self.conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=2)
+        self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
+        self.fc6 = nn.Linear(256 * 6 * 6, 4096)
+        self.fc7 = nn.Linear(4096, 4096)
+        self.fc8 = nn.Linear(4096, 1000)
+        self.norm, self.pool = lrn(), nn.MaxPool2d(3, 2)
+
+    def forward(self, x):
+        x = self.pool(self.norm(torch.relu(self.conv1(x))))
+        x = self.pool(self.norm(torch.relu(self.conv2(x))))
+        x = torch.relu(self.conv4(torch.relu(self.conv3(x))))
+        x = self.pool(torch.relu(self.conv5(x))).flatten(1)
+        x = torch.relu(self.fc6(x)) * self.kept
+        x = torch.relu(self.fc7(x)) * self.kept
+        return self.fc8(x)
+
+
+class PaperInception(nn.Module):
+    """Szegedy 2014, fig. 2b."""
+
+    def __init__(self, channels, row):
+        super().__init__()
+        one, reduce_3, three, reduce_5, five, projection = row
+        self.paths = (["1x1"], ["3x3_reduce", "3x3"], ["5x5_reduce", "5x5"], ["pool_proj"])
+        self.add_module("1x1", nn.Conv2d(channels, one, 1))
+        self.add_module("3x3_reduce", nn.Conv2d(channels, reduce_3, 1))
+        self.add_module("3x3", nn.Conv2d(reduce_3, three, 3, padding=1))
+        self.add_module("5x5_reduce", nn.Conv2d(channels, reduce_5, 1))
+        self.add_module("5x5", nn.Conv2d(reduce_5, five, 5, padding=2))
+        self.add_module("pool_proj", nn.Conv2d(channels, projection, 1))
+        self.pool = nn.MaxPool2d(3, 1, padding=1)
+
+    def forward(self, x):
+        outputs = []
+        for path in self.paths:
+            y = self.pool(x) if path == ["pool_proj"] else x
+            for name in path:
+                y = torch.relu(self.get_submodule(name)(y))
+            outputs.append(y)
+        return torch.cat(outputs, 1)
+
+
+class PaperHead(nn.Module):
+    """Szegedy 2014, sec. 5: the auxiliary classifier."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.pool = nn.AvgPool2d(5, 3)
+        self.conv = nn.Conv2d(channels, 128, 1)
+        self.fc1 = nn.Linear(4 * 4 * 128, 1024)
+        self.fc2 = nn.Linear(1024, 1000)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(self.pool(x))).flatten(1)
+        return self.fc2(torch.relu(self.fc1(x)))
+
+
+class PaperGoogLeNet(nn.Module):
+    """Szegedy 2014, table 1, for 224x224; returns logits, and in training those of aux1, aux2."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3)
+        self.conv2_reduce = nn.Conv2d(64, 64, 1)
+        self.conv2 = nn.Conv2d(64, 192, 3, padding=1)
+        channels = 192
+        for name, row in MODULES.items():
+            self.add_module(f"inception_{name}", PaperInception(channels, row))
+            channels = row[0] + row[2] + row[4] + row[5]
+        self.aux1, self.aux2 = PaperHead(512), PaperHead(528)
+        self.fc = nn.Linear(channels, 1000)
+        self.norm, self.pool = lrn(), nn.MaxPool2d(3, 2, ceil_mode=True)
+
+    def forward(self, x):
+        x = self.norm(self.pool(torch.relu(self.conv1(x))))
+        x = torch.relu(self.conv2(torch.relu(self.conv2_reduce(x))))
+        x = self.pool(self.norm(x))
+        heads = []
+        for name in MODULES:
+            x = self.get_submodule(f"inception_{name}")(x)
+            if self.training and name in ("4a", "4d"):
+                heads.append((self.aux1 if name == "4a" else self.aux2)(x))
+            if name in ("3b", "4e"):
+                x = self.pool(x)
+        logits = self.fc(x.mean((2, 3)))
+        return (logits, *heads) if self.training else logits
