@@ -1,0 +1,447 @@
+"""What holds for every registered model, and for every one of its variants."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.interpreters import partial_eval
+
+from configs.common import base
+from errors import UserError
+from models import layers, registry
+from train_lib.optimizers import make_optimizer
+
+SMALL, GRAY, COLOUR = (8, 8, 1), (32, 32, 1), (32, 32, 3)
+TINY, MIDDLE, LARGE = (8, 8, 3), (64, 64, 3), (224, 224, 3)
+
+# (name, options, image, classes, batch): run in numbers. `he` where the net's own initial weights
+# are so small that a gradient may vanish in float32.
+HE = {"initializer": "he"}
+RUN = [
+    ("lenet5", {}, GRAY, 10, 8),
+    ("lenet5", {"subsampling": "max", "output": "softmax", "c3": "full"}, GRAY, 7, 8),
+    ("mlp", {"hidden": ()}, SMALL, 10, 8),
+    ("mlp", {"hidden": (30, 20), "input_drop_rate": 0.2}, SMALL, 10, 8),
+    *(("connectivity", {"connection": c, "window": 4}, SMALL, 10, 8) for c in ("full", "local")),
+    ("connectivity", {"connection": "shared", "window": 4, "bias": False}, SMALL, 10, 8),
+    ("alexnet", {}, LARGE, 20, 2),
+    ("vgg", {"variant": "A", **HE}, LARGE, 20, 2),
+    ("googlenet", HE, LARGE, 20, 2),
+    ("resnet", {"depth": 50, "stride": "v1.5"}, MIDDLE, 20, 4),
+    *(("resnet_cifar10", {"shortcut": s}, TINY, 10, 8) for s in ("A", "B")),
+    *(("cuda_convnet", {"variant": v}, TINY, 10, 8) for v in ("26pct", "18pct", "13pct", "11pct")),
+    ("maxout", {"variant": "mnist_dense"}, SMALL, 10, 8),
+    ("maxout", {"variant": "mnist_conv"}, (16, 16, 1), 10, 8),
+    ("maxout", {"variant": "cifar10"}, (16, 16, 3), 10, 8),
+]
+# The other variants: traced only.
+TRACED = [
+    *(("alexnet", {"variant": "one_tower", "lrn": n}, LARGE, 20, 2) for n in ("none", "caffe")),
+    ("alexnet", {"image_size": 227, "lrn": "cuda_convnet", "lrn_over": "tower"}, (227,) * 2, 20, 2),
+    ("alexnet", {"pooling": "non_overlapping", "bias_start": 0.1}, LARGE, 20, 2),
+    *(("vgg", {"variant": v}, LARGE, 20, 2) for v in ("A-LRN", "B", "C", "D", "E")),
+    ("googlenet", {"auxiliary_heads": False, "lrn": "caffe"}, LARGE, 20, 2),
+    ("googlenet", {"normalisation": "batch_norm"}, LARGE, 20, 2),
+    ("googlenet", {"normalisation": "batch_norm", "auxiliary_heads": False}, MIDDLE, 20, 2),
+    *(("resnet", {"depth": d}, MIDDLE, 20, 2) for d in (34, 101)),
+    *(("resnet", {"depth": 18, "shortcut": s}, MIDDLE, 20, 2) for s in ("A", "C", "none")),
+    *(("resnet", {"depth": 50, "shortcut": s}, MIDDLE, 20, 2) for s in ("A", "none")),
+    *(("resnet_cifar10", {"shortcut": s}, TINY, 10, 2) for s in ("C", "none")),
+    ("resnet_cifar10", {"depth": 56, "zero_gamma": True}, TINY, 10, 2),
+]
+TRACED = [
+    (name, options, (*shape, 3) if len(shape) == 2 else shape, classes, batch)
+    for name, options, shape, classes, batch in TRACED
+]
+
+
+def label(case):
+    if not isinstance(case, tuple):
+        return None
+    return "-".join([case[0], *map(str, case[1].values())])
+
+
+run = pytest.mark.parametrize("case", RUN, ids=label)
+every = pytest.mark.parametrize("case", [*RUN, *TRACED], ids=label)
+
+
+def create(name, classes=10, dtype="float32", **options):
+    return registry.create({"name": name, "dtype": dtype, **options}, classes)
+
+
+def is_batch_norm(name, options):
+    return "resnet" in name or options.get("normalisation") == "batch_norm"
+
+
+def draw(module, images):
+    """Parameters, and what else the module has."""
+    variables = module.init(jax.random.key(0), images)
+    return variables.pop("params"), variables
+
+
+def train(module, params, rest, images, seed=1):
+    """Logits, sown logits of the auxiliary heads, new statistics."""
+    logits, state = module.apply(
+        {"params": params, **rest},
+        images,
+        train=True,
+        rngs={"dropout": jax.random.key(seed)},
+        mutable=[*rest, "auxiliary"],
+    )
+    return logits, jax.tree.leaves(state.pop("auxiliary", {})), state
+
+
+def loss(module, params, rest, images, seed=1):
+    """Softmax cross-entropy of all heads in training, and what `train` returns."""
+    logits, heads, state = train(module, params, rest, images, seed)
+    labels = jnp.arange(len(logits)) % logits.shape[-1]
+    losses = [
+        optax.softmax_cross_entropy_with_integer_labels(head, labels).mean()
+        for head in (logits, *heads)
+    ]
+    return sum(losses), (logits, heads, state)
+
+
+def compiled(function, *arguments):
+    """Compiled in a hurry: these functions run once.
+
+    Not at level 0, where XLA computes a max and its argument apart: maxout's gradient is then NaN
+    in places where they differ in the last bit.
+    """
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})(*arguments)
+
+
+def check_gradient(gradient):
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        assert np.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0, path
+
+
+def test_every_model_is_here():
+    assert {case[0] for case in RUN} == set(registry.MODELS)
+
+
+@run
+def test_training_and_evaluation(case):
+    name, options, shape, classes, batch = case
+    module = create(name, classes, **{"regulariser": "dropout", **options})
+    images = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
+
+    def everything(images):
+        params, rest = draw(module, images)
+
+        def trained(seed):
+            gradient, (logits, heads, state) = jax.grad(
+                lambda params: loss(module, params, rest, images, seed), has_aux=True
+            )(params)
+            # NaN and infinity survive the maximum.
+            return jax.tree.map(lambda leaf: jnp.abs(leaf).max(), gradient), logits, heads, state
+
+        def evaluated(seed):
+            rngs = {"dropout": jax.random.key(seed)}
+            variables = {"params": params, **rest}
+            return module.apply(variables, images, rngs=rngs, mutable=["batch_stats"])
+
+        # Loops over two seeds, which compile once.
+        seeds = jnp.arange(2)
+        return rest, jax.lax.map(trained, seeds), jax.lax.map(evaluated, seeds)
+
+    rest, (gradient, logits, heads, state), (evaluated, unmoved) = compiled(everything, images)
+    for found in (logits, *heads, evaluated):
+        assert found.shape == (2, batch, classes)
+        assert found.dtype == jnp.float32
+        assert np.isfinite(found).all()
+    check_gradient(gradient)
+    sows = name == "googlenet" and options.get("auxiliary_heads", True)
+    assert len(heads) == (2 if sows else 0)
+
+    # Dropout by the key in training, not at all in evaluation. The linear classifier has none.
+    assert (np.abs(logits[0] - logits[1]).max() > 0) == (options.get("hidden") != ())
+    np.testing.assert_array_equal(evaluated[0], evaluated[1])
+
+    # Statistics: from 0 and 1 towards the batch's in training, fixed in evaluation.
+    assert bool(jax.tree.leaves(rest)) == is_batch_norm(name, options)
+    for path, start in jax.tree.leaves_with_path(rest):
+        expected = {"mean": 0.0, "var": 1.0}[path[-1].key]
+        np.testing.assert_array_equal(start, np.full_like(start, expected))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b[0]).max(), rest, state)
+    assert all(change > 0 for change in jax.tree.leaves(moved)), moved
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), dict(rest), dict(unmoved))
+
+
+def abstract(module, shape, batch):
+    images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    return images, jax.eval_shape(lambda x: draw(module, x), images)
+
+
+@pytest.mark.parametrize("case", TRACED, ids=label)
+def test_every_parameter_of_the_other_variants_is_used(case):
+    name, options, shape, classes, batch = case
+    module = create(name, classes, **{"regulariser": "dropout", **options})
+    images, (params, rest) = abstract(module, shape, batch)
+    logits = jax.eval_shape(module.apply, {"params": params, **rest}, images)
+    assert (logits.shape, logits.dtype) == ((batch, classes), jnp.float32)
+
+    gradient, _ = jax.eval_shape(
+        jax.grad(lambda p, r, x: loss(module, p, r, x), has_aux=True), params, rest, images
+    )
+    assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
+    traced = jax.make_jaxpr(lambda p: loss(module, p, zeros(rest), zeros(images))[0])(params)
+    _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True])
+    for (path, _), reaches in zip(jax.tree.leaves_with_path(params), used, strict=True):
+        assert reaches, path
+
+
+def zeros(tree):
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+
+
+@every
+def test_bfloat16_is_for_the_computation_only(case):
+    name, options, shape, classes, batch = case
+    module = create(name, classes, "bfloat16", **{"regulariser": "dropout", **options})
+    images, (params, rest) = abstract(module, shape, batch)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, rest)))
+    logits, state = jax.eval_shape(
+        lambda p, r, x: module.apply(
+            {"params": p, **r},
+            x,
+            train=True,
+            rngs={"dropout": jax.random.key(0)},
+            capture_intermediates=True,
+            mutable=True,
+        ),
+        params,
+        rest,
+        images,
+    )
+    assert logits.dtype == jnp.float32
+    seen = jax.tree.leaves_with_path(state.pop("intermediates"))
+    heads = state.pop("auxiliary", {})
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state, heads)))
+    assert len(seen) > 1
+    for path, leaf in seen:
+        module_path = [part.key for part in path if hasattr(part, "key")]
+        # Logits are float32: the net's own, LeNet's RBF's, an auxiliary head's; so are images.
+        ends = ["__call__"], ["aux1", "__call__"], ["aux2", "__call__"]
+        rbf = name == "lenet5" and options == {} and module_path == ["output", "__call__"]
+        on_image = module_path[0] in ("h0_dropout", "input_dropout")
+        linear = options.get("hidden") == ()
+        expected = jnp.bfloat16
+        if module_path in ends or rbf or on_image or (linear and "dropout" in module_path[0]):
+            expected = jnp.float32
+        assert leaf.dtype == expected, module_path
+
+
+# Activations and regularisers. The smallest form of each model.
+
+MODELS = {
+    "lenet5": ({}, GRAY),
+    "mlp": ({"hidden": (30,)}, SMALL),
+    "connectivity": ({"window": 4}, SMALL),
+    "alexnet": ({}, LARGE),
+    "vgg": ({"variant": "A"}, LARGE),
+    "googlenet": ({}, LARGE),
+    "resnet": ({"depth": 18}, MIDDLE),
+    "resnet_cifar10": ({}, TINY),
+    "cuda_convnet": ({"variant": "26pct"}, TINY),
+    "maxout": ({"variant": "mnist_conv"}, (16, 16, 1)),
+}
+PAIRS = [(a, r) for a in layers.ACTIVATIONS for r in layers.REGULARISERS]
+# Each activation once and each regulariser twice: where the two hardly meet.
+SOME = [(a, layers.REGULARISERS[i % 4]) for i, a in enumerate(layers.ACTIVATIONS)]
+HARDLY = ("googlenet", "resnet", "resnet_cifar10")
+
+
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_every_activation_and_regulariser_in_every_model(name):
+    options, shape = MODELS[name]
+    for activation, regulariser in SOME if name in HARDLY else PAIRS:
+        module = create(name, activation=activation, regulariser=regulariser, **options)
+        images, (params, rest) = abstract(module, shape, 2)
+        gradient, (logits, _, _) = jax.eval_shape(
+            jax.grad(lambda p, r, x, m=module: loss(m, p, r, x), has_aux=True),
+            params,
+            rest,
+            images,
+        )
+        assert (logits.shape, logits.dtype) == ((2, 10), jnp.float32)
+        assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
+        slopes = [k for k, _ in jax.tree.leaves_with_path(params) if k[-1].key == "slope"]
+        assert bool(slopes) == activation.startswith("prelu")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "pairs"),
+    [
+        ("lenet5", {}, GRAY, SOME),
+        ("mlp", {"hidden": (30, 20)}, SMALL, PAIRS),
+        ("resnet_cifar10", {}, TINY, SOME),
+        ("cuda_convnet", {"variant": "18pct"}, TINY, SOME),
+    ],
+)
+def test_every_activation_and_regulariser_in_numbers(name, options, shape, pairs):
+    images = np.random.default_rng(3).normal(size=(8, *shape)).astype(np.float32)
+    for activation, regulariser in pairs:
+        module = create(name, activation=activation, regulariser=regulariser, **options)
+
+        def both(images, module=module):
+            params, rest = draw(module, images)
+            gradient, (logits, _, _) = jax.grad(
+                lambda params: loss(module, params, rest, images), has_aux=True
+            )(params)
+            return gradient, logits, module.apply({"params": params, **rest}, images)
+
+        gradient, logits, evaluated = compiled(both, images)
+        assert np.isfinite(logits).all()
+        assert np.isfinite(evaluated).all()
+        check_gradient(gradient)
+
+
+# PReLU's slopes (He 2015, "Delving Deep", sec. 2.1).
+
+
+@pytest.mark.parametrize("regulariser", layers.REGULARISERS)
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "widths"),
+    [
+        # Units of each layer that has an activation: all but the last.
+        ("alexnet", {}, LARGE, [96, 256, 384, 384, 256, 4096, 4096]),
+        ("vgg", {"variant": "A"}, LARGE, [64, 128, 256, 256, 512, 512, 512, 512, 4096, 4096]),
+        ("resnet_cifar10", {}, TINY, [16] * 7 + [32] * 6 + [64] * 6),
+        ("lenet5", {}, GRAY, [6, 6, 16, 16, 120, 84]),
+    ],
+)
+def test_prelus_slopes(name, options, shape, widths, regulariser):
+    for activation, expected in (
+        ("prelu", [(width,) for width in widths]),
+        ("prelu_shared", [()] * len(widths)),
+    ):
+        module = create(name, activation=activation, regulariser=regulariser, **options)
+        _, (params, _) = abstract(module, shape, 1)
+        leaves = jax.tree.leaves_with_path(params)
+        found = [leaf.shape for path, leaf in leaves if path[-1].key == "slope"]
+        assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize("decayed", ["kernels", "all"])
+def test_slopes_start_at_a_quarter_and_do_not_decay(decayed):
+    module = create("mlp", activation="prelu", hidden=(5, 4), regulariser="dropconnect")
+    params, _ = draw(module, np.ones((1, *SMALL), np.float32))
+    params = jax.tree.map(lambda leaf: leaf + 0.5 * (leaf == 0), params)  # biases of 0.5
+    section = base().optimizer
+    section.update(weight_decay=0.125, decayed=decayed, momentum=0.0)
+    optimizer = make_optimizer(section, optax.constant_schedule(1.0))
+    updates, _ = optimizer.update(zeros(params), optimizer.init(params), params)
+    after = optax.apply_updates(params, updates)
+    for layer in ("h1", "h2"):
+        np.testing.assert_array_equal(after[layer]["slope"], 0.25)
+    for layer in ("h1", "h2", "output"):
+        before = params[layer]["kernel"]
+        np.testing.assert_allclose(after[layer]["kernel"], 0.875 * before, rtol=1e-6)
+        bias = 0.4375 if decayed == "all" else 0.5
+        np.testing.assert_allclose(after[layer]["bias"], bias)
+
+
+def test_blocks_with_gamma_zero_start_as_identities():
+    # Goyal 2017: every block adds nothing at the start, so that its input goes through.
+    module = create("resnet_cifar10", zero_gamma=True)
+    images = np.random.default_rng(5).normal(size=(2, *TINY)).astype(np.float32)
+    params, rest = draw(module, images)
+    _, state = module.apply({"params": params, **rest}, images, capture_intermediates=True)
+    seen = {k: v["__call__"][0] for k, v in state["intermediates"].items() if k != "__call__"}
+    first = jax.nn.relu(seen["bn1"])
+    np.testing.assert_array_equal(seen["conv2_3"], first)
+    np.testing.assert_array_equal(seen["conv3_3"][..., :16], first[:, ::2, ::2])
+    np.testing.assert_array_equal(seen["conv4_3"][..., :16], first[:, ::4, ::4])
+    np.testing.assert_array_equal(seen["conv4_3"][..., 16:], 0)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("alexnett", {}, "model.name=alexnett: did you mean alexnet? choose one of lenet5, mlp"),
+        ("inception", {}, "choose one of lenet5, mlp, connectivity, alexnet, vgg, googlenet"),
+        ("vgg", {"dtype": "float16"}, "did you mean bfloat16? choose one of float32, bfloat16"),
+        ("vgg", {"variant": "F"}, "model.variant=F: choose one of A, A-LRN, B, C, D, E"),
+        ("vgg", {"depth": 16}, "model.depth is no option of vgg: it has activation, class_map"),
+        ("mlp", {"batch_norm": "per_device"}, "model.batch_norm is no option of mlp"),
+        ("lenet5", {"lrn": "paper"}, "model.lrn is no option of lenet5"),
+        ("mlp", {"hidden": (300, 0)}, "must be a tuple of whole numbers, such as (300, 100)"),
+        ("mlp", {"hidden": 300}, "must be a tuple of whole numbers, such as (300, 100)"),
+        ("resnet", {"depth": 20}, "choose one of 18, 34, 50, 101, 152"),
+        ("resnet", {"stride": "v2"}, "choose one of v1, v1.5"),
+        ("resnet", {"shortcut": "D"}, "model.shortcut=D: choose one of A, B, C, none"),
+        ("resnet", {"batch_norm": "global"}, "choose one of per_device, across_devices"),
+        ("resnet_cifar10", {"depth": 50}, "choose one of 20, 32, 44, 56, 110, 1202"),
+        ("alexnet", {"image_size": 256}, "model.image_size=256: choose one of 224, 227"),
+        ("alexnet", {"class_map": "yes"}, "model.class_map=yes: choose one of False, True"),
+        ("alexnet", {"lrn": "torch"}, "choose one of none, paper, cuda_convnet, caffe"),
+        ("alexnet", {"activation": "gelu"}, "leaky_relu, prelu, prelu_shared, maxout"),
+        ("alexnet", {"regulariser": "drop"}, "choose one of none, dropout, dropconnect, standout"),
+        ("alexnet", {"drop_rate": 1.0}, "model.drop_rate=1.0: must be at least 0 and less than 1"),
+        ("alexnet", {"drop_rate": True}, "must be at least 0 and less than 1"),
+        ("alexnet", {"maxout_pieces": 0}, "must be a whole number of at least 2"),
+        ("maxout", {"maxout_pieces": 1}, "must be 0 (as published) or at least 2"),
+        ("mlp", {"initializer": "paper"}, "gaussian, uniform, he, he_fan_out, glorot, lecun1998"),
+        ("mlp", {"initializer_scale": 0.0}, "must be a number more than 0"),
+        ("mlp", {"initializer_scale": float("nan")}, "must be a number more than 0"),
+        ("mlp", {"dropconnect_samples": 0}, "must be a whole number of at least 1"),
+        ("connectivity", {"window": 2.5}, "must be a whole number of at least 1"),
+    ],
+)
+def test_wrong_sections(name, options, said):
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        registry.create({"name": name, "dtype": "float32", **options}, 10)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "said"),
+    [
+        ("alexnet", {}, (223, 224, 3), "too small: 223x224, the net takes 224x224"),
+        ("alexnet", {}, (256, 256, 3), "256x256, and the net takes 224x224: with model.class_map"),
+        ("alexnet", {"image_size": 227}, LARGE, "too small: 224x224, the net takes 227x227"),
+        ("alexnet", {"class_map": True}, (200, 400, 3), "the image is too small: 200x400"),
+        ("vgg", {}, (32, 32, 3), "the image is too small: 32x32, the net takes 224x224"),
+        ("vgg", {}, (224, 256, 3), "with model.class_map=True"),
+        ("googlenet", {}, (192, 192, 3), "set model.auxiliary_heads=False"),
+        ("googlenet", {"auxiliary_heads": False}, (16, 16, 3), "too small: a 1x1 map under a 3"),
+        ("cuda_convnet", {}, (2, 2, 3), "the image is too small: a 1x1 map under a 3"),
+        ("lenet5", {}, (28, 28, 1), "LeNet-5 takes 32x32 images, not 28x28"),
+        ("alexnet", {"variant": "one_tower", "lrn_over": "tower"}, LARGE, "use all_maps"),
+        ("resnet", {"depth": 34, "stride": "v1.5"}, MIDDLE, "has no bottlenecks .* use v1"),
+        ("resnet", {"shortcut": "none", "zero_gamma": True}, MIDDLE, "choose .* of A, B, C"),
+        ("resnet_cifar10", {"shortcut": "none", "zero_gamma": True}, TINY, "of A, B, C"),
+    ],
+)
+def test_nets_and_images_that_do_not_go_together(name, options, shape, said):
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    module = create(name, **options)
+    with pytest.raises((UserError, ValueError), match=said):
+        jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
+
+
+def test_maxout_refuses_images_too_small():
+    for name, options, shape in (
+        ("maxout", {"variant": "mnist_conv"}, (6, 6, 1)),
+        ("maxout", {"variant": "cifar10"}, (2, 2, 3)),
+    ):
+        module = create(name, **options)
+        images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        with pytest.raises(ValueError, match="too small"):
+            jax.eval_shape(lambda x, m=module: m.init(jax.random.key(0), x), images)
+
+
+def test_dropconnect_trains_at_the_native_size_only():
+    module = create("alexnet", regulariser="dropconnect", class_map=True)
+    images, (params, rest) = abstract(module, (256, 256, 3), 1)
+    assert jax.eval_shape(module.apply, {"params": params}, images).shape == (1, 2, 2, 10)
+    with pytest.raises(ValueError, match="fc6 trains with DropConnect at its native size only"):
+        jax.eval_shape(lambda p, x: train(module, p, rest, x), params, images)
