@@ -38,7 +38,8 @@ def get_config(argument: str = "two_tower") -> ConfigDict:
     config.model.pooling = "overlapping"  # non_overlapping
     config.model.bias_start = 1.0  # Caffe found 1 untrainable, and has 0.1
     config.model.regulariser = "dropout"
-    config.model.dropout_scaling = "test"
+    # At test time as published; torchvision's weights are for the other scaling.
+    config.model.dropout_scaling = "test" if two else "train"
     config.dataset.name = "imagenet2012"
     config.preprocess.update({"resize": 224, "low": -117.0, "high": 138.0})
     config.epochs = 90.0

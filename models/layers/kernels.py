@@ -123,11 +123,21 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
       patches, and one matrix product, whose gradients are again slices and matrix products;
     - else XLA's convolution with gradients of our own, see `_canonical`;
     - groups: each by itself.
+
+    Raises ValueError where the padded map is smaller than the kernel.
     """
     groups = kwargs.get("feature_group_count", 1)
     precision = kwargs.get("precision")
     dilated = any(d != 1 for k in ("lhs_dilation", "rhs_dilation") for d in kwargs.get(k) or ())
     plain = isinstance(padding, Sequence) and not isinstance(padding, str)
+    if plain:
+        for size, pads, side in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True):
+            if size + sum(pads) < side:
+                height, width = x.shape[1:3]
+                raise ValueError(
+                    f"the image is too small: a {height}x{width} map under a"
+                    f" {kernel.shape[0]}x{kernel.shape[1]} kernel"
+                )
     if jax.default_backend() != "cpu" or dilated or not plain or groups > _MAX_GROUPS:
         return lax.conv_general_dilated(x, kernel, window_strides, padding, **kwargs)
     if groups > 1:

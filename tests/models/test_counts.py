@@ -624,7 +624,7 @@ VGG_MAPS = {224: 1, 256: 2, 384: 6, 512: 10}
     ],
 )
 def test_side_of_the_class_map(name, options, maps):
-    module = create(name, class_map=True, **options)
+    module = create(name, **options).clone(class_map=True)
     native = min(maps)
     variables = {"params": parameters(module, (native, native, 3))}
     for side, cells in maps.items():
@@ -638,7 +638,8 @@ def test_side_of_the_class_map(name, options, maps):
 
 def test_class_map_at_native_size_is_the_vector_of_fully_connected_layers():
     options = dict(variant="A", initializer="he")
-    vector, cells = create("vgg", **options), create("vgg", class_map=True, **options)
+    vector = create("vgg", **options)
+    cells = vector.clone(class_map=True)
     images = np.random.default_rng(0).normal(size=(1, *IMAGENET)).astype(np.float32)
     variables = jax.jit(vector.init)(jax.random.key(0), images)
 

@@ -20,11 +20,6 @@ torchvision = pytest.importorskip("torchvision", reason=REASON)
 # Most of the time here goes to compilation, which this halves.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-# To be removed when models/layers/pooling.py starts its reduce_window from a concrete zero.
-AVERAGE_POOLING = pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="overlapping average pooling has no gradient under jit"
-)
-
 AUXILIARY_WEIGHT = 0.3  # Szegedy 2014, sec. 5
 
 

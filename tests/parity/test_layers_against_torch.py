@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from against import AVERAGE_POOLING, assert_close, assert_same_function, jit, torch
+from against import assert_close, assert_same_function, jit, torch
 
 from models import layers
 
@@ -108,7 +108,6 @@ def test_max_pooling(size, window, ceil):
     assert_same_function(lambda x: module.apply({}, x), nchw(reference), normal(2, *size, 3))
 
 
-@AVERAGE_POOLING
 def test_average_pooling():
     for window, size, ceil in itertools.product(WINDOWS, SIZES, (False, True)):
         module = layers.Pool("average", *window, ceil)

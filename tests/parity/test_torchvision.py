@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from against import (
-    AVERAGE_POOLING,
     arrays,
     assert_same_logits,
     assert_same_training_step,
@@ -84,7 +83,6 @@ BLOCKS = [BasicConv2d, Inception, PaperAuxiliary]
             {"blocks": BLOCKS, "aux_logits": True},
             2,
             224,
-            marks=AVERAGE_POOLING,
         ),
         ("resnet18", {}, 4, 96),
     ],
