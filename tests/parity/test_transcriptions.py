@@ -24,6 +24,11 @@ from models.googlenet import GoogLeNet
 from models.layers import normalization
 
 
+def pixels(batch, side):
+    """Images in the papers' units, of which LRN's constants take notice: deviation 60."""
+    return 20 * images(batch, side)
+
+
 def two_tower(side, kept=1.0, **options):
     """torch's net, the names of tensors in it, our module and its variables."""
     net = random_net(TwoTowerAlexNet, padding=IMAGE_SIZES[side], kept=kept)
@@ -37,7 +42,7 @@ def two_tower(side, kept=1.0, **options):
 def test_two_tower_alexnet(side):
     # The outputs of fc6 and fc7 are halved at test time, as published.
     net, _, module, variables = two_tower(side, kept=0.5)
-    assert_same_logits(module, variables, net, images(2, side))
+    assert_same_logits(module, variables, net, pixels(2, side))
 
 
 def test_training_step_of_two_tower_alexnet(monkeypatch):
@@ -46,7 +51,7 @@ def test_training_step_of_two_tower_alexnet(monkeypatch):
     in_float64 = types.SimpleNamespace(**{**vars(jnp), "float32": jnp.float64})
     monkeypatch.setattr(normalization, "jnp", in_float64)
     # Grouped convolutions in float64 are slow: one image, and optimised code.
-    assert_same_training_step(module, variables, entries, net, images(1, 227), jit=jax.jit)
+    assert_same_training_step(module, variables, entries, net, pixels(1, 227), jit=jax.jit)
 
 
 def test_the_papers_googlenet():
@@ -54,7 +59,7 @@ def test_the_papers_googlenet():
     module = GoogLeNet(regulariser="none")
     entries = same_names(net, {"fc1": 4})
     variables = torch_weights.load(module, entries, arrays(net), (224, 224, 3))
-    x = images(2, 224)
+    x = pixels(2, 224)
     assert_same_logits(module, variables, net, x)
 
     with torch.inference_mode():
