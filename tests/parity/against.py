@@ -71,9 +71,9 @@ def assert_close(found, expected, what="", tolerance=1e-4):
         for x in (found, expected)
     )
     assert found.shape == expected.shape, what
-    scale = np.abs(expected).max()
+    scale = np.linalg.norm(expected.ravel(), np.inf)
     assert np.isfinite(scale) and scale > 0, what
-    error = np.abs(found - expected).max() / scale
+    error = np.linalg.norm((found - expected).ravel(), np.inf) / scale
     assert error <= tolerance, f"{what}: {error:.1e} of the largest, {scale:.1e}"
 
 
