@@ -5,6 +5,7 @@ modules take `torch` from here for that reason.
 """
 
 import functools
+import importlib
 import importlib.util
 import sys
 
@@ -20,7 +21,7 @@ torch = pytest.importorskip("torch", reason=REASON)
 if not importlib.util.find_spec("torchvision"):
     pytest.skip(REASON, allow_module_level=True)
 try:
-    pass
+    torchvision = importlib.import_module("torchvision")
 except RuntimeError:
     # torchvision's import refers to operators of its extension, which did not load (a CPU torch
     # beside a CUDA torchvision). The nets need none of them: their schemas are enough.
@@ -29,6 +30,7 @@ except RuntimeError:
     _library = torch.library.Library("torchvision", "DEF")
     for _operator in ("nms", "qnms"):
         _library.define(_operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    torchvision = importlib.import_module("torchvision")
 
 # Most of the time here goes to compilation, which this halves.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
