@@ -45,6 +45,10 @@ def base() -> ConfigDict:
             # A standout unit is kept with probability sigmoid(alpha * input + beta).
             "standout_alpha": 1.0,
             "standout_beta": 0.0,
+            # Local response normalisation: published (as the net has it), none, a reading of
+            # AlexNet's constants (paper, cuda_convnet, caffe), or within_map.
+            "lrn": "published",
+            "pooling": "published",  # or max, average, overlapping, non_overlapping
         }
     )
 

@@ -29,9 +29,7 @@ def get_config(argument: str = "lrn") -> ConfigDict:
     config = base()
     config.model.name = "googlenet"
     config.model.normalisation = choose("configs/googlenet.py", argument, ARGUMENTS)
-    if argument == "lrn":
-        config.model.lrn = "paper"  # cuda_convnet, caffe: readings of AlexNet's constants
-    else:
+    if argument == "batch_norm":
         config.model.batch_norm = "per_device"  # or across_devices
     config.model.auxiliary_heads = True
     config.model.initializer = "glorot"

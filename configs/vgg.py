@@ -32,8 +32,6 @@ def get_config(argument: str = "D") -> ConfigDict:
     config = base()
     config.model.name = "vgg"
     config.model.variant = choose("configs/vgg.py", argument, ARGUMENTS)
-    if argument == "A-LRN":
-        config.model.lrn = "paper"  # cuda_convnet, caffe: readings of AlexNet's constants
     config.model.regulariser = "dropout"
     config.dataset.name = "imagenet2012"
     config.preprocess.update({"resize": 224, "low": -117.0, "high": 138.0})

@@ -16,9 +16,7 @@ VARIANTS = {
 # Side of the image -> padding of conv1. The paper says 224, but only 227, or 224 and padding,
 # gives its 55x55 maps.
 IMAGE_SIZES = {224: 2, 227: 0}
-LRN = ("none", *layers.LRN_VARIANTS)
 LRN_OVER = ("all_maps", "tower")
-POOLING = ("overlapping", "non_overlapping")
 
 
 class AlexNet(layers.Net):
@@ -29,10 +27,12 @@ class AlexNet(layers.Net):
     variant: "two_tower" (2012: conv2, conv4 and conv5 in two groups, conv3 sees both towers;
         60,965,224 parameters) or "one_tower" (2014; 61,100,840).
     image_size: 224 (conv1 padded by 2) or 227 (not padded).
-    lrn: after conv1 and conv2, before their pooling: "none" or one of `layers.LRN_VARIANTS`.
+    lrn: stands after conv1 and conv2, before their pooling; "published" is the "paper" reading in
+        the two-tower net and none in the other, as torchvision distributes it.
     lrn_over: "all_maps", or each "tower" by itself as on the authors' two GPUs (the paper
         leaves it open).
-    pooling: "overlapping" 3x3 windows of stride 2, or 2x2 for the paper's ablation (sec. 3.4).
+    pooling: published are 3x3 windows of stride 2; the paper's ablation (sec. 3.4) is
+        "non_overlapping".
     bias_start: of the biases in conv2, conv4, conv5, fc6 and fc7 (sec. 5: 1); the others 0.
     class_map: whether larger images are allowed, and logits are a map
         [batch, height, width, classes] of the net applied at every place.
@@ -45,9 +45,7 @@ class AlexNet(layers.Net):
     dropout_scaling: str = "test"
     variant: str = "two_tower"
     image_size: int = 224
-    lrn: str = "paper"
     lrn_over: str = "all_maps"
-    pooling: str = "overlapping"
     bias_start: float = 1.0
     class_map: bool = False
 
@@ -67,15 +65,14 @@ class AlexNet(layers.Net):
             return style.activate(layer(x), name)
 
         def norm(x, i):
-            if self.lrn == "none":
-                return x
-            k, alpha = layers.LRN_VARIANTS[self.lrn]
-            towers = 2 if self.lrn_over == "tower" else 1
-            return layers.LocalResponseNorm(5, alpha, k=k, groups=towers, name=f"norm{i}")(x)
+            name, towers = f"norm{i}", 2 if self.lrn_over == "tower" else 1
+            published = None
+            if self.variant == "two_tower" and self.lrn == "published":
+                published = style.across_maps(name, groups=towers)
+            return style.normalise(x, name, published, towers)
 
         def pool(x, i):
-            window = 3 if self.pooling == "overlapping" else 2
-            return layers.Pool("max", window, 2, name=f"pool{i}")(x)
+            return style.pool(x, f"pool{i}", "max", 3, 2)
 
         one = self.bias_start
         x = pool(norm(conv(x, 1, 11, stride=4, padding=IMAGE_SIZES[self.image_size]), 1), 1)

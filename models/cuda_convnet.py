@@ -58,16 +58,17 @@ class CudaConvnet(layers.Net):
             return style.activate(layer(x), name)
 
         def pool(x, kind, name):
-            return layers.Pool(kind, 3, 2, ceil=True, name=name)(x)
+            return style.pool(x, name, kind, 3, 2, ceil=True)
 
-        def within(x, name):
-            return layers.LocalResponseNormWithinMap(3, 5e-5 / 9, name=name)(x)
-
-        def across(x, name):
-            return layers.LocalResponseNorm(9, 1e-3 / 9, k=1.0, name=name)(x)
+        def normalise(x, name):
+            published = None
+            if self.lrn == "published" and self.variant == "18pct":
+                published = layers.LocalResponseNormWithinMap(3, 5e-5 / 9, name=name)
+            elif self.lrn == "published" and self.variant == "11pct":
+                published = layers.LocalResponseNorm(9, 1e-3 / 9, k=1.0, name=name)
+            return style.normalise(x, name, published)
 
         if self.variant in ("26pct", "18pct"):
-            normalise = within if self.variant == "18pct" else lambda x, name: x
             x = normalise(pool(conv(x, 32, "conv1"), "max", "pool1"), "norm1")
             x = normalise(pool(conv(x, 32, "conv2"), "average", "pool2"), "norm2")
             x = pool(conv(x, 64, "conv3"), "average", "pool3")
@@ -75,7 +76,6 @@ class CudaConvnet(layers.Net):
                 x = head.hidden(x, 64, "fc64", init=start("fc64"))
                 return head.classifier(x, "fc10", init=start("fc10"))
         else:
-            normalise = across if self.variant == "11pct" else lambda x, name: x
             x = normalise(pool(conv(x, 64, "conv1"), "max", "pool1"), "norm1")
             x = pool(normalise(conv(x, 64, "conv2"), "norm2"), "max", "pool2")
             x = local(x, 64 if self.variant == "11pct" else 32, "local3")

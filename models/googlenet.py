@@ -59,9 +59,8 @@ class Inception(nn.Module):
         a = self.unit(x, one, 1, "1x1")
         b = self.unit(self.unit(x, reduce_3, 1, "3x3_reduce"), three, 3, "3x3")
         c = self.unit(self.unit(x, reduce_5, 1, "5x5_reduce"), five, self.wide, "5x5")
-        d = self.unit(
-            layers.Pool("max", 3, 1, padding=1, name="pool")(x), projection, 1, "pool_proj"
-        )
+        pooled = self.unit.style.pool(x, "pool", "max", 3, 1, padding=1)
+        d = self.unit(pooled, projection, 1, "pool_proj")
         return jnp.concatenate([a, b, c, d], axis=-1)
 
 
@@ -73,7 +72,7 @@ class GoogLeNet(layers.Net):
     normalisation: "lrn" (the paper's) or "batch_norm": the net that torchvision distributes,
         with BatchNorm behind every convolution, no biases there, no LRN, and 3x3 windows where the
         paper has 5x5.
-    lrn: which reading of AlexNet's constants (the paper gives none), for "lrn".
+    lrn: published is AlexNet's (the paper gives no constants), none in the "batch_norm" net.
     auxiliary_heads: the two classifiers on 4a and 4d that training adds (sec. 5). Their logits
         are sown as `auxiliary/aux1/logits`, `aux2` in training; they need 224x224 images.
 
@@ -86,7 +85,6 @@ class GoogLeNet(layers.Net):
     regulariser: str = "dropout"
     drop_rate: float = 0.4
     normalisation: str = "lrn"
-    lrn: str = "paper"
     auxiliary_heads: bool = True
 
     @nn.compact
@@ -95,14 +93,14 @@ class GoogLeNet(layers.Net):
         batch_norm = self.normalisation == "batch_norm"
         unit = Unit(self.style(), batch_norm, train)
 
+        style = unit.style
+
         def norm(x, name):
-            if batch_norm:
-                return x
-            k, alpha = layers.LRN_VARIANTS[self.lrn]
-            return layers.LocalResponseNorm(5, alpha, k=k, name=name)(x)
+            has_lrn = not batch_norm and self.lrn == "published"
+            return style.normalise(x, name, style.across_maps(name) if has_lrn else None)
 
         def pool(x, name, window=3):
-            return layers.Pool("max", window, 2, ceil=True, name=name)(x)
+            return style.pool(x, name, "max", window, 2, ceil=True)
 
         x = unit(x, 64, 7, "conv1", stride=2)
         x = norm(pool(x, "pool1"), "norm1")

@@ -92,9 +92,14 @@ class LeNet5(layers.Net):
                     pieces=style.pieces, initializer=style.init, dtype=self.dtype, name=name
                 )
                 return style.activate(layer(x), name)
-            return layers.Pool(self.subsampling, name=name)(x)
+            return style.pool(x, name, self.subsampling, 2, 2)
 
-        x = style.activate(style.conv(6, 5, "c1")(x), "c1")
+        if self.subsampling == "trainable" and self.pooling != "published":
+            raise ValueError(
+                f"model.pooling={self.pooling}: trainable subsampling does not overlap: set"
+                " model.subsampling to max or average"
+            )
+        x = style.normalise(style.activate(style.conv(6, 5, "c1")(x), "c1"), "norm1")
         x = subsample(x, "s2")
         if self.c3 == "table":
             table = tuple(inputs for inputs in C3_TABLE for _ in range(style.pieces))

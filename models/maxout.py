@@ -65,6 +65,7 @@ class MaxoutNet(layers.Net):
             size, padding, pool_window, pool_stride = window
             x = head.drop(x, name, rate=rate)
             x = style.activate(style.conv(units, size, name, padding=padding)(x), name)
-            pool = layers.Pool("max", pool_window, pool_stride, ceil=True, name=f"pool{number}")
-            x = pool(x)
+            if number == 0:
+                x = style.normalise(x, "norm0")
+            x = style.pool(x, f"pool{number}", "max", pool_window, pool_stride, ceil=True)
         return head.classifier(x, "y", drop="input")

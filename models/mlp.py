@@ -75,4 +75,5 @@ class Connectivity(layers.Net):
                 maps, (self.window,) * 2, padding=pads, kernel_init=style.init, **shared
             )
             h = layer(x)
-        return head.classifier(style.activate(h, "h1"), "output", drop="input")
+        h = style.normalise(style.activate(h, "h1"), "norm1")
+        return head.classifier(h, "output", drop="input")

@@ -49,7 +49,12 @@ SHARED: dict[str, tuple | Check] = {
     "dropconnect_samples": COUNT,
     "standout_alpha": ANY_NUMBER,
     "standout_beta": ANY_NUMBER,
+    "lrn": layers.LRN,
+    "pooling": layers.POOLING,
 }
+# For nets without maps to normalise, or without local pooling.
+NO_MAPS = {"lrn": ("published", "none")}
+NO_POOLING = {"pooling": ("published",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +71,30 @@ class Entry:
 MODELS: dict[str, Entry] = {
     "lenet5": Entry(
         lenet.LeNet5,
-        {"subsampling": lenet.SUBSAMPLING, "output": lenet.OUTPUTS, "c3": lenet.C3},
+        {
+            "subsampling": lenet.SUBSAMPLING,
+            "output": lenet.OUTPUTS,
+            "c3": lenet.C3,
+            "pooling": ("published", "overlapping"),
+        },
     ),
-    "mlp": Entry(mlp.MLP, {"hidden": SIZES, "input_drop_rate": RATE}),
+    "mlp": Entry(mlp.MLP, {"hidden": SIZES, "input_drop_rate": RATE} | NO_MAPS | NO_POOLING),
     "connectivity": Entry(
         mlp.Connectivity,
-        {"connection": mlp.CONNECTIONS, "maps": COUNT, "window": COUNT, "bias": BOOL},
+        {
+            "connection": mlp.CONNECTIONS,
+            "maps": COUNT,
+            "window": COUNT,
+            "bias": BOOL,
+        }
+        | NO_POOLING,
     ),
     "alexnet": Entry(
         alexnet.AlexNet,
         {
             "variant": tuple(alexnet.VARIANTS),
             "image_size": tuple(alexnet.IMAGE_SIZES),
-            "lrn": alexnet.LRN,
             "lrn_over": alexnet.LRN_OVER,
-            "pooling": alexnet.POOLING,
             "bias_start": ANY_NUMBER,
         },
     ),
@@ -88,14 +102,12 @@ MODELS: dict[str, Entry] = {
         vgg.VGG,
         {
             "variant": tuple(vgg.VARIANTS),
-            "lrn": tuple(layers.LRN_VARIANTS),
         },
     ),
     "googlenet": Entry(
         googlenet.GoogLeNet,
         {
             "normalisation": googlenet.NORMALISATIONS,
-            "lrn": tuple(layers.LRN_VARIANTS),
             "auxiliary_heads": BOOL,
             "batch_norm": BATCH_NORM,
         },
@@ -117,7 +129,8 @@ MODELS: dict[str, Entry] = {
             "shortcut": resnet.SHORTCUTS,
             "zero_gamma": BOOL,
             "batch_norm": BATCH_NORM,
-        },
+        }
+        | NO_POOLING,
     ),
     "cuda_convnet": Entry(
         cuda_convnet.CudaConvnet,

@@ -137,7 +137,7 @@ def _resnet(module) -> Iterator[Entry]:
 
 
 # The nets that torchvision has, and the options with which ours compute what it computes.
-_ONE_TOWER = {"variant": ["one_tower"], "lrn": ["none"], "pooling": ["overlapping"]}
+_ONE_TOWER = {"variant": ["one_tower"]}
 _NETS = {
     alexnet.AlexNet: (_alexnet, {**_ONE_TOWER, "image_size": [224]}),
     vgg.VGG: (_vgg, {"variant": ["A", "B", "D", "E"]}),
@@ -158,7 +158,13 @@ def name_map(module: nn.Module) -> list[Entry]:
             f" {', '.join(net.__name__ for net in _NETS)}"
         )
     entries, options = _NETS[type(module)]
-    options = {**options, "activation": ["relu"], "regulariser": ["none", "dropout"]}
+    options = {
+        **options,
+        "activation": ["relu"],
+        "regulariser": ["none", "dropout"],
+        "lrn": ["published", "none"],  # published are none in these nets
+        "pooling": ["published"],
+    }
     if module.regulariser == "dropout":
         options["dropout_scaling"] = ["train"]
     if isinstance(module, resnet.ResNet) and resnet.DEPTHS[module.depth][1]:

@@ -26,7 +26,7 @@ class VGG(layers.Net):
     Options beside those of `layers.Net`:
 
     variant: a net of table 1. "A-LRN" has one LRN, with AlexNet's constants, behind conv1_1.
-    lrn: which reading of those constants, one of `layers.LRN_VARIANTS`; only A-LRN reads it.
+    lrn: stands behind conv1_1; published are AlexNet's constants for A-LRN, else none.
     class_map: whether larger images are allowed, and logits are a map
         [batch, height, width, classes] of the net applied at every place (sec. 3.2); at 224
         the map has one cell, equal to the vector.
@@ -36,7 +36,6 @@ class VGG(layers.Net):
 
     regulariser: str = "dropout"
     variant: str = "D"
-    lrn: str = "paper"
     class_map: bool = False
 
     @nn.compact
@@ -48,10 +47,10 @@ class VGG(layers.Net):
                 name = f"conv{block}_{number}"
                 x = style.conv(maps, size, name, padding=size // 2)(x)
                 x = style.activate(x, name)
-                if name == "conv1_1" and self.variant == "A-LRN":
-                    k, alpha = layers.LRN_VARIANTS[self.lrn]
-                    x = layers.LocalResponseNorm(5, alpha, k=k, name="norm1")(x)
-            x = layers.Pool("max", 2, 2, name=f"pool{block}")(x)
+                if name == "conv1_1":
+                    has_lrn = self.variant == "A-LRN" and self.lrn == "published"
+                    x = style.normalise(x, "norm1", style.across_maps("norm1") if has_lrn else None)
+            x = style.pool(x, f"pool{block}", "max", 2, 2)
         x = head.hidden(x, 4096, "fc6", window=7)
         x = head.hidden(x, 4096, "fc7", window=1)
         logits = head.classifier(x, "fc8", window=1)

@@ -22,7 +22,7 @@ from models.layers.dropping import (
 )
 from models.layers.initializers import RULES, Init
 from models.layers.kernels import convolve
-from models.layers.net import Head, Net, Style, check_size
+from models.layers.net import LRN, POOLING, Head, Net, Style, check_size
 from models.layers.normalization import (
     LRN_VARIANTS,
     BatchNorm,
@@ -36,7 +36,9 @@ from models.layers.rbf import RBF
 __all__ = [
     "ACTIVATIONS",
     "INFERENCES",
+    "LRN",
     "LRN_VARIANTS",
+    "POOLING",
     "POOLING_KINDS",
     "RBF",
     "REGULARISERS",

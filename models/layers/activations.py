@@ -1,5 +1,6 @@
 """Activation functions by name, those with parameters included."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -27,7 +28,10 @@ def maxout(x: jax.Array, pieces: int) -> jax.Array:
 
     Unit u has the channels u * pieces .. u * pieces + pieces - 1.
     """
-    return x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces).max(axis=-1)
+    x = x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces)
+    # Pairs, not `max(axis=-1)`: its gradient compares the maximum with its argument, which XLA
+    # may compute again with other rounding; where none is equal, it divides by zero.
+    return functools.reduce(jnp.maximum, (x[..., i] for i in range(pieces)))
 
 
 LEAK = 0.01

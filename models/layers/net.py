@@ -15,7 +15,16 @@ from models.layers import activations
 from models.layers.convolution import Conv, FullyConnected
 from models.layers.dropping import DropConnect, Dropout, Standout
 from models.layers.initializers import Init
-from models.layers.normalization import BatchNorm
+from models.layers.normalization import (
+    LRN_VARIANTS,
+    BatchNorm,
+    LocalResponseNorm,
+    LocalResponseNormWithinMap,
+)
+from models.layers.pooling import Pool
+
+LRN = ("published", "none", *LRN_VARIANTS, "within_map")
+POOLING = ("published", "max", "average", "overlapping", "non_overlapping")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +35,8 @@ class Style:
     activation: str
     pieces: int
     init: Init
+    lrn: str
+    pooling: str
     batch_norm_axis: str | None
 
     def width(self, features: int) -> int:
@@ -70,6 +81,44 @@ class Style:
             return activations.PReLU(shared, name=f"{name}_prelu")(x)
         return activations.bind(None, self.activation, x.shape[-1], self.pieces)(x)
 
+    def normalise(self, x: jax.Array, name: str, published=None, groups: int = 1) -> jax.Array:
+        """Local response normalisation where the net has its place for it.
+
+        published: the linen module that the net has there, if any. groups: towers, see
+        `LocalResponseNorm`.
+        """
+        if self.lrn == "none" or (self.lrn == "published" and published is None):
+            return x
+        if self.lrn == "published":
+            return published(x)
+        if self.lrn == "within_map":
+            return LocalResponseNormWithinMap(name=name)(x)
+        return self.across_maps(name, self.lrn, groups)(x)
+
+    def across_maps(self, name: str, variant: str = "paper", groups: int = 1) -> LocalResponseNorm:
+        """AlexNet's normalisation over five maps, in one reading of `LRN_VARIANTS`."""
+        k, alpha = LRN_VARIANTS[variant]
+        return LocalResponseNorm(5, alpha, k=k, groups=groups, name=name)
+
+    def pool(
+        self,
+        x: jax.Array,
+        name: str,
+        kind: str,
+        window: int,
+        stride: int,
+        padding: int = 0,
+        ceil: bool = False,
+    ) -> jax.Array:
+        """Pooling as published, given by the arguments, or as the option `pooling` changes it."""
+        if self.pooling in ("max", "average"):
+            kind = self.pooling
+        elif self.pooling == "overlapping" and window == stride > 1:
+            window, ceil = stride + 1, True  # as many windows as without
+        elif self.pooling == "non_overlapping" and window > stride > 1:
+            window, padding = stride, 0
+        return Pool(kind, window, stride, padding, ceil, name=name)(x)
+
     def batch_norm(self, name: str, train: bool, **options) -> BatchNorm:
         return BatchNorm(
             use_running_average=not train,
@@ -95,6 +144,11 @@ class Net(nn.Module):
         units by standout_alpha and standout_beta).
     dropout_scaling: "train" | "test", see `Dropout`.
     dropconnect_inference, dropconnect_samples: see `DropConnect`.
+    lrn: local response normalisation: "published" (where and as the net has it), "none", a reading
+        of AlexNet's among `LRN_VARIANTS`, or "within_map" (cuda-convnet's, 3x3 pixels). It
+        stands where the net has it, else behind the activation of the first layer.
+    pooling: "published", "max" or "average" for all local pooling; "overlapping" makes windows one
+        pixel larger than their stride, "non_overlapping" as large.
     batch_norm_axis: axis of devices over which BatchNorm normalises; None: each its own.
     """
 
@@ -111,6 +165,8 @@ class Net(nn.Module):
     dropconnect_samples: int = 1000
     standout_alpha: float = 1.0
     standout_beta: float = 0.0
+    lrn: str = "published"
+    pooling: str = "published"
     batch_norm_axis: str | None = None
 
     @nn.nowrap
@@ -121,6 +177,8 @@ class Net(nn.Module):
             activation=self.activation,
             pieces=self.maxout_pieces if self.activation == "maxout" else 1,
             init=Init(self.initializer, self.initializer_scale, slope),
+            lrn=self.lrn,
+            pooling=self.pooling,
             batch_norm_axis=self.batch_norm_axis,
         )
 

@@ -52,7 +52,9 @@ def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> ja
     out_h = output_size(height, window, stride, padding, ceil)
     out_w = output_size(width, window, stride, padding, ceil)
     if out_h < 1 or out_w < 1:
-        raise ValueError(f"the image is too small: a {height}x{width} map under a {window} window")
+        raise ValueError(
+            f"the image is too small: a {height}x{width} map under a {window}x{window} window"
+        )
     after_h = max(0, (out_h - 1) * stride + window - height - padding)
     after_w = max(0, (out_w - 1) * stride + window - width - padding)
     pads = ((0, 0), (padding, after_h), (padding, after_w), (0, 0))

@@ -2,6 +2,7 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ RUN = [
     ("vgg", {"variant": "A", **HE}, LARGE, 20, 2),
     ("googlenet", HE, LARGE, 20, 2),
     ("resnet", {"depth": 50, "stride": "v1.5"}, MIDDLE, 20, 4),
-    *(("resnet_cifar10", {"shortcut": s}, TINY, 10, 8) for s in ("A", "B")),
+    ("resnet_cifar10", {"shortcut": "A"}, TINY, 10, 8),
     *(("cuda_convnet", {"variant": v}, TINY, 10, 8) for v in ("26pct", "18pct", "13pct", "11pct")),
     ("maxout", {"variant": "mnist_dense"}, SMALL, 10, 8),
     ("maxout", {"variant": "mnist_conv"}, (16, 16, 1), 10, 8),
@@ -49,7 +50,7 @@ TRACED = [
     *(("resnet", {"depth": d}, MIDDLE, 20, 2) for d in (34, 101)),
     *(("resnet", {"depth": 18, "shortcut": s}, MIDDLE, 20, 2) for s in ("A", "C", "none")),
     *(("resnet", {"depth": 50, "shortcut": s}, MIDDLE, 20, 2) for s in ("A", "none")),
-    *(("resnet_cifar10", {"shortcut": s}, TINY, 10, 2) for s in ("C", "none")),
+    *(("resnet_cifar10", {"shortcut": s}, TINY, 10, 2) for s in ("B", "C", "none")),
     ("resnet_cifar10", {"depth": 56, "zero_gamma": True}, TINY, 10, 2),
 ]
 TRACED = [
@@ -277,7 +278,6 @@ def test_every_activation_and_regulariser_in_every_model(name):
 @pytest.mark.parametrize(
     ("name", "options", "shape", "pairs"),
     [
-        ("lenet5", {}, GRAY, SOME),
         ("mlp", {"hidden": (30, 20)}, SMALL, SOME),
         ("cuda_convnet", {"variant": "18pct"}, TINY, SOME),
     ],
@@ -371,7 +371,7 @@ def test_blocks_with_gamma_zero_start_as_identities():
         ("vgg", {"variant": "F"}, "model.variant=F: choose one of A, A-LRN, B, C, D, E"),
         ("vgg", {"depth": 16}, "model.depth is no option of vgg: it has activation, drop_rate"),
         ("mlp", {"batch_norm": "per_device"}, "model.batch_norm is no option of mlp"),
-        ("lenet5", {"lrn": "paper"}, "model.lrn is no option of lenet5"),
+        ("lenet5", {"lrn_over": "tower"}, "model.lrn_over is no option of lenet5"),
         ("mlp", {"hidden": (300, 0)}, "must be a tuple of whole numbers, such as (300, 100)"),
         ("mlp", {"hidden": 300}, "must be a tuple of whole numbers, such as (300, 100)"),
         ("resnet", {"depth": 20}, "choose one of 18, 34, 50, 101, 152"),
@@ -381,7 +381,7 @@ def test_blocks_with_gamma_zero_start_as_identities():
         ("resnet_cifar10", {"depth": 50}, "choose one of 20, 32, 44, 56, 110, 1202"),
         ("alexnet", {"image_size": 256}, "model.image_size=256: choose one of 224, 227"),
         ("googlenet", {"auxiliary_heads": "yes"}, "auxiliary_heads=yes: choose one of False, True"),
-        ("alexnet", {"lrn": "torch"}, "choose one of none, paper, cuda_convnet, caffe"),
+        ("alexnet", {"lrn": "torch"}, "choose one of published, none, paper, cuda_convnet"),
         ("alexnet", {"activation": "gelu"}, "leaky_relu, prelu, prelu_shared, maxout"),
         ("alexnet", {"regulariser": "drop"}, "choose one of none, dropout, dropconnect, standout"),
         ("alexnet", {"drop_rate": 1.0}, "model.drop_rate=1.0: must be at least 0 and less than 1"),
@@ -444,3 +444,55 @@ def test_dropconnect_trains_at_the_native_size_only():
     assert jax.eval_shape(module.apply, {"params": params}, images).shape == (1, 2, 2, 10)
     with pytest.raises(ValueError, match="fc6 trains with DropConnect at its native size only"):
         jax.eval_shape(lambda p, x: train(module, p, rest, x), params, images)
+
+
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_normalisation_and_pooling_by_option_in_every_model_that_has_maps(name):
+    options, shape = MODELS[name]
+    options = {**options, "subsampling": "max"} if name == "lenet5" else options
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+
+    def layers_of(**more):
+        found = []
+
+        def record(call, args, kwargs, context):
+            if context.method_name == "__call__":
+                found.append(context.module)
+            return call(*args, **kwargs)
+
+        module = create(name, **options, **more)
+        with nn.intercept_methods(record):
+            logits = jax.eval_shape(
+                lambda x: module.init_with_output(jax.random.key(0), x)[0], images
+            )
+        assert logits.shape == (1, 10)
+        norms = [type(m) for m in found if "ResponseNorm" in type(m).__name__]
+        pools = [(m.kind, m.window, m.stride) for m in found if isinstance(m, layers.Pool)]
+        return norms, pools
+
+    allowed = registry.MODELS[name].allowed()
+    published_norms, published = layers_of()
+    for lrn in allowed["lrn"]:
+        norms, _ = layers_of(lrn=lrn)
+        kind = {"within_map": layers.LocalResponseNormWithinMap}.get(lrn, layers.LocalResponseNorm)
+        if lrn == "published":
+            assert norms == published_norms
+        elif lrn == "none":
+            assert norms == []
+        else:
+            assert set(norms) == {kind} and len(norms) >= len(published_norms)
+    for pooling in allowed["pooling"]:
+        _, pools = layers_of(pooling=pooling)
+        # The auxiliary heads' average pooling is theirs.
+        changed = [p for p, q in zip(pools, published, strict=True) if q != ("average", 5, 3)]
+        if pooling in ("max", "average"):
+            assert {kind for kind, _, _ in changed} == {pooling}
+        elif pooling != "published":
+            side = {"overlapping": lambda w, s: w > s, "non_overlapping": lambda w, s: w == s}
+            assert all(side[pooling](w, s) for _, w, s in changed if s > 1)
+    assert (name in ("mlp", "connectivity", "resnet_cifar10")) == (not published)
+
+
+def test_trainable_subsampling_does_not_overlap():
+    with pytest.raises(ValueError, match=r"set model\.subsampling to max or average"):
+        draw(create("lenet5", pooling="overlapping"), np.zeros((1, *GRAY), np.float32))

@@ -1,0 +1,403 @@
+"""How fast is every family? Images per second, against plain linen and against torch.
+
+    python -m benchmarks.models [--only=lenet5,alexnet,...] [--rounds=5] [--seconds=1] [--batch=N]
+        [--steps_per_dispatch=1] [--linen_in_scan] [--out=FILE]
+
+Side by side, in one process, on one fixed batch:
+
+ours    the nets of `models/`, as training and evaluation run them
+linen   the same nets with linen's and XLA's own primitives in place of ours: see `plain_linen`
+torch   the same layers in torch (`benchmarks.torch_nets`), in the faster of its two layouts, and
+        on all cores or one, whichever is faster
+
+train: uint8 images scaled, forward, backward, SGD with momentum 0.9. Ours as the training loop runs
+it, a `lax.scan` over --steps_per_dispatch steps in a call; linen's is one compiled step a call, for
+in a scan (--linen_in_scan) CPUs run its convolutions far slower. infer: a jitted `apply`.
+The versions take turns, since machines drift. Images per second are medians over the rounds, and
+each ratio is the median of the rounds' ratios; more than 1: ours is faster. That ours and
+linen give equal logits, and that torch's net has as many parameters, is checked.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import gc
+import importlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+import models.layers
+from configs.common import base
+from input_pipeline.transform import make_transform
+from models import registry
+from models.layers import convolution, net, pooling
+from train_lib import losses, optimizers, parallel
+from train_lib import state as state_lib
+from train_lib.steps import make_train_step, several
+
+try:
+    import torch
+
+    from benchmarks import torch_nets
+except ImportError:
+    torch = None
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+RATE, MOMENTUM = 1e-4, 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A config file and its argument, the images' shape, the classes and the batch size."""
+
+    config: str
+    argument: str
+    shape: tuple[int, int, int]
+    classes: int
+    batch: int
+
+
+IMAGENET = ((224, 224, 3), 1000)
+FAMILIES = {
+    "lenet5": Family("lenet5", "mnist", (32, 32, 1), 10, 64),
+    "mlp_300": Family("mlp", "300", (28, 28, 1), 10, 64),
+    "cuda_convnet_26pct": Family("cuda_convnet", "26pct", (32, 32, 3), 10, 128),
+    "cuda_convnet_13pct": Family("cuda_convnet", "13pct", (24, 24, 3), 10, 128),
+    "maxout_mnist_dense": Family("maxout", "mnist_dense", (28, 28, 1), 10, 100),
+    "resnet_cifar10_20": Family("resnet_cifar10", "20", (32, 32, 3), 10, 128),
+    "alexnet_two_tower": Family("alexnet", "two_tower", *IMAGENET, 16),
+    "alexnet_one_tower": Family("alexnet", "one_tower", *IMAGENET, 16),
+    "vgg_A": Family("vgg", "A", *IMAGENET, 4),
+    "vgg_D": Family("vgg", "D", *IMAGENET, 2),
+    "googlenet_batch_norm": Family("googlenet", "batch_norm", *IMAGENET, 8),
+    "resnet_18": Family("resnet", "18", *IMAGENET, 8),
+    "resnet_50_v1.5": Family("resnet", "50-v1.5", *IMAGENET, 8),
+}
+
+
+class PlainConv(models.layers.Conv):
+    conv_general_dilated: Callable | None = None
+
+
+class PlainLocalConv(models.layers.LocalConv):
+    """The locally connected layer with the primitive of linen's `nn.ConvLocal`."""
+
+    @nn.compact
+    def __call__(self, x):
+        pads = ((self.padding,) * 2,) * 2 if isinstance(self.padding, int) else self.padding
+        window = self.kernel_size
+        height, width = (
+            n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], pads, window, strict=True)
+        )
+        shape = (height, width, *window, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (height, width, self.features))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        # The primitive wants a window's values channel by channel.
+        kernel = kernel.transpose(0, 1, 4, 2, 3, 5).reshape(height, width, -1, self.features)
+        y = lax.conv_general_dilated_local(x, kernel, (1, 1), pads, window, dimension_numbers=NHWC)
+        return y + bias
+
+
+def plain_pool(x, kind, window, stride, padding, ceil):
+    counts = [pooling.output_size(n, window, stride, padding, ceil) for n in x.shape[1:3]]
+    pads = [
+        (padding, max(0, (count - 1) * stride + window - n - padding))
+        for count, n in zip(counts, x.shape[1:3], strict=True)
+    ]
+    if kind == "max":
+        return nn.max_pool(x, (window, window), (stride, stride), pads)
+    assert not padding, "linen counts padded zeros otherwise than we do"
+    return nn.avg_pool(x, (window, window), (stride, stride), pads, count_include_pad=False)
+
+
+def plain_window_sum(x, window):
+    return nn.pool(x, 0.0, lax.add, (window, window), (window, window), "VALID")
+
+
+@contextlib.contextmanager
+def plain_linen():
+    """While a model is traced: linen's and XLA's primitives for convolving and pooling."""
+    with (
+        mock.patch.object(models.layers, "Conv", PlainConv),
+        mock.patch.object(net, "Conv", PlainConv),
+        mock.patch.object(models.layers, "LocalConv", PlainLocalConv),
+        mock.patch.object(convolution, "convolve", lax.conv_general_dilated),
+        mock.patch.object(pooling, "pool", plain_pool),
+        mock.patch.object(pooling, "window_sum", plain_window_sum),
+    ):
+        yield
+
+
+def under(context, function):
+    """`function`, traced under the context wherever jax traces it."""
+
+    def traced(*args):
+        with context():
+            return function(*args)
+
+    return traced
+
+
+class JaxSteps:
+    """A family's train and inference steps, by version ("ours", "linen"), over one shared state."""
+
+    def __init__(self, family: Family, config, images, labels, k: int, linen_in_scan: bool):
+        devices = parallel.devices(1)
+        module = registry.create(config.model, family.classes)
+        schedule = optax.constant_schedule(RATE)
+        optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+        transform = make_transform(config.preprocess, config.augment)
+        step = make_train_step(
+            module,
+            losses.make_loss(config.loss),
+            optimizer,
+            transform,
+            seed=0,
+            log_every_steps=1,
+            auxiliary_weight=config.loss.auxiliary_weight,
+        )
+
+        def infer(variables, images):
+            return module.apply(variables, transform(images), train=False)
+
+        versions = {"ours": contextlib.nullcontext, "linen": plain_linen}
+        scanned = {"ours": True, "linen": linen_in_scan}
+        self._train, self._batches = {}, {}
+        self.steps = {version: k if scanned[version] else 1 for version in versions}
+        for version, context in versions.items():
+            traced, lead = under(context, step), (1, k) if scanned[version] else (1,)
+            traced = several(traced) if scanned[version] else traced
+            self._train[version] = parallel.train_step(traced, devices)
+            self._batches[version] = {
+                "image": np.broadcast_to(images, (*lead, *images.shape)),
+                "label": np.broadcast_to(labels, (*lead, *labels.shape)),
+            }
+        self._infer = {name: jax.jit(under(c, infer)) for name, c in versions.items()}
+        self.state = parallel.replicate(
+            state_lib.create(module, optimizer, 0, family.shape), devices
+        )
+        self.images, self.last = jnp.asarray(images), None
+
+    def parameters(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+    def train(self, version: str):
+        self.state, self.last = self._train[version](self.state, self._batches[version])
+
+    def infer(self, version: str):
+        self.last = self._infer[version](self.state.variables(), self.images)
+
+    def wait(self):
+        jax.block_until_ready((self.state, self.last))
+
+    def check(self):
+        """Raises AssertionError unless the two versions give the same logits."""
+        logits = {}
+        for version in ("ours", "linen"):
+            self.infer(version)
+            logits[version] = np.asarray(self.last)
+        tolerance = 1e-3 if jax.default_backend() == "cpu" else 2e-2  # a GPU rounds to TF32
+        size = np.abs(logits["ours"]).max()
+        assert size > 0 and np.isfinite(size), "logits are no numbers to compare"
+        np.testing.assert_allclose(logits["ours"], logits["linen"], rtol=0, atol=tolerance * size)
+
+
+def load_config(family: Family):
+    """The family's config with images of the net's own size, no augmentation, and plain SGD."""
+    config = importlib.import_module(f"configs.{family.config}").get_config(family.argument)
+    neutral = base()
+    config.optimizer, config.augment = neutral.optimizer, neutral.augment
+    config.optimizer.momentum = MOMENTUM
+    config.preprocess.update({"resize": 0, "pad": 0, "crop": 0})
+    return config
+
+
+def seconds_of(call, wait, count: int) -> float:
+    """Seconds that each of `count` calls takes."""
+    wait()
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    wait()
+    return (time.perf_counter() - start) / count
+
+
+def choose_torch_settings(steps, cores: int):
+    """Sets the faster layout, then, for short steps, the faster of all cores and one."""
+
+    def fastest(choices, use):
+        best = dict.fromkeys(choices, float("inf"))
+        for _ in range(3):
+            for choice in choices:
+                use(choice)
+                steps.train()
+                best[choice] = min(best[choice], seconds_of(steps.train, steps.wait, 1))
+        choice = min(best, key=best.get)
+        use(choice)
+        return best[choice]
+
+    torch.set_num_threads(cores)
+    convolves = any(p.ndim == 4 for p in steps.net.parameters())
+    took = fastest(("default", "channels_last") if convolves else ("default",), steps.use)
+    if took < 0.5:
+        fastest((cores, 1), torch.set_num_threads)
+
+
+def measure(name: str, family: Family, arguments) -> dict:
+    """A row of the table."""
+    config, batch = load_config(family), arguments.batch or family.batch
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (batch, *family.shape), np.uint8)
+    labels = random.integers(0, family.classes, batch, np.int32)
+    ours = JaxSteps(family, config, images, labels, arguments.k, arguments.linen_in_scan)
+    ours.check()
+    # Each measurement: what to call, what to wait for, images a call.
+    calls: dict = {}
+    for mode in ("train", "infer"):
+        for version in ("ours", "linen"):
+            call = functools.partial(getattr(ours, mode), version)
+            size = batch * (ours.steps[version] if mode == "train" else 1)
+            calls[mode, version] = (call, ours.wait, size)
+    layout = threads = None
+    if arguments.torch:
+        low, high = config.preprocess.low, config.preprocess.high
+        loss = torch_nets.loss_of(config.loss.name, config.loss.get("j"))
+        theirs = torch_nets.Steps(name, images, labels, loss, low, high, RATE, MOMENTUM)
+        assert theirs.parameters() == ours.parameters(), "torch's net is another"
+        choose_torch_settings(theirs, arguments.cores)
+        layout, threads = theirs.layout, torch.get_num_threads()
+        calls["train", "torch"] = (theirs.train, theirs.wait, batch)
+        calls["infer", "torch"] = (theirs.infer, theirs.wait, batch)
+
+    counts = {}
+    for key, (call, wait, _) in calls.items():
+        seconds_of(call, wait, 1)  # compiles
+        counts[key] = max(1, int(arguments.seconds / seconds_of(call, wait, 1)))
+    speeds: dict = {key: [] for key in calls}
+    for _ in range(arguments.rounds):
+        for key, (call, wait, size) in calls.items():
+            speeds[key].append(size / seconds_of(call, wait, counts[key]))
+
+    row = {"family": name, "batch": batch, "parameters": ours.parameters()}
+    row |= {"torch_layout": layout, "torch_threads": threads}
+    for mode in ("train", "infer"):
+        for version in ("ours", "linen", "torch"):
+            values = speeds.get((mode, version))
+            row[f"{mode}_{version}"] = values and statistics.median(values)
+            if version != "ours":
+                pairs = values and zip(speeds[mode, "ours"], values, strict=True)
+                row[f"{mode}_ratio_{version}"] = values and statistics.median(
+                    a / b for a, b in pairs
+                )
+    return row
+
+
+COLUMNS = ("ours", "linen", "torch", "ratio_linen", "ratio_torch")
+
+
+def line(row: dict) -> str:
+    def number(value, ratio):
+        if value is None:
+            return "-"
+        return f"{value:.2f}" if ratio else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+    cells = [
+        number(row[f"{mode}_{column}"], column.startswith("ratio")).rjust(9)
+        for mode in ("train", "infer")
+        for column in COLUMNS
+    ]
+    layout = {"channels_last": "NHWC", "default": "NCHW"}.get(row["torch_layout"], "-")
+    torch_setting = f"{layout} {row['torch_threads'] or ''}".rstrip()
+    return f"{row['family']:<21}{row['batch']:>5}{''.join(cells)}  {torch_setting}"
+
+
+HEADER = (
+    f"{'':26}{'train, images/s':>27}{'ours/':>9}{'ours/':>9}"
+    f"{'infer, images/s':>27}{'ours/':>9}{'ours/':>9}  torch:\n"
+    f"{'family':<21}{'batch':>5}"
+    + "".join(f"{c:>9}" for c in ("ours", "linen", "torch", "linen", "torch") * 2)
+    + "  layout, threads"
+)
+
+
+def setting(use_torch: bool, cores: int) -> dict:
+    """What the figures depend on; sets torch up as XLA is."""
+    device = jax.devices()[0]
+    facts = {
+        "device": f"{device.platform}: {device.device_kind}",
+        "machine": platform.machine(),
+        "cores": cores,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+    }
+    if use_torch:
+        torch.set_flush_denormal(True)  # as XLA does
+        torch.set_float32_matmul_precision("high")  # on GPUs TF32, as JAX's default
+        torch.backends.cudnn.benchmark = True
+        facts["torch"] = torch.__version__
+    return facts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="beginnings of families, with commas between")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement, about")
+    parser.add_argument("--batch", type=int, default=0, help="0: each family's own")
+    parser.add_argument("--steps_per_dispatch", dest="k", type=int, default=1)
+    parser.add_argument("--linen_in_scan", action="store_true")
+    parser.add_argument("--out", default="", help="JSON file to write")
+    arguments = parser.parse_args()
+    wanted = tuple(filter(None, arguments.only.split(",")))
+    for name in wanted:
+        if not any(family.startswith(name) for family in FAMILIES):
+            parser.error(f"--only={name}: there are {', '.join(FAMILIES)}")
+
+    arguments.torch = torch is not None
+    if not arguments.torch:
+        print("torch is not installed: nothing is compared with it")
+    elif jax.default_backend() != "cpu" and not torch.cuda.is_available():
+        arguments.torch = False
+        print("torch has no GPU here: nothing is compared with it")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    arguments.cores = cores
+    facts = setting(arguments.torch, cores)
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(f"float32, {arguments.k} steps a dispatch, {arguments.rounds} rounds\n\n{HEADER}")
+    options = {
+        "rounds": arguments.rounds,
+        "steps_per_dispatch": arguments.k,
+        "linen_in_scan": arguments.linen_in_scan,
+    }
+    rows: list[dict] = []
+    for name, family in FAMILIES.items():
+        if wanted and not name.startswith(wanted):
+            continue
+        rows.append(measure(name, family, arguments))
+        print(line(rows[-1]), flush=True)
+        if arguments.out:
+            text = json.dumps({**facts, **options, "rows": rows}, indent=2)
+            Path(arguments.out).write_text(text + "\n")
+        jax.clear_caches()
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()

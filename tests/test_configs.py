@@ -1,0 +1,83 @@
+"""Every config file with every argument: valid, and of the net that its name says."""
+
+import importlib
+
+import jax
+import pytest
+
+from train_lib import experiment
+
+# Trainable parameters of the net that each argument gives.
+PARAMETERS = {
+    "lenet5": {"digits": 60_000, "mnist": 60_000},
+    "alexnet": {"two_tower": 60_965_224, "one_tower": 61_100_840},
+    "vgg": {
+        "D": 138_357_544,
+        "A": 132_863_336,
+        "A-LRN": 132_863_336,
+        "B": 133_047_848,
+        "C": 133_638_952,
+        "E": 143_667_240,
+    },
+    "googlenet": {"lrn": 13_378_280, "batch_norm": None},
+    "resnet": {
+        "50": 25_557_032,
+        "18": 11_689_512,
+        "34": 21_797_672,
+        "101": 44_549_160,
+        "152": 60_192_808,
+        "50-v1.5": 25_557_032,
+        "101-v1.5": 44_549_160,
+        "152-v1.5": 60_192_808,
+        "plain-18": 11_515_688,
+        "plain-34": 21_623_848,
+    },
+    "resnet_cifar10": {
+        "20": 269_722,
+        "32": 464_154,
+        "44": 658_586,
+        "56": 853_018,
+        "110": 1_727_962,
+        "1202": 19_421_274,
+        "plain-20": 269_722,
+        "plain-32": 464_154,
+        "plain-44": 658_586,
+        "plain-56": 853_018,
+    },
+    "cuda_convnet": {
+        "18pct": 89_578,
+        "26pct": 145_578,
+        "13pct": 1_116_490,
+        "11pct": 2_112_970,
+    },
+    "maxout": {"mnist_dense": 1_233_610, "mnist_conv": None, "cifar10": 16_247_830},
+    "mlp": {"300": 238_510, "linear": 7_850, "500-150": 469_160},
+    "connectivity": {
+        "local": 40_000_000 + 4_000_010,
+        "full": 16_000_000_000 + 4_000_010,
+        "shared": 1_000 + 4_000_010,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "argument", "parameters"),
+    [(file, *item) for file, row in PARAMETERS.items() for item in row.items()],
+)
+def test_every_argument_gives_its_net(file, argument, parameters):
+    module = importlib.import_module(f"configs.{file}")
+    exp = experiment.build(module.get_config(argument))
+    shapes = experiment.state_shapes(exp.module, exp.input_shape)["params"]
+    found = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert parameters is None or found == parameters
+    if argument == next(iter(PARAMETERS[file])):
+        assert module.get_config().to_dict() == module.get_config(argument).to_dict()
+
+
+@pytest.mark.parametrize("file", PARAMETERS)
+def test_other_arguments_are_refused_with_those_there_are(file):
+    module = importlib.import_module(f"configs.{file}")
+    with pytest.raises(ValueError, match=rf"configs/{file}.py has no argument 'x1': "):
+        module.get_config("x1")
+    if file != "mlp":
+        assert set(PARAMETERS[file]) == set(module.ARGUMENTS)
