@@ -101,8 +101,8 @@ def test_every_tensor_that_does_not_fit_is_named_in_one_line(module, state_dict)
     [
         (MLP(), "torchvision has no MLP"),
         (AlexNet(variant="two_tower"), "model.variant=two_tower"),
-        (AlexNet(variant="one_tower"), "model.lrn=paper"),
-        (AlexNet(variant="one_tower", lrn="none"), "model.dropout_scaling=test"),
+        (AlexNet(variant="one_tower", lrn="paper"), "model.lrn=paper"),
+        (AlexNet(variant="one_tower"), "model.dropout_scaling=test"),
         (VGG(variant="C"), "model.variant=C: torchvision's VGG has A or B or D or E"),
         (GoogLeNet(), "model.normalisation=lrn"),
         (ResNet(depth=50), "model.stride=v1"),
