@@ -339,9 +339,12 @@ HEADER = (
 def setting(use_torch: bool, cores: int) -> dict:
     """What the figures depend on; sets torch up as XLA is."""
     device = jax.devices()[0]
+    processors = Path("/proc/cpuinfo")
+    found = processors.read_text().splitlines() if processors.exists() else []
+    names = [text.split(":")[1].strip() for text in found if text.startswith("model name")]
     facts = {
-        "device": f"{device.platform}: {device.device_kind}",
-        "machine": platform.machine(),
+        "device": f"{device.platform} {device.device_kind}",
+        "processor": names[0] if names else platform.machine(),
         "cores": cores,
         "python": platform.python_version(),
         "jax": jax.__version__,
@@ -370,6 +373,8 @@ def main():
         if not any(family.startswith(name) for family in FAMILIES):
             parser.error(f"--only={name}: there are {', '.join(FAMILIES)}")
 
+    # A GPU's memory is shared with torch. Read when JAX first looks for devices, so not too late.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     arguments.torch = torch is not None
     if not arguments.torch:
         print("torch is not installed: nothing is compared with it")
