@@ -3,6 +3,8 @@ Neural Networks", NIPS 2012, and its one-tower successor (Krizhevsky 2014, "One 
 parallelizing convolutional neural networks") with the widths that torchvision distributes.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 
@@ -54,6 +56,8 @@ class AlexNet(layers.Net):
         layers.check_size(x, self.image_size, larger=self.class_map)
         if self.variant == "one_tower" and self.lrn_over == "tower":
             raise ValueError("model.lrn_over=tower: the one_tower net has no towers: use all_maps")
+        if self.lrn_over == "tower" and self.lrn in ("none", "within_map"):
+            raise ValueError(f"model.lrn_over=tower: model.lrn={self.lrn} sees no other maps")
         style, head = self.style(), self.head(train, drop_scale)
         maps, groups = VARIANTS[self.variant]
 
@@ -66,10 +70,9 @@ class AlexNet(layers.Net):
 
         def norm(x, i):
             name, towers = f"norm{i}", 2 if self.lrn_over == "tower" else 1
-            published = None
-            if self.variant == "two_tower" and self.lrn == "published":
-                published = style.across_maps(name, groups=towers)
-            return style.normalise(x, name, published, towers)
+            published = functools.partial(style.across_maps, name, groups=towers)
+            has_lrn = self.variant == "two_tower"
+            return style.normalise(x, name, published if has_lrn else None, towers)
 
         def pool(x, i):
             return style.pool(x, f"pool{i}", "max", 3, 2)

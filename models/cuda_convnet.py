@@ -61,12 +61,11 @@ class CudaConvnet(layers.Net):
             return style.pool(x, name, kind, 3, 2, ceil=True)
 
         def normalise(x, name):
-            published = None
-            if self.lrn == "published" and self.variant == "18pct":
-                published = layers.LocalResponseNormWithinMap(3, 5e-5 / 9, name=name)
-            elif self.lrn == "published" and self.variant == "11pct":
-                published = layers.LocalResponseNorm(9, 1e-3 / 9, k=1.0, name=name)
-            return style.normalise(x, name, published)
+            published = {
+                "18pct": lambda: layers.LocalResponseNormWithinMap(3, 5e-5 / 9, name=name),
+                "11pct": lambda: layers.LocalResponseNorm(9, 1e-3 / 9, k=1.0, name=name),
+            }
+            return style.normalise(x, name, published.get(self.variant))
 
         if self.variant in ("26pct", "18pct"):
             x = normalise(pool(conv(x, 32, "conv1"), "max", "pool1"), "norm1")

@@ -3,6 +3,7 @@ and the batch-normalised net that torchvision distributes weights for under the 
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -23,7 +24,6 @@ MODULES = {
     "5b": (384, 192, 384, 48, 128, 128),
 }
 NORMALISATIONS = ("lrn", "batch_norm")
-IMAGE_SIZE = 224
 AUXILIARY_DROP_RATE = 0.7  # sec. 5
 
 
@@ -71,7 +71,8 @@ class GoogLeNet(layers.Net):
 
     normalisation: "lrn" (the paper's) or "batch_norm": the net that torchvision distributes,
         with BatchNorm behind every convolution, no biases there, no LRN, and 3x3 windows where the
-        paper has 5x5.
+        paper has 5x5. Its auxiliary heads pool as the paper's; torchvision's pool adaptively to
+        4x4, so that theirs differ in training.
     lrn: published is AlexNet's (the paper gives no constants), none in the "batch_norm" net.
     auxiliary_heads: the two classifiers on 4a and 4d that training adds (sec. 5). Their logits
         are sown as `auxiliary/aux1/logits`, `aux2` in training; they need 224x224 images.
@@ -91,13 +92,12 @@ class GoogLeNet(layers.Net):
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
         head = self.head(train, drop_scale)
         batch_norm = self.normalisation == "batch_norm"
-        unit = Unit(self.style(), batch_norm, train)
-
-        style = unit.style
+        style = self.style()
+        unit = Unit(style, batch_norm, train)
 
         def norm(x, name):
-            has_lrn = not batch_norm and self.lrn == "published"
-            return style.normalise(x, name, style.across_maps(name) if has_lrn else None)
+            published = functools.partial(style.across_maps, name)
+            return style.normalise(x, name, None if batch_norm else published)
 
         def pool(x, name, window=3):
             return style.pool(x, name, "max", window, 2, ceil=True)

@@ -38,7 +38,8 @@ class MaxoutNet(layers.Net):
         layers behind (never inputs of the max, sec. 3).
 
     Pooling is max, in cuda-convnet's ceil mode. The columns' norms are limited by the
-    optimizer (`config.optimizer.max_norm`). Raises ValueError for an image too small.
+    optimizer (`config.optimizer.max_norms`). Raises ValueError for an image too small, and for
+    normalisation or pooling in mnist_dense, which has no maps.
     """
 
     num_classes: int = 10
@@ -52,6 +53,10 @@ class MaxoutNet(layers.Net):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
+        for option in ("lrn", "pooling") if self.variant == "mnist_dense" else ():
+            value = getattr(self, option)
+            if value not in ("published", "none"):
+                raise ValueError(f"model.{option}={value}: mnist_dense has no maps: use published")
         for number, (kind, units, pieces, *window) in enumerate(VARIANTS[self.variant]):
             name = f"h{number}"
             style = self.style()

@@ -76,7 +76,7 @@ class Block(nn.Module):
             return style.batch_norm("projection_bn", train)(projection(x))
         if changes:
             # Option A: every stride-th pixel, and zeros in place of the new maps. The paper does
-            # not say where the zeros go: here behind, as in its authors' later Torch port.
+            # not say where the zeros go: here behind, as in fb.resnet.torch.
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
         return x

@@ -2,6 +2,8 @@
 Recognition", ICLR 2015: the nets A to E of its table 1.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 
@@ -42,14 +44,15 @@ class VGG(layers.Net):
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
         layers.check_size(x, IMAGE_SIZE, larger=self.class_map)
         style, head = self.style(), self.head(train, drop_scale)
+        has_lrn = self.variant == "A-LRN"
         for block, (maps, sizes) in enumerate(zip(MAPS, VARIANTS[self.variant], strict=True), 1):
             for number, size in enumerate(sizes, 1):
                 name = f"conv{block}_{number}"
                 x = style.conv(maps, size, name, padding=size // 2)(x)
                 x = style.activate(x, name)
                 if name == "conv1_1":
-                    has_lrn = self.variant == "A-LRN" and self.lrn == "published"
-                    x = style.normalise(x, "norm1", style.across_maps("norm1") if has_lrn else None)
+                    published = functools.partial(style.across_maps, "norm1")
+                    x = style.normalise(x, "norm1", published if has_lrn else None)
             x = style.pool(x, f"pool{block}", "max", 2, 2)
         x = head.hidden(x, 4096, "fc6", window=7)
         x = head.hidden(x, 4096, "fc7", window=1)

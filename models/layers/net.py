@@ -6,6 +6,7 @@ of them, `Head` makes its fully connected layers and the regulariser that goes w
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -81,16 +82,22 @@ class Style:
             return activations.PReLU(shared, name=f"{name}_prelu")(x)
         return activations.bind(None, self.activation, x.shape[-1], self.pieces)(x)
 
-    def normalise(self, x: jax.Array, name: str, published=None, groups: int = 1) -> jax.Array:
+    def normalise(
+        self,
+        x: jax.Array,
+        name: str,
+        published: Callable[[], nn.Module] | None = None,
+        groups: int = 1,
+    ) -> jax.Array:
         """Local response normalisation where the net has its place for it.
 
-        published: the linen module that the net has there, if any. groups: towers, see
-        `LocalResponseNorm`.
+        published: makes the linen module that the net has there; None where it has none. groups:
+        towers, see `LocalResponseNorm`.
         """
-        if self.lrn == "none" or (self.lrn == "published" and published is None):
-            return x
         if self.lrn == "published":
-            return published(x)
+            return published()(x) if published else x
+        if self.lrn == "none":
+            return x
         if self.lrn == "within_map":
             return LocalResponseNormWithinMap(name=name)(x)
         return self.across_maps(name, self.lrn, groups)(x)

@@ -41,8 +41,8 @@ class LocalResponseNorm(nn.Module):
             raise ValueError(f"LRN over {self.size} maps has no centre: give an odd size")
         dtype, x = x.dtype, x.astype(jnp.float32)
         towers = jnp.square(x).reshape(*x.shape[:-1], self.groups, -1)
-        # A window sum is its own gradient and fast; those of shifted slices, and a product with
-        # a banded matrix, were slower.
+        # A window sum has a window sum as its gradient. On a CPU the slices' gradients, and a
+        # product with a banded matrix, were slower.
         total = lax.reduce_window(
             towers, 0.0, lax.add, (1, 1, 1, 1, self.size), (1,) * 5, "SAME"
         ).reshape(x.shape)

@@ -79,7 +79,7 @@ def window_sum(x: jax.Array, window: int) -> jax.Array:
     batch, height, width, channels = x.shape
     out_h, out_w = height // window, width // window
     x = x[:, : out_h * window, : out_w * window]
-    # A reshape and a sum: XLA's reduce_window (and its gradient) is slower on every backend.
+    # A reshape and a sum: on a CPU, XLA's reduce_window and its gradient are slower.
     return x.reshape(batch, out_h, window, out_w, window, channels).sum(axis=(2, 4))
 
 

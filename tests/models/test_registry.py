@@ -415,6 +415,8 @@ def test_wrong_sections(name, options, said):
         ("cuda_convnet", {}, (2, 2, 3), "the image is too small: a 1x1 map under a 3"),
         ("lenet5", {}, (28, 28, 1), "LeNet-5 takes 32x32 images, not 28x28"),
         ("alexnet", {"variant": "one_tower", "lrn_over": "tower"}, LARGE, "use all_maps"),
+        ("alexnet", {"lrn": "none", "lrn_over": "tower"}, LARGE, "sees no other maps"),
+        ("maxout", {"pooling": "average"}, SMALL, "mnist_dense has no maps: use published"),
         ("resnet", {"depth": 34, "stride": "v1.5"}, MIDDLE, "has no bottlenecks .* use v1"),
         ("resnet", {"shortcut": "none", "zero_gamma": True}, MIDDLE, "choose .* of A, B, C"),
         ("resnet_cifar10", {"shortcut": "none", "zero_gamma": True}, TINY, "of A, B, C"),
