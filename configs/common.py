@@ -54,11 +54,33 @@ def base() -> ConfigDict:
 
     config.dataset = ConfigDict(
         {
-            "name": "",
-            "train_split": "train",
+            "name": "",  # digits, a TFDS set (mnist, imagenet2012, ...), or folder
+            "train_split": "train",  # TFDS: any split expression, as train[:45000]
             "test_split": "test",
-            "data_dir": "",  # where the TFDS sets are; "": TFDS's own rule
+            # Where the TFDS sets are ("": TFDS's own rule); of a folder, the folder itself.
+            "data_dir": "",
             "cache_dir": "",  # decoded arrays; "": $XDG_CACHE_HOME/canon or ~/.cache/canon
+            "test_fraction": 0.0,  # of each class, in a folder without train and val
+            "on_bad_image": "error",  # or skip: leave out, and say so
+            "workers": 0,  # processes that decode images; 0: threads of this one
+        }
+    )
+
+    # What the host cuts from each decoded image, a square of `size` pixels. 0: nothing is cut;
+    # the images have one size, and are held in memory.
+    config.view = ConfigDict(
+        {
+            "size": 0,
+            # Training. scale: shorter side drawn from train_scale, a square at a random place;
+            # area: a rectangle of random area and aspect, stretched; center: as for the test.
+            "train": "scale",
+            "train_scale": (256, 256),  # pixels, from and to
+            "square": False,  # scale: only from the central square (AlexNet)
+            "area": (0.08, 1.0),  # share of the image
+            "aspect": (3 / 4, 4 / 3),  # width by height
+            # bilinear, bicubic, lanczos, box, nearest; random: one of four for each image
+            "interpolation": "bilinear",
+            "test_scale": 256,  # shorter side, of which the central square is taken
         }
     )
 

@@ -11,7 +11,8 @@ import functools
 import numpy as np
 
 
-@functools.lru_cache(maxsize=2)  # a batch touches one pass, or two at their border
+# A batch touches one pass, or two at their border; small sets more, where batches are read ahead.
+@functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     # Philox is counter-based: (seed, epoch) is its key, so passes are independent streams.
     key = np.array([seed, epoch], np.uint64)
@@ -28,6 +29,12 @@ def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> n
         parts.append(_permutation(seed, epoch, num_examples)[offset : offset + take])
         position += take
     return np.concatenate(parts)
+
+
+def example_index(seed: int, position: int, num_examples: int) -> int:
+    """The example at a position of the endless sequence: batch n begins at n * batch_size."""
+    epoch, offset = divmod(position, num_examples)
+    return int(_permutation(seed, epoch, num_examples)[offset])
 
 
 def train_batches(split, seed: int, step: int, count: int, batch_size: int, devices: int) -> dict:

@@ -1,9 +1,14 @@
-"""Downloads and prepares a TFDS set in the format that training reads without TensorFlow.
+"""Prepares a set for training: downloads it through TFDS, or copies it with smaller images.
 
     python -m input_pipeline.prepare mnist [--data_dir=DIR]
+    python -m input_pipeline.prepare imagenet2012 --shorter_side=256 [--data_dir=DIR] [--out=DIR]
+    python -m input_pipeline.prepare PATH/TO/FOLDER --shorter_side=256 --out=DIR
 
-Needs a connection, and the optional extra: pip install '.[prepare]' (TFDS's builders use
-TensorFlow to encode images). Training needs neither. A set that is already there is left alone.
+The first needs a connection and the optional extra: pip install '.[prepare]' (TFDS's builders use
+TensorFlow to encode images). The others copy a prepared set, or a folder of images (FOLDER/train,
+FOLDER/val, or classes alone with --test_fraction), so that training decodes small images: train
+with --config.dataset.name=imagenet2012_256 --config.dataset.data_dir=DIR. --square keeps central
+squares, as AlexNet did. What is already there is left alone; what was interrupted goes on.
 """
 
 import argparse
@@ -11,7 +16,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from errors import one_line
+from errors import UserError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,41 +24,98 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m input_pipeline.prepare", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("name", help="a TFDS set: mnist, fashion_mnist, cifar10, ...")
-    parser.add_argument("--data_dir", default=None, help="where to put it (default: TFDS's rule)")
+    parser.add_argument("name", help="a TFDS set (mnist, imagenet2012, ...) or a folder of images")
+    parser.add_argument("--data_dir", default="", help="where TFDS sets are (default: TFDS's rule)")
+    copy = parser.add_argument_group("a copy with smaller images")
+    copy.add_argument("--shorter_side", type=int, default=0, help="pixels")
+    copy.add_argument("--square", action="store_true", help="only the central square")
+    copy.add_argument("--quality", type=int, default=95, help="of the JPEGs, 1 to 100")
+    copy.add_argument("--out", default="", help="where to put it (default: --data_dir)")
+    copy.add_argument("--processes", type=int, default=0, help="(default: one a core)")
+    copy.add_argument("--on_bad_image", choices=("error", "skip"), default="error")
+    copy.add_argument("--test_fraction", type=float, default=0.0, help="of a folder without splits")
     arguments = parser.parse_args(argv)
+    try:
+        print(_copy(arguments) if arguments.shorter_side else _download(arguments))
+        return 0
+    except UserError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("prepare: interrupted: run the same command again", file=sys.stderr)
+        return 130
 
-    def fail(message: str) -> int:
-        print(f"prepare: {message}", file=sys.stderr)
-        return 2
 
+def _copy(arguments) -> str:
+    from configs.common import base
+    from input_pipeline import copies, sources, stream, tfds_arrays
+
+    if arguments.shorter_side < 1:
+        raise UserError(f"--shorter_side={arguments.shorter_side}: must be 1 or more")
+    if not 1 <= arguments.quality <= 100:
+        raise UserError(f"--quality={arguments.quality}: must be in 1 .. 100")
+    dataset = base().dataset
+    dataset.data_dir, dataset.name = arguments.data_dir, arguments.name
+    folder = pathlib.Path(arguments.name).expanduser()
+    if folder.is_dir():
+        dataset.name, dataset.data_dir = sources.FOLDER, str(folder)
+        dataset.test_fraction = arguments.test_fraction
+        source, names = folder.resolve().name, ("train", "test")
+    else:
+        directory = sources.tfds_directory(dataset)
+        source, names = (
+            arguments.name,
+            tuple(tfds_arrays.builder(arguments.name, directory).info.splits),
+        )
+    if not arguments.out and not arguments.data_dir:
+        raise UserError("where shall the copy go? Give --out=DIR")
+    splits = {name: sources.load(dataset, name) for name in names}
+    made, written = copies.make(
+        splits,
+        source,
+        pathlib.Path(arguments.out or arguments.data_dir).expanduser(),
+        arguments.shorter_side,
+        arguments.square,
+        arguments.quality,
+        arguments.on_bad_image,
+        arguments.processes or stream.cores(),
+    )
+    parts = ", ".join(f"{count:,} {name}" for name, count in written.items())
+    return (
+        f"prepared: {made} ({parts}): train with --config.dataset.name={made.parent.name}"
+        f" --config.dataset.data_dir={made.parents[1]}"
+    )
+
+
+def _download(arguments) -> str:
     import tensorflow_datasets as tfds
 
     directory = pathlib.Path(arguments.data_dir).expanduser() if arguments.data_dir else None
     try:
         builder = tfds.builder(arguments.name, data_dir=directory, file_format="array_record")
-    except tfds.core.DatasetNotFoundError:
-        return fail(f"TFDS has no data set {arguments.name!r}: see its catalogue for the names")
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(
+            f"{arguments.name!r} is neither a set in TFDS's catalogue nor a folder here: give the"
+            " name or path of one"
+        ) from error
     except Exception as error:
-        return fail(f"cannot set up {arguments.name} ({one_line(error)})")
+        raise UserError(f"cannot set up {arguments.name} ({one_line(error)})") from error
     if pathlib.Path(builder.data_dir, "dataset_info.json").exists():
-        print(f"already there: {builder.data_dir}")
-        return 0
+        return f"already there: {builder.data_dir}"
     try:
         import tensorflow  # noqa: F401
-    except ImportError:
-        return fail("preparing a set needs TensorFlow: pip install '.[prepare]', then run again")
+    except ImportError as error:
+        raise UserError(
+            "preparing a set needs TensorFlow: pip install '.[prepare]', then run again"
+        ) from error
     try:
         builder.download_and_prepare()
-    except KeyboardInterrupt:
-        return fail("interrupted: run the same command again")
     except Exception as error:  # no network, no space, a server's error
-        return fail(
+        raise UserError(
             f"could not download and prepare {arguments.name} ({one_line(error)}): check the"
             " connection and the free space, then run the same command again"
-        )
-    print(f"prepared: {builder.data_dir}")
-    return 0
+        ) from error
+    return f"prepared: {builder.data_dir}"
 
 
 if __name__ == "__main__":

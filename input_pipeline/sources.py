@@ -1,10 +1,12 @@
-"""Where examples come from: one name, one pair of in-memory arrays.
+"""Where examples come from, by name: the digits, a folder of images, a set that TFDS prepared.
 
+Sets of one small image size are arrays in memory; the others are read as examples are asked for.
 `check` costs milliseconds and imports nothing heavy, so that a missing data set is reported at
-once; `load` decodes (or reads the cache of) a split.
+once; `load` opens a split, or decodes it (or reads the cache of that).
 """
 
 import dataclasses
+import math
 import os
 import pathlib
 
@@ -12,7 +14,8 @@ import numpy as np
 
 from errors import UserError
 
-DIGITS = "digits"
+DIGITS, FOLDER = "digits", "folder"
+_MOST_BYTES = 2**32  # of a split's images in memory
 
 # Image shape (zeros: images differ in size) and class names of sets that --mode=summary knows
 # without having them.
@@ -26,11 +29,16 @@ KNOWN = {
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What a data set looks like. image_shape: (height, width, channels) of its uint8 images."""
+    """What a data set looks like.
+
+    image_shape: (height, width, channels) of its uint8 images, zeros where they differ.
+    copy: what it is a copy of, in words (see `copies`).
+    """
 
     name: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    copy: str | None = None
 
     @property
     def num_classes(self) -> int:
@@ -39,7 +47,10 @@ class Info:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split in memory. images: uint8 [n, height, width, channels]; labels: int32 [n]."""
+    """One split in memory. images: uint8 [n, height, width, channels]; labels: int32 [n].
+
+    `folder.Files` and `records.Records`, which are not in memory, have `info`, a length and `read`.
+    """
 
     info: Info
     images: np.ndarray
@@ -47,6 +58,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def read(self, i: int) -> tuple[np.ndarray, int, str]:
+        """The image uint8 [h, w, c] (for others perhaps encoded), its label, and its name."""
+        return self.images[i], int(self.labels[i]), f"example {i} of {self.info.name}"
 
 
 def tfds_root(dataset) -> pathlib.Path:
@@ -75,7 +90,11 @@ def tfds_directory(dataset) -> pathlib.Path:
 
 def check(dataset) -> None:
     """Raises UserError, within milliseconds, if the configured data set is not there."""
-    if dataset.name != DIGITS:
+    if dataset.name == FOLDER:
+        from input_pipeline import folder
+
+        folder.describe(dataset)
+    elif dataset.name != DIGITS:
         tfds_directory(dataset)
 
 
@@ -85,6 +104,10 @@ def describe(dataset) -> Info:
         from input_pipeline import digits
 
         return Info(DIGITS, digits.IMAGE_SHAPE, digits.CLASS_NAMES)
+    if dataset.name == FOLDER:
+        from input_pipeline import folder
+
+        return folder.describe(dataset)
     try:
         directory = tfds_directory(dataset)
     except UserError:
@@ -96,24 +119,30 @@ def describe(dataset) -> Info:
     return tfds_arrays.describe(dataset.name, directory)
 
 
-def load(dataset, split: str) -> Split:
-    """Reads one split ("train[:45000]" and the like for TFDS sets) into memory.
+def load(dataset, split: str):
+    """One split ("train[:45000]" and the like for TFDS sets): a Split, Records or Files.
 
     Raises UserError for a missing set, an unknown split, or an empty one.
     """
     info = describe(dataset)
+    if dataset.name == FOLDER:
+        from input_pipeline import folder
+
+        return folder.load(dataset, split)
     if dataset.name == DIGITS:
         from input_pipeline import digits
 
         images, labels = digits.load(split)
     else:
-        from input_pipeline import tfds_arrays
+        from input_pipeline import records, tfds_arrays
 
-        images, labels = tfds_arrays.load(
-            dataset.name, tfds_directory(dataset), split, dataset.cache_dir
-        )
-    if len(labels) == 0:
-        raise UserError(f"split {split!r} of {dataset.name} is empty: choose another split")
+        directory = tfds_directory(dataset)
+        count = tfds_arrays.count(dataset.name, directory, split)
+        if count == 0:
+            raise UserError(f"split {split!r} of {dataset.name} is empty: choose another split")
+        if 0 in info.image_shape or count * math.prod(info.image_shape) > _MOST_BYTES:
+            return records.Records(info, directory, split, count)
+        images, labels = tfds_arrays.load(dataset.name, directory, split, dataset.cache_dir)
     if labels.min() < 0 or labels.max() >= info.num_classes:
         raise UserError(
             f"{dataset.name}: labels run from {labels.min()} to {labels.max()}, but it names"

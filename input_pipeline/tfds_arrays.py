@@ -14,57 +14,66 @@ import zipfile
 import numpy as np
 
 from errors import UserError, one_line
+from input_pipeline import copies
 from input_pipeline.sources import Info
 
 
-def _builder(name: str, directory: pathlib.Path):
+def builder(name: str, directory: pathlib.Path):
+    """TFDS's builder of a prepared set. Raises UserError if it cannot be used."""
+    copies.read(directory)  # raises for a copy that another version wrote
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder_from_directory(directory)
+        found = tfds.builder_from_directory(directory)
     except Exception as error:  # whatever TFDS finds wrong with the folder's files
         raise UserError(
             f"cannot read the data set in {directory} ({one_line(error)}): prepare it again"
         ) from error
-    features = builder.info.features
+    features = found.info.features
     if not {"image", "label"} <= set(features):
         raise UserError(f"{name} is not an image classification set: it has {sorted(features)}")
-    if builder.info.file_format.value != "array_record":
+    if found.info.file_format.value != "array_record":
         raise UserError(
-            f"{directory} is in the {builder.info.file_format.value} format, which cannot be read"
+            f"{directory} is in the {found.info.file_format.value} format, which cannot be read"
             f" without TensorFlow: run `python -m input_pipeline.prepare {name}"
             f" --data_dir=DIR` with another DIR"
         )
-    if None in features["image"].shape:
-        raise UserError(
-            f"the images of {name} have no common size: only sets of one small image size can"
-            " be held in memory"
-        )
-    return builder
+    return found
 
 
 def describe(name: str, directory: pathlib.Path) -> Info:
-    """Image shape and class names of a prepared set. Raises UserError if it cannot be used."""
-    features = _builder(name, directory).info.features
-    return Info(name, tuple(features["image"].shape), tuple(features["label"].names))
+    """Image shape (zeros: they differ) and class names of a prepared set.
+
+    Raises UserError if it cannot be used.
+    """
+    features = builder(name, directory).info.features
+    shape = tuple(size or 0 for size in features["image"].shape)
+    copy = copies.read(directory)
+    return Info(name, shape, tuple(features["label"].names), copy and copy.words)
+
+
+def count(name: str, directory: pathlib.Path, split: str) -> int:
+    """The number of examples of a split expression. Raises UserError for an unknown split."""
+    found = builder(name, directory)
+    try:
+        return found.info.splits[split].num_examples
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"{name} has no split {split!r} ({one_line(error)}): it has"
+            f" {', '.join(found.info.splits)}"
+        ) from error
 
 
 def _decode(name: str, directory: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     from tqdm import tqdm
 
-    builder = _builder(name, directory)
+    found = builder(name, directory)
+    shape = found.info.features["image"].shape
+    if count(name, directory, split) == 0:
+        return np.empty((0, *shape), np.uint8), np.empty(0, np.int32)
     try:
-        if builder.info.splits[split].num_examples == 0:
-            shape = builder.info.features["image"].shape
-            return np.empty((0, *shape), np.uint8), np.empty(0, np.int32)
-        source = builder.as_data_source(split=split)
-    except (ValueError, KeyError, AssertionError) as error:
-        raise UserError(
-            f"{name} has no split {split!r} ({one_line(error)}): it has"
-            f" {', '.join(builder.info.splits)}"
-        ) from error
-    try:
-        images = np.empty((len(source), *builder.info.features["image"].shape), np.uint8)
+        source = found.as_data_source(split=split)
+        images = np.empty((len(source), *shape), np.uint8)
         labels = np.empty(len(source), np.int32)
         bar = tqdm(
             range(len(source)),

@@ -41,6 +41,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps_per_dispatch": _at_least(1),
     "log_every_steps": _at_least(1),
     "dataset.name": (lambda v: v != "", "names no data set"),
+    "dataset.on_bad_image": _one_of("error", "skip"),
+    "dataset.test_fraction": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
+    "dataset.workers": _at_least(0),
+    "view.size": _at_least(0),
     "preprocess.resize": _at_least(0),
     "preprocess.pad": _at_least(0),
     "preprocess.crop": _at_least(0),
@@ -121,7 +125,10 @@ def validate(config: ConfigDict) -> None:
 
 
 # Where a run is, not what it is: it may differ when the run goes on.
-_FREE = ("dataset.data_dir", "dataset.cache_dir", "evaluate.split", "evaluate.checkpoint")
+_FREE = (
+    *("dataset.data_dir", "dataset.cache_dir", "dataset.workers"),
+    *("evaluate.split", "evaluate.checkpoint"),
+)
 
 
 def differences(stored: dict[str, Any], config: ConfigDict, under: str = "") -> list[str]:

@@ -1,5 +1,6 @@
 """What a person sees: the opening block and the progress of a run, on standard error."""
 
+import contextlib
 import sys
 import time
 
@@ -37,8 +38,9 @@ class Progress:
         self._plain = self._bar.disable
         self._spoke = time.monotonic()
         self._started = None
-        self._seconds = self._images = 0.0
+        self._seconds = self._images = self._waited = 0.0
         self._latest = None  # the last rate
+        self.waited = 0.0  # the share of the time behind the last rate that went into waiting
 
     def running(self) -> None:
         """Steps are being computed from now on."""
@@ -51,9 +53,16 @@ class Progress:
             self._seconds += time.monotonic() - self._started
         self._started = None
 
+    @contextlib.contextmanager
+    def waiting(self):
+        """While the next batch is waited for, and no step is under way that it could overlap."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
     def forget(self) -> None:
         """What was measured so far does not count: it contained a compilation."""
-        self._seconds = self._images = 0.0
+        self._seconds = self._images = self._waited = 0.0
         if self._started is not None:
             self._started = time.monotonic()
 
@@ -70,7 +79,8 @@ class Progress:
         if self._seconds < _SHORTEST_TIMED:
             return None
         self._latest = rate = self._images / self._seconds
-        self._seconds = self._images = 0.0
+        self.waited = min(1.0, self._waited / self._seconds)
+        self._seconds = self._images = self._waited = 0.0
         return rate
 
     def tell(self, record: dict) -> None:

@@ -1,20 +1,21 @@
 """Evaluation of a state on a split: every example exactly once."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
-from input_pipeline.batches import eval_batches
-from input_pipeline.sources import Split
+from errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """Errors are fractions in 0..1; loss is the mean.
 
-    classes, probabilities: the top five (or fewer) of each example [n, 5], best first.
+    classes, probabilities: the top five (or fewer) of each example [n, 5], best first; labels
+    int [n]; -1 for what could not be read and was skipped.
     """
 
     loss: float
@@ -23,6 +24,7 @@ class Result:
     examples: int
     classes: np.ndarray
     probabilities: np.ndarray
+    labels: np.ndarray
 
     def metrics(self) -> dict:
         return {
@@ -36,38 +38,43 @@ class Result:
 def evaluate(
     eval_step: Callable,
     state,
-    split: Split,
-    batch_size: int,
-    num_devices: int,
+    batches: Iterator[dict],
+    examples: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> Result | None:
-    """Runs `eval_step` (already parallel) over a split; None if `stop()` became true on the way.
+    """Runs `eval_step` (already parallel) over the batches of a split of so many examples.
 
-    batch_size is that of all devices; a split smaller than it is one padded batch.
+    batches: image, label and mask, [devices, share, ...]; perhaps `skipped`. None if `stop()`
+    became true on the way. Raises UserError if no example counts.
     """
-    smallest = -(-len(split) // num_devices) * num_devices
-    batch_size = min(batch_size, smallest)
-    outputs = []
-    for batch in eval_batches(split, batch_size, num_devices):
-        if stop():
-            return None
-        outputs.append(eval_step(state, batch))
-        if len(outputs) > 2:  # two batches in flight keep the device busy
-            outputs[-3] = jax.device_get(outputs[-3])
+    outputs, labels = [], []
+    with contextlib.closing(batches):
+        for batch in batches:
+            if stop():
+                return None
+            # Masked out, and no mere filling up: it was skipped.
+            skipped = batch.pop("skipped", np.zeros_like(batch["label"]))
+            labels.append(np.where(skipped > 0, -1, batch["label"]).reshape(-1))
+            outputs.append(eval_step(state, batch))
+            if len(outputs) > 2:  # two batches in flight keep the device busy
+                outputs[-3] = jax.device_get(outputs[-3])
     outputs = jax.device_get(outputs)
     # Sums over a batch are exact or float32; over batches they are Python's float64.
     sums = {name: sum(float(out[0][name]) for out in outputs) for name in outputs[0][0]}
-    examples = round(sums["examples"])
+    counted = round(sums["examples"])
+    if not counted:
+        raise UserError("not one image of the split can be read: check the data set")
 
     def per_example(name: str) -> np.ndarray:
         rows = [out[1][name].reshape(-1, out[1][name].shape[-1]) for out in outputs]
-        return np.concatenate(rows)[: len(split)]
+        return np.concatenate(rows)[:examples]
 
     return Result(
-        loss=sums["loss"] / examples,
-        top1_error=sums["top1_errors"] / examples,
-        top5_error=sums["top5_errors"] / examples,
-        examples=examples,
+        loss=sums["loss"] / counted,
+        top1_error=sums["top1_errors"] / counted,
+        top5_error=sums["top5_errors"] / counted,
+        examples=counted,
         classes=per_example("classes"),
         probabilities=per_example("probabilities"),
+        labels=np.concatenate(labels)[:examples],
     )

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError
-from input_pipeline import sources
+from input_pipeline import batches, sources, stream, views
 from input_pipeline.transform import make_transform, output_shape
 from models import registry
 from train_lib import config as config_lib
@@ -20,10 +21,14 @@ from train_lib.steps import make_eval_step
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A checked config and what follows from it alone. input_shape: (height, width, channels)."""
+    """A checked config and what follows from it alone. input_shape: (height, width, channels).
+
+    reading: how images are decoded and cut, where they are not arrays taken as they come.
+    """
 
     config: ConfigDict
     info: sources.Info
+    reading: stream.Reading
     module: nn.Module
     input_shape: tuple[int, int, int]
     loss: Callable
@@ -48,10 +53,22 @@ class Experiment:
         )
         return parallel.eval_step(step, self.devices)
 
-    def eval_batch_size(self) -> int:
+    def in_memory(self, split) -> bool:
+        """Whether batches are gathered from arrays, and no image is decoded or cut."""
+        return isinstance(split, sources.Split) and not self.reading.view.size
+
+    def picture(self, split, i: int) -> np.ndarray:
+        """Example i as the net sees it in evaluation, but uint8: [h, w, c]."""
+        return views.cut(split.read(i)[0], self.reading.view)[0]
+
+    def eval_batches(self, split) -> Iterator[dict]:
+        """Batches of config.evaluate.batch_size; of a smaller split, one padded batch."""
         count = len(self.devices)
         # Evaluation pads its last batch anyway, so its size may follow the device count.
-        return -(-self.config.evaluate.batch_size // count) * count
+        size = -(-min(self.config.evaluate.batch_size, len(split)) // count) * count
+        if self.in_memory(split):
+            return batches.eval_batches(split, size, count)
+        return stream.eval_batches(split, self.reading, size, count)
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -59,7 +76,10 @@ def build(config: ConfigDict) -> Experiment:
     config_lib.validate(config)
     info = sources.describe(config.dataset)
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
-    input_shape = output_shape(config.preprocess, info.image_shape)
+    reading = stream.Reading.from_config(config)
+    side = config.view.size
+    image_shape = (side, side, info.image_shape[2]) if side else info.image_shape
+    input_shape = output_shape(config.preprocess, image_shape)
     try:
         state_shapes(module, input_shape)
     except ValueError as error:  # the model's own checks
@@ -70,6 +90,7 @@ def build(config: ConfigDict) -> Experiment:
     return Experiment(
         config=config,
         info=info,
+        reading=reading,
         module=module,
         input_shape=input_shape,
         loss=losses.make_loss(config.loss),

@@ -57,8 +57,15 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
     names = {"test": config.dataset.test_split, "train": config.dataset.train_split}
     split_name = names[config.evaluate.split]
     split = sources.load(config.dataset, split_name)
-    result = evaluate(exp.eval_step(), state, split, exp.eval_batch_size(), len(exp.devices))
-    plots.write_all(workdir, metrics_lib.read(workdir), state.params, split, result)
+    result = evaluate(exp.eval_step(), state, exp.eval_batches(split), len(split))
+    plots.write_all(
+        workdir,
+        metrics_lib.read(workdir),
+        state.params,
+        result,
+        exp.info.class_names,
+        lambda i: exp.picture(split, i),
+    )
     return json.dumps(
         {
             "dataset": config.dataset.name,
@@ -81,7 +88,10 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, paths: Sequence[st
     _, state = load_state(exp, workdir)
     names = folder.class_names(workdir)
     pictures = [
-        image_files.read(path, exp.info.image_shape, config.predict.invert) for path in paths
+        image_files.read(path, exp.info.image_shape, config.predict.invert)
+        if not exp.reading.view.size
+        else (image_files.cut(path, exp.reading.view), False)
+        for path in paths
     ]
 
     @jax.jit

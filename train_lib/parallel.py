@@ -54,6 +54,11 @@ def replicate(tree, on: Sequence[jax.Device]):
     return jax.device_put(tree, NamedSharding(Mesh(np.array(on), (AXIS,)), PartitionSpec()))
 
 
+def scatter(batch, on: Sequence[jax.Device]):
+    """Begins to copy a batch whose leaves are [devices, ...], each device its own slice."""
+    return jax.device_put(batch, NamedSharding(Mesh(np.array(on), (AXIS,)), PartitionSpec(AXIS)))
+
+
 def train_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
     """step(state, batch) -> (state, record) on every device; the state is donated.
 

@@ -4,12 +4,12 @@ The functions return figures that belong to no window system: a notebook shows t
 """
 
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from errors import UserError
-from input_pipeline.sources import Split
 from train_lib.evaluate import Result
 
 MOST_MISCLASSIFIED = 100  # on one contact sheet
@@ -94,24 +94,27 @@ def first_layer_filters(kernel: np.ndarray) -> Figure:
     return figure
 
 
-def misclassified(split: Split, result: Result) -> Figure:
-    """The misclassified images, each with "true->predicted", as LeCun 1998, fig. 8."""
-    wrong = np.flatnonzero(result.classes[:, 0] != split.labels)
+def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -> Figure:
+    """The misclassified images, each with "true->predicted", as LeCun 1998, fig. 8.
+
+    names: of the classes. picture: an example's number -> its image [h, w, 1 or 3].
+    """
+    predicted = result.classes[:, 0]
+    wrong = np.flatnonzero((predicted != result.labels) & (result.labels >= 0))
     shown = wrong[:MOST_MISCLASSIFIED]
     rows, columns = _grid(max(1, len(shown)))
     size = (max(4, 0.8 * columns), max(1.5, 0.95 * rows + 0.4))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    names = split.info.class_names
     for axis in axes.flat:
         axis.axis("off")
     for index, axis in zip(shown, axes.flat, strict=False):
-        image = split.images[index]
+        image = picture(index)
         axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
-        true, predicted = split.labels[index], result.classes[index, 0]
-        axis.set_title(f"{names[true]}->{names[predicted]}", fontsize=8)
+        true = names[result.labels[index]]
+        axis.set_title(f"{true}->{names[predicted[index]]}", fontsize=8)
     more = "" if len(shown) == len(wrong) else f" (the first {len(shown)})"
-    figure.suptitle(f"{len(wrong)} of {len(split)} misclassified{more}", fontsize=9)
+    figure.suptitle(f"{len(wrong)} of {result.examples} misclassified{more}", fontsize=9)
     return figure
 
 
@@ -124,14 +127,15 @@ def first_kernel(params) -> np.ndarray | None:
     return None
 
 
-def write_all(workdir: pathlib.Path, records, params, split: Split, result: Result) -> None:
+def write_all(workdir: pathlib.Path, records, params, result: Result, names, picture) -> None:
     """Writes learning_curves, confusion_matrix, misclassified and first_layer_filters."""
+    counted = result.labels >= 0
     figures = {
         "learning_curves": learning_curves(records),
         "confusion_matrix": confusion_matrix(
-            split.labels, result.classes[:, 0], split.info.class_names
+            result.labels[counted], result.classes[counted, 0], names
         ),
-        "misclassified": misclassified(split, result),
+        "misclassified": misclassified(result, names, picture),
     }
     kernel = first_kernel(params)
     if kernel is not None:

@@ -13,8 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError
-from input_pipeline import sources
-from input_pipeline.batches import train_batches
+from input_pipeline import batches, sources, stream
 from train_lib import config as config_lib
 from train_lib import console, experiment, metrics, optimizers, parallel
 from train_lib import state as state_lib
@@ -81,7 +80,7 @@ def train_and_evaluate(
         {
             "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
             "data": f"{config.dataset.name}, {len(train_split):,} to train,"
-            f" {len(test_split):,} to test",
+            f" {len(test_split):,} to test" + (f" ({exp.info.copy})" if exp.info.copy else ""),
             "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})",
             "batch": f"{config.batch_size}, {share} a device",
             "rate": f"{config.schedule.learning_rate:g}, {config.schedule.name};"
@@ -120,15 +119,19 @@ class Run:
         self.eval_step = exp.eval_step()
         self.writer = self.progress = None
         self.last_result = (None, None)  # the newest test: step and Result
+        self.batches = None
+        self.skipped = 0  # unreadable images that were left out
 
     def train(self, state, step: int, train_step, stop):
         """From `step` to the end of the plan, or to the first dispatch after `stop()`.
 
         train_step: `several` steps, already parallel.
         """
-        config, plan, count = self.config, self.plan, len(self.exp.devices)
+        plan = self.plan
         self.writer = metrics.Writer(self.workdir, step)
-        self.progress = console.Progress(plan.total_steps, step, config.batch_size)
+        self.progress = console.Progress(plan.total_steps, step, self.config.batch_size)
+        self.batches = self._batches(step)
+        ahead = None  # the next batch, on its way to the devices while they compute
         pending = collections.deque()  # dispatched, not yet looked at: (first step, windows)
         compiled = set()
 
@@ -142,11 +145,10 @@ class Run:
             if stopping or step == plan.total_steps:
                 return state
             steps = plan.dispatch(step)
-            batch = train_batches(
-                self.train_split, config.seed, step, steps, config.batch_size, count
-            )
+            batch = ahead or self._next_batch()
             self.progress.running()
             state, windows = train_step(state, batch)
+            ahead = self._next_batch() if step + steps < plan.total_steps else None
             if steps not in compiled:
                 jax.block_until_ready(windows)
                 compiled.add(steps)
@@ -155,6 +157,35 @@ class Run:
             step += steps
             if len(pending) > 1:  # one dispatch in flight while the host looks at the last
                 self._log(*pending.popleft(), held=step)
+
+    def _batches(self, first: int):
+        """Batches from step `first` on: of arrays in memory, or of images decoded as they come."""
+        config, plan, devices = self.config, self.plan, len(self.exp.devices)
+        if self.exp.in_memory(self.train_split):
+            step = first
+            while step < plan.total_steps:
+                count = plan.dispatch(step)
+                yield batches.train_batches(
+                    self.train_split, config.seed, step, count, config.batch_size, devices
+                )
+                step += count
+        else:
+            yield from stream.train_batches(
+                self.train_split,
+                self.exp.reading,
+                config.seed,
+                first,
+                plan.total_steps,
+                plan.dispatch,
+                config.batch_size,
+                devices,
+            )
+
+    def _next_batch(self):
+        with self.progress.waiting():
+            batch = next(self.batches)
+        self.skipped += int(batch.pop("skipped", np.zeros(1)).sum())
+        return parallel.scatter(batch, self.exp.devices)
 
     def _log(self, first: int, windows: dict, held: int) -> None:
         """Writes the records of one dispatch, except that of step `held`, which may gain a test."""
@@ -191,6 +222,7 @@ class Run:
     def _write(self, record: dict, rate: float | None) -> None:
         if rate is not None:
             record["train/images_per_second"] = rate
+            record["train/data_wait"] = self.progress.waited
         self.writer.write(record)
         self.progress.tell(record)
 
@@ -223,17 +255,13 @@ class Run:
         return stopping
 
     def _evaluate(self, state, stop=lambda: False):
-        return evaluate(
-            self.eval_step,
-            state,
-            self.test_split,
-            self.exp.eval_batch_size(),
-            len(self.exp.devices),
-            stop,
-        )
+        split = self.test_split
+        return evaluate(self.eval_step, state, self.exp.eval_batches(split), len(split), stop)
 
     def close(self) -> None:
         try:
+            if self.batches is not None:
+                self.batches.close()  # and the workers that decode for it
             self.checkpoints.close()
         finally:
             if self.writer:
@@ -251,9 +279,12 @@ class Run:
             self.workdir,
             metrics.read(self.workdir),
             state.params,
-            self.test_split,
             result,
+            self.exp.info.class_names,
+            lambda i: self.exp.picture(self.test_split, i),
         )
+        if self.skipped:
+            print(f"{self.skipped} times an image could not be read, and another stood in for it")
         print(
             f"test error {result.top1_error:.2%} ({round(result.top1_error * result.examples)} of"
             f" {result.examples} images of {self.config.dataset.name}"

@@ -73,7 +73,7 @@ def open_for_training(workdir: pathlib.Path, config: ConfigDict, allow_config_ch
 def describe(workdir: pathlib.Path, config: ConfigDict, info: Info) -> None:
     """Stores the config and the class names: once the run is known to begin with them."""
     write_text(workdir / CONFIG, config_lib.to_json(config))
-    description = {"name": info.name, "class_names": info.class_names}
+    description = {"name": info.name, "class_names": info.class_names, "copy": info.copy}
     write_text(workdir / DATASET, json.dumps(description, indent=2) + "\n")
 
 

@@ -24,14 +24,14 @@ def main(workdir, overrides, name, moment, step):
         os.kill(os.getpid(), number)
 
     if moment == "dispatch":
-        batches = train.train_batches
+        make = train.batches.train_batches
 
         def train_batches(split, seed, first, *rest):
             if first >= step:
                 now()
-            return batches(split, seed, first, *rest)
+            return make(split, seed, first, *rest)
 
-        train.train_batches = train_batches
+        train.batches.train_batches = train_batches
     elif moment in ("saving", "saved"):
         save = checkpoints.Checkpoints.save
 

@@ -1,0 +1,264 @@
+"""Copies of sets with smaller images, so that training decodes little. TFDS reads them.
+
+A copy is an `array_record` set NAME_256/1.0.0 whose images are JPEGs of one shorter side. It is
+written shard by shard, each of them whole or not at all, so that an interrupted copy goes on; its
+metadata, without which TFDS sees no set, come last. `canon_copy.json` beside them says what it is.
+"""
+
+import concurrent.futures
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+import pathlib
+import re
+import sys
+
+from PIL import Image
+
+from errors import UserError, one_line
+from input_pipeline import decode, views
+
+VERSION = 1
+FILE = "canon_copy.json"
+SET_VERSION = "1.0.0"
+SHARD = 1024  # examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a copy is of. square: the central square of it, as AlexNet's (sec. 2) 256x256."""
+
+    source: str
+    shorter_side: int
+    square: bool
+    quality: int
+    on_bad_image: str
+    examples: dict[str, int]  # by split
+    version: int = VERSION
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        kind = "central squares" if self.square else "a shorter side"
+        return f"a copy of {self.source} with {kind} of {self.shorter_side} pixels"
+
+
+def shrink(data, side: int, square: bool) -> Image.Image:
+    """An encoded image or uint8 array, with a shorter side of `side`; RGB, or L if it is grey.
+
+    A smaller image keeps its size, unless its central square is wanted: that is enlarged.
+    Raises decode.BadImage.
+    """
+    if not isinstance(data, bytes):
+        picture = Image.fromarray(data[..., 0] if data.shape[-1] == 1 else data)
+    else:
+        picture = decode.Picture(data).image(side)
+    width, height = picture.size
+    if square:
+        rows, columns = views.rescaled(height, width, side)
+        top, left = views.central(rows, side), views.central(columns, side)
+        y, x, h, w = views.square_at(height, width, side, top, left, side)
+        return picture.resize((side, side), Image.Resampling.BICUBIC, (x, y, x + w, y + h))
+    if min(width, height) <= side:
+        return picture
+    rows, columns = views.rescaled(height, width, side)
+    return picture.resize((columns, rows), Image.Resampling.BICUBIC)
+
+
+def _features(class_names):
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=list(class_names)),
+        }
+    )
+
+
+_shared: tuple = ()  # in a worker: the splits and the plan, which are sent once
+
+
+def _share(*values) -> None:
+    global _shared
+    _shared = values
+
+
+def _write_shard(key: str, path: pathlib.Path, first: int, last: int) -> tuple[int, list]:
+    """Examples first ... last - 1 of a split; the number written, and words on what was skipped."""
+    from array_record.python import array_record_module
+
+    splits, plan = _shared
+    split = splits[key]
+    features = _features(split.info.class_names)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    skipped = []
+    try:
+        # group_size 1: random access reads one example, not a block of them.
+        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
+        for i in range(first, last):
+            data, label, name = split.read(i)
+            try:
+                picture = shrink(data, plan.shorter_side, plan.square)
+            except decode.BadImage as error:
+                if plan.on_bad_image == "error":
+                    raise UserError(
+                        f"cannot read {name} ({error}): replace or delete it, or leave out what"
+                        " cannot be read by --on_bad_image=skip"
+                    ) from error
+                skipped.append(f"skipped {name} ({error})")
+                continue
+            file = io.BytesIO()
+            picture.convert("RGB").save(file, "JPEG", quality=plan.quality)
+            file.seek(0)
+            example = features.encode_example({"image": file, "label": label})
+            writer.write(features.serialize_example(example))
+        writer.close()
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # array_record's own are RuntimeErrors
+        raise UserError(
+            f"cannot write {path} ({one_line(error)}): check the folder and its free space, then"
+            " run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return last - first - len(skipped), skipped
+
+
+def name_of(source: str, side: int, square: bool) -> str:
+    """What the copy is called, as a TFDS set: imagenet2012_256, photos_256sq."""
+    stem = re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_") or "images"
+    stem = stem if stem[0].isalpha() else f"set_{stem}"
+    return f"{stem}_{side}{'sq' if square else ''}"
+
+
+def make(
+    splits: dict,
+    source: str,
+    out: pathlib.Path,
+    side: int,
+    square: bool,
+    quality: int,
+    on_bad_image: str,
+    processes: int,
+) -> tuple[pathlib.Path, dict[str, int]]:
+    """Copies the splits (name -> as `sources.load` gives); the folder, and examples by split.
+
+    Raises UserError for what cannot be read or written, and where a copy was begun otherwise.
+    """
+    import tensorflow_datasets as tfds
+    from array_record.python import array_record_module
+    from tqdm import tqdm
+
+    name = name_of(source, side, square)
+    folder = out / name / SET_VERSION
+    examples = {key: len(split) for key, split in splits.items()}
+    plan = Plan(source, side, square, quality, on_bad_image, examples)
+    _begin(folder, plan)
+
+    tasks, templates = [], {}
+    for key, split in splits.items():
+        count = -(-len(split) // SHARD)
+        templates[key] = tfds.core.ShardedFileTemplate(
+            data_dir=folder,
+            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            dataset_name=name,
+            split=key,
+            filetype_suffix="array_record",
+        )
+        for number in range(count):
+            path = templates[key].sharded_filepath(shard_index=number, num_shards=count)
+            first, last = number * SHARD, min((number + 1) * SHARD, len(split))
+            tasks.append((key, pathlib.Path(path), first, last))
+    lengths: dict = {key: {} for key in splits}
+    bar = tqdm(total=sum(examples.values()), unit="image", disable=not sys.stderr.isatty())
+    # Spawned: a fork would copy the locks that other threads hold.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _share, (splits, plan))
+    with bar, pool:
+        waiting = {}
+        for key, path, first, last in tasks:
+            if path.exists():  # of a run before this
+                reader = array_record_module.ArrayRecordReader(str(path))
+                lengths[key][path] = reader.num_records()
+                bar.update(last - first)
+            else:
+                waiting[pool.submit(_write_shard, key, path, first, last)] = key, path, last - first
+        try:
+            for done in concurrent.futures.as_completed(waiting):
+                key, path, count = waiting[done]
+                lengths[key][path], skipped = done.result()
+                for line in skipped:
+                    bar.write(line, file=sys.stderr)
+                bar.update(count)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(
+                "a process that was writing ended (out of memory?): run the same command again,"
+                " perhaps with fewer --processes"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+    written = {key: sum(by_path.values()) for key, by_path in lengths.items()}
+    _finish(folder, plan, splits, templates, lengths)
+    return folder, written
+
+
+def _begin(folder: pathlib.Path, plan: Plan) -> None:
+    found = read(folder)
+    if found is not None and found != plan:
+        raise UserError(
+            f"{folder} was begun as another copy ({found.words}, quality {found.quality}, of"
+            f" {found.examples}): delete it, or choose another --out"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_text(json.dumps(dataclasses.asdict(plan), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error}): choose another --out") from error
+
+
+def _finish(folder, plan: Plan, splits, templates, lengths) -> None:
+    """The metadata that make the files a TFDS set."""
+    import tensorflow_datasets as tfds
+
+    infos = [
+        tfds.core.SplitInfo(
+            name=key,
+            shard_lengths=[by_path[path] for path in sorted(by_path)],
+            num_bytes=sum(path.stat().st_size for path in by_path),
+            filename_template=templates[key],
+        )
+        for key, by_path in lengths.items()
+    ]
+    names = next(iter(splits.values())).info.class_names
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(folder),
+        features=_features(names),
+        split_infos=infos,
+        description=f"{plan.words}, JPEG quality {plan.quality}, written by Canon.",
+        check_data=False,
+    )
+
+
+def read(folder: pathlib.Path) -> Plan | None:
+    """What the copy in a folder is of; None if it is no copy.
+
+    Raises UserError for one that another version of Canon wrote.
+    """
+    path = folder / FILE
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({one_line(error)}): make the copy again") from error
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise UserError(
+            f"{folder} was prepared by another version of Canon: make the copy again, with"
+            " `python -m input_pipeline.prepare`"
+        )
+    return Plan(**found)

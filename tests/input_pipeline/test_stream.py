@@ -1,0 +1,234 @@
+"""Decoded batches: a function of (seed, step) for any threads, processes, devices and hosts."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.common import base
+from errors import UserError
+from input_pipeline import batches, sources, stream
+from input_pipeline.views import View
+
+INFO = sources.Info("made", (0, 0, 3), ("cat", "dog", "fox"))
+SEED, BATCH = 4, 8
+
+
+class Pictures:
+    """Twenty PNG files of different sizes in memory; example i is of grey level 10 * i."""
+
+    info = INFO
+
+    def __init__(self, bad=(), labels=None, n=20):
+        self.bad, self.labels, self.n = bad, labels or [i % 3 for i in range(n)], n
+
+    def __len__(self):
+        return self.n
+
+    def read(self, i):
+        file = io.BytesIO()
+        Image.new("RGB", (24 + i, 20 + 2 * i), (10 * i,) * 3).save(file, "PNG")
+        name = f"{i}.png (class {INFO.class_names[i % 3]})"
+        data = file.getvalue()
+        return data[: len(data) // 2] if i in self.bad else data, self.labels[i], name
+
+
+class Noise:
+    """Images in memory, of which every crop is another."""
+
+    info = sources.Info("noise", (20, 30, 3), ("a", "b"))
+
+    def __len__(self):
+        return 50
+
+    def read(self, i):
+        image = np.random.default_rng(i).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+        return image, i % 2, f"example {i}"
+
+
+def reading(**options):
+    view = base().view
+    view.update({"size": 16, "train_scale": (16, 20), "test_scale": 18})
+    return stream.Reading(View.from_config(view), **options)
+
+
+def train(split, first=0, last=6, dispatch=1, devices=1, host=(0, 1), **options):
+    return list(
+        stream.train_batches(
+            split, reading(**options), SEED, first, last, lambda _: dispatch, BATCH, devices, host
+        )
+    )
+
+
+def flat(found, name="image"):
+    """[steps, places, ...]"""
+    steps = [np.swapaxes(batch[name], 0, 1) for batch in found]
+    return np.concatenate([part.reshape(len(part), -1, *part.shape[3:]) for part in steps])
+
+
+WHOLE = flat(train(Noise()))
+
+
+def test_the_examples_are_those_of_batch_indices_in_all_passes():
+    levels = flat(train(Pictures(), last=5))[:, :, 0, 0, 0] // 10
+    for step, found in enumerate(levels):
+        expected = batches.batch_indices(SEED, step, BATCH, 20)
+        np.testing.assert_array_equal(found, expected)
+    assert sorted(levels.flat) == sorted([*range(20)] * 2)
+
+
+def test_any_step_alone_is_the_same():
+    for first in (1, 5):
+        np.testing.assert_array_equal(flat(train(Noise(), first=first)), WHOLE[first:])
+
+
+@pytest.mark.parametrize(("devices", "dispatch"), [(2, 1), (8, 3), (1, 6)])
+def test_devices_and_dispatches_change_the_layout_only(devices, dispatch):
+    found = train(Noise(), devices=devices, dispatch=dispatch)
+    assert found[0]["image"].shape == (devices, dispatch, BATCH // devices, 16, 16, 3)
+    assert found[0]["image"].dtype == np.uint8
+    assert found[0]["label"].shape == (devices, dispatch, BATCH // devices)
+    np.testing.assert_array_equal(flat(found), WHOLE)
+
+
+def test_each_host_reads_its_part():
+    parts = [flat(train(Noise(), host=(number, 4))) for number in range(4)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), WHOLE)
+
+
+def test_another_seed_and_another_pass_cut_otherwise():
+    class Same(Noise):
+        def read(self, i):
+            return super().read(0)
+
+    images = flat(train(Same(), last=12)).reshape(96, -1)
+    assert len(np.unique(images, axis=0)) > 60
+
+
+def test_processes_give_the_same_batches_and_end_with_the_iterator():
+    iterator = stream.train_batches(
+        Noise(), reading(workers=2), SEED, 1, 10**6, lambda _: 1, BATCH, 2
+    )
+    found = [next(iterator) for _ in range(5)]
+    np.testing.assert_array_equal(flat(found), WHOLE[1:])
+    children = _children(os.getpid())
+    assert len(children) >= 2
+    iterator.close()
+    assert not [pid for pid in children if _alive(pid)]
+
+
+def _children(parent):
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            with open(f"/proc/{entry}/cmdline") as file:
+                spawned = "spawn_main" in file.read()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and spawned:
+            found.append(int(entry))
+    return found
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+PARENT = """
+import sys, time
+sys.path[:0] = sys.argv[1:]
+from test_stream import BATCH, SEED, Noise, reading, stream
+if __name__ == "__main__":
+    endless = (SEED, 0, 10**6, lambda _: 1, BATCH, 1)
+    batches = stream.train_batches(Noise(), reading(workers=2), *endless)
+    next(batches)
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+linux = pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads /proc")
+
+
+@linux
+def test_workers_die_with_a_killed_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    here = os.path.dirname(__file__)
+    root = os.path.dirname(os.path.dirname(here))
+    command = [sys.executable, str(script), root, here]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "ready\n"
+        children = _children(parent.pid)
+        assert len(children) >= 2
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while any(map(_alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(_alive, children))
+
+
+# ------------------------------------------------------------------------------- bad examples
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_names_itself(workers):
+    with pytest.raises(UserError, match=r"cannot read 7\.png \(class dog\) .*on_bad_image=skip"):
+        train(Pictures(bad=(7,)), workers=workers)
+    with pytest.raises(UserError, match=r"cannot read 7\.png"):
+        list(stream.eval_batches(Pictures(bad=(7,)), reading(workers=workers), BATCH, 2))
+
+
+def test_skipped_images_are_counted_and_named_once(capsys):
+    stream._say_once.cache_clear()
+    found = train(Pictures(bad=(7,)), last=5, on_bad_image="skip")
+    levels = flat(found)[:, :, 0, 0, 0] // 10
+    good = flat(train(Pictures(), last=5))[:, :, 0, 0, 0] // 10
+    np.testing.assert_array_equal(levels, np.where(good == 7, 8, good))
+    assert sum(batch["skipped"].sum() for batch in found) == 2  # two passes
+    message = capsys.readouterr().err
+    assert message.count("skipped 7.png") == 1
+
+
+def test_nothing_readable_is_an_error():
+    with pytest.raises(UserError, match="100 images in a row"):
+        train(Pictures(bad=range(20)), on_bad_image="skip")
+
+
+def test_labels_out_of_range():
+    with pytest.raises(UserError, match="its label is 3"):
+        train(Pictures(labels=[0, 1, 3, *[0] * 17]))
+
+
+# --------------------------------------------------------------------------------- evaluation
+
+
+@pytest.mark.parametrize(("devices", "batch", "workers"), [(1, 6, 0), (2, 8, 0), (4, 20, 1)])
+def test_evaluation_sees_every_example_once_in_order(devices, batch, workers):
+    found = list(stream.eval_batches(Pictures(), reading(workers=workers), batch, devices))
+    for one in found:
+        assert one["image"].shape == (devices, batch // devices, 16, 16, 3)
+    mask = np.concatenate([one["mask"].reshape(-1) for one in found])
+    levels = np.concatenate([one["image"].reshape(-1, 16, 16, 3) for one in found])[:, 0, 0, 0]
+    labels = np.concatenate([one["label"].reshape(-1) for one in found])
+    assert (levels[mask > 0] // 10).tolist() == list(range(20))
+    assert labels[mask > 0].tolist() == [i % 3 for i in range(20)]
+
+
+def test_evaluation_leaves_skipped_images_out():
+    found = list(stream.eval_batches(Pictures(bad=(7,)), reading(on_bad_image="skip"), 8, 1))
+    mask = np.concatenate([one["mask"].reshape(-1) for one in found])
+    assert mask.sum() == 19
+    assert mask[7] == 0
+    assert sum(one["skipped"].sum() for one in found) == 1
