@@ -1,12 +1,12 @@
 """The user's own picture files, as one image of a data set's shape."""
 
 import pathlib
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from errors import UserError, one_line
+from input_pipeline import decode
 
 
 def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarray, bool]:
@@ -24,22 +24,12 @@ def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarra
         raise UserError(f"no image file {path}: give paths to PNG or JPEG files in --images")
     height, width, channels = shape
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                picture = ImageOps.exif_transpose(file)
-                picture.load()
-                if picture.mode.startswith("I"):  # 16 or 32 bits of grey
-                    grey = np.asarray(picture, np.float64)
-                    top = 65535 if grey.max() > 255 else 255
-                    picture = Image.fromarray((grey.clip(0, top) * (255 / top)).astype(np.uint8))
-                rgba = picture.convert("RGBA")
-    except Exception as error:  # Pillow raises many kinds for damaged files
+        picture = decode.Picture(path, formats=None).image()
+    except (decode.BadImage, OSError) as error:
         raise UserError(
             f"cannot read {path} as an image ({one_line(error)}): give a PNG or JPEG file"
         ) from error
-    paper = Image.new("RGBA", rgba.size, "white")
-    picture = Image.alpha_composite(paper, rgba).convert("L" if channels == 1 else "RGB")
+    picture = picture.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(picture)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     background = np.median(border, axis=0)

@@ -1,0 +1,263 @@
+"""Encoded pictures to pixels: what all readers of pictures share.
+
+A picture is opened first, which reads only its header, and decoded when the part that is wanted
+of it is known: of a JPEG, no more rows and no finer a resolution than that part needs.
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+import warnings
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
+
+from errors import one_line
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+
+# A JPEG that will be shrunk is decoded at 1/2, 1/4 or 1/8 of its size while that is at least this
+# many times the size wanted; the rest is resampled. Pillow's `thumbnail` takes the same figure. On
+# photographs the result is within a grey level, on average, of one from the full resolution.
+GAP = 2.0
+
+# EXIF orientation: what sets the stored picture upright, and whether the rows and the columns of
+# the stored picture run backwards for that. From 5 on, rows become columns.
+_TURNS = {
+    2: (Transpose.FLIP_LEFT_RIGHT, False, True),
+    3: (Transpose.ROTATE_180, True, True),
+    4: (Transpose.FLIP_TOP_BOTTOM, True, False),
+    5: (Transpose.TRANSPOSE, False, False),
+    6: (Transpose.ROTATE_270, True, False),
+    7: (Transpose.TRANSVERSE, True, True),
+    8: (Transpose.ROTATE_90, False, True),
+}
+_ORIENTATION = 0x0112  # the EXIF tag
+
+# Pillow's limit is an error here. Its own warning would come beside it, and a filter set for the
+# time of one call is not safe in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class BadImage(ValueError):
+    """An image that cannot be read. The message is one short reason, without the file's name."""
+
+
+@contextlib.contextmanager
+def _reasons():
+    """Turns what Pillow raises for damaged files, which is of many kinds, into BadImage."""
+    try:
+        yield
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image in a known format") from error
+    except Exception as error:
+        raise BadImage(one_line(error)) from error
+
+
+class Picture:
+    """A picture whose header is read and whose pixels are not decoded yet.
+
+    height, width: its full size in pixels, with the EXIF orientation applied.
+    """
+
+    def __init__(self, source: bytes | str | os.PathLike, formats: tuple | None = FORMATS):
+        """source: an encoded image, or the path of one. formats: Pillow's names; None: all.
+
+        Raises BadImage for an empty file, one in no such format, a damaged header, and a picture
+        of more than Image.MAX_IMAGE_PIXELS (a decompression bomb); OSError where a path cannot
+        be read.
+        """
+        path = isinstance(source, str | os.PathLike)
+        self._data = pathlib.Path(source).read_bytes() if path else source
+        self._formats = formats
+        if not self._data:
+            raise BadImage("the file is empty")
+        with _reasons():
+            self._image = self._open(io.BytesIO(self._data))
+            self._turn = _turn(self._image, self._data)
+        self.width, self.height = self._image.size
+        self._swapped = self._turn in (5, 6, 7, 8)
+        if self._swapped:
+            self.width, self.height = self.height, self.width
+
+    def image(self, side: int = 0) -> Image.Image:
+        """The whole picture upright, in mode RGB, or L if it is opaque grey.
+
+        side: the shorter side that is needed; a JPEG may come at 1/2, 1/4 or 1/8 of its size
+        while its shorter side stays at least this. 0: full size.
+        Raises BadImage for truncated and damaged files.
+        """
+        with _reasons():
+            scale = _scale(min(self.height, self.width) / side) if side else 1
+            return self._upright(flatten(self._load(scale)))
+
+    def cut(
+        self,
+        box: tuple[float, float, float, float],
+        size: tuple[int, int],
+        resample: Image.Resampling,
+    ) -> np.ndarray:
+        """The part `box` of the picture, resized: uint8 RGB [height, width, 3].
+
+        box: (top, left, height, width) in pixels of the full upright picture; fractions are fine.
+        size: (height, width) of the result. As if the whole picture were resized and then cropped
+        (see `resize`), but for what the decoding at reduced size changes (see GAP).
+        Raises BadImage for truncated and damaged files.
+        """
+        if self._turn:
+            box, size = self._stored(box), size[::-1] if self._swapped else size
+        shrink = box[2] / size[0], box[3] / size[1]
+        # Nearest takes single pixels: averages of them would not do.
+        nearest = resample == Image.Resampling.NEAREST
+        scale = 1 if nearest else _scale(min(shrink) / GAP)
+        # Below the box, the resampling filter needs up to 3 pixels of the result (Lanczos), and
+        # the decoder's upsampling of colours the next block of up to 32 rows.
+        bottom = int(box[0] + box[2] + 3 * max(shrink[0], 1) + 32)
+        with _reasons():
+            picture = flatten(self._load(scale, bottom))
+            box = tuple(value / scale for value in box)
+            return pixels(self._upright(resize(picture, box, size, resample)))
+
+    def _open(self, stream: io.BytesIO) -> Image.Image:
+        image = Image.open(stream, formats=self._formats)
+        limit = Image.MAX_IMAGE_PIXELS
+        width, height = image.size
+        if limit and width * height > limit:
+            raise BadImage(
+                f"{width}x{height} pixels are more than {limit}: it may be a decompression bomb"
+            )
+        return image
+
+    def _load(self, scale: int, bottom: int | None = None) -> Image.Image:
+        """Decodes the stored picture at 1 / scale, at least down to full-size row `bottom`."""
+        # An opened image serves once. The second time, it is opened again.
+        image, self._image = self._image or self._open(io.BytesIO(self._data)), None
+        if image.format in ("JPEG", "MPO"):
+            if bottom is not None and bottom < 0.95 * image.height:
+                image = self._open(_shortened(self._data, image.height, bottom))
+            if scale > 1:
+                width, height = image.size
+                image.draft(None, (width // scale, height // scale))
+        image.load()
+        return image
+
+    def _stored(self, box):
+        """A box of the upright picture as one of the stored picture."""
+        _, rows_backwards, columns_backwards = _TURNS[self._turn]
+        top, left, height, width = box
+        rows, columns = self.height, self.width
+        if self._swapped:
+            top, left, height, width, rows, columns = left, top, width, height, columns, rows
+        if rows_backwards:
+            top = rows - top - height
+        if columns_backwards:
+            left = columns - left - width
+        return top, left, height, width
+
+    def _upright(self, image: Image.Image) -> Image.Image:
+        return image.transpose(_TURNS[self._turn][0]) if self._turn else image
+
+
+def _turn(image: Image.Image, data: bytes) -> int:
+    """The EXIF orientation of an opened image if it is one of _TURNS, otherwise 0."""
+    if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
+        image.load()  # this chunk may come after the pixels
+    if not image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
+        return 0
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata does not spoil the pixels
+        return 0
+    return orientation if orientation in _TURNS else 0
+
+
+def _scale(shrink: float) -> int:
+    """The strongest reduction, 1, 2, 4 or 8, that is at most `shrink`."""
+    return next((scale for scale in (8, 4, 2) if scale <= shrink), 1)
+
+
+def _shortened(data: bytes, height: int, rows: int) -> io.BytesIO:
+    """The same JPEG with a header that says it has `rows` rows instead of `height`.
+
+    The decoder skips what follows them, which saves most of its cost. Left alone: unusual
+    headers, and files without an end marker, which must be found truncated whatever is wanted.
+    """
+    stream = io.BytesIO(data)
+    at = 2
+    while data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame header
+            as_expected = int.from_bytes(data[at + 5 : at + 7]) == height
+            if as_expected and data.rfind(b"\xff\xd9") > at:
+                stream.seek(at + 5)
+                stream.write(rows.to_bytes(2))
+            break
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return stream
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """A picture of any mode in RGB, or in L if it is opaque grey.
+
+    Transparency becomes white paper, 16-bit grey is scaled to 8 bits.
+    """
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 or 32 bits of grey, which may hold 8-bit values
+        grey = np.asarray(image, np.float64)
+        top = 65535 if grey.max() > 255 else 255
+        return Image.fromarray(np.rint(grey.clip(0, top) * (255 / top)).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def resize(
+    image: Image.Image,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    resample: Image.Resampling,
+) -> Image.Image:
+    """The part `box` (top, left, height, width) of an image at `size` (height, width).
+
+    Equal, but for rounding, to resizing the whole image by the same factors and then cropping:
+    at its border the filter sees the pixels outside the box. What shrinks is antialiased.
+    """
+    top, left, height, width = box
+    corners = (
+        max(left, 0),
+        max(top, 0),
+        min(left + width, image.width),
+        min(top + height, image.height),
+    )
+    if (height, width) == size and (top, left) == (int(top), int(left)):
+        return image.crop(tuple(map(int, corners)))  # several times faster
+    return image.resize(size[::-1], resample, corners, reducing_gap=GAP)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """uint8 RGB [height, width, 3] of an image in mode RGB or L."""
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def decode(data: bytes | str | os.PathLike, side: int = 0) -> np.ndarray:
+    """An encoded image, or the file of one, as uint8 RGB [height, width, 3], upright.
+
+    JPEG, PNG, WebP, BMP, or the first frame of a GIF. side: see `Picture.image`.
+    Raises BadImage with one short reason for what cannot be read, OSError for a missing file.
+    """
+    return pixels(Picture(data).image(side))
+
+
+def size(data: bytes | str | os.PathLike) -> tuple[int, int]:
+    """(height, width) that `decode` gives, from the header alone. Raises as `decode`."""
+    picture = Picture(data)
+    return picture.height, picture.width
