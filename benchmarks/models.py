@@ -12,7 +12,8 @@ torch   the same layers in torch (`benchmarks.torch_nets`), in the faster of its
 
 train: uint8 images scaled, forward, backward, SGD with momentum 0.9. Ours as the training loop runs
 it, a `lax.scan` over the config's steps_per_dispatch (or K) in a call; linen's is one compiled step
-a call, for in a scan (--linen_in_scan) CPUs run its convolutions far slower. infer: a jitted `apply`.
+a call, for in a scan (--linen_in_scan) CPUs run its convolutions far slower. infer: a jitted
+`apply`.
 The versions take turns, since machines drift. Images per second are medians over the rounds, and
 each ratio is the median of the rounds' ratios; more than 1: ours is faster. That ours and
 linen give equal logits, and that torch's net has as many parameters, is checked.
