@@ -1,7 +1,7 @@
 """How fast is every family? Images per second, against plain linen and against torch.
 
     python -m benchmarks.models [--only=lenet5,alexnet,...] [--rounds=5] [--seconds=1] [--batch=N]
-        [--steps_per_dispatch=1] [--linen_in_scan] [--out=FILE]
+        [--steps_per_dispatch=K] [--linen_in_scan] [--out=FILE]
 
 Side by side, in one process, on one fixed batch:
 
@@ -11,8 +11,9 @@ torch   the same layers in torch (`benchmarks.torch_nets`), in the faster of its
         on all cores or one, whichever is faster
 
 train: uint8 images scaled, forward, backward, SGD with momentum 0.9. Ours as the training loop runs
-it, a `lax.scan` over --steps_per_dispatch steps in a call; linen's is one compiled step a call, for
-in a scan (--linen_in_scan) CPUs run its convolutions far slower. infer: a jitted `apply`.
+it, a `lax.scan` over the config's steps_per_dispatch (or K) in a call; linen's is one compiled step
+a call, for in a scan (--linen_in_scan) CPUs run its convolutions far slower. infer: a jitted
+`apply`.
 The versions take turns, since machines drift. Images per second are medians over the rounds, and
 each ratio is the median of the rounds' ratios; more than 1: ours is faster. That ours and
 linen give equal logits, and that torch's net has as many parameters, is checked.
@@ -265,7 +266,8 @@ def measure(name: str, family: Family, arguments) -> dict:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch, *family.shape), np.uint8)
     labels = random.integers(0, family.classes, batch, np.int32)
-    ours = JaxSteps(family, config, images, labels, arguments.k, arguments.linen_in_scan)
+    k = arguments.k or config.steps_per_dispatch
+    ours = JaxSteps(family, config, images, labels, k, arguments.linen_in_scan)
     ours.check()
     # Each measurement: what to call, what to wait for, images a call.
     calls: dict = {}
@@ -294,7 +296,7 @@ def measure(name: str, family: Family, arguments) -> dict:
         for key, (call, wait, size) in calls.items():
             speeds[key].append(size / seconds_of(call, wait, counts[key]))
 
-    row = {"family": name, "batch": batch, "parameters": ours.parameters()}
+    row = {"family": name, "batch": batch, "steps": k, "parameters": ours.parameters()}
     row |= {"torch_layout": layout, "torch_threads": threads}
     for mode in ("train", "infer"):
         for version in ("ours", "linen", "torch"):
@@ -324,13 +326,13 @@ def line(row: dict) -> str:
     ]
     layout = {"channels_last": "NHWC", "default": "NCHW"}.get(row["torch_layout"], "-")
     torch_setting = f"{layout} {row['torch_threads'] or ''}".rstrip()
-    return f"{row['family']:<21}{row['batch']:>5}{''.join(cells)}  {torch_setting}"
+    return f"{row['family']:<21}{row['batch']:>5}{row['steps']:>6}{''.join(cells)}  {torch_setting}"
 
 
 HEADER = (
-    f"{'':26}{'train, images/s':>27}{'ours/':>9}{'ours/':>9}"
+    f"{'':32}{'train, images/s':>27}{'ours/':>9}{'ours/':>9}"
     f"{'infer, images/s':>27}{'ours/':>9}{'ours/':>9}  torch:\n"
-    f"{'family':<21}{'batch':>5}"
+    f"{'family':<21}{'batch':>5}{'steps':>6}"
     + "".join(f"{c:>9}" for c in ("ours", "linen", "torch", "linen", "torch") * 2)
     + "  layout, threads"
 )
@@ -364,7 +366,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement, about")
     parser.add_argument("--batch", type=int, default=0, help="0: each family's own")
-    parser.add_argument("--steps_per_dispatch", dest="k", type=int, default=1)
+    parser.add_argument("--steps_per_dispatch", dest="k", type=int, default=0)
     parser.add_argument("--linen_in_scan", action="store_true")
     parser.add_argument("--out", default="", help="JSON file to write")
     arguments = parser.parse_args()
@@ -385,10 +387,9 @@ def main():
     arguments.cores = cores
     facts = setting(arguments.torch, cores)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print(f"float32, {arguments.k} steps a dispatch, {arguments.rounds} rounds\n\n{HEADER}")
+    print(f"float32, {arguments.rounds} rounds\n\n{HEADER}")
     options = {
         "rounds": arguments.rounds,
-        "steps_per_dispatch": arguments.k,
         "linen_in_scan": arguments.linen_in_scan,
     }
     rows: list[dict] = []

@@ -1,6 +1,8 @@
 """Eight simulated CPU devices for every test, and the tiny experiments that tests train."""
 
 import os
+import shutil
+import tempfile
 
 # Before JAX starts. Without NPROC, collectives of simulated devices can dead-lock: the thread pool
 # must have more threads than devices.
@@ -8,7 +10,18 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["NPROC"] = "32"
 
-import pytest
+# Workers, and the processes that tests start, compile the same steps: once is enough.
+_CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="canon-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+import pytest  # noqa: E402
+
+
+def pytest_unconfigure():
+    if _CACHE:
+        shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 def tiny_config(**overrides):

@@ -112,6 +112,37 @@ def _backward(strides, padding, precision, residuals, g):
 _canonical.defvjp(_forward, _backward)
 
 
+def _from_patches(x, kernel, strides, padding, precision, out_size):
+    """One matrix product, of the slices under each of the kernel's positions side by side."""
+    kh, kw, in_features, features = kernel.shape
+    x = _pad(x, padding)
+    if out_size == (1, 1):
+        patches = x[:, :kh, :kw]
+    else:
+        patches = jnp.concatenate(views(x, (kh, kw), strides, out_size), axis=-1)
+    fan_in = kh * kw * in_features
+    matrix = kernel.reshape(fan_in, features)
+    y = jnp.dot(patches.reshape(-1, fan_in), matrix, precision=precision)
+    return y.reshape(x.shape[0], *out_size, features)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _few_patches(x, kernel, strides, padding, precision, out_size):
+    """`_from_patches` where gradients are wanted; without them XLA's convolution is faster."""
+    return _canonical(x, kernel, strides, padding, precision)
+
+
+def _few_forward(x, kernel, *static):
+    return jax.vjp(lambda x, kernel: _from_patches(x, kernel, *static), x, kernel)
+
+
+def _few_backward(strides, padding, precision, out_size, vjp, g):
+    return vjp(g)
+
+
+_few_patches.defvjp(_few_forward, _few_backward)
+
+
 def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
     """`lax.conv_general_dilated` for linen's `nn.Conv`, in a formulation that is fast on CPUs.
 
@@ -120,7 +151,8 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
 
     - a 1x1 kernel, or one that covers its input: one matrix product;
     - few patches (small images, few channels): slices of the input joined to a matrix of
-      patches, and one matrix product, whose gradients are again slices and matrix products;
+      patches, and one matrix product, whose gradients are again slices and matrix products
+      (only where there are gradients to compute);
     - else XLA's convolution with gradients of our own, see `_canonical`;
     - groups: each by itself.
 
@@ -146,7 +178,7 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
         return jnp.concatenate(
             [convolve(part, k, window_strides, padding, **alone) for part, k in parts], axis=-1
         )
-    kh, kw, in_features, features = kernel.shape
+    kh, kw, in_features, _ = kernel.shape
     padding, strides = tuple(map(tuple, padding)), tuple(window_strides or (1, 1))
     out_h, out_w = (
         (n + sum(p) - k) // s + 1
@@ -154,13 +186,8 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
     )
     batch, fan_in = x.shape[0], kh * kw * in_features
     patch_bytes = batch * out_h * out_w * fan_in * x.dtype.itemsize
-    if (out_h, out_w) != (1, 1) and (kh, kw) != (1, 1) and patch_bytes > _FEW_PATCH_BYTES:
+    if (out_h, out_w) == (1, 1) or (kh, kw) == (1, 1):
+        return _from_patches(x, kernel, strides, padding, precision, (out_h, out_w))
+    if patch_bytes > _FEW_PATCH_BYTES:
         return _canonical(x, kernel, strides, padding, precision)
-    x = _pad(x, padding)
-    if (out_h, out_w) == (1, 1):
-        patches = x[:, :kh, :kw]
-    else:
-        patches = jnp.concatenate(views(x, (kh, kw), strides, (out_h, out_w)), axis=-1)
-    matrix = kernel.reshape(fan_in, features)
-    y = jnp.dot(patches.reshape(-1, fan_in), matrix, precision=precision)
-    return y.reshape(batch, out_h, out_w, features)
+    return _few_patches(x, kernel, strides, padding, precision, (out_h, out_w))

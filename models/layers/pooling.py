@@ -46,6 +46,34 @@ def _first_maximum(a, b):
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
+def _in_slices(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Array:
+    """Maxima or sums of the windows, by strided slices."""
+    start, op = (-jnp.inf, _first_maximum) if kind == "max" else (0.0, jnp.add)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=start)
+    return _reduce_windows(op, x, window, stride, *out_size)
+
+
+def _reduced(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Array:
+    """Maxima or sums of the windows, by `lax.reduce_window`."""
+    start, op = (-jnp.inf, lax.max) if kind == "max" else (0.0, lax.add)
+    return nn.pool(x, start, op, (window, window), (stride, stride), pads)
+
+
+# On a CPU: in slices where gradients are wanted, as without them `lax.reduce_window` is faster.
+_on_cpu = jax.custom_vjp(_reduced, nondiff_argnums=(1, 2, 3, 4, 5))
+
+
+def _windows_forward(x, *static):
+    return jax.vjp(lambda x: _in_slices(x, *static), x)
+
+
+def _windows_backward(kind, window, stride, pads, out_size, vjp, g):
+    return vjp(g)
+
+
+_on_cpu.defvjp(_windows_forward, _windows_backward)
+
+
 def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> jax.Array:
     """See `Pool`."""
     height, width = x.shape[1:3]
@@ -57,21 +85,19 @@ def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> ja
         )
     after_h = max(0, (out_h - 1) * stride + window - height - padding)
     after_w = max(0, (out_w - 1) * stride + window - width - padding)
-    pads = ((0, 0), (padding, after_h), (padding, after_w), (0, 0))
+    pads = ((padding, after_h), (padding, after_w))
     if kind == "average" and window == stride and not any(map(any, pads)):
         return window_sum(x, window) / window**2
-    if kind == "max" and jax.default_backend() != "cpu":
-        return nn.max_pool(x, (window, window), (stride, stride), pads[1:3])
-    x = jnp.pad(x, pads, constant_values=-jnp.inf if kind == "max" else 0.0)
+    reduce = _on_cpu if jax.default_backend() == "cpu" else _reduced
+    pooled = reduce(x, kind, window, stride, pads, (out_h, out_w))
     if kind == "max":
-        return _reduce_windows(_first_maximum, x, window, stride, out_h, out_w)
+        return pooled
     # The pixels of each window that lie in the image or its padding, as torch counts them.
     rows, columns = (
         np.minimum(np.arange(n) * stride + window, size + 2 * padding) - np.arange(n) * stride
         for n, size in ((out_h, height), (out_w, width))
     )
-    total = _reduce_windows(jnp.add, x, window, stride, out_h, out_w)
-    return total / jnp.asarray(rows[:, None, None] * columns[None, :, None], x.dtype)
+    return pooled / jnp.asarray(rows[:, None, None] * columns[None, :, None], x.dtype)
 
 
 def window_sum(x: jax.Array, window: int) -> jax.Array:

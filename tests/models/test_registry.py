@@ -279,7 +279,8 @@ def test_every_activation_and_regulariser_in_every_model(name):
     ("name", "options", "shape", "pairs"),
     [
         ("mlp", {"hidden": (30, 20)}, SMALL, SOME),
-        ("cuda_convnet", {"variant": "18pct"}, TINY, SOME),
+        # Each regulariser once.
+        ("cuda_convnet", {"variant": "18pct"}, TINY, [SOME[i] for i in (2, 4, 5, 7)]),
     ],
 )
 def test_every_activation_and_regulariser_in_numbers(name, options, shape, pairs):
