@@ -1,12 +1,13 @@
-"""The user's own picture files, as one image of a data set's shape."""
+"""The user's own picture files, as the images of a data set."""
 
+import contextlib
 import pathlib
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from errors import UserError, one_line
-from input_pipeline import decode
+from input_pipeline import decode, views
 
 
 def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarray, bool]:
@@ -20,15 +21,9 @@ def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarra
 
     Raises UserError for a file that is missing, no image, truncated, or implausibly large.
     """
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"no image file {path}: give paths to PNG or JPEG files in --images")
     height, width, channels = shape
-    try:
+    with _one_line(path):
         picture = decode.Picture(path, formats=None).image()
-    except (decode.BadImage, OSError) as error:
-        raise UserError(
-            f"cannot read {path} as an image ({one_line(error)}): give a PNG or JPEG file"
-        ) from error
     picture = picture.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(picture)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -42,3 +37,21 @@ def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarra
         colour = fill[0] if channels == 1 else fill
         picture = ImageOps.pad(picture, (width, height), Image.Resampling.BICUBIC, color=colour)
     return np.asarray(picture).reshape(shape), bool(inverted)
+
+
+def cut(path: str, view: views.View) -> np.ndarray:
+    """The test view of a picture, uint8 RGB [size, size, 3]. Raises UserError as `read`."""
+    with _one_line(path):
+        return views.cut(pathlib.Path(path).read_bytes(), view)[0]
+
+
+@contextlib.contextmanager
+def _one_line(path: str):
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"no image file {path}: give paths to PNG or JPEG files in --images")
+    try:
+        yield
+    except (decode.BadImage, OSError) as error:
+        raise UserError(
+            f"cannot read {path} as an image ({one_line(error)}): give a PNG or JPEG file"
+        ) from error

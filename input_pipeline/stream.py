@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import flags
 
-from errors import UserError
+from errors import UserError, one_line
 from input_pipeline.batches import example_index
 from input_pipeline.decode import BadImage
 from input_pipeline.views import View, cut
@@ -76,28 +76,33 @@ class _Places:
         behind it, in evaluation a black image that counts for nothing."""
         info, view = self.split.info, self.reading.view
         for skipped in range(_MOST_IN_A_ROW):
-            image, label, name = self.split.read((index + skipped) % len(self.split))
-            if not 0 <= label < info.num_classes:
-                raise UserError(
-                    f"{name}: its label is {label}, but {info.name} names {info.num_classes}"
-                    " classes: prepare the data set again"
-                )
+            name, label = "", 0
             try:
+                image, label, name = self.split.read((index + skipped) % len(self.split))
+                self._check_label(label, name)
                 pixels, offset = cut(image, view, rng)
-            except BadImage as error:
+                return _as_example(pixels, label, offset, skipped, mask=1)
+            except (BadImage, OSError) as error:
+                what = f"{name} ({one_line(error)})" if name else str(error)
                 if self.reading.on_bad_image == "error":
                     raise UserError(
-                        f"cannot read {name} ({error}): replace or delete it, or leave out what"
-                        " cannot be read by --config.dataset.on_bad_image=skip"
+                        f"cannot read {what}: replace or delete it, or leave out what cannot be"
+                        " read by --config.dataset.on_bad_image=skip"
                     ) from error
-                _say_once(f"skipped {name} ({error})")
+                _say_once(f"skipped {what}")
                 if rng is None:
                     height, width, channels = info.image_shape
-                    pixels = np.zeros((view.size or height, view.size or width, channels), np.uint8)
-                    return _as_example(pixels, label, (0, 0), skipped=1, mask=0)
-                continue
-            return _as_example(pixels, label, offset, skipped, mask=1)
+                    shape = view.size or height, view.size or width, channels
+                    return _as_example(np.zeros(shape, np.uint8), label, (0, 0), 1, mask=0)
         raise UserError(f"{_MOST_IN_A_ROW} images in a row of {info.name} cannot be read")
+
+    def _check_label(self, label: int, name: str) -> None:
+        info = self.split.info
+        if not 0 <= label < info.num_classes:
+            raise UserError(
+                f"{name}: its label is {label}, but {info.name} names {info.num_classes} classes:"
+                " prepare the data set again"
+            )
 
 
 def _as_example(pixels, label, offset, skipped, mask) -> dict:

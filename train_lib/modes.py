@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline import images as image_files
-from input_pipeline import sources
+from input_pipeline import sources, views
 from train_lib import config as config_lib
 from train_lib import experiment, losses, optimizers, parallel, plots
 from train_lib import metrics as metrics_lib
@@ -80,6 +80,15 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
     )
 
 
+def _picture(exp: experiment.Experiment, path: str) -> tuple[np.ndarray, bool]:
+    """A picture file as the net's data set would have it, and whether it was inverted."""
+    view, shape = exp.reading.view, exp.info.image_shape
+    if view.size and shape[2] == 3:
+        return image_files.cut(path, view), False
+    image, inverted = image_files.read(path, shape, exp.config.predict.invert)
+    return views.cut(image, view)[0], inverted
+
+
 def predict_images(config: ConfigDict, workdir: pathlib.Path, paths: Sequence[str]) -> str:
     """Class and probability of image files, one line each; the top five follow the first."""
     if not paths:
@@ -87,12 +96,7 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, paths: Sequence[st
     exp = experiment.build(config)
     _, state = load_state(exp, workdir)
     names = folder.class_names(workdir)
-    pictures = [
-        image_files.read(path, exp.info.image_shape, config.predict.invert)
-        if not exp.reading.view.size
-        else (image_files.cut(path, exp.reading.view), False)
-        for path in paths
-    ]
+    pictures = [_picture(exp, path) for path in paths]
 
     @jax.jit
     def probabilities(images):
