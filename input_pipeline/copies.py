@@ -252,7 +252,7 @@ def read(folder: pathlib.Path) -> Plan | None:
     path = folder / FILE
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({one_line(error)}): make the copy again") from error

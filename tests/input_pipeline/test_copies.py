@@ -1,0 +1,154 @@
+"""Copies with smaller images: made by the command, read as sets of their own, resumed, refused."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+from PIL import Image
+
+from errors import UserError
+from input_pipeline import copies, prepare, sources
+
+SIZES = [(80, 60), (60, 90), (50, 40), (30, 20), (64, 64), (41, 120), (200, 100)]  # width, height
+
+
+def photograph(width, height, seed):
+    """Smooth colours, which JPEG keeps."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    root = tmp_path / "My Photos"
+    for part in ("train", "val"):
+        for i, size in enumerate(SIZES):
+            folder = root / part / ("cat", "dog")[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            photograph(*size, seed=i).save(folder / f"{i}.jpg", quality=95)
+    Image.new("L", (70, 50), 99).save(root / "train" / "dog" / "grey.png")
+    return root
+
+
+def run(folder, out, *flags):
+    return prepare.main([str(folder), "--shorter_side=40", f"--out={out}", "--processes=2", *flags])
+
+
+def opened(out, name, split):
+    overrides = {"dataset.name": name, "dataset.data_dir": str(out)}
+    return sources.load(tiny_config(**overrides).dataset, split)
+
+
+def pictures(split):
+    found = [split.read(i) for i in range(len(split))]
+    return [Image.open(io.BytesIO(data)) for data, _, _ in found], [label for _, label, _ in found]
+
+
+def test_a_copy_is_a_set_with_smaller_images(photographs, tmp_path, capsys):
+    assert run(photographs, tmp_path / "out") == 0
+    assert "--config.dataset.name=my_photos_40" in capsys.readouterr().out
+    original = sources.load(
+        tiny_config(**{"dataset.name": "folder", "dataset.data_dir": str(photographs)}).dataset,
+        "train",
+    )
+    copied = opened(tmp_path / "out", "my_photos_40", "train")
+    assert copied.info.class_names == ("cat", "dog")
+    assert "a shorter side of 40 pixels" in copied.info.copy
+    assert len(opened(tmp_path / "out", "my_photos_40", "test")) == len(SIZES)
+    assert len(opened(tmp_path / "out", "my_photos_40", "train[:3]")) == 3
+
+    found, labels = pictures(copied)
+    expected, expected_labels = pictures(original)
+    assert labels == expected_labels
+    for small, large in zip(found, expected, strict=True):
+        assert small.format == "JPEG"
+        assert small.mode == "RGB"
+        width, height = large.size
+        shorter = min(40, width, height)  # nothing is enlarged
+        factor = shorter / min(width, height)
+        assert small.size == (int(width * factor), int(height * factor))
+        reference = large.convert("RGB").resize(small.size, Image.Resampling.BICUBIC)
+        difference = np.abs(np.asarray(small, int) - np.asarray(reference, int))
+        assert difference.mean() < 3
+
+
+def test_central_squares(photographs, tmp_path):
+    assert run(photographs, tmp_path, "--square") == 0
+    found, _ = pictures(opened(tmp_path, "my_photos_40sq", "test"))
+    assert {picture.size for picture in found} == {(40, 40)}  # the smallest was enlarged
+    wide = photograph(*SIZES[6], seed=6).resize((80, 40)).crop((20, 0, 60, 40))
+    index = [0, 2, 4, 6, 1, 3, 5].index(6)  # by class, then by name
+    difference = np.abs(np.asarray(found[index], int) - np.asarray(wide, int))
+    assert difference.mean() < 3
+
+
+def test_a_copy_of_a_copy_and_the_same_again(photographs, tmp_path):
+    assert run(photographs, tmp_path) == 0
+    again = ["my_photos_40", "--shorter_side=20", f"--data_dir={tmp_path}", "--processes=1"]
+    assert prepare.main(again) == 0
+    found, _ = pictures(opened(tmp_path, "my_photos_40_20", "train"))
+    assert {min(picture.size) for picture in found} == {20}
+    assert prepare.main(again) == 0
+
+
+def contents(out):
+    splits = [opened(out, "my_photos_40", part) for part in ("train", "test")]
+    return [split.read(i)[:2] for split in splits for i in range(len(split))]
+
+
+def test_an_interrupted_copy_goes_on(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "SHARD", 3)
+    assert run(photographs, tmp_path) == 0
+    folder = tmp_path / "my_photos_40" / "1.0.0"
+    whole = contents(tmp_path)
+    shards = sorted(folder.glob("*array_record*"))
+    assert len(shards) == 6
+    times = {path: path.stat().st_mtime_ns for path in shards[1:]}
+    shards[0].unlink()
+    (folder / "dataset_info.json").unlink()
+    with pytest.raises(UserError, match="no data set"):  # half a copy is none
+        opened(tmp_path, "my_photos_40", "train")
+    assert run(photographs, tmp_path) == 0
+    assert {path: path.stat().st_mtime_ns for path in shards[1:]} == times
+    assert contents(tmp_path) == whole
+
+
+def test_other_settings_are_refused(photographs, tmp_path, capsys):
+    assert run(photographs, tmp_path) == 0
+    assert run(photographs, tmp_path, "--quality=50") == 2
+    assert "was begun as another copy" in capsys.readouterr().err
+    for flags, said in (
+        (["--quality=0"], "must be in 1 .. 100"),
+        (["--shorter_side=-3"], "must be 1 or more"),
+    ):
+        assert run(photographs, tmp_path, *flags) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_unreadable_images(photographs, tmp_path, capsys):
+    bad = photographs / "train" / "cat" / "2.jpg"
+    bad.write_bytes(bad.read_bytes()[:300])
+    assert run(photographs, tmp_path) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "cat/2.jpg" in message
+    assert run(photographs, tmp_path / "other", "--on_bad_image=skip") == 0
+    assert "skipped" in capsys.readouterr().err
+    assert len(opened(tmp_path / "other", "my_photos_40", "train")) == len(SIZES)
+
+
+def test_a_copy_of_another_version_is_refused(photographs, tmp_path):
+    assert run(photographs, tmp_path) == 0
+    path = tmp_path / "my_photos_40" / "1.0.0" / copies.FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
+    with pytest.raises(UserError, match="prepared by another version"):
+        opened(tmp_path, "my_photos_40", "train")
+
+
+def test_an_unwritable_place(photographs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(photographs, tmp_path / "file") == 2
+    assert "choose another --out" in capsys.readouterr().err
