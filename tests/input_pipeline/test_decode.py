@@ -282,6 +282,17 @@ def test_rows_below_the_box_are_left_out_without_a_trace(kind, monkeypatch):
     np.testing.assert_array_equal(short[: rows - 2], np.asarray(whole)[: rows - 2])
 
 
+def test_headers_are_shortened_only_where_they_are_understood():
+    data = encoded(textured(301, 403), "JPEG")
+    frame = data.index(b"\xff\xc0")
+    filled = data[:frame] + b"\xff\xff" + data[frame:]
+    assert Image.open(decode._shortened(filled, 301, 99)).size == (403, 99)
+    junk = data[:frame] + b"junk" + data[frame:]
+    for odd in (junk, data[:2] + b"\xff\xd0" + data[2:], data[:frame], data[:-2]):
+        assert decode._shortened(odd, 301, 99).getvalue() == odd
+    assert decode._shortened(data, 300, 99).getvalue() == data
+
+
 @pytest.mark.parametrize("shrink", [2.5, 4.0, 5.3, 9.0, 17.0])
 @pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
 def test_reduced_decoding_is_within_a_grey_level_of_full_decoding(shrink, filter):
