@@ -101,7 +101,7 @@ class Picture:
         size: tuple[int, int],
         resample: Image.Resampling,
     ) -> np.ndarray:
-        """The part `box` of the picture, resized: uint8 RGB [height, width, 3].
+        """The part `box` of the picture, resized: uint8 RGB [height, width, 3], read-only.
 
         box: (top, left, height, width) in pixels of the full upright picture; fractions are fine.
         size: (height, width) of the result. As if the whole picture were resized and then cropped
@@ -188,7 +188,7 @@ def _shortened(data: bytes, height: int, rows: int) -> io.BytesIO:
     """
     stream = io.BytesIO(data)
     at = 2
-    while data[at] == 0xFF:
+    while at + 9 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # filling
             at += 1
@@ -244,12 +244,12 @@ def resize(
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """uint8 RGB [height, width, 3] of an image in mode RGB or L."""
+    """uint8 RGB [height, width, 3], read-only, of an image in mode RGB or L."""
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def decode(data: bytes | str | os.PathLike, side: int = 0) -> np.ndarray:
-    """An encoded image, or the file of one, as uint8 RGB [height, width, 3], upright.
+    """An encoded image, or the file of one, as uint8 RGB [height, width, 3], upright, read-only.
 
     JPEG, PNG, WebP, BMP, or the first frame of a GIF. side: see `Picture.image`.
     Raises BadImage with one short reason for what cannot be read, OSError for a missing file.

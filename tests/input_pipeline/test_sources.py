@@ -215,6 +215,7 @@ def test_files_that_are_no_pictures_are_refused(tmp_path):
         images.read(str(tmp_path / "nothing.png"), SHAPE, "auto")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     Image.fromarray(seven()).save(tmp_path / "big.png")

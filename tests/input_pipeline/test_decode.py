@@ -1,0 +1,382 @@
+"""Decoding of every kind of picture, against Pillow step by step and against known pixels."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import decode
+
+LOSSY = {"JPEG", "WEBP"}
+
+
+def scene(height=60, width=80):
+    """A smooth colour picture without symmetry: red to the right, green down, blue in a corner."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    return np.rint(255 * np.stack([x, y, (1 - x) * (1 - y)], -1)).astype(np.uint8)
+
+
+def encoded(image, format="PNG", **options):
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def difference(found, wanted):
+    assert found.shape == wanted.shape
+    return abs(found.astype(int) - wanted.astype(int)).mean()
+
+
+# -------------------------------------------------------------------------- formats and modes
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_every_format_gives_rgb_in_this_order(format, tmp_path):
+    data = encoded(scene(), format, **({"quality": 95} if format in LOSSY else {}))
+    found = decode.decode(data)
+    assert found.dtype == np.uint8
+    limit = {"PNG": 0, "BMP": 0, "GIF": 12}.get(format, 1.5)  # a GIF has 256 colours
+    assert difference(found, scene()) <= limit
+    assert decode.size(data) == (60, 80)
+    (tmp_path / "a").write_bytes(data)
+    np.testing.assert_array_equal(decode.decode(tmp_path / "a"), found)
+    np.testing.assert_array_equal(decode.decode(str(tmp_path / "a")), found)
+
+
+@pytest.mark.parametrize("format", ["TIFF", "PPM", "ICO", "TGA"])
+def test_other_formats_are_refused(format):
+    with pytest.raises(decode.BadImage, match="known format"):
+        decode.decode(encoded(scene(64, 64), format))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_grey_has_three_equal_channels(format):
+    grey = scene()[..., 0]
+    options = (
+        {"lossless": True} if format == "WEBP" else {"quality": 95} if format == "JPEG" else {}
+    )
+    found = decode.decode(encoded(grey, format, **options))
+    assert (found == found[..., :1]).all()
+    assert difference(found[..., 0], grey) < 1
+
+
+def test_palettes_with_and_without_transparency():
+    picture = Image.fromarray(scene()).quantize(16, dither=Image.Dither.NONE)
+    wanted = np.asarray(picture.convert("RGB"))
+    for format in ("PNG", "GIF", "BMP"):
+        np.testing.assert_array_equal(decode.decode(encoded(picture, format)), wanted)
+    index = np.asarray(picture)[10, 10]
+    paper = np.where((np.asarray(picture) == index)[..., None], 255, wanted)
+    for format in ("PNG", "GIF"):
+        data = encoded(picture, format, transparency=int(index))
+        np.testing.assert_array_equal(decode.decode(data), paper)
+
+
+def test_one_bit():
+    bits = scene()[..., 0] > 100
+    found = decode.decode(encoded(Image.fromarray(bits)))
+    np.testing.assert_array_equal(found, np.where(bits, 255, 0)[..., None].repeat(3, 2))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_alpha_lies_on_white_paper(format):
+    alpha = np.zeros((60, 80), np.uint8)
+    alpha[:20], alpha[20:40] = 255, 128
+    picture = np.dstack([scene(), alpha])
+    found = decode.decode(
+        encoded(picture, format, **({"lossless": True} if format != "PNG" else {}))
+    )
+    share = alpha[..., None] / 255
+    wanted = share * scene() + (1 - share) * 255
+    np.testing.assert_allclose(found, wanted, atol=1)
+    assert (found[40:] == 255).all()
+
+
+def test_grey_with_alpha_and_colours_declared_transparent():
+    grey = scene()[..., 0]
+    alpha = np.where(grey < 128, 0, 255).astype(np.uint8)
+    both = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+    found = decode.decode(encoded(both))
+    np.testing.assert_array_equal(found[..., 1], np.where(grey < 128, 255, grey))
+    blank = np.zeros((5, 6, 3), np.uint8)
+    blank[2] = 9
+    found = decode.decode(encoded(blank, transparency=(9, 9, 9)))
+    assert (found[2] == 255).all() and (found[:2] == 0).all()
+
+
+def png16(pixels):
+    """A PNG of 16 bits a channel, uint16 [h, w] or [h, w, 3], written by hand."""
+    height, width = pixels.shape[:2]
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_16_bits():
+    grey = np.linspace(0, 65535, 60 * 80).astype(np.uint16).reshape(60, 80)
+    found = decode.decode(png16(grey))
+    np.testing.assert_array_equal(found[..., 0], np.rint(grey / 257))
+    assert (found == found[..., :1]).all()
+    colour = scene().astype(np.uint16) * 257
+    np.testing.assert_array_equal(decode.decode(png16(colour)), scene())
+
+
+def test_cmyk_inks_darken_also_in_adobes_inverted_jpeg():
+    inks = np.zeros((32, 128, 4), np.uint8)
+    inks[:, :32, 0] = inks[:, 32:64, 1] = inks[:, 64:96, 2] = inks[:, 96:, 3] = 255
+    picture = Image.merge("CMYK", [Image.fromarray(inks[..., i]) for i in range(4)])
+    data = encoded(picture, "JPEG", quality=95)
+    assert b"Adobe" in data
+    found = decode.decode(data)[16, 16::32].astype(int)
+    wanted = [(0, 255, 255), (255, 0, 255), (255, 255, 0), (0, 0, 0)]  # cyan is white less red
+    np.testing.assert_allclose(found, wanted, atol=3)
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
+    for format in ("GIF", "WEBP"):
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+        np.testing.assert_allclose(decode.decode(data)[3, 4].astype(int), (255, 0, 0), atol=3)
+
+
+def test_a_phones_picture_of_several_pictures():
+    first, second = Image.fromarray(scene()), Image.new("RGB", (80, 60))
+    data = encoded(first, "MPO", save_all=True, append_images=[second])
+    assert difference(decode.decode(data), scene()) < 2
+    assert decode.decode(data, side=30).shape == (30, 40, 3)
+
+
+# --------------------------------------------------------------------------------- orientation
+
+# What EXIF says of each value: where row 0 and column 0 of the stored picture are when it is seen.
+SEEN = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+def stored(upright, orientation):
+    """The pixels that a camera stores of an upright picture, from the definition."""
+    row, column = SEEN[orientation]
+    picture = upright
+    if "bottom" in (row, column):
+        picture = picture[::-1]
+    if "right" in (row, column):
+        picture = picture[:, ::-1]
+    return picture.transpose(1, 0, 2) if row in ("left", "right") else picture
+
+
+def oriented(upright, orientation, format="JPEG", **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = np.ascontiguousarray(stored(upright, orientation))
+    return encoded(picture, format, exif=exif.tobytes(), **options)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_orientation_is_applied(orientation, format):
+    data = oriented(scene(), orientation, format, **({"quality": 95} if format in LOSSY else {}))
+    assert difference(decode.decode(data), scene()) < 1.5
+    assert decode.size(data) == (60, 80)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_are_of_the_upright_picture(orientation):
+    large = scene(600, 800)
+    data = oriented(large, orientation, quality=95)
+    box, size = (100.5, 300.25, 250, 400), (25, 50)
+    found = decode.Picture(data).cut(box, size, Image.Resampling.BILINEAR)
+    edges = (300.25, 100.5, 700.25, 350.5)
+    wanted = Image.fromarray(large).resize((50, 25), Image.Resampling.BILINEAR, edges)
+    assert difference(found, np.asarray(wanted)) < 1.5
+    assert abs(found.astype(int) - np.asarray(wanted)).max() < 8
+
+
+def test_orientation_behind_a_pngs_pixels():
+    data = oriented(scene(), 6, "PNG")
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4])
+    late = data[:start] + data[end:-12] + data[start:end] + data[-12:]
+    assert decode.size(late) == (60, 80)
+    np.testing.assert_array_equal(decode.decode(late), scene())
+
+
+def test_damaged_metadata_do_not_spoil_the_pixels():
+    data = oriented(scene(), 6)
+    at = data.index(b"Exif\0\0") + 6
+    spoilt = data[:at] + b"\xff" * 8 + data[at + 8 :]
+    assert decode.decode(spoilt).shape == (80, 60, 3)
+
+
+# --------------------------------------------------------------------------- reduced decoding
+
+
+@pytest.mark.parametrize(
+    ("side", "shape"),
+    [(0, (600, 801)), (301, (600, 801)), (300, (300, 401)), (76, (150, 201)), (75, (75, 101))],
+)
+def test_a_jpeg_is_decoded_as_small_as_the_shorter_side_allows(side, shape):
+    data = encoded(scene(600, 801), "JPEG", quality=95)
+    found = decode.decode(data, side)
+    assert found.shape[:2] == shape
+    reference = Image.fromarray(scene(600, 801)).resize(shape[::-1], Image.Resampling.BOX)
+    assert difference(found, np.asarray(reference)) < 1.5
+    assert decode.decode(encoded(scene(600, 801)), side).shape[:2] == (600, 801)  # PNG
+
+
+def textured(height, width, seed=0):
+    """Something like a photograph: noise whose strength falls with the frequency."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3))
+    for octave in range(7):
+        shape = (max(2, height >> octave), max(2, width >> octave))
+        noise = Image.fromarray(rng.integers(0, 256, (*shape, 3)).astype(np.uint8))
+        total += np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC)) * 1.8**octave
+    total -= total.min()
+    return np.rint(total * (255 / total.max())).astype(np.uint8)
+
+
+JPEGS = {
+    "4:2:0": {},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "optimised": {"optimize": True},
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_rows_below_the_box_are_left_out_without_a_trace(kind, monkeypatch):
+    data = encoded(textured(301, 403), "JPEG", quality=85, **JPEGS[kind])
+    whole = Image.open(io.BytesIO(data))
+    for box in [(0, 0, 20, 20), (3.5, 80.2, 150, 160.7), (40, 100, 200, 190), (0, 50, 260, 200)]:
+        for size in [(16, 16), (40, 30), (200, 190)]:
+            found = decode.Picture(data).cut(box, size, Image.Resampling.BILINEAR)
+            with monkeypatch.context() as patch:
+                patch.setattr(decode, "_shortened", lambda data, height, rows: io.BytesIO(data))
+                wanted = decode.Picture(data).cut(box, size, Image.Resampling.BILINEAR)
+            # Pillow may choose another order of the two passes: a rounding.
+            assert abs(found.astype(int) - wanted.astype(int)).max() <= 1, (box, size)
+    rows = 150
+    short = np.asarray(Image.open(decode._shortened(data, 301, rows)))
+    assert len(short) == rows
+    np.testing.assert_array_equal(short[: rows - 2], np.asarray(whole)[: rows - 2])
+
+
+def test_headers_are_shortened_only_where_they_are_understood():
+    data = encoded(textured(301, 403), "JPEG")
+    frame = data.index(b"\xff\xc0")
+    filled = data[:frame] + b"\xff\xff" + data[frame:]
+    assert Image.open(decode._shortened(filled, 301, 99)).size == (403, 99)
+    junk = data[:frame] + b"junk" + data[frame:]
+    for odd in (junk, data[:2] + b"\xff\xd0" + data[2:], data[:frame], data[:-2]):
+        assert decode._shortened(odd, 301, 99).getvalue() == odd
+    assert decode._shortened(data, 300, 99).getvalue() == data
+
+
+@pytest.mark.parametrize("shrink", [2.5, 4.0, 5.3, 9.0, 17.0])
+@pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_reduced_decoding_is_within_a_grey_level_of_full_decoding(shrink, filter):
+    data = encoded(textured(700, 900), "JPEG", quality=90)
+    box = (31.0, 77.0, 560.0, 700.0)
+    size = (int(560 / shrink), int(700 / shrink))
+    found = decode.Picture(data).cut(box, size, filter)
+    whole = Image.open(io.BytesIO(data)).convert("RGB")
+    wanted = whole.resize(size[::-1], filter, (77, 31, 777, 591))
+    assert difference(found, np.asarray(wanted)) < 1
+
+
+def test_nearest_takes_pixels_of_the_full_size():
+    data = encoded(textured(400, 400), "JPEG", quality=90)
+    found = decode.Picture(data).cut((0, 0, 400, 400), (40, 40), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(found, decode.decode(data)[5::10, 5::10])
+
+
+def test_a_part_at_its_own_size_is_copied():
+    found = decode.Picture(encoded(scene())).cut((7, 9, 20, 30), (20, 30), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(found, scene()[7:27, 9:39])
+
+
+def test_a_picture_can_be_cut_again():
+    picture = decode.Picture(encoded(scene(), "JPEG"))
+    first = picture.cut((0, 0, 30, 30), (10, 10), Image.Resampling.BILINEAR)
+    assert picture.image().size == (80, 60)
+    again = picture.cut((0, 0, 30, 30), (10, 10), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(first, again)
+
+
+# --------------------------------------------------------------------------------- bad images
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"no picture at all", b"\xff\xd8\xff", b"GIF89a"]
+)
+def test_what_is_no_image_is_refused_in_one_line(content):
+    for read in (decode.decode, decode.size):
+        with pytest.raises(decode.BadImage) as caught:
+            read(content)
+        assert 0 < len(str(caught.value)) < 200
+        assert "\n" not in str(caught.value)
+        assert "0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_truncated_files_are_refused(format, share):
+    data = encoded(textured(90, 120), format)
+    with pytest.raises(decode.BadImage):
+        decode.decode(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_a_truncated_jpeg_is_refused_wherever_the_box_is(share):
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    thumbnail = encoded(scene(), "JPEG")  # its end marker is not the picture's
+    data = encoded(textured(300, 300), "JPEG", exif=exif.tobytes() + thumbnail)
+    picture = decode.Picture(data[: int(share * len(data))])
+    with pytest.raises(decode.BadImage, match="truncated"):
+        picture.cut((0, 0, 30, 30), (10, 10), Image.Resampling.BILINEAR)
+
+
+def test_a_missing_file_is_no_bad_image(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        decode.decode(tmp_path / "nothing.jpg")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("times", [1.5, 4.0])  # Pillow warns up to twice its limit, then raises
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_a_decompression_bomb_is_refused_from_its_header(format, times, monkeypatch):
+    data = encoded(scene(), format)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(60 * 80 / times))
+    for read in (decode.decode, decode.size):
+        with pytest.raises(decode.BadImage, match="bomb"):
+            read(data)
+
+
+def test_a_huge_png_is_refused_at_once():
+    bomb = bytearray(png16(np.zeros((1, 1), np.uint16)))
+    bomb[16:24] = struct.pack(">II", 50_000, 50_000)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+    with pytest.raises(decode.BadImage, match="bomb"):
+        decode.decode(bytes(bomb))

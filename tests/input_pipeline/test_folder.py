@@ -1,0 +1,283 @@
+"""Folders of images as splits: what is found, in which order, and what is refused."""
+
+import math
+import os
+import pickle
+import threading
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from errors import UserError
+from input_pipeline import decode, folder
+
+
+def fill(root, tree):
+    """Empty files: {"train/cat": ["1.jpg", ...], ...}."""
+    for where, names in tree.items():
+        (root / where).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (root / where / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / where / name).write_bytes(name.encode())
+    return root
+
+
+def dataset(root, fraction=0.0, train="train", test="test"):
+    return types.SimpleNamespace(
+        name="folder",
+        data_dir=str(root),
+        train_split=train,
+        test_split=test,
+        test_fraction=fraction,
+    )
+
+
+TREE = {
+    "train/dog": ["b.jpg", "a.PNG", "more/c.WebP", "more/deeper/d.gif"],
+    "train/cat": ["10.jpeg", "2.BMP"],
+    "val/cat": ["v.jpg"],
+    "val/dog": ["w.jpg", "x.jpg"],
+}
+
+
+def names(files):
+    return [os.path.relpath(files.path(i), files.root) for i in range(len(files))]
+
+
+def test_classes_labels_and_order(tmp_path):
+    files = folder.load(dataset(fill(tmp_path, TREE)), "train")
+    assert files.info == folder.Info("folder", (0, 0, 3), ("cat", "dog"))
+    assert folder.describe(dataset(tmp_path)) == files.info
+    assert names(files) == [
+        "cat/10.jpeg",
+        "cat/2.BMP",
+        "dog/a.PNG",
+        "dog/b.jpg",
+        "dog/more/c.WebP",
+        "dog/more/deeper/d.gif",
+    ]
+    assert files.labels.tolist() == [0, 0, 1, 1, 1, 1]
+    assert files.labels.dtype == np.int32
+    content, label, name = files.read(4)
+    assert (content, label) == (b"more/c.WebP", 1)
+    assert name == f"{tmp_path}/train/dog/more/c.WebP (class dog)"
+    assert files.read(np.int64(0))[0] == b"10.jpeg"
+    for i in (-1, 6):
+        with pytest.raises(IndexError):
+            files.read(i)
+
+
+def test_a_picture_comes_through(tmp_path):
+    fill(tmp_path, {"train/a": [], "train/b": ["x.png"]})
+    picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    Image.fromarray(picture).save(tmp_path / "train/a/1.png")
+    content, label, _ = folder.load(dataset(tmp_path), "train").read(0)
+    np.testing.assert_array_equal(decode.decode(content), picture)
+    assert label == 0
+
+
+def test_other_files_are_left_out(tmp_path):
+    fill(tmp_path, TREE)
+    wanted = names(folder.load(dataset(tmp_path), "train"))
+    more = {
+        "train/cat": [".hidden.jpg", "notes.txt", "jpg", ".git/x.jpg", "a.jpg.part"],
+        "train": ["readme.md", "stray.jpg"],
+        "train/.cache": ["y.jpg"],
+    }
+    assert names(folder.load(dataset(fill(tmp_path, more)), "train")) == wanted
+
+
+@pytest.mark.parametrize("where", ["test", "val", "validation"])
+def test_the_test_split_has_three_names(where, tmp_path):
+    fill(tmp_path, {"train/a": ["1.jpg"], "train/b": ["2.jpg"], f"{where}/b": ["3.jpg"]})
+    files = folder.load(dataset(tmp_path), "test")
+    assert names(files) == ["b/3.jpg"]
+    assert files.labels.tolist() == [1]  # the training part numbers the classes
+
+
+def test_a_test_folder_without_classes_does_not_hide_the_validation_folder(tmp_path):
+    fill(tmp_path, {**TREE, "test": ["unlabelled.jpg"]})
+    assert folder.load(dataset(tmp_path), "test").root.endswith("val")
+    fill(tmp_path, {"test/cat": ["t.jpg"]})
+    assert folder.load(dataset(tmp_path), "test").root.endswith("test")
+
+
+def test_other_split_names_are_folders(tmp_path):
+    fill(tmp_path, {"fit/a": ["1.jpg"], "fit/b": ["2.jpg"], "odd/a": ["3.jpg"]})
+    where = dataset(tmp_path, train="fit", test="odd")
+    assert names(folder.load(where, "fit")) == ["a/1.jpg", "b/2.jpg"]
+    assert names(folder.load(where, "odd")) == ["a/3.jpg"]
+
+
+# ------------------------------------------------------------------------------ one folder
+
+
+def one_folder(root, sizes):
+    return fill(root, {c: [f"{i}.jpg" for i in range(n)] for c, n in sizes.items()})
+
+
+def test_a_fraction_splits_each_class(tmp_path):
+    where = dataset(one_folder(tmp_path, {"a": 1000, "b": 500}), 0.2)
+    train, test = (folder.load(where, split) for split in ("train", "test"))
+    assert not set(names(train)) & set(names(test))
+    assert len(train) + len(test) == 1500
+    for label, count in ((0, 1000), (1, 500)):
+        share = (test.labels == label).sum() / count
+        assert abs(share - 0.2) < 4 * math.sqrt(0.2 * 0.8 / count)
+    assert train.info == test.info
+    assert train.labels.tolist() == sorted(train.labels)
+
+
+def test_more_files_move_no_other(tmp_path):
+    where = dataset(one_folder(tmp_path, {"a": 100, "b": 100}), 0.3)
+    before = set(names(folder.load(where, "test")))
+    one_folder(tmp_path, {"a": 300, "b": 100, "c": 10})
+    after = set(names(folder.load(where, "test")))
+    old = {f"{c}/{i}.jpg" for c in "ab" for i in range(100)}
+    assert after & old == before
+    copy = one_folder(tmp_path / "elsewhere", {"a": 100, "b": 100})
+    assert set(names(folder.load(dataset(copy, 0.3), "test"))) == before
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
+def test_each_part_has_each_class_where_there_are_two_files(fraction, tmp_path):
+    where = dataset(one_folder(tmp_path, {"a": 2, "b": 9, "single": 1}), fraction)
+    train, test = (folder.load(where, split) for split in ("train", "test"))
+    assert set(train.labels) == {0, 1, 2}
+    assert set(test.labels) == {0, 1}
+    assert len(train) + len(test) == 12
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    where = dataset(one_folder(tmp_path, {"train": 20, "plane": 20}), 0.5)
+    assert folder.load(where, "train").info.class_names == ("plane", "train")
+
+
+# ------------------------------------------------------------------------------ links, workers
+
+
+def test_links_are_followed_and_circles_end(tmp_path):
+    fill(tmp_path, {**TREE, "store": ["s.jpg"]})
+    cat = tmp_path / "train" / "cat"
+    os.symlink(tmp_path / "store" / "s.jpg", cat / "link.jpg")
+    os.symlink(tmp_path / "store", cat / "linked")
+    os.symlink(cat, cat / "again")
+    os.symlink(tmp_path, cat / "all")
+    os.symlink("itself", cat / "itself")
+    os.symlink(tmp_path / "train" / "dog", tmp_path / "train" / "hound")
+    files = folder.load(dataset(tmp_path), "train")
+    found = names(files)
+    assert files.info.class_names == ("cat", "dog", "hound")
+    assert {"cat/link.jpg", "cat/10.jpeg", "hound/b.jpg"} <= set(found)
+    real = [os.path.realpath(files.path(i)) for i in np.flatnonzero(files.labels == 0)]
+    assert real.count(str(tmp_path / "store" / "s.jpg")) == 2  # the link and the linked folder
+    assert real.count(str(cat / "2.BMP")) == 1
+
+
+def test_a_link_to_nothing_is_an_error_that_names_it(tmp_path):
+    fill(tmp_path, TREE)
+    os.symlink(tmp_path / "gone.jpg", tmp_path / "train" / "cat" / "1.jpg")
+    files = folder.load(dataset(tmp_path), "train")
+    with pytest.raises(FileNotFoundError, match=r"cat/1\.jpg"):
+        files.read(0)
+
+
+def test_unusual_names(tmp_path):
+    fill(tmp_path, {"train/ä ö": ["ü\n.jpg", "日本.jpg"], "train/b": ["x.jpg"]})
+    with open(os.fsencode(tmp_path / "train" / "b") + b"/\xff.jpg", "wb") as file:
+        file.write(b"not UTF-8")
+    files = folder.load(dataset(tmp_path), "train")
+    assert sorted(files.read(i)[0] for i in range(4)) == sorted(
+        [b"not UTF-8", b"x.jpg", "ü\n.jpg".encode(), "日本.jpg".encode()]
+    )
+
+
+def test_it_can_be_sent_and_read_by_several_threads(tmp_path):
+    fill(tmp_path, {f"train/{c}": [f"{i}.jpg" for i in range(50)] for c in "abc"})
+    files = folder.load(dataset(tmp_path), "train")
+    copy = pickle.loads(pickle.dumps(files))
+    wanted = [files.read(i) for i in range(150)]
+    assert [copy.read(i) for i in range(150)] == wanted
+    found = {}
+
+    def work(start):
+        for i in range(start, 150, 4):
+            found[i] = files.read(i)
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(150)] == wanted
+
+
+# ------------------------------------------------------------------------------ refusals
+
+
+def refused(where, split, match):
+    with pytest.raises(UserError, match=match) as caught:
+        folder.load(where, split)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there(tmp_path):
+    refused(dataset(""), "train", "say where the images are")
+    refused(dataset(tmp_path / "no"), "train", "no folder .*no: ")
+    (tmp_path / "file").write_text("")
+    refused(dataset(tmp_path / "file"), "train", "no folder")
+    refused(dataset(tmp_path), "train", "has no folder train: .*DIR/train/CLASS")
+    refused(dataset(tmp_path, 0.1), "train", "no class folders")
+    (tmp_path / "train").mkdir()
+    refused(dataset(tmp_path), "train", "no class folders")
+    fill(tmp_path, {"train": ["1.jpg"]})
+    refused(dataset(tmp_path), "train", "no class folders")
+    fill(tmp_path, {"train/a": ["1.jpg"]})
+    refused(dataset(tmp_path), "train", "only one class folder, 'a'")
+    fill(tmp_path, {"train/b": ["1.jpg"]})
+    refused(dataset(tmp_path), "test", "no folder test or val or validation")
+    refused(dataset(tmp_path), "train[:10]", r"no folder train\[:10\]")
+    (tmp_path / "val").mkdir()
+    refused(dataset(tmp_path), "test", "'test' .*val is empty")
+
+
+def test_a_class_folder_without_images(tmp_path):
+    fill(tmp_path, {**TREE, "train/cow": ["notes.txt"]})
+    refused(dataset(tmp_path), "train", "no images in .*cow .*: remove the folder or fill it")
+
+
+def test_classes_that_training_has_not(tmp_path):
+    fill(tmp_path, {**TREE, **{f"val/{c}": ["1.jpg"] for c in "uvwxy"}})
+    refused(
+        dataset(tmp_path), "test", r"val has classes that .*train has not \(u, v, w and 2 more\)"
+    )
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0, math.nan])
+def test_fractions_outside_0_and_1(fraction, tmp_path):
+    one_folder(tmp_path, {"a": 3, "b": 3})
+    refused(dataset(tmp_path, fraction), "train", r"config\.dataset\.test_fraction=.*: must be")
+
+
+def test_fractions_and_splits_that_contradict_the_folders(tmp_path):
+    fill(tmp_path, TREE)
+    refused(dataset(tmp_path, 0.1), "train", r"set config\.dataset\.test_fraction=0")
+    one_folder(tmp_path / "one", {"a": 3, "b": 3})
+    refused(dataset(tmp_path / "one", 0.1), "val", "has no split 'val'")
+    one_folder(tmp_path / "singles", {"a": 1, "b": 1})
+    refused(dataset(tmp_path / "singles", 0.1), "test", "'test' .* is empty")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    fill(tmp_path, TREE)
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    refused(dataset(tmp_path), "train", r"cannot read the folder .*more \(Permission denied\)")
