@@ -76,14 +76,19 @@ class _Places:
         behind it, in evaluation a black image that counts for nothing."""
         info, view = self.split.info, self.reading.view
         for skipped in range(_MOST_IN_A_ROW):
-            name, label = "", 0
             try:
                 image, label, name = self.split.read((index + skipped) % len(self.split))
-                self._check_label(label, name)
+            except OSError as error:  # never skipped: perhaps a whole disk is gone
+                raise UserError(
+                    f"cannot read an example of {info.name} ({error}): check the folder, then run"
+                    " the same command again"
+                ) from error
+            self._check_label(label, name)
+            try:
                 pixels, offset = cut(image, view, rng)
                 return _as_example(pixels, label, offset, skipped, mask=1)
-            except (BadImage, OSError) as error:
-                what = f"{name} ({one_line(error)})" if name else str(error)
+            except BadImage as error:
+                what = f"{name} ({one_line(error)})"
                 if self.reading.on_bad_image == "error":
                     raise UserError(
                         f"cannot read {what}: replace or delete it, or leave out what cannot be"
