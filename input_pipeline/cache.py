@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import uuid
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -23,14 +24,26 @@ def file_name(directory: pathlib.Path, words: tuple[str, ...], key: tuple) -> st
     words: what it is, for people. key: what else it follows from, as JSON takes it. A source
     that comes, goes or changes (name, size, time of change) changes the digest.
     """
-    sources = sorted(
-        (path.relative_to(directory).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
-        for path in directory.rglob("*")
-        if path.is_file() and not path.name.startswith(STATISTICS)
-    )
-    digest = hashlib.sha256(json.dumps([*key, sources]).encode()).hexdigest()[:16]
+    identity = json.dumps([*key, sorted(_sources(directory))])
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     stem = "".join(c if c.isalnum() else "-" for c in "-".join(words))
     return f"{stem}-{digest}.npz"
+
+
+def _sources(directory: pathlib.Path) -> Iterator[tuple[str, int, int]]:
+    """(path, bytes, time of change in ns) of each file at any depth, links followed."""
+    seen = set()
+    for parent, folders, names in os.walk(directory, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # links may lead in circles
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in names:
+            path = os.path.join(parent, name)
+            if not name.startswith(STATISTICS) and os.path.exists(path):  # no link to nothing
+                status = os.stat(path)
+                yield os.path.relpath(path, directory), status.st_size, status.st_mtime_ns
 
 
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:

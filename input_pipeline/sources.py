@@ -73,10 +73,17 @@ def tfds_directory(dataset) -> pathlib.Path:
     return found[-1].parent
 
 
+def directory(dataset) -> pathlib.Path | None:
+    """The folder that holds the set's files; None for the embedded one, which has none.
+
+    Raises UserError, within milliseconds, if the configured data set is not there.
+    """
+    return None if dataset.name == DIGITS else tfds_directory(dataset)
+
+
 def check(dataset) -> None:
     """Raises UserError, within milliseconds, if the configured data set is not there."""
-    if dataset.name != DIGITS:
-        tfds_directory(dataset)
+    directory(dataset)
 
 
 def describe(dataset) -> Info:

@@ -168,10 +168,10 @@ def _images(split, view) -> Iterable[np.ndarray]:
 
 
 def _places(dataset, view) -> list[pathlib.Path]:
-    """Where statistics may be stored, the best place first; nowhere for the embedded set."""
-    if dataset.name == sources.DIGITS:
+    """Where statistics may be stored, the best place first; the embedded set has nowhere."""
+    directory = sources.directory(dataset)
+    if directory is None:
         return []
-    directory = sources.tfds_directory(dataset)
     scale, side = _counted(view)
     how = (scale, side, view.interpolation) if side else ()
     words = ("statistics", dataset.train_split, *(str(part) for part in how))

@@ -5,6 +5,7 @@ import importlib
 import jax
 import pytest
 
+from input_pipeline import sources
 from train_lib import experiment
 
 # Trainable parameters of the net that each argument gives.
@@ -66,7 +67,9 @@ SLOW = "1202"  # to trace; tests/models/test_counts.py counts it
     ("file", "argument", "parameters"),
     [(file, *item) for file, row in PARAMETERS.items() for item in row.items() if item[0] != SLOW],
 )
-def test_every_argument_gives_its_net(file, argument, parameters):
+def test_every_argument_gives_its_net(file, argument, parameters, monkeypatch):
+    # What the configs' views will hand over of ImageNet's images.
+    monkeypatch.setitem(sources.KNOWN, "imagenet2012", ((224, 224, 3), ("",) * 1000))
     module = importlib.import_module(f"configs.{file}")
     exp = experiment.build(module.get_config(argument))
     shapes = experiment.state_shapes(exp.module, exp.input_shape)["params"]

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+import input_pipeline
 from configs.common import base
 from errors import UserError
 from input_pipeline import sources, statistics, tfds_arrays
@@ -150,10 +152,17 @@ def test_a_set_that_changed_or_moved(made_set):
     os.utime(folder / "records", ns=(0, 0))  # the same size at another time
     statistics.find_or_compute(dataset)
     assert load.calls == 3
+    below = folder / "class" / "deeper"
+    below.mkdir(parents=True)
+    (below / "new").write_text("one more")
+    (below / "circle").symlink_to(folder)
+    (below / "nowhere").symlink_to(folder / "missing")
+    statistics.find_or_compute(dataset)
+    assert load.calls == 4
     moved = folder.parents[1].rename(folder.parents[2] / "elsewhere")
     dataset.data_dir = str(moved)
     statistics.find_or_compute(dataset)
-    assert load.calls == 3  # they came along
+    assert load.calls == 4  # they came along
 
 
 def test_a_folder_that_cannot_be_written_leaves_them_to_the_cache(
@@ -224,8 +233,8 @@ def test_what_of_a_view_counts(made_set, monkeypatch):
             side = view.size
             return image[:side, :side], (0, 0)
 
-    monkeypatch.setattr("input_pipeline.views", Views, raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "input_pipeline.views", Views)
+    monkeypatch.setitem(sys.modules, "input_pipeline.views", Views)
+    monkeypatch.setattr(input_pipeline, "views", Views, raising=False)
     view = ConfigDict({"size": 3, "square": False, "test_scale": 4, "interpolation": "bilinear"})
     found = statistics.find_or_compute(dataset, view)
     assert found.image.shape == (3, 3, 3)
