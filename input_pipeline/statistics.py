@@ -127,8 +127,8 @@ def find_or_compute(dataset, view=None, load_split: Callable | None = None) -> S
         if path.exists():
             try:
                 return load(path)
-            except UserError as error:
-                print(error, file=sys.stderr)
+            except UserError:
+                print(f"the statistics {path} are damaged: made again", file=sys.stderr)
     split = load_split() if load_split else sources.load(dataset, dataset.train_split)
     title = f"statistics of {dataset.name} {dataset.train_split}, once"
     statistics = compute(_images(split, view), len(split), title)
@@ -149,7 +149,7 @@ def _counted(view) -> tuple[int, int]:
     """(scale, side): the shorter side is scaled to one, and the central square of the other counts.
 
     (0, 0): images as they come. Of a view that takes its crops from a central square (AlexNet),
-    all of that square counts.
+    all of that square counts. Not of the view: its interpolation, which a mean does not show.
     """
     if view is None or not view.size:
         return 0, 0
@@ -163,7 +163,8 @@ def _images(split, view) -> Iterable[np.ndarray]:
         return split.images
     from input_pipeline import views
 
-    view = ConfigDict(view.to_dict() | {"size": side, "test_scale": scale})
+    counted = {"size": side, "test_scale": scale, "interpolation": "bilinear"}
+    view = ConfigDict(view.to_dict() | counted)
     return (views.cut(image, view, None)[0] for image in split.images)
 
 
@@ -172,11 +173,10 @@ def _places(dataset, view) -> list[pathlib.Path]:
     directory = sources.directory(dataset)
     if directory is None:
         return []
-    scale, side = _counted(view)
-    how = (scale, side, view.interpolation) if side else ()
-    words = ("statistics", dataset.train_split, *(str(part) for part in how))
-    # Not of the folder's own name: statistics may move with the set.
-    name = cache.file_name(directory, words, (dataset.name, dataset.train_split, how))
+    counted = _counted(view)
+    words = ("statistics", dataset.train_split, *(str(size) for size in counted if size))
+    # The key does not hold the folder: statistics may move with the set.
+    name = cache.file_name(directory, words, (dataset.name, dataset.train_split, counted))
     return [directory / name, cache.root(dataset.cache_dir) / "statistics" / name]
 
 
@@ -207,7 +207,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "size": arguments.size or (arguments.scale if arguments.square else 0),
             "square": arguments.square,
             "test_scale": arguments.scale,
-            "interpolation": "bilinear",
         }
     )
     try:
