@@ -225,7 +225,7 @@ def load_config(family: Family):
     neutral = base()
     config.optimizer, config.augment = neutral.optimizer, neutral.augment
     config.optimizer.momentum = MOMENTUM
-    config.preprocess.update({"resize": 0, "pad": 0, "crop": 0})
+    config.preprocess.update({"pad": 0, "crop": 0, "mean": "none"})
     return config
 
 

@@ -31,7 +31,7 @@ def get_config(argument: str = "two_tower") -> ConfigDict:
     config = base()
     config.model.name = "alexnet"
     config.model.variant = choose("configs/alexnet.py", argument, ARGUMENTS)
-    config.model.image_size = 224  # or 227, with preprocess.resize=227
+    config.model.image_size = 224  # or 227
     two = argument == "two_tower"
     config.model.lrn_over = "all_maps"  # or tower
     config.model.bias_start = 1.0  # Caffe found 1 untrainable, and has 0.1
@@ -39,7 +39,7 @@ def get_config(argument: str = "two_tower") -> ConfigDict:
     # At test time as published; torchvision's weights are for the other scaling.
     config.model.dropout_scaling = "test" if two else "train"
     config.dataset.name = "imagenet2012"
-    config.preprocess.update({"resize": 224, "low": -117.0, "high": 138.0})
+    config.preprocess.update({"low": -117.0, "high": 138.0})
     config.epochs = 90.0
     config.batch_size = 128
     config.optimizer.update({"momentum_form": "caffe", "weight_decay": 5e-4})

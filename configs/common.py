@@ -84,10 +84,18 @@ def base() -> ConfigDict:
         }
     )
 
-    # In this order: resize to a square of so many pixels (0: as it comes), pad by pixels of 0 on
-    # each side, crop to a square (0: not; centred, but at random in training with augment.crop).
-    # Then images u in 0..1 become low + (high - low) u.
-    config.preprocess = ConfigDict({"resize": 0, "pad": 0, "crop": 0, "low": 0.0, "high": 1.0})
+    # In this order: pad by pixels of 0 on each side (of the mean, where one is subtracted), crop to
+    # a square (0: not; centred, but at random in training with augment.crop). Then images u in
+    # 0..1 become low + (high - low) u or, with a mean m of the training set, high (u - m).
+    config.preprocess = ConfigDict(
+        {
+            "pad": 0,
+            "crop": 0,
+            "low": 0.0,
+            "high": 1.0,
+            "mean": "none",  # none, channel (one value a colour), pixel (a mean image)
+        }
+    )
 
     # Training images only. Random affine distortion: each range is +-, 0 switches it off.
     config.augment = ConfigDict(
@@ -98,6 +106,11 @@ def base() -> ConfigDict:
             "shear": 0.0,  # horizontal pixels a row
             "crop": False,  # preprocess.crop at a random place in training
             "flip": False,  # mirrored left to right, half of the time
+            # AlexNet's shift along the principal colours, each by its eigenvalue (as the paper
+            # reads) or deviation (as its author's code has it) times N(0, lighting_deviation^2).
+            "lighting": "none",  # none, eigenvalues, deviations
+            "lighting_deviation": 0.1,
+            "photometric": 0.0,  # brightness, contrast and colour by factors of 1 +- this
         }
     )
 

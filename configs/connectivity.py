@@ -11,7 +11,7 @@ in the lecture (`--config.model.bias=True`: 400,000 more, or 10). Behind the lay
 classifier, so that the nets can be trained, best on smaller images:
 
     python main.py --config=configs/connectivity.py:local --workdir=runs/local \\
-        --config.preprocess.resize=28
+        --config.preprocess.pad=0
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ def get_config(argument: str = "local") -> ConfigDict:
     config.model.bias = False
     config.model.initializer = "he"
     config.dataset.name = "digits"
-    config.preprocess.resize = 200
+    config.preprocess.pad = 86  # 28x28 digits on 200x200 pixels
     config.epochs = 20.0
     config.batch_size = 32
     config.schedule.name = "cosine"

@@ -5,13 +5,13 @@
 
 Arguments: 18pct (default), 26pct, 13pct, 11pct. The last two take random 24x24 crops and flips.
 
-The originals': batch 128, momentum 0.9 with the rate inside the velocity, rate 0.001, layer by
-layer initialisation. 26pct: rate lowered tenfold after 8 epochs; 18pct: after 120, and again 10
-later.
+The originals': pixels of 0..255 less their mean image, batch 128, momentum 0.9 with the rate
+inside the velocity, rate 0.001, layer by layer initialisation. 26pct: rate lowered tenfold after
+8 epochs; 18pct: after 120, and again 10 later.
 
 Not yet as the originals: one weight decay for all kernels (0.004) in place of each layer's, biases
-at the weights' rate in place of twice it, a constant subtracted in place of the mean image,
-one crop at test time in place of ten (11pct).
+at the weights' rate in place of twice it, one crop at test time in place of ten (11pct). A
+random crop is less its own part of the mean image; the original subtracts the central part.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ def get_config(argument: str = "18pct") -> ConfigDict:
     config.model.variant = choose("configs/cuda_convnet.py", argument, ARGUMENTS)
     config.model.initializer = "paper"  # or any rule of configs/common.py for all layers
     config.dataset.name = "cifar10"
-    config.preprocess.update({"low": -120.0, "high": 135.0})
+    config.preprocess.update({"high": 255.0, "mean": "pixel"})
     config.batch_size = 128
     config.optimizer.update({"momentum_form": "caffe", "weight_decay": 0.004})
     config.schedule.update({"name": "steps", "learning_rate": 0.001})

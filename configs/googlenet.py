@@ -36,7 +36,7 @@ def get_config(argument: str = "lrn") -> ConfigDict:
     config.model.regulariser = "dropout"
     config.model.drop_rate = 0.4 if argument == "lrn" else 0.2
     config.dataset.name = "imagenet2012"
-    config.preprocess.update({"resize": 224, "low": -117.0, "high": 138.0})
+    config.preprocess.update({"low": -117.0, "high": 138.0})
     config.loss.auxiliary_weight = 0.3
     config.epochs = 60.0
     config.batch_size = 32

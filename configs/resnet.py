@@ -43,7 +43,7 @@ def get_config(argument: str = "50") -> ConfigDict:
     config.model.batch_norm = "per_device"  # or across_devices
     config.model.initializer = "he"
     config.dataset.name = "imagenet2012"
-    config.preprocess.update({"resize": 224, "low": -117.0, "high": 138.0})
+    config.preprocess.update({"low": -117.0, "high": 138.0})
     config.epochs = 119.9
     config.batch_size = 256
     config.optimizer.weight_decay = 1e-4

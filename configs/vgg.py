@@ -34,7 +34,7 @@ def get_config(argument: str = "D") -> ConfigDict:
     config.model.variant = choose("configs/vgg.py", argument, ARGUMENTS)
     config.model.regulariser = "dropout"
     config.dataset.name = "imagenet2012"
-    config.preprocess.update({"resize": 224, "low": -117.0, "high": 138.0})
+    config.preprocess.update({"low": -117.0, "high": 138.0})
     config.epochs = 74.0
     config.batch_size = 256
     config.optimizer.weight_decay = 5e-4

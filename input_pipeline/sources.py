@@ -88,14 +88,22 @@ def tfds_directory(dataset) -> pathlib.Path:
     return found[-1].parent
 
 
-def check(dataset) -> None:
-    """Raises UserError, within milliseconds, if the configured data set is not there."""
+def directory(dataset) -> pathlib.Path | None:
+    """The folder that holds the set's files; None for the embedded one, which has none.
+
+    Raises UserError, within milliseconds, if the configured data set is not there.
+    """
     if dataset.name == FOLDER:
         from input_pipeline import folder
 
         folder.describe(dataset)
-    elif dataset.name != DIGITS:
-        tfds_directory(dataset)
+        return pathlib.Path(dataset.data_dir).expanduser()
+    return None if dataset.name == DIGITS else tfds_directory(dataset)
+
+
+def check(dataset) -> None:
+    """Raises UserError, within milliseconds, if the configured data set is not there."""
+    directory(dataset)
 
 
 def describe(dataset) -> Info:

@@ -3,18 +3,14 @@
 Reads the `array_record` format through `tfds.data_source`: no TensorFlow.
 """
 
-import hashlib
-import json
-import os
 import pathlib
 import sys
-import tempfile
 import zipfile
 
 import numpy as np
 
 from errors import UserError, one_line
-from input_pipeline import copies
+from input_pipeline import cache, copies
 from input_pipeline.sources import Info
 
 
@@ -93,18 +89,8 @@ def _decode(name: str, directory: pathlib.Path, split: str) -> tuple[np.ndarray,
 
 def _cache_file(name: str, directory: pathlib.Path, split: str, cache_dir: str) -> pathlib.Path:
     """The cache file of just these source files: any change of theirs changes its name."""
-    root = pathlib.Path(cache_dir) if cache_dir else _default_cache()
-    sources = sorted(
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in directory.iterdir()
-    )
-    identity = json.dumps([str(directory.resolve()), split, sources])
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    stem = "".join(c if c.isalnum() else "-" for c in f"{name}-{directory.name}-{split}")
-    return root.expanduser() / "arrays" / f"{stem}-{digest}.npz"
-
-
-def _default_cache() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "canon"
+    words, key = (name, directory.name, split), (str(directory.resolve()), split)
+    return cache.root(cache_dir) / "arrays" / cache.file_name(directory, words, key)
 
 
 def load(
@@ -124,15 +110,8 @@ def load(
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         print(f"the cache {path} is damaged ({one_line(error)}): made again", file=sys.stderr)
     images, labels = _decode(name, directory, split)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            temporary = file.name
-            np.savez(file, images=images, labels=labels)
-        os.replace(temporary, path)  # atomic: a reader never sees half a file
+        cache.write_npz(path, images=images, labels=labels)
     except OSError as error:
         print(f"could not write the cache {path} ({error}): going on without", file=sys.stderr)
-        if temporary:
-            pathlib.Path(temporary).unlink(missing_ok=True)
     return images, labels

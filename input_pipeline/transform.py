@@ -3,85 +3,32 @@
 Runs inside the jitted step. Whatever is random takes one key an example.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
-from jax.scipy.ndimage import map_coordinates
+import numpy as np
 
 from errors import UserError
+from input_pipeline import augment
 
+MEANS = ("none", "channel", "pixel")
+_AFFINE = ("translate", "scale", "squeeze", "shear")
 
-def resize(images: jax.Array, side: int) -> jax.Array:
-    """[batch, h, w, c] -> float32 [batch, side, side, c], bilinear, antialiased, same range."""
-    shape = (len(images), side, side, images.shape[-1])
-    return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
-
-
-def crop(images: jax.Array, side: int, keys: jax.Array | None = None) -> jax.Array:
-    """Square crops, [batch, h, w, c] -> [batch, side, side, c].
-
-    Central ones, or with one key an image at places that are all equally likely.
-    """
-    spans = jnp.array([size - side for size in images.shape[1:3]])
-    if keys is None:
-        top, left = (int(size - side) // 2 for size in images.shape[1:3])
-        return images[:, top : top + side, left : left + side]
-
-    def one(key, image):
-        top, left = jax.random.randint(key, (2,), 0, spans + 1)
-        return jax.lax.dynamic_slice(image, (top, left, 0), (side, side, image.shape[-1]))
-
-    return jax.vmap(one)(keys, images)
-
-
-def flip(images: jax.Array, keys: jax.Array) -> jax.Array:
-    """Each image mirrored left to right with probability 1/2; one key an image."""
-    mirrored = jax.vmap(jax.random.bernoulli)(keys)
-    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-
-
-def scale(images: jax.Array, low: float, high: float) -> jax.Array:
-    """0..255 -> float32 low..high."""
-    return low + images.astype(jnp.float32) * ((high - low) / 255.0)
-
-
-def affine_distort(
-    key: jax.Array, image: jax.Array, translate: float, scale: float, squeeze: float, shear: float
-) -> jax.Array:
-    """A random planar affine distortion of one image, of the kinds of LeCun 1998, sec. III.C.
-
-    image: uint8 [h, w, c]; returns float32 [h, w, c] in 0..255, bilinear, background 0.
-    translate: +- pixels along each axis. scale: +- share of the size. squeeze: +- share by which
-    the width grows while the height shrinks. shear: +- horizontal pixels a row.
-    The paper gives the kinds, not the ranges.
-    """
-    height, width, _ = image.shape
-    t_y, t_x, zoom, ratio, slope = jax.random.uniform(key, (5,), minval=-1.0, maxval=1.0)
-    y = jnp.arange(height) - (height - 1) / 2
-    x = jnp.arange(width) - (width - 1) / 2
-    y, x = jnp.meshgrid(y, x, indexing="ij")
-    # Where in the source each pixel of the result comes from: the inverse of the distortion.
-    zoom, ratio = 1 + scale * zoom, 1 + squeeze * ratio
-    y_source = (y - translate * t_y) * ratio / zoom
-    x_source = (x - translate * t_x - shear * slope * y) / (ratio * zoom)
-    coordinates = [y_source + (height - 1) / 2, x_source + (width - 1) / 2]
-
-    def sample(channel):
-        return map_coordinates(channel, coordinates, order=1, mode="constant", cval=0.0)
-
-    return jax.vmap(sample, in_axes=-1, out_axes=-1)(image.astype(jnp.float32))
+# Each augmentation draws from the example's key folded with its own number (the affine distortion
+# from the key itself), so that one switched on or off leaves the others' draws alone.
+_CROP, _FLIP, _PHOTOMETRIC, _LIGHTING = 1, 2, 3, 4
 
 
 def output_shape(preprocessing, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """(height, width, channels) that the transform of a `preprocess` section gives.
 
-    image_shape has zeros where images differ in size. Raises UserError where that, or a crop
-    larger than the image, leaves no size.
+    image_shape: of the images handed over; zeros where they differ in size. Raises UserError
+    where that, or a crop larger than the image, leaves no size.
     """
     height, width, channels = image_shape
-    if preprocessing.resize:
-        height = width = preprocessing.resize
     if not height or not width:
-        raise UserError("the images differ in size: set config.preprocess.resize")
+        raise UserError("the images differ in size: set config.view.size")
     height, width = (size + 2 * preprocessing.pad for size in (height, width))
     side = preprocessing.crop
     if side > min(height, width):
@@ -91,29 +38,85 @@ def output_shape(preprocessing, image_shape: tuple[int, int, int]) -> tuple[int,
     return (side, side, channels) if side else (height, width, channels)
 
 
-def make_transform(preprocessing, augmentation):
-    """transform(images, keys=None) from the config's `preprocess` and `augment` sections.
+def needs_statistics(preprocessing, augmentation) -> bool:
+    """Whether these sections ask for statistics of the training set."""
+    return preprocessing.mean != "none" or augmentation.lighting != "none"
+
+
+def make_transform(preprocessing, augmentation, statistics=None):
+    """transform(images, keys=None, offsets=None) from `preprocess` and `augment` sections.
 
     uint8 [batch, h, w, c] -> float32 [batch, *output_shape]. keys: one key an example for
-    training; None for evaluation, which takes no random choice. Padding is background, value 0
-    before scaling (LeNet-5: pad 2, -0.1 to 1.175; LeCun 1998, sec. III.A-B).
-    """
-    ranges = augmentation.to_dict()
-    random_crop, random_flip = ranges.pop("crop"), ranges.pop("flip")
-    pad = preprocessing.pad
+    training; None for evaluation, which takes no random choice. statistics: those of the
+    training set, where `needs_statistics`.
 
-    def transform(images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    In this order: affine distortion, photometric distortion, lighting, the mean subtracted, pad,
+    crop, flip, scale. Without a mean, padding is background, value 0 before scaling (LeNet-5:
+    pad 2, -0.1 to 1.175; LeCun 1998, sec. III.A-B), and pixels u in 0..255 become
+    low + (high - low) u / 255. With one they become high (u - mean) / 255, and padding 0.
+
+    A mean image may be larger than the images, of which each is then a part: offsets, int32
+    [batch, 2], say where the part begins (top, left); None: in the middle.
+    """
+    affine = {name: augmentation[name] for name in _AFFINE}
+    pad, side = preprocessing.pad, preprocessing.crop
+    low, high = preprocessing.low, preprocessing.high
+    mean = axes = None
+    if preprocessing.mean != "none":
+        mean = statistics.image if preprocessing.mean == "pixel" else statistics.mean
+        mean = np.asarray(mean, np.float32)
+    if augmentation.lighting != "none":
+        axes = augment.light_axes(
+            augmentation.lighting, statistics.eigenvalues, statistics.eigenvectors
+        )
+
+    def transform(images, keys=None, offsets=None) -> jax.Array:
+        def each(function, images, fold=None, **options):
+            own = keys if fold is None else jax.vmap(lambda k: jax.random.fold_in(k, fold))(keys)
+            return jax.vmap(functools.partial(function, **options))(own, images)
+
         train = keys is not None
-        if train and any(ranges.values()):
-            images = jax.vmap(lambda key, image: affine_distort(key, image, **ranges))(keys, images)
-        if preprocessing.resize:
-            images = resize(images, preprocessing.resize)
+        if train and any(affine.values()):
+            images = each(augment.affine_distort, images, **affine)
+        if train and augmentation.photometric:
+            extent = augmentation.photometric
+            images = each(augment.photometric, images, _PHOTOMETRIC, extent=extent)
+        if train and axes is not None:
+            deviation = augmentation.lighting_deviation
+            images = each(augment.lighting, images, _LIGHTING, axes=axes, deviation=deviation)
+        if mean is not None:
+            images = images.astype(jnp.float32) - _part(mean, images.shape, train, offsets)
         images = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        if preprocessing.crop:
-            crop_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys) if train else None
-            images = crop(images, preprocessing.crop, crop_keys if random_crop else None)
-        if train and random_flip:
-            images = flip(images, jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys))
-        return scale(images, preprocessing.low, preprocessing.high)
+        if side and train and augmentation.crop:
+            images = each(augment.crop, images, _CROP, side=side)
+        elif side:
+            top, left = ((size - side) // 2 for size in images.shape[1:3])
+            images = images[:, top : top + side, left : left + side]
+        if train and augmentation.flip:
+            images = each(augment.flip, images, _FLIP)
+        return low + images.astype(jnp.float32) * ((high - low) / 255.0)
 
     return transform
+
+
+def _part(mean: np.ndarray, shape, train: bool, offsets):
+    """What to subtract from images of `shape`: broadcasts to it. mean: [c] or [M, M', c]."""
+    _, height, width, channels = shape
+    is_smaller = mean.ndim == 3 and (mean.shape[0] < height or mean.shape[1] < width)
+    if mean.shape[-1] != channels or is_smaller:
+        raise UserError(
+            f"the training set's mean is of {'x'.join(map(str, mean.shape))} values, but the images"
+            f" are {height}x{width}x{channels}: give images like those of the training set"
+        )
+    if mean.ndim == 1 or mean.shape == (height, width, channels):
+        return mean
+    if offsets is None:
+        if train:
+            raise ValueError("which part of the mean image? Random crops come with offsets")
+        top, left = (mean.shape[0] - height) // 2, (mean.shape[1] - width) // 2
+        return mean[top : top + height, left : left + width]
+
+    def one(offset):
+        return jax.lax.dynamic_slice(mean, (*offset, 0), (height, width, channels))
+
+    return jax.vmap(one)(offsets)

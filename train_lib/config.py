@@ -19,6 +19,8 @@ from errors import UserError
 LOSSES = ("map", "mse", "softmax")
 SCHEDULES = ("constant", "cosine", "steps")
 PROTOCOLS = ("full",)
+MEANS = ("none", "channel", "pixel")
+LIGHTINGS = ("none", "eigenvalues", "deviations")
 
 
 def _above(low: float) -> tuple[Callable, str]:
@@ -45,13 +47,16 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset.test_fraction": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
     "dataset.workers": _at_least(0),
     "view.size": _at_least(0),
-    "preprocess.resize": _at_least(0),
     "preprocess.pad": _at_least(0),
     "preprocess.crop": _at_least(0),
+    "preprocess.mean": _one_of(*MEANS),
     "augment.translate": _at_least(0),
     "augment.scale": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
     "augment.squeeze": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
     "augment.shear": _at_least(0),
+    "augment.lighting": _one_of(*LIGHTINGS),
+    "augment.lighting_deviation": _above(0),
+    "augment.photometric": (lambda v: 0 <= v <= 1, "must be in 0 .. 1"),
     "loss.name": _one_of(*LOSSES),
     "loss.j": _above(0),
     "loss.auxiliary_weight": _at_least(0),
@@ -96,6 +101,12 @@ def validate(config: ConfigDict) -> None:
     for name, radius in config.optimizer.max_norms.items():
         if not 0 < radius < math.inf:
             raise UserError(f"config.optimizer.max_norms.{name}={radius}: must be more than 0")
+    low, mean = config.preprocess.low, config.preprocess.mean
+    if low and mean != "none":
+        raise UserError(
+            f"config.preprocess.low={low}: must be 0 with config.preprocess.mean={mean}, which is"
+            " what becomes 0"
+        )
     schedule = config.schedule
     for name in ("boundaries", "factors"):
         if not all(isinstance(v, int | float) for v in schedule[name]):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
@@ -11,19 +12,23 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline import batches, sources, stream, views
-from input_pipeline.transform import make_transform, output_shape
+from input_pipeline import statistics as statistics_lib
+from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from models import registry
 from train_lib import config as config_lib
 from train_lib import losses, optimizers, parallel
+from train_lib import workdir as folder
 from train_lib.state import TrainState
 from train_lib.steps import make_eval_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A checked config and what follows from it alone. input_shape: (height, width, channels).
+    """A checked config and what follows from it. input_shape: (height, width, channels).
 
     reading: how images are decoded and cut, where they are not arrays taken as they come.
+    What takes the training set is not made before it is asked for. workdir: the run's folder, if
+    there is one.
     """
 
     config: ConfigDict
@@ -32,16 +37,35 @@ class Experiment:
     module: nn.Module
     input_shape: tuple[int, int, int]
     loss: Callable
-    transform: Callable
     devices: Sequence[jax.Device]
+    workdir: pathlib.Path | None = None
+
+    @functools.cached_property
+    def train_split(self):
+        return sources.load(self.config.dataset, self.config.dataset.train_split)
+
+    @functools.cached_property
+    def statistics(self) -> statistics_lib.Statistics | None:
+        """Of the training set, if the config asks for any: the run's own, or else the set's."""
+        config = self.config
+        if not needs_statistics(config.preprocess, config.augment):
+            return None
+        own = folder.statistics(self.workdir) if self.workdir else None
+        return own or statistics_lib.find_or_compute(
+            config.dataset, config.view, lambda: self.train_split
+        )
+
+    @functools.cached_property
+    def transform(self) -> Callable:
+        """Images and keys -> network input; see `input_pipeline.transform.make_transform`."""
+        return make_transform(self.config.preprocess, self.config.augment, self.statistics)
 
     @functools.cached_property
     def drop_scale(self) -> Callable:
         """step -> factor on every drop rate, from the schedule's drop_anneal_epochs."""
         steps_per_epoch = 0.0
         if self.config.schedule.drop_anneal_epochs:  # only then is the set's size needed
-            train_split = sources.load(self.config.dataset, self.config.dataset.train_split)
-            steps_per_epoch = len(train_split) / self.config.batch_size
+            steps_per_epoch = len(self.train_split) / self.config.batch_size
         return optimizers.make_drop_scale(self.config.schedule, steps_per_epoch)
 
     def eval_step(self) -> Callable:
@@ -71,8 +95,8 @@ class Experiment:
         return stream.eval_batches(split, self.reading, size, count)
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Raises UserError for anything in the config that cannot be; compiles nothing."""
+def build(config: ConfigDict, workdir: pathlib.Path | None = None) -> Experiment:
+    """Raises UserError for anything in the config that cannot be; compiles and reads nothing."""
     config_lib.validate(config)
     info = sources.describe(config.dataset)
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
@@ -94,8 +118,8 @@ def build(config: ConfigDict) -> Experiment:
         module=module,
         input_shape=input_shape,
         loss=losses.make_loss(config.loss),
-        transform=make_transform(config.preprocess, config.augment),
         devices=parallel.devices(config.num_devices),
+        workdir=workdir,
     )
 
 

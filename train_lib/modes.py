@@ -52,7 +52,7 @@ def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
 
 def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
     """Evaluates a run; writes its confusion matrix and misclassified images. One line of JSON."""
-    exp = experiment.build(config)
+    exp = experiment.build(config, workdir)
     step, state = load_state(exp, workdir)
     names = {"test": config.dataset.test_split, "train": config.dataset.train_split}
     split_name = names[config.evaluate.split]
@@ -93,7 +93,7 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, paths: Sequence[st
     """Class and probability of image files, one line each; the top five follow the first."""
     if not paths:
         raise UserError("which images? Give --images=a.png,b.jpg")
-    exp = experiment.build(config)
+    exp = experiment.build(config, workdir)
     _, state = load_state(exp, workdir)
     names = folder.class_names(workdir)
     pictures = [_picture(exp, path) for path in paths]

@@ -24,7 +24,8 @@ def make_train_step(
 ) -> Callable:
     """train_step(state, batch) -> (state, window), to run under `parallel.train_step`.
 
-    batch: image uint8 [b, height, width, channels] and label int32 [b], this device's slice.
+    batch: image uint8 [b, height, width, channels] and label int32 [b], this device's slice;
+    perhaps offset int32 [b, 2], where the images lie in a square that a mean image is of.
     window: `state.window` after the step, which starts afresh behind each logged step; its loss
     is that of the model's own logits.
     drop_scale: step -> factor on every drop rate. auxiliary_weight: of the loss of each
@@ -40,7 +41,7 @@ def make_train_step(
         # the same on any number of devices.
         places = parallel.device_index() * count + jnp.arange(count)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, places)
-        images = transform(batch["image"], keys)
+        images = transform(batch["image"], keys, batch.get("offset"))
         dropout_key = jax.random.fold_in(dropout_key, parallel.device_index())
 
         def mean_loss(params):

@@ -35,15 +35,16 @@ def train_and_evaluate(
 ) -> state_lib.TrainState:
     """Trains, or goes on with, the run in `workdir`; returns the final state.
 
-    Writes config.json, dataset.json, metrics.jsonl, events/, checkpoints/ and plots/ there.
+    Writes config.json, dataset.json, statistics.npz (if the config needs any), metrics.jsonl,
+    events/, checkpoints/ and plots/ there.
     Raises UserError for whatever the user can put right, Stopped after SIGTERM or Ctrl-C.
     """
     workdir = pathlib.Path(workdir)
-    exp = experiment.build(config)
+    exp = experiment.build(config, workdir)
     count = len(exp.devices)
     experiment.check_memory(exp)
     share = parallel.per_device(config.batch_size, count, "config.batch_size")
-    train_split = sources.load(config.dataset, config.dataset.train_split)
+    train_split = exp.train_split
     test_split = sources.load(config.dataset, config.dataset.test_split)
     plan = config_lib.make_plan(config, len(train_split))
     folder.open_for_training(workdir, config, allow_config_change)
@@ -74,7 +75,7 @@ def train_and_evaluate(
             f"{workdir} is at step {step}, but this config ends at step {plan.total_steps}: raise"
             " config.epochs, or choose another --workdir"
         )
-    folder.describe(workdir, config, exp.info)
+    folder.describe(workdir, config, exp.info, exp.statistics)
 
     console.opening_block(
         {

@@ -8,11 +8,13 @@ import tempfile
 from ml_collections import ConfigDict
 
 from errors import UserError
+from input_pipeline import statistics as statistics_lib
 from input_pipeline.sources import Info
 from train_lib import config as config_lib
 
 CONFIG = "config.json"
 DATASET = "dataset.json"
+STATISTICS = "statistics.npz"
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -70,11 +72,31 @@ def open_for_training(workdir: pathlib.Path, config: ConfigDict, allow_config_ch
         )
 
 
-def describe(workdir: pathlib.Path, config: ConfigDict, info: Info) -> None:
-    """Stores the config and the class names: once the run is known to begin with them."""
+def describe(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    info: Info,
+    statistics: statistics_lib.Statistics | None = None,
+) -> None:
+    """Stores the config, the class names and, if there are any, the training set's statistics.
+
+    Once the run is known to begin with them. Statistics that are there stay.
+    """
     write_text(workdir / CONFIG, config_lib.to_json(config))
     description = {"name": info.name, "class_names": info.class_names, "copy": info.copy}
     write_text(workdir / DATASET, json.dumps(description, indent=2) + "\n")
+    path = workdir / STATISTICS
+    if statistics is not None and not path.exists():
+        try:
+            statistics.save(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
+
+
+def statistics(workdir: pathlib.Path) -> statistics_lib.Statistics | None:
+    """Those that the run was begun with; None if it has none. Raises UserError if damaged."""
+    path = workdir / STATISTICS
+    return statistics_lib.load(path) if path.exists() else None
 
 
 def class_names(workdir: pathlib.Path) -> list[str]:

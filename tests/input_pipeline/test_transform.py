@@ -1,17 +1,40 @@
-"""The device-side pipeline against NumPy."""
+"""The whole device-side pipeline: order, ranges, means, and what a key decides."""
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from configs.common import base
 from configs.lenet5 import get_config
 from errors import UserError
-from input_pipeline import transform as t
-from input_pipeline.transform import affine_distort, make_transform
+from input_pipeline import augment
+from input_pipeline.statistics import Statistics
+from input_pipeline.transform import make_transform, needs_statistics, output_shape
 
-OFF = {"translate": 0.0, "scale": 0.0, "squeeze": 0.0, "shear": 0.0}
+
+def make(preprocess, augmentation=None, statistics=None):
+    config = base()
+    config.preprocess.update(preprocess)
+    config.augment.update(augmentation or {})
+    return make_transform(config.preprocess, config.augment, statistics)
+
+
+def pictures(count, height, width, channels=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, height, width, channels)).astype(np.uint8)
+
+
+def made_statistics(height, width):
+    """Of no real set: a mean image without symmetries, and colours along slanted axes."""
+    rng = np.random.default_rng(9)
+    image = rng.uniform(90, 160, (height, width, 3)).astype(np.float32)
+    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    mean = image.mean(axis=(0, 1), dtype=np.float64)
+    return Statistics(image, mean, np.array([0.2, 0.02, 0.004]), axes, 10)
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
 
 
 def test_lenet_scaling_puts_background_at_minus_01_and_ink_at_1175():
@@ -27,105 +50,173 @@ def test_lenet_scaling_puts_background_at_minus_01_and_ink_at_1175():
     assert float(found[0, 7, 8, 0]) == pytest.approx(-0.1 + 1.275 * 0.2)
 
 
-def test_no_range_leaves_the_image_alone():
-    image = np.random.default_rng(0).integers(0, 256, (28, 28, 1)).astype(np.uint8)
-    found = affine_distort(jax.random.key(1), image, **OFF)
-    np.testing.assert_allclose(found, image, atol=1e-3)
-
-
-def test_each_kind_moves_a_dot_to_where_its_formula_says():
-    # A dot 8 pixels right of and 4 below the centre of a 29x29 image (centre: 14, 14).
-    image = np.zeros((29, 29, 1), np.uint8)
-    image[17:20, 21:24] = 200
-    key = jax.random.key(4)
-    t_y, t_x, zoom, ratio, slope = np.asarray(
-        jax.random.uniform(key, (5,), minval=-1.0, maxval=1.0)
-    )
-    y, x = np.mgrid[0:29, 0:29] - 14.0
-    cases = {
-        "translate": (3.0, 8 + 3 * t_x, 4 + 3 * t_y),
-        "scale": (0.3, 8 * (1 + 0.3 * zoom), 4 * (1 + 0.3 * zoom)),
-        "squeeze": (0.3, 8 * (1 + 0.3 * ratio), 4 / (1 + 0.3 * ratio)),
-        "shear": (0.5, 8 + 0.5 * slope * 4, 4),
-    }
-    for kind, (value, to_x, to_y) in cases.items():
-        found = np.asarray(affine_distort(key, image, **{**OFF, kind: value}))[..., 0]
-        assert (found * x).sum() / found.sum() == pytest.approx(to_x, abs=0.1), kind
-        assert (found * y).sum() / found.sum() == pytest.approx(to_y, abs=0.1), kind
-
-
-def test_the_transform_distorts_in_training_only_and_by_key_only():
-    config = base()
-    config.augment.translate = 2.0
-    transform = make_transform(config.preprocess, config.augment)
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
-    keys = jax.random.split(jax.random.key(0), 3)
-    plain, moved = np.asarray(transform(images)), np.asarray(transform(images, keys))
-    np.testing.assert_allclose(plain, images / 255.0, rtol=1e-6)
-    assert np.abs(moved - plain).max() > 0.1
-    alone = np.asarray(transform(images[1:2], keys[1:2]))
-    np.testing.assert_allclose(alone[0], moved[1], atol=1e-6)
-
-
-def test_random_crops_reach_every_place_equally_and_central_ones_the_middle():
-    image = np.arange(6 * 7, dtype=np.uint8).reshape(1, 6, 7, 1)
-    images = np.repeat(image, 3000, axis=0)
-    found = np.asarray(t.crop(images, 4, jax.random.split(jax.random.key(0), 3000)))
-    tops, lefts = found[:, 0, 0, 0] // 7, found[:, 0, 0, 0] % 7
-    np.testing.assert_array_equal(
-        found[5, ..., 0], image[0, tops[5] : tops[5] + 4, :, 0][:, lefts[5] : lefts[5] + 4]
-    )
-    counts = np.bincount(tops * 4 + lefts)
-    assert len(counts) == 12  # 3 x 4 places
-    assert (np.abs(counts - 250) < 5 * 250**0.5).all()
-    np.testing.assert_array_equal(t.crop(image, 4)[0, ..., 0], image[0, 1:5, 1:5, 0])
-
-
-def test_flips_are_half_and_whole():
-    images = np.random.default_rng(0).integers(0, 256, (2000, 3, 4, 3)).astype(np.uint8)
-    found = np.asarray(t.flip(images, jax.random.split(jax.random.key(1), 2000)))
-    mirrored = (found == images[:, :, ::-1]).all(axis=(1, 2, 3))
-    assert (mirrored | (found == images).all(axis=(1, 2, 3))).all()
-    assert abs(mirrored.mean() - 0.5) < 5 * 0.5 / 2000**0.5
-
-
-def test_resizing_equals_pillows_bilinear():
-    image = np.random.default_rng(2).integers(0, 256, (20, 20)).astype(np.uint8)
-    for side in (40, 9):
-        expected = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
-        found = np.asarray(t.resize(image[None, ..., None], side))[0, ..., 0]
-        np.testing.assert_allclose(found, np.asarray(expected, np.float32), atol=1.01)
-
-
-def test_the_order_is_resize_pad_crop_flip_scale_and_random_only_in_training():
-    config = base()
-    config.preprocess.update({"resize": 16, "pad": 2, "crop": 16, "low": -1.0, "high": 1.0})
-    config.augment.update({"crop": True, "flip": True})
-    transform = make_transform(config.preprocess, config.augment)
-    images = np.random.default_rng(0).integers(1, 256, (64, 8, 8, 3)).astype(np.uint8)
-    plain = np.asarray(transform(images))
-    resized = np.asarray(t.resize(images, 16))
-    np.testing.assert_allclose(plain, resized / 127.5 - 1, atol=1e-5)
-    keys = jax.random.split(jax.random.key(3), 64)
-    moved = np.asarray(transform(images, keys))
-    assert moved.shape == plain.shape
-    padded = np.pad(resized, ((0, 0), (2, 2), (2, 2), (0, 0))) / 127.5 - 1
-    for found, source in zip(moved[:4], padded[:4], strict=True):
-        views = [
-            view[y : y + 16, x : x + 16]
-            for view in (source, source[:, ::-1])
-            for y in range(5)
-            for x in range(5)
-        ]
-        assert min(np.abs(found - view).max() for view in views) < 1e-4
-
-
 def test_sizes_that_cannot_be_are_refused():
     section = base().preprocess
-    with pytest.raises(UserError, match=r"set config.preprocess.resize"):
-        t.output_shape(section, (0, 0, 3))
+    with pytest.raises(UserError, match=r"set config\.view\.size"):
+        output_shape(section, (0, 0, 3))
     section.crop = 40
     with pytest.raises(UserError, match="crop=40 is more than the 32x32 image"):
-        t.output_shape(section, (32, 32, 3))
-    section.update({"resize": 64, "pad": 4})
-    assert t.output_shape(section, (0, 0, 3)) == (40, 40, 3)
+        output_shape(section, (32, 32, 3))
+    section.pad = 4
+    assert output_shape(section, (32, 48, 3)) == (40, 40, 3)
+    section.crop = 0
+    assert output_shape(section, (32, 48, 3)) == (40, 56, 3)
+
+
+# ---------------------------------------------------------------------------------------- means
+
+
+def test_a_channel_mean_is_subtracted_and_padding_is_the_mean():
+    statistics = made_statistics(6, 6)
+    images = pictures(2, 6, 6)
+    found = make({"mean": "channel", "high": 2.0, "pad": 3}, statistics=statistics)(images)
+    expected = np.zeros((2, 12, 12, 3))
+    expected[:, 3:9, 3:9] = 2 / 255 * (images - statistics.mean)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_per_pixel_mean_on_cifar_leaves_zeros_around_it_and_is_subtracted_before_the_crop():
+    """ResNet's: the mean image belongs to places of the original, not to those of the crop."""
+    statistics = made_statistics(32, 32)
+    images = pictures(40, 32, 32)
+    section = {"mean": "pixel", "pad": 4, "crop": 32}
+    plain = np.asarray(make(section, statistics=statistics)(images))
+    centred = (images - statistics.image) / 255
+    np.testing.assert_allclose(plain, centred, atol=1e-6)
+    transform = make(section, {"crop": True, "flip": True}, statistics)
+    moved = np.asarray(transform(images, keys(40)))
+    padded = np.pad(centred, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    places = set()
+    for found, source in zip(moved, padded, strict=True):
+        views = {
+            (top, left, mirrored): view[top : top + 32, left : left + 32]
+            for mirrored, view in enumerate((source, source[:, ::-1]))
+            for top in range(9)
+            for left in range(9)
+        }
+        (place,) = [p for p, view in views.items() if np.abs(found - view).max() < 1e-5]
+        places.add(place)
+    assert len(places) > 20
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_of_a_larger_mean_image_the_part_that_the_image_was_cut_from(count):
+    """AlexNet's: the mean of 256 squares, and crops of 224 (here 16 and 11)."""
+    statistics = made_statistics(16, 16)
+    squares = pictures(count, 16, 16)
+    offsets = np.array([[0, 0], [5, 5], [0, 5], [3, 1], [2, 4]], np.int32)[-count:]
+    crops = np.stack(
+        [s[y : y + 11, x : x + 11] for s, (y, x) in zip(squares, offsets, strict=True)]
+    )
+    centred = squares - statistics.image
+    expected = [s[y : y + 11, x : x + 11] for s, (y, x) in zip(centred, offsets, strict=True)]
+    transform = make({"mean": "pixel", "high": 255.0}, statistics=statistics)
+    for given in (None, keys(count)):
+        found = jax.jit(transform)(crops, given, offsets)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    # A test crop without an offset is the middle one: (16 - 11) // 2 = 2 from the edge.
+    np.testing.assert_allclose(transform(squares[:, 2:13, 2:13]), centred[:, 2:13, 2:13], atol=1e-4)
+    with pytest.raises(ValueError, match="which part"):
+        transform(crops, keys(count))
+
+
+def test_images_that_the_mean_does_not_fit_are_refused_in_one_line():
+    statistics = made_statistics(8, 8)
+    pixel = make({"mean": "pixel"}, statistics=statistics)
+    with pytest.raises(UserError, match="of 8x8x3 values, but the images are 9x8x3"):
+        pixel(pictures(1, 9, 8))
+    for mean in ("channel", "pixel"):
+        with pytest.raises(UserError, match="the images are 8x8x1"):
+            make({"mean": mean}, statistics=statistics)(pictures(1, 8, 8, 1))
+
+
+# ---------------------------------------------------------------------------------------- order
+
+
+def test_the_order_of_all_that_can_be_done():
+    """Distort, change colours, light, subtract, pad, crop, flip, scale: one by one, by hand."""
+    statistics = made_statistics(12, 12)
+    ranges = {"translate": 1.0, "scale": 0.1, "squeeze": 0.1, "shear": 0.1}
+    augmentation = {
+        **ranges,
+        "crop": True,
+        "flip": True,
+        "lighting": "deviations",
+        "photometric": 0.4,
+    }
+    transform = make({"mean": "pixel", "pad": 2, "crop": 9}, augmentation, statistics)
+    images = pictures(6, 12, 12)
+    found = np.asarray(jax.jit(transform)(images, keys(6)))
+    axes = statistics.eigenvectors * np.sqrt(statistics.eigenvalues)
+    mirrored = 0
+    for image, key, result in zip(images, keys(6), found, strict=True):
+        crop_key, flip_key, photometric_key, lighting_key = (
+            jax.random.fold_in(key, fold) for fold in (1, 2, 3, 4)
+        )
+        image = augment.affine_distort(key, image, **ranges)
+        image = augment.photometric(photometric_key, image, 0.4)
+        image = np.asarray(image, np.float64) + 255 * 0.1 * (
+            axes @ np.asarray(jax.random.normal(lighting_key, (3,)))
+        )
+        image = np.pad(image - statistics.image, ((2, 2), (2, 2), (0, 0)))
+        top, left = np.asarray(jax.random.randint(crop_key, (2,), 0, 8))
+        image = image[top : top + 9, left : left + 9]
+        if jax.random.bernoulli(flip_key):
+            image, mirrored = image[:, ::-1], mirrored + 1
+        np.testing.assert_allclose(result, image / 255, atol=2e-4)
+    assert 0 < mirrored < 6
+    plain = (images - statistics.image)[:, 1:10, 1:10] / 255  # padded by 2, (16 - 9) // 2 = 3 in
+    np.testing.assert_allclose(transform(images), plain, atol=1e-6)
+
+
+def test_without_a_mean_padding_is_background_and_scaling_comes_last():
+    transform = make({"pad": 2, "crop": 8, "low": -1.0, "high": 1.0}, {"crop": True, "flip": True})
+    images = pictures(64, 8, 8) | 1  # no pixel is 0
+    np.testing.assert_allclose(transform(images), images / 127.5 - 1, atol=1e-5)
+    moved = np.asarray(transform(images, keys(64, 3)))
+    assert (moved == -1).any(axis=(1, 2, 3)).sum() > 40  # 24 of 25 places reach the padding
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        {"translate": 2.0},
+        {"crop": True},
+        {"flip": True},
+        {"photometric": 0.5},
+        {"lighting": "eigenvalues"},
+    ],
+)
+def test_what_is_random_is_so_in_training_only_and_by_the_examples_key_only(augmentation):
+    transform = make({"crop": 6}, augmentation, made_statistics(8, 8))
+    images = pictures(5, 8, 8)
+    plain = np.asarray(transform(images))
+    np.testing.assert_allclose(plain, images[:, 1:7, 1:7] / 255.0, rtol=1e-6)
+    moved = np.asarray(transform(images, keys(5)))
+    assert np.abs(moved - plain).max() > 0.003
+    order = [3, 1]
+    alone = np.asarray(transform(images[order], keys(5)[np.array(order)]))
+    np.testing.assert_allclose(alone, moved[order], atol=1e-6)
+
+
+def test_one_augmentation_more_leaves_the_draws_of_the_others_alone():
+    images = pictures(30, 8, 8)
+    some = make({"crop": 6}, {"crop": True, "flip": True})
+    more = make(
+        {"crop": 6},
+        {"crop": True, "flip": True, "lighting": "eigenvalues", "photometric": 1e-6},
+        made_statistics(8, 8),
+    )
+    shift = np.asarray(more(images, keys(30))) - np.asarray(some(images, keys(30)))
+    assert shift.std(axis=(1, 2)).max() < 1e-4  # one shift an image: the same crop, the same side
+    assert np.abs(shift).max() > 0.005
+
+
+def test_statistics_are_asked_for_only_where_they_are_used():
+    config = base()
+    assert not needs_statistics(config.preprocess, config.augment)
+    config.augment.lighting = "deviations"
+    assert needs_statistics(config.preprocess, config.augment)
+    config.augment.lighting = "none"
+    config.preprocess.mean = "channel"
+    assert needs_statistics(config.preprocess, config.augment)

@@ -4,6 +4,7 @@ import pytest
 from conftest import tiny_config
 
 from errors import UserError
+from input_pipeline import augment, transform
 from train_lib import config as config_lib
 from train_lib import losses, optimizers
 
@@ -22,6 +23,11 @@ from train_lib import losses, optimizers
         ("schedule.warmup_epochs", 5.0, "must be less than config.epochs"),
         ("optimizer.momentum", 1.0, "config.optimizer.momentum=1.0"),
         ("seed", -1, "config.seed=-1"),
+        ("preprocess.mean", "image", "choose one of none, channel, pixel"),
+        ("preprocess.mean", "pixel", "low=-0.1: must be 0 with config.preprocess.mean=pixel"),
+        ("augment.lighting", "pca", "choose one of none, eigenvalues, deviations"),
+        ("augment.lighting_deviation", 0.0, "config.augment.lighting_deviation=0.0"),
+        ("augment.photometric", 1.5, "config.augment.photometric=1.5: must be in 0 .. 1"),
         ("evaluate.protocol", "ten_crop", "choose one of full"),
     ],
 )
@@ -44,6 +50,8 @@ def test_the_shipped_configs_are_valid_and_unknown_arguments_are_refused():
 def test_the_light_tables_agree_with_the_modules():
     assert config_lib.LOSSES == losses.NAMES
     assert config_lib.SCHEDULES == optimizers.SCHEDULES
+    assert config_lib.MEANS == transform.MEANS
+    assert config_lib.LIGHTINGS == augment.LIGHTINGS
 
 
 def test_differences_are_named_and_paths_may_differ():

@@ -95,7 +95,7 @@ def test_the_steps_hand_the_annealed_rate_on():
 
 
 def everything_config():
-    """BatchNorm, PReLU, and DropConnect whose rate is annealed, on small digits."""
+    """BatchNorm, PReLU, and DropConnect whose rate is annealed, on small parts of digits."""
     config = get_config("20")
     config.update_from_flattened_dict(
         {
@@ -104,8 +104,6 @@ def everything_config():
             "model.dropconnect_samples": 20,
             "schedule.drop_anneal_epochs": 0.7,
             "dataset.name": "digits",
-            "preprocess.resize": 8,
-            "preprocess.pad": 1,
             "preprocess.crop": 8,
             "batch_size": 200,
             "num_devices": 1,

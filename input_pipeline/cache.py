@@ -1,0 +1,64 @@
+"""Where derived data is kept, how it is named after its sources, and how it is written whole."""
+
+import hashlib
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator
+
+import numpy as np
+
+STATISTICS = "statistics-"  # files named so are derived, also where they lie among the sources
+
+
+def root(cache_dir: str) -> pathlib.Path:
+    """`dataset.cache_dir`, or $XDG_CACHE_HOME/canon or ~/.cache/canon where it is empty."""
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "canon"
+    return (pathlib.Path(cache_dir) if cache_dir else default).expanduser()
+
+
+def file_name(directory: pathlib.Path, words: tuple[str, ...], key: tuple) -> str:
+    """The name "WORDS-DIGEST.npz" for what is derived from the files in `directory`.
+
+    words: what it is, for people. key: what else it follows from, as JSON takes it. A source
+    that comes, goes or changes (name, size, time of change) changes the digest.
+    """
+    identity = json.dumps([*key, sorted(_sources(directory))])
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    stem = "".join(c if c.isalnum() else "-" for c in "-".join(words))
+    return f"{stem}-{digest}.npz"
+
+
+def _sources(directory: pathlib.Path) -> Iterator[tuple[str, int, int]]:
+    """(path, bytes, time of change in ns) of each file at any depth, links followed."""
+    seen = set()
+    for parent, folders, names in os.walk(directory, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # links may lead in circles
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in names:
+            path = os.path.join(parent, name)
+            if not name.startswith(STATISTICS) and os.path.exists(path):  # no link to nothing
+                status = os.stat(path)
+                yield os.path.relpath(path, directory), status.st_size, status.st_mtime_ns
+
+
+def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes arrays so that the file is there whole or not at all. Raises OSError.
+
+    A .npz has a checksum for each array: damage is noticed on reading.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{STATISTICS}{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

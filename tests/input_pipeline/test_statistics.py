@@ -1,0 +1,255 @@
+"""Statistics against NumPy's, and where they are kept."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.common import base
+from errors import UserError
+from input_pipeline import sources, statistics, tfds_arrays
+
+
+def photographs(count=40, height=6, width=5):
+    """Channels that go together, as in photographs, about a different mean each."""
+    rng = np.random.default_rng(1)
+    common = rng.normal(0, 50, (count, height, width, 1))
+    own = rng.normal(0, 12, (count, height, width, 3)) + np.array([125, 115, 100])
+    return (common + own).clip(0, 255).astype(np.uint8)
+
+
+def assert_same(found, expected):
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+
+
+# ------------------------------------------------------------------------------------- computing
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 10**6])
+def test_equal_to_numpys(monkeypatch, chunk):
+    monkeypatch.setattr(statistics, "_CHUNK", chunk)
+    images = photographs()
+    found = statistics.compute(iter(images), len(images), "made")
+    pixels = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(found.image, images.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.mean, 255 * pixels.mean(axis=0), rtol=1e-12)
+    covariance = np.cov(pixels.T, bias=True)
+    np.testing.assert_allclose(found.eigenvalues, np.linalg.eigvalsh(covariance)[::-1], rtol=1e-9)
+    assert (np.diff(found.eigenvalues) < 0).all()
+    v = found.eigenvectors
+    np.testing.assert_allclose(v @ np.diag(found.eigenvalues) @ v.T, covariance, atol=1e-12)
+    np.testing.assert_allclose(v.T @ v, np.eye(3), atol=1e-12)
+    assert (np.take_along_axis(v, np.abs(v).argmax(axis=0)[None], axis=0) > 0).all()
+    assert (found.image.dtype, found.mean.dtype) == (np.float32, np.float64)
+    assert found.examples == 40
+
+
+def test_exactly_the_same_in_any_order_and_chunks(monkeypatch):
+    images = photographs()
+    expected = statistics.compute(images, len(images), "made")
+    monkeypatch.setattr(statistics, "_CHUNK", 300)
+    shuffled = images[np.random.default_rng(0).permutation(len(images))]
+    assert_same(statistics.compute(shuffled, len(images), "made"), expected)
+
+
+def test_grey_images_have_one_axis_and_a_plane_of_colours_has_no_negative_variance():
+    grey = photographs()[..., :1]
+    found = statistics.compute(grey, len(grey), "made")
+    assert found.eigenvectors.tolist() == [[1.0]]
+    assert found.eigenvalues[0] == pytest.approx((grey / 255).var(), rel=1e-9)
+    found = statistics.compute(np.repeat(grey, 3, axis=-1), len(grey), "made")
+    assert (found.eigenvalues >= 0).all()
+    np.testing.assert_allclose(found.eigenvectors[:, 0], 3**-0.5)
+
+
+def test_no_image_and_sizes_that_differ_are_refused():
+    with pytest.raises(UserError, match="made: there is no image"):
+        statistics.compute(iter(()), 0, "made")
+    two = [np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)]
+    with pytest.raises(UserError, match=r"4x5x3 and 5x4x3\): set config\.view\.size"):
+        statistics.compute(two, 2, "made")
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def test_saved_and_loaded_are_equal_and_damage_is_one_line(tmp_path):
+    found = statistics.compute(photographs(), 40, "made")
+    path = tmp_path / "new" / "some.npz"
+    found.save(path)
+    assert_same(statistics.load(path), found)
+    assert [p.name for p in path.parent.iterdir()] == ["some.npz"]
+    content = path.read_bytes()
+    middle = len(content) // 2
+    changed = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+    other = tmp_path / "other.npz"
+    np.savez(other, image=np.zeros((4, 4, 3)), mean=np.zeros(2))
+    for damaged in (content[:100], changed, b"", b"not a file of arrays", other.read_bytes()):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"cannot read the statistics .*some\.npz") as error:
+            statistics.load(path)
+        assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------ with a set that is there
+
+
+@pytest.fixture
+def made_set(tmp_path, monkeypatch):
+    """The dataset section of a set whose files are stand-ins; its images are `photographs`."""
+    folder = tmp_path / "data" / "made" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "records").write_text("as it was")
+    info = sources.Info("made", (6, 5, 3), ("a",))
+
+    def load(dataset, split):
+        load.calls += 1
+        images = photographs()[: 10 if ":10" in split else None]
+        return sources.Split(info, images, np.zeros(len(images), np.int32))
+
+    load.calls = 0
+    monkeypatch.setattr(sources, "load", load)
+    dataset = base().dataset
+    dataset.update(
+        {"name": "made", "data_dir": str(tmp_path / "data"), "cache_dir": str(tmp_path / "cache")}
+    )
+    return dataset, folder, load
+
+
+def stored(folder):
+    return sorted(path for path in folder.glob("**/statistics-*"))
+
+
+def test_computed_once_and_kept_in_the_sets_folder_by_split_and_view(made_set, monkeypatch):
+    dataset, folder, load = made_set
+    first = statistics.find_or_compute(dataset)
+    assert_same(statistics.find_or_compute(dataset), first)
+    assert load.calls == 1
+    dataset.train_split = "train[:10]"
+    assert statistics.find_or_compute(dataset).examples == 10
+    assert len(stored(folder)) == 2
+    dataset.train_split = "train"
+    assert_same(statistics.find_or_compute(dataset), first)
+    assert load.calls == 2
+    held = sources.load(dataset, "train")
+    dataset.train_split = "train[:30]"
+    monkeypatch.setattr(sources, "load", None)  # a caller that holds the split hands it over
+    assert_same(statistics.find_or_compute(dataset, load_split=lambda: held), first)
+
+
+def test_a_set_that_changed_or_moved(made_set):
+    dataset, folder, load = made_set
+    statistics.find_or_compute(dataset)
+    (folder / "records").write_text("as it is now")
+    statistics.find_or_compute(dataset)
+    assert load.calls == 2
+    os.utime(folder / "records", ns=(0, 0))  # the same size at another time
+    statistics.find_or_compute(dataset)
+    assert load.calls == 3
+    below = folder / "class" / "deeper"
+    below.mkdir(parents=True)
+    (below / "new").write_text("one more")
+    (below / "circle").symlink_to(folder)
+    (below / "nowhere").symlink_to(folder / "missing")
+    statistics.find_or_compute(dataset)
+    assert load.calls == 4
+    moved = folder.parents[1].rename(folder.parents[2] / "elsewhere")
+    dataset.data_dir = str(moved)
+    statistics.find_or_compute(dataset)
+    assert load.calls == 4  # they came along
+
+
+def test_a_folder_that_cannot_be_written_leaves_them_to_the_cache(
+    made_set, tmp_path, monkeypatch, capsys
+):
+    dataset, folder, load = made_set
+    save = statistics.Statistics.save
+
+    def refused(self, path):
+        if folder in path.parents or refused.everywhere:
+            raise PermissionError(13, "Permission denied")
+        save(self, path)
+
+    refused.everywhere = False
+    monkeypatch.setattr(statistics.Statistics, "save", refused)
+    first = statistics.find_or_compute(dataset)
+    assert not stored(folder)
+    assert len(stored(tmp_path / "cache" / "statistics")) == 1
+    assert_same(statistics.find_or_compute(dataset), first)
+    assert load.calls == 1
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(tmp_path / "cache")
+    refused.everywhere = True
+    assert_same(statistics.find_or_compute(dataset), first)
+    assert "could not store the statistics" in capsys.readouterr().err
+
+
+def test_damaged_ones_are_made_again(made_set, capsys):
+    dataset, folder, load = made_set
+    first = statistics.find_or_compute(dataset)
+    (path,) = stored(folder)
+    path.write_bytes(path.read_bytes()[:200])
+    assert_same(statistics.find_or_compute(dataset), first)
+    assert load.calls == 2
+    assert f"{path} are damaged: made again" in capsys.readouterr().err
+    assert_same(statistics.load(path), first)
+
+
+def test_the_decoded_arrays_stay_valid_when_statistics_come_into_their_folder(made_set):
+    dataset, folder, _ = made_set
+    before = tfds_arrays._cache_file("made", folder, "train", "")
+    statistics.find_or_compute(dataset)
+    assert stored(folder)
+    assert tfds_arrays._cache_file("made", folder, "train", "") == before
+    (folder / "records").write_text("something else")
+    assert tfds_arrays._cache_file("made", folder, "train", "") != before
+
+
+def test_the_embedded_set_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    dataset = base().dataset
+    dataset.name = "digits"
+    found = statistics.find_or_compute(dataset)
+    images = sources.load(dataset, "train").images
+    np.testing.assert_allclose(found.image, images.mean(axis=0), rtol=1e-6)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("square", "side"), [(False, 3), (True, 4)])
+def test_what_of_a_view_counts(made_set, square, side):
+    dataset, folder, _ = made_set
+    view = base().view
+    view.update({"size": 3, "square": square, "train_scale": (4, 4), "test_scale": 4})
+    view.interpolation = "random"
+    found = statistics.find_or_compute(dataset, view)
+    assert found.image.shape == (side, side, 3)
+    # A 6x5 image with a shorter side of 4 has 4 columns and 4 rows: int(4 * 6 / 5).
+    small = [Image.fromarray(p).resize((4, 4), Image.Resampling.BILINEAR) for p in photographs()]
+    mean = np.mean([np.asarray(p, float) for p in small], axis=0)
+    first = round((4 - side) / 2)
+    part = slice(first, first + side)
+    np.testing.assert_allclose(found.image, mean[part, part], atol=1)
+    view.size = 0  # as they come
+    assert statistics.find_or_compute(dataset, view).image.shape == (6, 5, 3)
+    assert len(stored(folder)) == 2
+
+
+def test_the_command_prints_and_stores(made_set, capsys):
+    dataset, folder, load = made_set
+    arguments = ["made", f"--data_dir={dataset.data_dir}"]
+    assert statistics.main(arguments) == 0
+    printed = capsys.readouterr().out
+    (path,) = stored(folder)
+    found = statistics.load(path)
+    assert "made train: 40 images of 6x5x3" in printed
+    assert f"stored in {path}" in printed
+    for value in (*found.mean, *found.eigenvalues, *found.eigenvectors.ravel()):
+        assert f"{value:.4f}" in printed
+    statistics.find_or_compute(dataset)  # as training does
+    assert load.calls == 1
+    assert statistics.main(["unheard-of", f"--data_dir={dataset.data_dir}"]) == 2
+    assert "no data set 'unheard-of'" in capsys.readouterr().err

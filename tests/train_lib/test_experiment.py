@@ -1,0 +1,101 @@
+"""A run keeps the statistics of its training set, and goes on and is evaluated by them."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+from PIL import Image
+
+from configs.mlp import get_config
+from errors import UserError
+from input_pipeline import sources, statistics
+from train_lib import experiment, metrics
+from train_lib.modes import evaluate_run, predict_images
+from train_lib.train import train_and_evaluate
+
+
+def config(**overrides):
+    """A hidden layer, on digits less their mean image and shifted in brightness, for 6 steps."""
+    config = get_config("20")
+    config.update_from_flattened_dict(
+        {
+            "dataset.name": "digits",
+            "preprocess.low": 0.0,
+            "preprocess.mean": "pixel",
+            "augment.lighting": "deviations",
+            "num_devices": 1,
+            "batch_size": 250,
+            "epochs": 1.0,
+            "checkpoint.every_steps": 3,
+            **overrides,
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, jax.device_get(train_and_evaluate(config(), workdir))
+
+
+@pytest.fixture
+def other_set(monkeypatch):
+    """From now on the training set has other statistics."""
+
+    def find_or_compute(dataset, view, load_split):
+        images = 255 - load_split().images
+        return statistics.compute(images, len(images), "changed")
+
+    monkeypatch.setattr(statistics, "find_or_compute", find_or_compute)
+
+
+def test_the_run_has_its_own_copy(trained):
+    workdir, _ = trained
+    found = statistics.load(workdir / "statistics.npz")
+    images = sources.load(config().dataset, "train").images
+    np.testing.assert_allclose(found.image, images.mean(axis=0), rtol=1e-6)
+    assert found.examples == len(images)
+
+
+def test_gone_on_with_equals_never_stopped_and_uses_its_own(trained, tmp_path, other_set):
+    workdir, whole = trained
+    assert int(whole.step) == 6
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints" / "6")  # as if it had been killed before
+    again = jax.device_get(train_and_evaluate(config(), copy))
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+def test_evaluated_by_its_own(trained, other_set, tmp_path):
+    workdir, _ = trained
+    found = json.loads(evaluate_run(config(), workdir))
+    last = metrics.read(workdir)[-1]
+    assert found["loss"] == pytest.approx(last["test/loss"], rel=1e-6)
+    assert found["top1_error"] == last["test/top1_error"]
+    picture = tmp_path / "digit.png"
+    Image.fromarray(sources.load(config().dataset, "test").images[0, ..., 0]).save(picture)
+    first = predict_images(config(), workdir, [str(picture)])
+    # Without its own copy it would take the other set's, and say something else.
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    (copy / "statistics.npz").unlink()
+    assert predict_images(config(), copy, [str(picture)]) != first
+
+
+def test_another_mean_is_refused_and_a_damaged_copy_is_one_line(trained, tmp_path):
+    workdir, _ = trained
+    with pytest.raises(UserError, match=r"preprocess\.mean: pixel -> channel"):
+        train_and_evaluate(config(**{"preprocess.mean": "channel"}), workdir)
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    (copy / "statistics.npz").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="cannot read the statistics"):
+        evaluate_run(config(), copy)
+
+
+def test_what_needs_no_statistics_computes_none(monkeypatch):
+    monkeypatch.setattr(statistics, "find_or_compute", None)
+    experiment.build(config())  # as the summary does
+    assert experiment.build(tiny_config()).statistics is None
