@@ -13,7 +13,7 @@ from input_pipeline import sources
 from input_pipeline.transform import make_transform, output_shape
 from models import registry
 from train_lib import config as config_lib
-from train_lib import losses, optimizers, parallel
+from train_lib import losses, parallel, schedules
 from train_lib.state import TrainState
 from train_lib.steps import make_eval_step
 
@@ -37,7 +37,7 @@ class Experiment:
         if self.config.schedule.drop_anneal_epochs:  # only then is the set's size needed
             train_split = sources.load(self.config.dataset, self.config.dataset.train_split)
             steps_per_epoch = len(train_split) / self.config.batch_size
-        return optimizers.make_drop_scale(self.config.schedule, steps_per_epoch)
+        return schedules.make_drop_scale(self.config.schedule, steps_per_epoch)
 
     def eval_step(self) -> Callable:
         def probabilities(logits):
@@ -85,18 +85,19 @@ def state_shapes(module: nn.Module, input_shape):
 
 
 def check_memory(exp: Experiment) -> None:
-    """Raises UserError if a device cannot hold even parameters, gradient and velocity.
+    """Raises UserError if a device cannot hold even parameters, gradient, velocity and average.
 
     Asked before they are made: a machine that runs out of memory kills the process without a word.
     """
     leaves = jax.tree.leaves(state_shapes(exp.module, exp.input_shape))
-    needed = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    held = 4 if exp.config.optimizer.averaging else 3
+    needed = held * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     there = parallel.memory(exp.devices[0])
     copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
     if there is not None and needed * copies > there:
         raise UserError(
-            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters,"
-            f" gradient and velocity, and there are {there / 1e9:,.0f} GB: make it smaller"
+            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters"
+            f" and their updates, and there are {there / 1e9:,.0f} GB: make it smaller"
         )
 
 

@@ -5,7 +5,7 @@ from conftest import tiny_config
 
 from errors import UserError
 from train_lib import config as config_lib
-from train_lib import losses, optimizers
+from train_lib import losses, schedules
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_shipped_configs_are_valid_and_unknown_arguments_are_refused():
 
 def test_the_light_tables_agree_with_the_modules():
     assert config_lib.LOSSES == losses.NAMES
-    assert config_lib.SCHEDULES == optimizers.SCHEDULES
+    assert config_lib.SCHEDULES == schedules.NAMES
 
 
 def test_differences_are_named_and_paths_may_differ():
