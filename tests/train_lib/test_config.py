@@ -21,6 +21,17 @@ from train_lib import losses, schedules
         ("schedule.boundaries", (3, 2), "same length"),
         ("schedule.warmup_epochs", 5.0, "must be less than config.epochs"),
         ("optimizer.momentum", 1.0, "config.optimizer.momentum=1.0"),
+        ("optimizer.averaging", 1.0, "config.optimizer.averaging=1.0: must be in 0 .. less than 1"),
+        ("optimizer.momentum_end", 0.7, "momentum_end=0.7 and .momentum_epochs=0.0: one needs"),
+        ("optimizer.layer_rates", {"c1": -1.0}, "config.optimizer.layer_rates.c1=-1.0: must be 0"),
+        ("optimizer.layer_decays", {"c1": -1.0}, "config.optimizer.layer_decays.c1=-1.0: must be"),
+        ("optimizer.max_norms", {"c1": 0.0}, "config.optimizer.max_norms.c1=0.0: must be more"),
+        ("schedule.name", "exponential", "config.schedule.decay=1: must be less"),
+        ("schedule.decay", 0.0, "config.schedule.decay=0.0: must be in more than 0 .. 1"),
+        ("schedule.warmup_error", 0.8, "warmup_rate=0.0 and .warmup_error=0.8: one needs"),
+        ("schedule.plateau.factor", 1.0, "config.schedule.plateau.factor=1.0"),
+        ("schedule.plateau.patience", 0, "config.schedule.plateau.patience=0: must be 1 or more"),
+        ("init_layers", ("c1/*",), "config.init_layers needs config.init_from"),
         ("seed", -1, "config.seed=-1"),
         ("evaluate.protocol", "ten_crop", "choose one of full"),
     ],
@@ -28,6 +39,20 @@ from train_lib import losses, schedules
 def test_impossible_values_are_refused_by_name(field, value, said):
     config = tiny_config()
     config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=said.replace(".", r"\.")):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "linear", "decay": 0.5}, "config.schedule.decay_epochs=0: must be more"),
+        ({"warmup_rate": 0.1, "warmup_error": 0.8, "warmup_epochs": 1.0}, "two kinds of warm-up"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(fields, said):
+    config = tiny_config()
+    config.schedule.update(fields)
     with pytest.raises(UserError, match=said.replace(".", r"\.")):
         config_lib.validate(config)
 
