@@ -21,7 +21,7 @@ from configs.lenet5 import get_config
 from input_pipeline import sources
 from input_pipeline.batches import train_batches
 from train_lib import config as config_lib
-from train_lib import experiment, optimizers, parallel
+from train_lib import experiment, optimizers, parallel, rates
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.signals import StopRequest
@@ -42,8 +42,8 @@ def main():
     exp = experiment.build(config)
     count, k, batch_size = len(exp.devices), config.steps_per_dispatch, config.batch_size
     split = sources.load(config.dataset, "train")
-    schedule = optimizers.make_schedule(config.schedule, len(split) / batch_size, 10**6)
-    optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+    rate = rates.make_rate(config.schedule, len(split) / batch_size, 10**6)
+    optimizer = optimizers.make_optimizer(config.optimizer, rate)
     step = make_train_step(
         exp.module, exp.loss, optimizer, exp.transform, config.seed, config.log_every_steps
     )
@@ -71,12 +71,12 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             workdir = Path(folder)
             checkpoints = Checkpoints(workdir)
-            run = Run(exp, plan, workdir, checkpoints, schedule, split, split)
+            run = Run(exp, plan, workdir, checkpoints, rate, split, split)
             times = []
 
-            def between_steps(*_):  # called when the last step is complete: no test, no save
+            def between_steps(state, *_):  # the last step is complete: no test, no save
                 times.append(time.perf_counter())
-                return False
+                return state, False
 
             run._between_steps = between_steps
             state = jax.block_until_ready(fresh_state())

@@ -25,6 +25,10 @@ def base() -> ConfigDict:
     config.num_devices = 0  # 0: all that this process sees
     config.steps_per_dispatch = 1  # steps in one device call (lax.scan)
     config.log_every_steps = 100
+    config.init_from = ""  # another run's workdir, whose newest weights this one starts with
+    # Which of its parameters and statistics: patterns of names like "conv1/kernel", "*" for
+    # anything; "!fc8/*" leaves out. (): all.
+    config.init_layers = ()
 
     # What every model has; `models.layers.Net` says more. A config file adds the model's own.
     config.model = ConfigDict(
@@ -120,23 +124,49 @@ def base() -> ConfigDict:
     config.optimizer = ConfigDict(
         {
             "momentum": 0.9,
+            "momentum_end": 0.0,  # where it is after momentum_epochs, linearly ...
+            "momentum_epochs": 0.0,  # ... or 0: it stays
             # "pytorch": v = m v + g, w -= rate v.  "caffe": v = m v + rate g, w -= v, as AlexNet.
             "momentum_form": "pytorch",
             "weight_decay": 0.0,  # coupled: wd * w is added to the gradient
-            "decayed": "kernels",  # or "all" (but PReLU's slopes): which parameters decay
+            # Which parameters decay: "kernels" (weights of convolutions and fully connected
+            # layers) or "all" (but PReLU's slopes).
+            "decayed": "kernels",
+            "layer_decays": ConfigDict({}),  # by layer, in place of weight_decay
+            "bias_rate": 1.0,  # factor on the rate of biases (cuda-convnet: 2)
+            "layer_rates": ConfigDict({}),  # factors on the rate by layer, as {"conv1": 0.05}
             "max_norm": 0.0,  # largest norm of a unit's weights; 0: no limit
             "max_norms": ConfigDict({}),  # the same by layer, before max_norm
+            # Evaluation and prediction take a running average of the parameters, of about the
+            # last 1 / (1 - averaging) steps; 0: the parameters themselves.
+            "averaging": 0.0,
         }
     )
 
     config.schedule = ConfigDict(
         {
-            "name": "constant",  # constant, cosine (to zero at the end), steps
+            # constant, cosine (to zero at the end), steps, exponential, linear, plateau
+            "name": "constant",
             "learning_rate": 0.01,
             "warmup_epochs": 0.0,  # linear from zero
             "drop_anneal_epochs": 0.0,  # drop rates fall linearly to zero over these; 0: they stay
             "boundaries": (),  # steps: epochs at which the rate changes ...
             "factors": (),  # ... to learning_rate times this
+            # exponential: times `decay` every decay_epochs (0: every update), not below
+            # `minimum`. linear: to learning_rate times `decay` over decay_epochs.
+            "decay": 1.0,
+            "decay_epochs": 0.0,
+            "minimum": 0.0,
+            # The rate until the training error, averaged over about 50 steps, was below
+            # warmup_error (ResNet-110: 0.01, 0.8); the epochs of the schedule count from the
+            # first step all the same. 0: off.
+            "warmup_rate": 0.0,
+            "warmup_error": 0.0,
+            # plateau: times `factor` after `patience` evaluations in a row whose top-1 error is not
+            # below (1 - min_improvement) times the lowest so far; at most `drops` times.
+            "plateau": ConfigDict(
+                {"factor": 0.1, "patience": 5, "min_improvement": 0.001, "drops": 3}
+            ),
         }
     )
 

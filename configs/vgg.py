@@ -10,10 +10,15 @@ The paper's: batch 256, momentum 0.9, weight decay 5e-4, rate 0.01 lowered tenfo
 epochs, dropout 0.5. Published, validation, dense, S = 256 = Q, top-1 / top-5 error: A 29.6 / 10.4,
 A-LRN 29.7 / 10.5, B 28.7 / 9.9, C 28.1 / 9.4, D 27.0 / 8.8, E 27.3 / 9.0 %.
 
+The paper starts the deep nets with the first four convolutions and the three fully connected
+layers of a trained net A:
+
+    python main.py --config=configs/vgg.py:D --workdir=runs/vgg_D --config.init_from=runs/vgg_A \\
+        --config.init_layers="('conv1_1/*', 'conv2_1/*', 'conv3_1/*', 'conv3_2/*', 'fc?/*')"
+
 Initialisation is N(0, 0.01^2): the paper prints a variance of 10^-2, probably for the deviation
-(He 2015 cites it so); `--config.model.initializer_scale=0.1` is the literal reading. The paper
-starts the deep nets from a trained net A, and found Glorot's rule to do as well later
-(`--config.model.initializer=glorot`).
+(He 2015 cites it so); `--config.model.initializer_scale=0.1` is the literal reading. Later
+the authors found Glorot's rule to do without net A (`--config.model.initializer=glorot`).
 
 Not yet as the paper: images come from sets that fit into memory, resized whole to 224x224 on the
 device, without crops, flips, colour noise or scale jitter; the rate falls at fixed epochs in

@@ -18,7 +18,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import UserError, one_line
 
-LAYOUT = 1
+LAYOUT = 2  # 2: the optimizer's state holds the rate and what its rules have seen
 DIRECTORY = "checkpoints"
 DAMAGED = "damaged"
 METRIC = "test/top1_error"
@@ -35,6 +35,13 @@ def _describe(state) -> dict[str, list]:
         ]
         for path, leaf in leaves
     }
+
+
+def _check(found: dict[str, list], expected: dict[str, list]) -> None:
+    """Raises ValueError unless these arrays are the ones that were saved."""
+    for name, entry in found.items():
+        if entry != expected[name]:
+            raise ValueError(f"the contents of {name} do not match their checksum")
 
 
 def _to_host(state):
@@ -151,9 +158,20 @@ class Checkpoints:
         used. Raises UserError if all are damaged, or if they hold another model.
         """
         steps = self.steps() if step is None else [step]
+        return self._newest(steps, lambda candidate: self._read(candidate, like))
+
+    def restore_variables(self):
+        """(step, what `TrainState.variables` gives) of the newest good checkpoint, of any model.
+
+        None if there is none; errors as in `restore`.
+        """
+        return self._newest(self.steps(), self._read_variables)
+
+    def _newest(self, steps: list[int], read):
+        """(step, read(step)) for the last of `steps` that is not damaged; None without steps."""
         for candidate in reversed(steps):
             try:
-                return candidate, self._read(candidate, like)
+                return candidate, read(candidate)
             except UserError:
                 raise
             except Exception as error:
@@ -169,7 +187,7 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int, like):
+    def _read_description(self, step: int) -> dict:
         read = self._manager.restore(
             step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
         ).description
@@ -178,6 +196,10 @@ class Checkpoints:
                 f"checkpoint {step} in {self.directory} has layout {read['layout']}; this version"
                 f" of Canon reads layout {LAYOUT}"
             )
+        return read
+
+    def _read(self, step: int, like):
+        read = self._read_description(step)
         target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         wanted = {name: entry[:2] for name, entry in _describe(target).items()}
         found = {name: entry[:2] for name, entry in read["arrays"].items()}
@@ -191,10 +213,22 @@ class Checkpoints:
         state = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
         ).state
-        for name, entry in _describe(state).items():
-            if entry != read["arrays"][name]:
-                raise ValueError(f"the contents of {name} do not match their checksum")
+        _check(_describe(state), read["arrays"])
         return state
+
+    def _read_variables(self, step: int) -> dict:
+        read = self._read_description(step)
+        # Without a target the state comes as nested dicts.
+        state = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        ).state
+        parts = {name: state[name] for name in ("params", "model_state", "average")}
+        for name, part in parts.items():
+            # As the state itself would be described: its first level has attributes.
+            found = {f".{name}{path}": entry for path, entry in _describe(part).items()}
+            _check(found, read["arrays"])
+        params = parts["params"] if parts["average"] is None else parts["average"]
+        return {"params": params, **parts["model_state"]}
 
     def _report(self, step: int, error: Exception) -> None:
         path = self.directory / str(step)

@@ -17,7 +17,7 @@ from errors import UserError
 
 # Kept apart from their modules' own tables (which need JAX); a test holds them together.
 LOSSES = ("map", "mse", "softmax")
-SCHEDULES = ("constant", "cosine", "steps")
+SCHEDULES = ("constant", "cosine", "steps", "exponential", "linear", "plateau")
 PROTOCOLS = ("full",)
 MEANS = ("none", "channel", "pixel")
 LIGHTINGS = ("none", "eigenvalues", "deviations")
@@ -29,6 +29,12 @@ def _above(low: float) -> tuple[Callable, str]:
 
 def _at_least(low: float) -> tuple[Callable, str]:
     return lambda v: v >= low and math.isfinite(v), f"must be {low} or more"
+
+
+def _share(low: bool, high: bool) -> tuple[Callable, str]:
+    """0 .. 1; low, high: whether the ends are allowed."""
+    ends = f"{'0' if low else 'more than 0'} .. {'1' if high else 'less than 1'}"
+    return lambda v: 0 < v < 1 or (low and v == 0) or (high and v == 1), f"must be in {ends}"
 
 
 def _one_of(*allowed: str) -> tuple[Callable, str]:
@@ -60,15 +66,28 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "loss.name": _one_of(*LOSSES),
     "loss.j": _above(0),
     "loss.auxiliary_weight": _at_least(0),
-    "optimizer.momentum": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
+    "optimizer.momentum": _share(True, False),
+    "optimizer.momentum_end": _share(True, False),
+    "optimizer.momentum_epochs": _at_least(0),
     "optimizer.momentum_form": _one_of("pytorch", "caffe"),
     "optimizer.weight_decay": _at_least(0),
     "optimizer.decayed": _one_of("kernels", "all"),
+    "optimizer.bias_rate": _at_least(0),
     "optimizer.max_norm": _at_least(0),
+    "optimizer.averaging": _share(True, False),
     "schedule.name": _one_of(*SCHEDULES),
     "schedule.learning_rate": _above(0),
     "schedule.warmup_epochs": _at_least(0),
     "schedule.drop_anneal_epochs": _at_least(0),
+    "schedule.decay": _share(False, True),
+    "schedule.decay_epochs": _at_least(0),
+    "schedule.minimum": _at_least(0),
+    "schedule.warmup_rate": _at_least(0),
+    "schedule.warmup_error": _share(True, True),
+    "schedule.plateau.factor": _share(False, False),
+    "schedule.plateau.patience": _at_least(1),
+    "schedule.plateau.min_improvement": _share(True, False),
+    "schedule.plateau.drops": _at_least(1),
     "evaluate.every_epochs": _above(0),
     "evaluate.batch_size": _at_least(1),
     "evaluate.protocol": _one_of(*PROTOCOLS),
@@ -92,22 +111,23 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises UserError, naming the field and what it may be, for the first impossible value."""
-    flat = flatten(config)
-    for name, (holds, what) in RULES.items():
-        if name in flat and not holds(flat[name]):
-            raise UserError(f"config.{name}={flat[name]}: {what}")
-    for name, radius in config.optimizer.max_norms.items():
-        if not 0 < radius < math.inf:
-            raise UserError(f"config.optimizer.max_norms.{name}={radius}: must be more than 0")
-    low, mean = config.preprocess.low, config.preprocess.mean
-    if low and mean != "none":
+def _validate_optimizer(section: ConfigDict) -> None:
+    for field, (holds, what) in {
+        "max_norms": _above(0),
+        "layer_rates": _at_least(0),
+        "layer_decays": _at_least(0),
+    }.items():
+        for name, value in section[field].items():
+            if not holds(value):
+                raise UserError(f"config.optimizer.{field}.{name}={value}: {what}")
+    if bool(section.momentum_end) != bool(section.momentum_epochs):
         raise UserError(
-            f"config.preprocess.low={low}: must be 0 with config.preprocess.mean={mean}, which is"
-            " what becomes 0"
+            f"config.optimizer.momentum_end={section.momentum_end} and"
+            f" .momentum_epochs={section.momentum_epochs}: one needs the other"
         )
-    schedule = config.schedule
+
+
+def _validate_schedule(schedule: ConfigDict, epochs: float) -> None:
     for name in ("boundaries", "factors"):
         if not all(isinstance(v, int | float) for v in schedule[name]):
             raise UserError(f"config.schedule.{name}={schedule[name]}: must be numbers")
@@ -115,13 +135,53 @@ def validate(config: ConfigDict) -> None:
         raise UserError("config.schedule.boundaries and .factors must have the same length")
     if list(schedule.boundaries) != sorted(schedule.boundaries):
         raise UserError(f"config.schedule.boundaries={schedule.boundaries}: must increase")
-    if schedule.warmup_epochs >= config.epochs:
+    if schedule.warmup_epochs >= epochs:
         raise UserError(
             f"config.schedule.warmup_epochs={schedule.warmup_epochs}: must be less than"
-            f" config.epochs={config.epochs}"
+            f" config.epochs={epochs}"
         )
     if schedule.boundaries and schedule.boundaries[0] < schedule.warmup_epochs:
         raise UserError("config.schedule.boundaries: the first lies within the warm-up")
+    if schedule.name in ("exponential", "linear") and schedule.decay == 1:
+        raise UserError(
+            f"config.schedule.decay=1: must be less for config.schedule.name={schedule.name}"
+        )
+    if schedule.name == "linear" and not schedule.decay_epochs:
+        raise UserError(
+            "config.schedule.decay_epochs=0: must be more for config.schedule.name=linear"
+        )
+    if bool(schedule.warmup_error) != bool(schedule.warmup_rate):
+        raise UserError(
+            f"config.schedule.warmup_rate={schedule.warmup_rate} and"
+            f" .warmup_error={schedule.warmup_error}: one needs the other"
+        )
+    if schedule.warmup_error and schedule.warmup_epochs:
+        raise UserError(
+            "config.schedule.warmup_error and .warmup_epochs are two kinds of warm-up: set one"
+            " of them to 0"
+        )
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises UserError, naming the field and what it may be, for the first impossible value."""
+    flat = flatten(config)
+    for name, (holds, what) in RULES.items():
+        if name in flat and not holds(flat[name]):
+            raise UserError(f"config.{name}={flat[name]}: {what}")
+    low, mean = config.preprocess.low, config.preprocess.mean
+    if low and mean != "none":
+        raise UserError(
+            f"config.preprocess.low={low}: must be 0 with config.preprocess.mean={mean}, which is"
+            " what becomes 0"
+        )
+    _validate_optimizer(config.optimizer)
+    if not all(isinstance(pattern, str) for pattern in config.init_layers):
+        raise UserError(
+            f"config.init_layers={config.init_layers}: must be patterns, as ('conv1/*', 'fc6/*')"
+        )
+    if config.init_layers and not config.init_from:
+        raise UserError("config.init_layers needs config.init_from: the run that they come from")
+    _validate_schedule(config.schedule, config.epochs)
     # Equations 8 and 9 are about distances to the RBF codes; the softmax loss is not.
     output = config.model.get("output", "softmax")
     wanted = "softmax" if config.loss.name == "softmax" else "rbf"

@@ -16,7 +16,7 @@ from input_pipeline import statistics as statistics_lib
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from models import registry
 from train_lib import config as config_lib
-from train_lib import losses, optimizers, parallel
+from train_lib import losses, parallel, schedules
 from train_lib import workdir as folder
 from train_lib.state import TrainState
 from train_lib.steps import make_eval_step
@@ -66,7 +66,7 @@ class Experiment:
         steps_per_epoch = 0.0
         if self.config.schedule.drop_anneal_epochs:  # only then is the set's size needed
             steps_per_epoch = len(self.train_split) / self.config.batch_size
-        return optimizers.make_drop_scale(self.config.schedule, steps_per_epoch)
+        return schedules.make_drop_scale(self.config.schedule, steps_per_epoch)
 
     def eval_step(self) -> Callable:
         def probabilities(logits):
@@ -130,18 +130,19 @@ def state_shapes(module: nn.Module, input_shape):
 
 
 def check_memory(exp: Experiment) -> None:
-    """Raises UserError if a device cannot hold even parameters, gradient and velocity.
+    """Raises UserError if a device cannot hold even parameters, gradient, velocity and average.
 
     Asked before they are made: a machine that runs out of memory kills the process without a word.
     """
     leaves = jax.tree.leaves(state_shapes(exp.module, exp.input_shape))
-    needed = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    held = 4 if exp.config.optimizer.averaging else 3
+    needed = held * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     there = parallel.memory(exp.devices[0])
     copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
     if there is not None and needed * copies > there:
         raise UserError(
-            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters,"
-            f" gradient and velocity, and there are {there / 1e9:,.0f} GB: make it smaller"
+            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters"
+            f" and their updates, and there are {there / 1e9:,.0f} GB: make it smaller"
         )
 
 

@@ -29,19 +29,25 @@ def read(workdir: pathlib.Path) -> list[dict]:
 class Writer:
     """Appends one record a step. Opened at `step`, it first drops all that came behind it.
 
-    So a run that goes on from a checkpoint neither repeats nor misses a step.
+    So a run that goes on from a checkpoint neither repeats nor misses a step. last: the newest
+    record.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
         self.path = workdir / FILE
         kept = [record for record in read(workdir) if record["step"] <= step]
-        self.last_step = kept[-1]["step"] if kept else -1
+        self.last = kept[-1] if kept else {"step": -1, "epoch": 0.0}
         if self.path.exists():
             text = "".join(json.dumps(record) + "\n" for record in kept)
             if text.encode() != self.path.read_bytes():
                 write_text(self.path, text)
         self._file = self.path.open("a")
         self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last record; -1 if there is none."""
+        return self.last["step"]
 
     def write(self, record: dict) -> None:
         """record: step, epoch and any of the values named in the README."""
@@ -53,7 +59,7 @@ class Writer:
                     self._events.add_scalar(name, value, record["step"])
         except OSError as error:
             raise self._failed(error) from error
-        self.last_step = record["step"]
+        self.last = record
 
     def sync(self) -> None:
         """Puts all records on the disk: called before a checkpoint that lies behind them."""

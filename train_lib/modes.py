@@ -12,7 +12,7 @@ from errors import UserError
 from input_pipeline import images as image_files
 from input_pipeline import sources, views
 from train_lib import config as config_lib
-from train_lib import experiment, losses, optimizers, parallel, plots
+from train_lib import experiment, losses, optimizers, parallel, plots, rates
 from train_lib import metrics as metrics_lib
 from train_lib import state as state_lib
 from train_lib import workdir as folder
@@ -34,9 +34,14 @@ def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
         for line in config_lib.differences(stored, exp.config, section)
     ]
     folder.refuse(workdir, different, "give the config that it was trained with")
-    optimizer = optimizers.make_optimizer(exp.config.optimizer, lambda step: 0.0)
+    config = exp.config
+    # For the structure of its state alone, which durations do not change.
+    optimizer = optimizers.make_optimizer(
+        config.optimizer, rates.make_rate(config.schedule, 1.0, 1)
+    )
+    averaged = config.optimizer.averaging > 0
     like = jax.eval_shape(
-        lambda: state_lib.create(exp.module, optimizer, exp.config.seed, exp.input_shape)
+        lambda: state_lib.create(exp.module, optimizer, config.seed, exp.input_shape, averaged)
     )
     checkpoints = Checkpoints(workdir, read_only=True)
     step = None
@@ -61,7 +66,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
     plots.write_all(
         workdir,
         metrics_lib.read(workdir),
-        state.params,
+        state.variables()["params"],
         result,
         exp.info.class_names,
         lambda i: exp.picture(split, i),

@@ -1,47 +1,18 @@
-"""SGD with momentum and its schedules, as optax chains. A schedule maps the step to the rate."""
+"""SGD with momentum, weight decay and their variants by layer, as one optax chain."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from errors import UserError
+from train_lib.rates import Rate
+from train_lib.schedules import make_momentum
 
-SCHEDULES = ("constant", "cosine", "steps")
 MOMENTUM_FORMS = ("pytorch", "caffe")
 DECAYED = ("kernels", "all")
-
-
-def make_schedule(section, steps_per_epoch: float, total_steps: int) -> optax.Schedule:
-    """The rate by step, from a config's `schedule` section (durations there are in epochs).
-
-    constant; cosine: to zero at the last step; steps: learning_rate * factors[i] from epoch
-    boundaries[i] on. Each after a linear warm-up from zero, if there is one.
-    """
-    rate, warmup = section.learning_rate, round(section.warmup_epochs * steps_per_epoch)
-    if section.name == "cosine":
-        schedule = optax.cosine_decay_schedule(rate, max(1, total_steps - warmup))
-    elif section.name == "steps":
-        edges = [round(epoch * steps_per_epoch) for epoch in section.boundaries]
-        pieces = [optax.constant_schedule(rate * factor) for factor in (1.0, *section.factors)]
-        # join_schedules counts from each edge; constants do not mind.
-        schedule = optax.join_schedules(pieces, [edge - warmup for edge in edges])
-    else:
-        schedule = optax.constant_schedule(rate)
-    if warmup:
-        ramp = optax.linear_schedule(0.0, rate, warmup)
-        schedule = optax.join_schedules([ramp, schedule], [warmup])
-    return schedule
-
-
-def make_drop_scale(section, steps_per_epoch: float) -> optax.Schedule:
-    """The factor on every drop rate by step, from a config's `schedule` section.
-
-    Annealed dropout (Rennie 2014): from 1 to 0, linearly, over drop_anneal_epochs; 0: always 1.
-    """
-    steps = round(section.drop_anneal_epochs * steps_per_epoch)
-    return optax.linear_schedule(1.0, 0.0, steps) if steps else optax.constant_schedule(1.0)
 
 
 def kernels_mask(params):
@@ -57,6 +28,92 @@ def all_but_slopes_mask(params):
 MASKS = {"kernels": kernels_mask, "all": all_but_slopes_mask}
 
 
+def layer_of(path) -> str:
+    """The layer of a parameter, as "conv1" or "conv2_1/bn1", from its path in the tree."""
+    return "/".join(part.key for part in path[:-1])
+
+
+def _stateless(update: Callable, field: str, by_layer: Mapping[str, float]):
+    """update(updates, params) -> updates as an optax transformation.
+
+    by_layer: values by layer, of config.optimizer.`field`; init raises UserError for a layer that
+    is not there.
+    """
+
+    def init(params):
+        layers = {layer_of(path) for path, _ in jax.tree.leaves_with_path(params)}
+        for name in by_layer:
+            if name not in layers:
+                raise UserError(
+                    f"config.optimizer.{field}.{name}: there is no such layer: choose one of"
+                    f" {', '.join(sorted(layers))}"
+                )
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(
+        init, lambda updates, state, params=None: (update(updates, params), state)
+    )
+
+
+def add_decay(
+    everywhere: float, by_layer: Mapping[str, float], mask: Callable
+) -> optax.GradientTransformation:
+    """Adds wd * w to the gradient, for the parameters for which `mask` is true.
+
+    everywhere: wd; by_layer: of the layers of these names instead. Raises UserError for a layer
+    that is not there.
+    """
+
+    def add(path, update, weight, decays):
+        decay = by_layer.get(layer_of(path), everywhere)
+        return update + decay * weight if decays and decay else update
+
+    def update(updates, params):
+        return jax.tree.map_with_path(add, updates, params, mask(params))
+
+    return _stateless(update, "layer_decays", by_layer)
+
+
+def scale_by_layer(bias: float, by_layer: Mapping[str, float]) -> optax.GradientTransformation:
+    """Factors on the rate: `bias` for leaves named `bias` (BatchNorm's beta is one), times that of
+    the layer. Raises UserError for a layer that is not there.
+    """
+
+    def scale(path, update):
+        factor = by_layer.get(layer_of(path), 1.0)
+        return update * (factor * bias if path[-1].key == "bias" else factor)
+
+    def update(updates, params):
+        del params
+        return jax.tree.map_with_path(scale, updates)
+
+    return _stateless(update, "layer_rates", by_layer)
+
+
+class RampedTrace(NamedTuple):
+    """step: updates made, int32. velocity: as the parameters."""
+
+    step: jax.Array
+    velocity: Any
+
+
+def trace_by_schedule(momentum: optax.Schedule) -> optax.GradientTransformation:
+    """v = m v + g with the momentum m of the step: `optax.trace` takes a constant."""
+
+    def init(params):
+        return RampedTrace(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None):
+        del params
+        m = momentum(state.step)
+        velocity = jax.tree.map(
+            lambda v, g: jnp.asarray(m, v.dtype) * v + g, state.velocity, updates
+        )
+        return velocity, RampedTrace(state.step + 1, velocity)
+
+    return optax.GradientTransformation(init, update)
+
+
 def limit_norms(everywhere: float, by_layer: Mapping[str, float]) -> optax.GradientTransformation:
     """Max-norm: after the update, each unit's weight vector is scaled into a ball around 0.
 
@@ -68,46 +125,47 @@ def limit_norms(everywhere: float, by_layer: Mapping[str, float]) -> optax.Gradi
     """
 
     def limit(path, update, weight):
-        names = [part.key for part in path]
-        radius = by_layer.get("/".join(names[:-1]), everywhere)
-        if names[-1] != "kernel" or not radius or weight.ndim not in (2, 4, 6):
+        radius = by_layer.get(layer_of(path), everywhere)
+        if path[-1].key != "kernel" or not radius or weight.ndim not in (2, 4, 6):
             return update
         axes = tuple(range(weight.ndim - 1)) if weight.ndim < 6 else (2, 3, 4)
         moved = weight + update
         norm = jnp.sqrt(jnp.square(moved).sum(axis=axes, keepdims=True))
         return moved * jnp.minimum(1.0, radius / jnp.maximum(norm, 1e-12)) - weight
 
-    def init(params):
-        paths = jax.tree.leaves_with_path(params)
-        layers = {"/".join(part.key for part in path[:-1]) for path, _ in paths}
-        for name in by_layer:
-            if name not in layers:
-                raise UserError(
-                    f"config.optimizer.max_norms.{name}: there is no such layer: choose one of"
-                    f" {', '.join(sorted(layers))}"
-                )
-        return optax.EmptyState()
+    def update(updates, params):
+        return jax.tree.map_with_path(limit, updates, params)
 
-    def update(updates, state, params):
-        return jax.tree.map_with_path(limit, updates, params), state
-
-    return optax.GradientTransformation(init, update)
+    return _stateless(update, "max_norms", by_layer)
 
 
-def make_optimizer(section, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    section, rate: Rate | optax.Schedule, steps_per_epoch: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
     """SGD with momentum and coupled weight decay, from a config's `optimizer` section.
 
     g = gradient + weight_decay * w (neither half nor twice it), then
     "pytorch": v = m v + g, w -= rate v;  "caffe" (Krizhevsky 2012, sec. 5):
-    v = m v + rate g, w -= v. They differ once the rate changes.
+    v = m v + rate g, w -= v. They differ once the rate changes. Factors on the rate stand
+    where the rate does. `averaging` is no part of it: see `steps.make_train_step`.
+
+    rate: a bare schedule is one without rules. steps_per_epoch: for momentum_epochs.
     """
     parts = []
-    if section.weight_decay:
-        mask = MASKS[section.decayed]
-        parts.append(optax.add_decayed_weights(section.weight_decay, mask))
-    momentum = optax.trace(section.momentum) if section.momentum else optax.identity()
-    rate = optax.scale_by_learning_rate(schedule)
-    parts += [momentum, rate] if section.momentum_form == "pytorch" else [rate, momentum]
+    layer_decays = section.layer_decays.to_dict()
+    if section.weight_decay or layer_decays:
+        parts.append(add_decay(section.weight_decay, layer_decays, MASKS[section.decayed]))
+    rate = rate if isinstance(rate, Rate) else Rate(rate)
+    scaling = [rate.scale()]
+    layer_rates = section.layer_rates.to_dict()
+    if section.bias_rate != 1 or layer_rates:
+        scaling.append(scale_by_layer(section.bias_rate, layer_rates))
+    momentum = make_momentum(section, steps_per_epoch)
+    if momentum:
+        velocity = [trace_by_schedule(momentum)]
+    else:
+        velocity = [optax.trace(section.momentum)] if section.momentum else []
+    parts += velocity + scaling if section.momentum_form == "pytorch" else scaling + velocity
     if section.max_norm or section.max_norms:
         parts.append(limit_norms(section.max_norm, section.max_norms.to_dict()))
     return optax.chain(*parts)

@@ -15,9 +15,10 @@ class TrainState:
     step: int32 [], the number of updates made.
     params, model_state: the module's variables (model_state: what is not trained, as the
         statistics of BatchNorm; empty for LeNet-5).
-    opt_state: optax's.
+    opt_state: optax's; what the rules of `rates` have seen is in it.
     window: sums over the steps since the last logged one (loss, errors, examples), float32 [].
         They are here so that a run that goes on logs the same values as one never stopped.
+    average: a running average of params, if the config asks for one, else None.
     """
 
     step: jax.Array
@@ -25,17 +26,25 @@ class TrainState:
     model_state: Any
     opt_state: optax.OptState
     window: dict[str, jax.Array]
+    average: Any = None
 
     def variables(self) -> dict:
-        """What `module.apply` takes."""
-        return {"params": self.params, **self.model_state}
+        """What `module.apply` takes to evaluate or predict: averaged parameters, if there are."""
+        params = self.params if self.average is None else self.average
+        return {"params": params, **self.model_state}
 
 
 EMPTY_WINDOW = {"loss": 0.0, "errors": 0.0, "examples": 0.0}
 
 
-def create(module, optimizer: optax.GradientTransformation, seed: int, input_shape) -> TrainState:
-    """The state at step 0: parameters drawn from `seed`."""
+def create(
+    module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    input_shape,
+    averaged: bool = False,
+) -> TrainState:
+    """The state at step 0: parameters drawn from `seed`. averaged: whether it has an average."""
 
     @jax.jit  # one compilation, where drawing layer by layer would take one for each shape
     def draw(seed):
@@ -48,6 +57,7 @@ def create(module, optimizer: optax.GradientTransformation, seed: int, input_sha
             model_state=variables,
             opt_state=optimizer.init(params),
             window={name: jnp.float32(value) for name, value in EMPTY_WINDOW.items()},
+            average=jax.tree.map(jnp.copy, params) if averaged else None,
         )
 
     return draw(seed)

@@ -1,12 +1,13 @@
 """The train and evaluation steps: pure functions of (state, batch)."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from train_lib import parallel
+from train_lib import parallel, rates
 from train_lib.state import EMPTY_WINDOW, TrainState
 
 AUXILIARY = "auxiliary"  # the collection into which models sow their auxiliary heads' logits
@@ -21,17 +22,19 @@ def make_train_step(
     log_every_steps: int,
     drop_scale: Callable = lambda step: 1.0,
     auxiliary_weight: float = 0.0,
+    averaging: float = 0.0,
 ) -> Callable:
-    """train_step(state, batch) -> (state, window), to run under `parallel.train_step`.
+    """train_step(state, batch) -> (state, record), to run under `parallel.train_step`.
 
     batch: image uint8 [b, height, width, channels] and label int32 [b], this device's slice;
     perhaps offset int32 [b, 2], where the images lie in a square that a mean image is of.
-    window: `state.window` after the step, which starts afresh behind each logged step; its loss
-    is that of the model's own logits.
+    record: `record_of(state)` after the step. The window starts afresh behind each logged step;
+    its loss is that of the model's own logits.
     drop_scale: step -> factor on every drop rate. auxiliary_weight: of the loss of each
-    auxiliary head's logits (the collection `auxiliary`).
+    auxiliary head's logits (the collection `auxiliary`). averaging: see `averaged`.
     """
     base_key = jax.random.fold_in(jax.random.key(seed), 1)
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         step_key = jax.random.fold_in(base_key, state.step)
@@ -61,11 +64,20 @@ def make_train_step(
 
         gradient, (value, logits, model_state) = jax.grad(mean_loss, has_aux=True)(state.params)
         gradient, model_state = parallel.mean((gradient, model_state))
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         errors = (logits.argmax(axis=-1) != batch["label"]).sum(dtype=jnp.float32)
         here = parallel.total(
             {"loss": value * count, "errors": errors, "examples": jnp.float32(count)}
         )
+        updates, opt_state = optimizer.update(
+            gradient,
+            state.opt_state,
+            state.params,
+            train_error=here["errors"] / here["examples"],
+        )
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if averaging:
+            average = averaged(average, params, averaging, state.step)
         fresh = state.step % log_every_steps == 0
         window = {
             name: jnp.where(fresh, EMPTY_WINDOW[name], state.window[name]) + here[name]
@@ -73,14 +85,34 @@ def make_train_step(
         }
         state = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             model_state=model_state,
             opt_state=opt_state,
             window=window,
+            average=average,
         )
-        return state, window
+        return state, record_of(state)
 
     return train_step
+
+
+def record_of(state: TrainState) -> dict[str, jax.Array]:
+    """What is logged of a step: the window's sums, and the `rate` of its update, float32 []."""
+    return {**state.window, "rate": rates.current(state.opt_state)}
+
+
+def averaged(average, params, decay: float, step: jax.Array):
+    """The running average of the parameters after the update that follows `step`.
+
+    The mean of the parameters after each update so far, that of k updates ago weighted by
+    decay ** k: about the last 1 / (1 - decay) of them. (Szegedy 2014, sec. 6, has Polyak's
+    averaging "to create the final model" and gives no form of it.) BatchNorm's statistics are
+    running averages already, of the net that trains.
+    """
+    # The weights 1, decay, ... of step + 1 terms sum to (1 - decay ** (step + 1)) / (1 - decay).
+    total = -jnp.expm1((step + 1) * math.log(decay))
+    share = jnp.asarray((1 - decay) / total, jnp.float32)
+    return jax.tree.map(lambda a, p: a + share.astype(a.dtype) * (p - a), average, params)
 
 
 def several(train_step: Callable) -> Callable:

@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline import batches, sources, stream
 from train_lib import config as config_lib
-from train_lib import console, experiment, metrics, optimizers, parallel
+from train_lib import console, experiment, initial, metrics, optimizers, parallel, rates
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import METRIC, Checkpoints
 from train_lib.evaluate import evaluate
 from train_lib.signals import StopRequest
-from train_lib.steps import make_train_step, several
+from train_lib.steps import make_train_step, record_of, several
 
 
 class Stopped(Exception):
@@ -40,6 +40,8 @@ def train_and_evaluate(
     Raises UserError for whatever the user can put right, Stopped after SIGTERM or Ctrl-C.
     """
     workdir = pathlib.Path(workdir)
+    if config.init_from and not folder.has_checkpoints(workdir):
+        folder.check_run(pathlib.Path(config.init_from), "config.init_from")
     exp = experiment.build(config, workdir)
     count = len(exp.devices)
     experiment.check_memory(exp)
@@ -49,8 +51,8 @@ def train_and_evaluate(
     plan = config_lib.make_plan(config, len(train_split))
     folder.open_for_training(workdir, config, allow_config_change)
 
-    schedule = optimizers.make_schedule(config.schedule, plan.steps_per_epoch, plan.total_steps)
-    optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+    rate = rates.make_rate(config.schedule, plan.steps_per_epoch, plan.total_steps)
+    optimizer = optimizers.make_optimizer(config.optimizer, rate, plan.steps_per_epoch)
     step_function = make_train_step(
         exp.module,
         exp.loss,
@@ -60,16 +62,22 @@ def train_and_evaluate(
         config.log_every_steps,
         exp.drop_scale,
         config.loss.auxiliary_weight,
+        config.optimizer.averaging,
     )
 
-    # Where the run begins: 1. the newest good checkpoint of this folder, 2. scratch.
-    state = state_lib.create(exp.module, optimizer, config.seed, exp.input_shape)
+    # Where the run begins: 1. the newest good checkpoint of this folder, 2. the weights of another
+    # run (config.init_from), 3. scratch.
+    state = state_lib.create(
+        exp.module, optimizer, config.seed, exp.input_shape, config.optimizer.averaging > 0
+    )
     parameters = experiment.count_parameters(state)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     restored = checkpoints.restore(state)
-    step = 0
+    step, origin = 0, None
     if restored is not None:
         step, state = restored
+    elif config.init_from:
+        state, origin = initial.take_over(state, config.init_from, config.init_layers)
     if step > plan.total_steps:
         raise UserError(
             f"{workdir} is at step {step}, but this config ends at step {plan.total_steps}: raise"
@@ -84,17 +92,19 @@ def train_and_evaluate(
             f" {len(test_split):,} to test" + (f" ({exp.info.copy})" if exp.info.copy else ""),
             "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})",
             "batch": f"{config.batch_size}, {share} a device",
-            "rate": f"{config.schedule.learning_rate:g}, {config.schedule.name};"
-            f" momentum {config.optimizer.momentum:g} ({config.optimizer.momentum_form})",
+            "rate": _describe_rate(config),
+            **(origin.rows() if origin else {}),
             "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
             f" {plan.steps_per_epoch:,.1f})" + (f", going on at {step:,}" if step else ""),
             "outputs": str(workdir),
         }
     )
     state = parallel.replicate(state, exp.devices)
-    run = Run(exp, plan, workdir, checkpoints, schedule, train_split, test_split)
+    run = Run(exp, plan, workdir, checkpoints, rate, train_split, test_split)
     try:
         with StopRequest() as stop:
+            if origin:  # from here on the run needs the other one no more
+                checkpoints.save(0, state)
             train_step = parallel.train_step(several(step_function), exp.devices)
             state = run.train(state, step, train_step, stop)
             # A pending save is waited for; its failure fails the run.
@@ -110,12 +120,26 @@ def train_and_evaluate(
     return state
 
 
+def _describe_rate(config: ConfigDict) -> str:
+    schedule, optimizer = config.schedule, config.optimizer
+    text = f"{schedule.learning_rate:g}, {schedule.name}"
+    if schedule.warmup_error:
+        text += (
+            f", from {schedule.warmup_rate:g} once the training error is below"
+            f" {schedule.warmup_error:.0%}"
+        )
+    text += f"; momentum {optimizer.momentum:g}"
+    if optimizer.momentum_epochs:
+        text += f" to {optimizer.momentum_end:g} in {optimizer.momentum_epochs:g} epochs"
+    return f"{text} ({optimizer.momentum_form})"
+
+
 class Run:
     """The loop over steps, and what the host does between them."""
 
-    def __init__(self, exp, plan, workdir, checkpoints, schedule, train_split, test_split):
+    def __init__(self, exp, plan, workdir, checkpoints, rate, train_split, test_split):
         self.exp, self.config, self.plan = exp, exp.config, plan
-        self.workdir, self.checkpoints, self.schedule = workdir, checkpoints, schedule
+        self.workdir, self.checkpoints, self.rate = workdir, checkpoints, rate
         self.train_split, self.test_split = train_split, test_split
         self.eval_step = exp.eval_step()
         self.writer = self.progress = None
@@ -133,7 +157,7 @@ class Run:
         self.progress = console.Progress(plan.total_steps, step, self.config.batch_size)
         self.batches = self._batches(step)
         ahead = None  # the next batch, on its way to the devices while they compute
-        pending = collections.deque()  # dispatched, not yet looked at: (first step, windows)
+        pending = collections.deque()  # dispatched, not yet looked at: (first step, records)
         compiled = set()
 
         while True:
@@ -142,19 +166,19 @@ class Run:
                 while pending:
                     self._log(*pending.popleft(), held=step)
                 self.progress.paused()
-                stopping = self._between_steps(state, step, stop)
+                state, stopping = self._between_steps(state, step, stop)
             if stopping or step == plan.total_steps:
                 return state
             steps = plan.dispatch(step)
             batch = ahead or self._next_batch()
             self.progress.running()
-            state, windows = train_step(state, batch)
+            state, records = train_step(state, batch)
             ahead = self._next_batch() if step + steps < plan.total_steps else None
             if steps not in compiled:
-                jax.block_until_ready(windows)
+                jax.block_until_ready(records)
                 compiled.add(steps)
                 self.progress.forget()
-            pending.append((step, windows))
+            pending.append((step, records))
             step += steps
             if len(pending) > 1:  # one dispatch in flight while the host looks at the last
                 self._log(*pending.popleft(), held=step)
@@ -188,36 +212,37 @@ class Run:
         self.skipped += int(batch.pop("skipped", np.zeros(1)).sum())
         return parallel.scatter(batch, self.exp.devices)
 
-    def _log(self, first: int, windows: dict, held: int) -> None:
+    def _log(self, first: int, records: dict, held: int) -> None:
         """Writes the records of one dispatch, except that of step `held`, which may gain a test."""
-        windows = {name: np.asarray(values) for name, values in windows.items()}
-        steps = len(windows["loss"])
+        records = {name: np.asarray(values) for name, values in records.items()}
+        steps = len(records["loss"])
         self.progress.done(steps)
         for i in range(steps):
             step = first + i + 1
             if self._is_logged(step) and step != held:
-                record = self._train_record(step, {k: v[i] for k, v in windows.items()})
+                record = self._train_record(step, {k: v[i] for k, v in records.items()})
                 self._write(record, self.progress.rate())
-        self._check_finite(first + steps, windows["loss"][-1])
+        self._check_finite(first + steps, {k: v[-1] for k, v in records.items()})
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.total_steps
 
-    def _check_finite(self, step: int, loss) -> None:
-        if not math.isfinite(loss):
+    def _check_finite(self, step: int, record: dict) -> None:
+        if not math.isfinite(record["loss"]):
             raise UserError(
-                f"the loss is {loss} at step {step}: lower config.schedule.learning_rate (now"
-                f" {float(self.schedule(step)):g}); the last checkpoint is kept"
+                f"the loss is {record['loss']} at step {step}: lower config.schedule.learning_rate"
+                f" (now {float(record['rate']):g}); the last checkpoint is kept"
             )
 
-    def _train_record(self, step: int, window: dict) -> dict:
-        examples = float(window["examples"])
+    def _train_record(self, step: int, record: dict) -> dict:
+        """record: `steps.record_of` the state after `step`, on the host."""
+        examples = float(record["examples"])
         return {
             "step": step,
             "epoch": self.plan.epoch(step),
-            "train/loss": float(window["loss"]) / examples,
-            "train/top1_error": float(window["errors"]) / examples,
-            "train/learning_rate": float(self.schedule(step - 1)),  # that of the last update
+            "train/loss": float(record["loss"]) / examples,
+            "train/top1_error": float(record["errors"]) / examples,
+            "train/learning_rate": float(record["rate"]),  # that of the last update
         }
 
     def _write(self, record: dict, rate: float | None) -> None:
@@ -227,19 +252,20 @@ class Run:
         self.writer.write(record)
         self.progress.tell(record)
 
-    def _between_steps(self, state, step: int, stop) -> bool:
+    def _between_steps(self, state, step: int, stop):
         """Record, evaluation and checkpoint of `step`, each only if due and not yet there.
 
-        Returns whether training is to stop here, in which case the state is saved. An evaluation
-        that a signal cuts short leaves no record: the resumed run makes it.
+        Returns the state, in which the rate may have fallen, and whether training is to stop
+        here, in which case it is saved. An evaluation that a signal cuts short leaves no record:
+        the resumed run makes it.
         """
-        window = {name: np.asarray(value) for name, value in state.window.items()}
-        self._check_finite(step, window["loss"])
+        last = {name: np.asarray(value) for name, value in record_of(state).items()}
+        self._check_finite(step, last)
         evaluation_due = step in self.plan.evaluate_at
         result, is_recorded = None, self.writer.last_step >= step
         if step > 0 and not is_recorded and (evaluation_due or self._is_logged(step)):
             if self._is_logged(step):
-                record = self._train_record(step, window)
+                record = self._train_record(step, last)
             else:
                 record = {"step": step, "epoch": self.plan.epoch(step)}
             if evaluation_due:
@@ -248,12 +274,25 @@ class Run:
                 self._write(record | (result.metrics() if result else {}), self.progress.rate())
         if result is not None:
             self.last_result = (step, result)
+        state = self._observed(state, step)
         stopping = stop()
         due = step in self.plan.save_at or stopping
         if step > 0 and due and (result or step not in self.checkpoints.steps()):
             self.writer.sync()  # the records up to a checkpoint are on the disk before it is
             self.checkpoints.save(step, state, {METRIC: result.top1_error} if result else None)
-        return stopping
+        return state, stopping
+
+    def _observed(self, state, step: int):
+        """The state once the plateau rule has seen the test of `step`, if there is one.
+
+        The error is the record's, not the result's: a run killed between the record and the save
+        of a step that was saved before, without its test, finds the one and not the other.
+        """
+        error = self.writer.last.get(METRIC) if self.writer.last_step == step else None
+        if error is None or not self.rate.plateau:
+            return state
+        opt_state = self.rate.observe(state.opt_state, error, step)
+        return state.replace(opt_state=parallel.replicate(opt_state, self.exp.devices))
 
     def _evaluate(self, state, stop=lambda: False):
         split = self.test_split
@@ -279,7 +318,7 @@ class Run:
         plots.write_all(
             self.workdir,
             metrics.read(self.workdir),
-            state.params,
+            state.variables()["params"],
             result,
             self.exp.info.class_names,
             lambda i: self.exp.picture(self.test_split, i),

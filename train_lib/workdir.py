@@ -50,6 +50,20 @@ def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:
         )
 
 
+def check_run(workdir: pathlib.Path, what: str) -> None:
+    """Raises UserError, which says that `what` names the folder, unless it holds a run."""
+    if not (workdir / CONFIG).is_file() or not has_checkpoints(workdir):
+        raise UserError(
+            f"{what}={workdir}: there is no run with a checkpoint: train one there first"
+        )
+
+
+def has_checkpoints(workdir: pathlib.Path) -> bool:
+    """Whether the folder holds a checkpoint, good or damaged."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(entry.name.isdecimal() for entry in folder.iterdir())
+
+
 def open_for_training(workdir: pathlib.Path, config: ConfigDict, allow_config_change: bool) -> None:
     """Makes the folder, or checks that it is of the same config. Changes nothing in it.
 

@@ -6,7 +6,7 @@ from conftest import tiny_config
 from errors import UserError
 from input_pipeline import augment, transform
 from train_lib import config as config_lib
-from train_lib import losses, optimizers
+from train_lib import losses, schedules
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,17 @@ from train_lib import losses, optimizers
         ("schedule.boundaries", (3, 2), "same length"),
         ("schedule.warmup_epochs", 5.0, "must be less than config.epochs"),
         ("optimizer.momentum", 1.0, "config.optimizer.momentum=1.0"),
+        ("optimizer.averaging", 1.0, "config.optimizer.averaging=1.0: must be in 0 .. less than 1"),
+        ("optimizer.momentum_end", 0.7, "momentum_end=0.7 and .momentum_epochs=0.0: one needs"),
+        ("optimizer.layer_rates", {"c1": -1.0}, "config.optimizer.layer_rates.c1=-1.0: must be 0"),
+        ("optimizer.layer_decays", {"c1": -1.0}, "config.optimizer.layer_decays.c1=-1.0: must be"),
+        ("optimizer.max_norms", {"c1": 0.0}, "config.optimizer.max_norms.c1=0.0: must be more"),
+        ("schedule.name", "exponential", "config.schedule.decay=1: must be less"),
+        ("schedule.decay", 0.0, "config.schedule.decay=0.0: must be in more than 0 .. 1"),
+        ("schedule.warmup_error", 0.8, "warmup_rate=0.0 and .warmup_error=0.8: one needs"),
+        ("schedule.plateau.factor", 1.0, "config.schedule.plateau.factor=1.0"),
+        ("schedule.plateau.patience", 0, "config.schedule.plateau.patience=0: must be 1 or more"),
+        ("init_layers", ("c1/*",), "config.init_layers needs config.init_from"),
         ("seed", -1, "config.seed=-1"),
         ("preprocess.mean", "image", "choose one of none, channel, pixel"),
         ("preprocess.mean", "pixel", "low=-0.1: must be 0 with config.preprocess.mean=pixel"),
@@ -38,6 +49,20 @@ def test_impossible_values_are_refused_by_name(field, value, said):
         config_lib.validate(config)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "linear", "decay": 0.5}, "config.schedule.decay_epochs=0: must be more"),
+        ({"warmup_rate": 0.1, "warmup_error": 0.8, "warmup_epochs": 1.0}, "two kinds of warm-up"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(fields, said):
+    config = tiny_config()
+    config.schedule.update(fields)
+    with pytest.raises(UserError, match=said.replace(".", r"\.")):
+        config_lib.validate(config)
+
+
 def test_the_shipped_configs_are_valid_and_unknown_arguments_are_refused():
     from configs import lenet5
 
@@ -49,7 +74,7 @@ def test_the_shipped_configs_are_valid_and_unknown_arguments_are_refused():
 
 def test_the_light_tables_agree_with_the_modules():
     assert config_lib.LOSSES == losses.NAMES
-    assert config_lib.SCHEDULES == optimizers.SCHEDULES
+    assert config_lib.SCHEDULES == schedules.NAMES
     assert config_lib.MEANS == transform.MEANS
     assert config_lib.LIGHTINGS == augment.LIGHTINGS
 

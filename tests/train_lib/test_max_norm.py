@@ -1,4 +1,4 @@
-"""Max-norm against loops over units, and the drop rate's schedule."""
+"""Max-norm against loops over units, and what a drop rate of zero does."""
 
 import jax
 import jax.numpy as jnp
@@ -130,23 +130,6 @@ def test_an_unknown_layer_is_refused():
     limit = optimizers.limit_norms(1.0, {"conv": 1.0, "conv9": 1.0})
     with pytest.raises(UserError, match=r"max_norms\.conv9: .*choose one of block/local, c3, conv"):
         limit.init(params)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "expected"),
-    [
-        (0.0, {0: 1, 7: 1, 1000: 1}),
-        (4.0, {0: 1, 10: 0.75, 20: 0.5, 39: 0.025, 40: 0, 41: 0, 1000: 0}),
-        (0.5, {0: 1, 1: 0.8, 5: 0}),
-    ],
-)
-def test_annealed_drop_scale(epochs, expected):
-    # Rennie 2014: linearly to no dropping, and none from there on. Ten steps an epoch.
-    section = base().schedule
-    section.drop_anneal_epochs = epochs
-    schedule = optimizers.make_drop_scale(section, 10)
-    for step, scale in expected.items():
-        assert float(schedule(step)) == pytest.approx(scale, abs=1e-6)
 
 
 @pytest.mark.parametrize("regulariser", ["dropout", "dropconnect", "standout"])

@@ -1,4 +1,4 @@
-"""What the steps do with auxiliary heads, annealed drop rates and BatchNorm."""
+"""What the steps do with auxiliary heads, annealed drop rates, averages and BatchNorm."""
 
 import shutil
 
@@ -13,7 +13,7 @@ from configs.resnet_cifar10 import get_config
 from models import layers
 from train_lib import losses, parallel
 from train_lib import state as state_lib
-from train_lib.steps import make_eval_step, make_train_step
+from train_lib.steps import make_eval_step, make_train_step, several
 from train_lib.train import train_and_evaluate
 
 LOSS = losses.make_loss({"name": "softmax"})
@@ -92,6 +92,41 @@ def test_the_steps_hand_the_annealed_rate_on():
         sums, _ = parallel.eval_step(step, jax.devices()[:1])(plain, batch)
         losses_of[name] = float(sums["loss"])
     assert losses_of["plain"] == losses_of["end"] != losses_of["start"]
+
+
+def test_averaged_parameters_are_evaluated_and_not_trained():
+    """Against the weighted mean written out, over the parameters of a run without averaging."""
+    optimizer, on, decay, steps = optax.sgd(0.5), jax.devices()[:1], 0.6, 4
+    batch = batch_of(8)
+    batches = jax.tree.map(lambda leaf: np.stack([leaf] * steps, axis=1), batch)
+    plain = WithHead()
+    state = parallel.replicate(state_lib.create(plain, optimizer, 0, (2, 2, 1)), on)
+    step = parallel.train_step(make_train_step(plain, LOSS, optimizer, transform, 0, 1), on)
+    trail = []
+    for _ in range(steps):
+        state, _ = step(state, batch)
+        trail.append(jax.device_get(state.params))
+    assert state.average is None
+
+    start = state_lib.create(plain, optimizer, 0, (2, 2, 1), averaged=True)
+    jax.tree.map(np.testing.assert_array_equal, start.average, start.params)
+    step = make_train_step(plain, LOSS, optimizer, transform, 0, 1, averaging=decay)
+    found, _ = parallel.train_step(several(step), on)(parallel.replicate(start, on), batches)
+    weights = np.array([decay ** (steps - 1 - n) for n in range(steps)])
+    expected = jax.tree.map(lambda *leaves: np.average(leaves, 0, weights), *trail)
+    found = jax.device_get(found)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, found.params, trail[-1])
+    jax.tree.map(close, found.average, expected)
+    assert np.abs(found.params["output"]["kernel"] - expected["output"]["kernel"]).max() > 1e-3
+
+    batch |= {"mask": np.ones((1, 8), np.float32)}
+    evaluate = parallel.eval_step(make_eval_step(plain, LOSS, jax.nn.softmax, transform), on)
+    sums, _ = evaluate(found, batch)
+    logits = plain.apply({"params": expected}, transform(batch["image"][0]))
+    assert float(sums["loss"]) == pytest.approx(
+        float(LOSS(logits, batch["label"][0]).sum()), rel=1e-5
+    )
 
 
 def everything_config():

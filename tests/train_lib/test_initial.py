@@ -1,0 +1,203 @@
+"""Starting with another run's weights."""
+
+import json
+import shutil
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+from configs import mlp, vgg
+from errors import UserError
+from models import layers, registry
+from train_lib import initial, metrics, train
+from train_lib import state as state_lib
+from train_lib.checkpoints import Checkpoints
+from train_lib.train import train_and_evaluate
+
+
+class Small(nn.Module):
+    """Convolutions of these names, each with BatchNorm, and a classifier."""
+
+    names: tuple[str, ...]
+    classes: int = 3
+
+    @nn.compact
+    def __call__(self, x, train=False, drop_scale=1.0):
+        for name in self.names:
+            x = layers.Conv(4, (1, 1), name=name)(x)
+            x = layers.BatchNorm(use_running_average=not train, name=f"{name}_bn")(x)
+        return layers.FullyConnected(self.classes, name="fc8")(x)
+
+
+def state_of(*names, seed=0, classes=3, averaged=False):
+    return state_lib.create(Small(names, classes), optax.sgd(0.1), seed, (2, 2, 4), averaged)
+
+
+def saved(workdir, state, step=5):
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(step, state)
+    checkpoints.close()
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """A state whose every value differs from a fresh one's."""
+    state = state_of("conv1_1", "conv2_1", "conv3_1", seed=1)
+    moved = jax.tree.map(lambda leaf: leaf + 1, (state.params, state.model_state))
+    return state.replace(params=moved[0], model_state=moved[1])
+
+
+def test_chosen_layers_come_from_there_and_the_rest_stays_as_drawn(tmp_path, shallow):
+    deep = state_of("conv1_1", "conv1_2", "conv2_1", "conv3_1", averaged=True)
+    patterns = ("conv1*", "conv2_1/*", "conv2_1_bn/mean", "fc8/*", "!fc8/bias")
+    state, origin = initial.take_over(deep, saved(tmp_path, shallow), patterns)
+    taken = {
+        **{f"{name}/{leaf}": "params" for name in ("conv1_1", "conv2_1") for leaf in ("kernel",)},
+        **{f"{name}/bias": "params" for name in ("conv1_1", "conv1_1_bn", "conv2_1")},
+        "conv1_1_bn/scale": "params",
+        "fc8/kernel": "params",
+        **{f"{name}/mean": "batch_stats" for name in ("conv1_1_bn", "conv2_1_bn")},
+        "conv1_1_bn/var": "batch_stats",
+    }
+    found = {"params": state.params, **state.model_state}
+    for collection, tree in found.items():
+        for layer, leaves in tree.items():
+            for leaf, value in leaves.items():
+                there = taken.get(f"{layer}/{leaf}") == collection
+                source = shallow if there else deep
+                source = {"params": source.params, **source.model_state}
+                np.testing.assert_array_equal(value, source[collection][layer][leaf])
+    assert np.any(deep.params["conv1_1"]["kernel"] != state.params["conv1_1"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
+    assert int(state.step) == 0
+    assert (origin.step, origin.workdir) == (5, str(tmp_path))
+    assert set(origin.taken) == {
+        *("conv1_1", "conv1_1_bn", "conv2_1", "conv2_1_bn/mean", "fc8/kernel")
+    }
+    assert set(origin.drawn) == {
+        *("conv1_2", "conv1_2_bn", "conv2_1_bn/scale", "conv2_1_bn/bias", "conv2_1_bn/var"),
+        *("conv3_1", "conv3_1_bn", "fc8/bias"),
+    }
+    assert set(origin.unused) == {
+        *("conv2_1_bn/scale", "conv2_1_bn/bias", "conv2_1_bn/var"),
+        *("conv3_1", "conv3_1_bn", "fc8/bias"),
+    }
+    # Without patterns: all that is there.
+    _, origin = initial.take_over(deep, str(tmp_path), ())
+    assert origin.drawn == ["conv1_2", "conv1_2_bn"]
+    assert origin.unused == []
+
+
+def test_averaged_weights_are_taken_from_a_run_that_averages(tmp_path, shallow):
+    other = shallow.replace(average=jax.tree.map(lambda leaf: 2 * leaf, shallow.params))
+    state, _ = initial.take_over(state_of("conv1_1"), saved(tmp_path, other), ())
+    kernel = shallow.params["conv1_1"]["kernel"]
+    np.testing.assert_array_equal(state.params["conv1_1"]["kernel"], 2 * kernel)
+    assert state.average is None
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, shallow, capsys):
+    saved(tmp_path, shallow, 5)
+    saved(tmp_path, shallow, 6)
+    file = tmp_path / "checkpoints" / "6" / "description" / "metadata"
+    description = json.loads(file.read_text())
+    description["arrays"][".params['conv1_1']['kernel']"][2] = "another checksum"
+    file.write_text(json.dumps(description))
+    _, origin = initial.take_over(state_of("conv1_1"), str(tmp_path), ())
+    assert origin.step == 5
+    assert "checkpoints/6 is damaged" in capsys.readouterr().err
+    assert (tmp_path / "checkpoints" / "6").is_dir()  # another run's folder is left as it is
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        ((), r"fc8/bias is \[3\] there and \[2\] here: .* --config.init_layers=\"\('!fc8/\*',\)\""),
+        (("conv1/*",), r"conv1/\* fits no parameter of this net: they are called conv1_1/"),
+        (("conv9_9/*",), r"has none of conv9_9/"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(tmp_path, shallow, patterns, said):
+    state = state_of("conv1_1", "conv9_9", classes=2)
+    with pytest.raises(UserError, match=said) as raised:
+        initial.take_over(state, saved(tmp_path, shallow), patterns)
+    assert "\n" not in str(raised.value)
+
+
+def test_vggs_deep_nets_share_seven_layers_with_net_a():
+    """Simonyan 2015, sec. 3.1.1: the first four convolutions and the three fc layers of net A."""
+    convolutions = ("conv1_1", "conv2_1", "conv3_1", "conv3_2")
+    patterns = (*(f"{name}/*" for name in convolutions), "fc?/*")
+    assert f'--config.init_layers="{patterns}"' in vgg.__doc__  # the command to use
+    shapes = {}
+    for argument in "ADE":
+        module = registry.create(vgg.get_config(argument).model, 1000)
+        images = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
+        params = jax.eval_shape(lambda x, m=module: m.init(jax.random.key(0), x), images)["params"]
+        shapes[argument] = {
+            f"{layer}/{leaf}": value.shape
+            for layer, leaves in params.items()
+            for leaf, value in leaves.items()
+        }
+    first_four = [name for name in shapes["A"] if name.startswith("conv")][:8]
+    assert {name.split("/")[0] for name in first_four} == set(convolutions)
+    for argument in "DE":
+        chosen = initial._chosen(list(shapes[argument]), patterns)
+        assert len(chosen) == 14
+        assert all(shapes[argument][name] == shapes["A"][name] for name in chosen)
+
+
+def small_config(argument, **overrides):
+    config = mlp.get_config(argument)
+    config.update_from_flattened_dict(
+        {
+            "dataset.name": "digits",
+            "preprocess.resize": 8,
+            "batch_size": 100,
+            "epochs": 0.3,
+            "num_devices": 1,
+            "log_every_steps": 1,
+            "schedule.name": "constant",
+            "schedule.learning_rate": 1e-30,  # so that the weights stay
+            **overrides,
+        }
+    )
+    return config
+
+
+def test_a_run_begins_there_once_and_goes_on_without_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.Run, "finish", lambda self, state: None)
+    first = jax.device_get(train_and_evaluate(small_config("30"), tmp_path / "a"))
+    overrides = {"init_from": str(tmp_path / "a"), "init_layers": ("h1/*",), "seed": 1}
+    config = small_config("30-20", **overrides)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_batches", stop)  # before the first step
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(config, tmp_path / "b")
+    said = capsys.readouterr().err
+    assert f"weights  {tmp_path / 'a'}, step 5: h1\n" in said
+    assert "drawn  h2, output\n" in said
+    assert "unused  output\n" in said
+    shutil.rmtree(tmp_path / "a")
+    state = jax.device_get(train_and_evaluate(config, tmp_path / "b"))
+    np.testing.assert_array_equal(state.params["h1"]["kernel"], first.params["h1"]["kernel"])
+    assert [record["step"] for record in metrics.read(tmp_path / "b")] == [1, 2, 3, 4, 5]
+    # What it began with is part of what it is.
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["init_layers"] == ["h1/*"]
+    with pytest.raises(UserError, match=r"init_layers: \['h1/\*'\] -> \[\]"):
+        train_and_evaluate(small_config("30-20", **overrides | {"init_layers": ()}), tmp_path / "b")
+
+
+def test_a_missing_run_is_refused_before_anything_is_made(tmp_path):
+    config = small_config("30", init_from=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"config\.init_from=.*nowhere: there is no run with a"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
