@@ -148,6 +148,7 @@ def base() -> ConfigDict:
             # constant, cosine (to zero at the end), steps, exponential, linear, plateau
             "name": "constant",
             "learning_rate": 0.01,
+            "for_batch": 0,  # if not 0: of this batch size; scaled to batch_size linearly
             "warmup_epochs": 0.0,  # linear from zero
             "drop_anneal_epochs": 0.0,  # drop rates fall linearly to zero over these; 0: they stay
             "boundaries": (),  # steps: epochs at which the rate changes ...
@@ -191,3 +192,15 @@ def base() -> ConfigDict:
     # Pictures given to --mode=predict: dark ink on light paper is inverted (auto, yes, no).
     config.predict = ConfigDict({"invert": "auto"})
     return config
+
+
+def imagenet(config: ConfigDict) -> None:
+    """What the papers' ImageNet recipes share: 224x224 crops and flips, RGB values of 0..255.
+
+    Fixed S = 256: shorter side 256, the crop anywhere. In test, the central crop.
+    """
+    config.dataset.name = "imagenet2012"
+    config.view.update({"size": 224, "train_scale": (256, 256), "test_scale": 256})
+    config.preprocess.high = 255.0
+    config.augment.flip = True
+    config.evaluate.batch_size = 128

@@ -10,9 +10,14 @@ of 64k iterations, the per-pixel mean subtracted, padding by 4 zeros, random cro
 shortcuts A, He's initialisation.
 Published test error: 20 8.75, 32 7.51, 44 7.17, 56 6.97, 110 6.43 (6.61 +- 0.16), 1202 7.93 %.
 
+110 layers warm up: rate 0.01 until the training error (of about the last 50 steps) is below 80 %.
+
 The paper does not say which parameters decay, here the kernels; nor the range of the pixels, here
-0 to 1 before the mean is subtracted. Not yet as the paper: the warm-up of 110 (0.01 until the
-training error is below 80 %) is to be asked for: --config.schedule.warmup_epochs=1.
+0 to 1 before the mean is subtracted. It trained on two GPUs, with 64 images each to normalise by:
+`--config.num_devices=2`. Its schedule was found with 45,000 images to train and 5,000 to validate:
+--config.dataset.train_split=train[:45000] --config.dataset.test_split=train[45000:].
+
+Measured: MEASURED_CIFAR
 """
 
 from ml_collections import ConfigDict
@@ -50,4 +55,6 @@ def get_config(argument: str = "20") -> ConfigDict:
             "factors": (0.1, 0.01),
         }
     )
+    if config.model.depth == 110:
+        config.schedule.update({"warmup_rate": 0.01, "warmup_error": 0.8})
     return config

@@ -44,6 +44,28 @@ class Plan:
         kind = "central squares" if self.square else "a shorter side"
         return f"a copy of {self.source} with {kind} of {self.shorter_side} pixels"
 
+    def describe(self) -> dict:
+        """As JSON takes it."""
+        return dataclasses.asdict(self)
+
+    def check(self, view: views.View) -> None:
+        """Raises UserError for a view that the copy's images are too small for, or too little of.
+
+        They would be enlarged, or cropped twice, and the net would see other images than the
+        config says.
+        """
+        scales = {view.test_scale, *(view.train_scale if view.train == "scale" else ())}
+        if view.size and max(scales) > self.shorter_side:
+            raise UserError(
+                f"config.view wants shorter sides up to {max(scales)}, but the data set is"
+                f" {self.words}: prepare a larger copy, or train with the original"
+            )
+        if view.size and self.square and view.train == "scale" and not view.square:
+            raise UserError(
+                f"the data set is {self.words}: set config.view.square=True, or train with the"
+                " original"
+            )
+
 
 def shrink(data, side: int, square: bool) -> Image.Image:
     """An encoded image or uint8 array, with a shorter side of `side`; RGB, or L if it is grey.
@@ -216,7 +238,7 @@ def _begin(folder: pathlib.Path, plan: Plan) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(json.dumps(dataclasses.asdict(plan), indent=2) + "\n")
+        (folder / FILE).write_text(json.dumps(plan.describe(), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error}): choose another --out") from error
 

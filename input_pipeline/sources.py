@@ -32,13 +32,13 @@ class Info:
     """What a data set looks like.
 
     image_shape: (height, width, channels) of its uint8 images, zeros where they differ.
-    copy: what it is a copy of, in words (see `copies`).
+    copy: the `copies.Plan` of a copy with smaller images.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
-    copy: str | None = None
+    copy: object = None
 
     @property
     def num_classes(self) -> int:

@@ -44,8 +44,7 @@ def describe(name: str, directory: pathlib.Path) -> Info:
     """
     features = builder(name, directory).info.features
     shape = tuple(size or 0 for size in features["image"].shape)
-    copy = copies.read(directory)
-    return Info(name, shape, tuple(features["label"].names), copy and copy.words)
+    return Info(name, shape, tuple(features["label"].names), copies.read(directory))
 
 
 def count(name: str, directory: pathlib.Path, split: str) -> int:

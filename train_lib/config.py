@@ -77,6 +77,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.averaging": _share(True, False),
     "schedule.name": _one_of(*SCHEDULES),
     "schedule.learning_rate": _above(0),
+    "schedule.for_batch": _at_least(0),
     "schedule.warmup_epochs": _at_least(0),
     "schedule.drop_anneal_epochs": _at_least(0),
     "schedule.decay": _share(False, True),
@@ -174,6 +175,14 @@ def validate(config: ConfigDict) -> None:
             f"config.preprocess.low={low}: must be 0 with config.preprocess.mean={mean}, which is"
             " what becomes 0"
         )
+    view = config.view
+    fixed = tuple(view.train_scale) == (view.test_scale, view.test_scale)
+    if view.size and view.square and mean == "pixel" and not fixed:
+        raise UserError(
+            f"config.view.train_scale={view.train_scale} and .test_scale={view.test_scale}: must be"
+            " one size with config.view.square and config.preprocess.mean=pixel, the mean of such"
+            " squares"
+        )
     _validate_optimizer(config.optimizer)
     if not all(isinstance(pattern, str) for pattern in config.init_layers):
         raise UserError(
@@ -193,6 +202,12 @@ def validate(config: ConfigDict) -> None:
         )
     if config.loss.name == "map" and "j" not in config.loss:
         raise UserError("config.loss.name=map needs config.loss.j")
+
+
+def rate_scale(config: ConfigDict) -> float:
+    """The factor on all rates of the `schedule` section, from its `for_batch`."""
+    reference = config.schedule.for_batch
+    return config.batch_size / reference if reference else 1.0
 
 
 # Where a run is, not what it is: it may differ when the run goes on.

@@ -101,6 +101,8 @@ def build(config: ConfigDict, workdir: pathlib.Path | None = None) -> Experiment
     info = sources.describe(config.dataset)
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
     reading = stream.Reading.from_config(config)
+    if info.copy:
+        info.copy.check(reading.view)
     side = config.view.size
     image_shape = (side, side, info.image_shape[2]) if side else info.image_shape
     input_shape = output_shape(config.preprocess, image_shape)

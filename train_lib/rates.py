@@ -119,12 +119,13 @@ class Rate:
         return jax.tree.map(look, opt_state, is_leaf=lambda node: isinstance(node, Plateau))
 
 
-def make_rate(section, steps_per_epoch: float, total_steps: int) -> Rate:
-    """The rate of a config's `schedule` section."""
+def make_rate(section, steps_per_epoch: float, total_steps: int, scale: float = 1.0) -> Rate:
+    """The rate of a config's `schedule` section. scale: a factor on it in all its phases."""
+    schedule = schedules.make_schedule(section, steps_per_epoch, total_steps)
     return Rate(
-        schedules.make_schedule(section, steps_per_epoch, total_steps),
+        schedule if scale == 1 else lambda step: scale * schedule(step),
         section.plateau.to_dict() if section.name == "plateau" else None,
-        (section.warmup_rate, section.warmup_error) if section.warmup_error else None,
+        (scale * section.warmup_rate, section.warmup_error) if section.warmup_error else None,
     )
 
 

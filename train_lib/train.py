@@ -51,7 +51,9 @@ def train_and_evaluate(
     plan = config_lib.make_plan(config, len(train_split))
     folder.open_for_training(workdir, config, allow_config_change)
 
-    rate = rates.make_rate(config.schedule, plan.steps_per_epoch, plan.total_steps)
+    rate = rates.make_rate(
+        config.schedule, plan.steps_per_epoch, plan.total_steps, config_lib.rate_scale(config)
+    )
     optimizer = optimizers.make_optimizer(config.optimizer, rate, plan.steps_per_epoch)
     step_function = make_train_step(
         exp.module,
@@ -85,11 +87,12 @@ def train_and_evaluate(
         )
     folder.describe(workdir, config, exp.info, exp.statistics)
 
+    copy = f" ({exp.info.copy.words})" if exp.info.copy else ""
     console.opening_block(
         {
             "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
             "data": f"{config.dataset.name}, {len(train_split):,} to train,"
-            f" {len(test_split):,} to test" + (f" ({exp.info.copy})" if exp.info.copy else ""),
+            f" {len(test_split):,} to test{copy}",
             "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})",
             "batch": f"{config.batch_size}, {share} a device",
             "rate": _describe_rate(config),
@@ -122,10 +125,11 @@ def train_and_evaluate(
 
 def _describe_rate(config: ConfigDict) -> str:
     schedule, optimizer = config.schedule, config.optimizer
-    text = f"{schedule.learning_rate:g}, {schedule.name}"
+    scale = config_lib.rate_scale(config)
+    text = f"{scale * schedule.learning_rate:g}, {schedule.name}"
     if schedule.warmup_error:
         text += (
-            f", from {schedule.warmup_rate:g} once the training error is below"
+            f", from {scale * schedule.warmup_rate:g} once the training error is below"
             f" {schedule.warmup_error:.0%}"
         )
     text += f"; momentum {optimizer.momentum:g}"

@@ -97,7 +97,9 @@ def describe(
     Once the run is known to begin with them. Statistics that are there stay.
     """
     write_text(workdir / CONFIG, config_lib.to_json(config))
-    description = {"name": info.name, "class_names": info.class_names, "copy": info.copy}
+    description = {"name": info.name, "class_names": info.class_names}
+    if info.copy:
+        description["copy"] = info.copy.describe()
     write_text(workdir / DATASET, json.dumps(description, indent=2) + "\n")
     path = workdir / STATISTICS
     if statistics is not None and not path.exists():

@@ -56,7 +56,7 @@ def test_a_copy_is_a_set_with_smaller_images(photographs, tmp_path, capsys):
     )
     copied = opened(tmp_path / "out", "my_photos_40", "train")
     assert copied.info.class_names == ("cat", "dog")
-    assert "a shorter side of 40 pixels" in copied.info.copy
+    assert "a shorter side of 40 pixels" in copied.info.copy.words
     assert len(opened(tmp_path / "out", "my_photos_40", "test")) == len(SIZES)
     assert len(opened(tmp_path / "out", "my_photos_40", "train[:3]")) == 3
 
