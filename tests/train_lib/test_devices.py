@@ -50,8 +50,8 @@ def test_augmentation_is_the_same_on_eight_devices():
     seen = {}
     for devices in (1, 8):
 
-        def record(images, keys=None):
-            moved = exp.transform(images, keys)
+        def record(images, keys=None, offsets=None):
+            moved = exp.transform(images, keys, offsets)
             record.images = moved
             return moved
 

@@ -41,7 +41,7 @@ def batch_of(count, devices=1):
     return {"image": images, "label": labels}
 
 
-def transform(images, keys=None):
+def transform(images, keys=None, offsets=None):
     return images.astype(jnp.float32) / 255
 
 
