@@ -35,7 +35,6 @@ def config_of_rules():
     config.update_from_flattened_dict(
         {
             "dataset.name": "digits",
-            "preprocess.resize": 8,
             "batch_size": 100,
             "epochs": 1.2,
             "num_devices": 1,
@@ -62,7 +61,7 @@ def config_of_rules():
 
 def records(workdir):
     return [
-        {k: v for k, v in record.items() if k != "train/images_per_second"}
+        {k: v for k, v in record.items() if k not in ("train/images_per_second", "train/data_wait")}
         for record in metrics.read(workdir)
     ]
 
@@ -80,7 +79,7 @@ def interrupt(monkeypatch, how, moment, step):
         os.kill(os.getpid(), getattr(signal, how))
 
     evaluate, write = train.evaluate, metrics.Writer.write
-    save, batches = checkpoints.Checkpoints.save, train.train_batches
+    save, batches = checkpoints.Checkpoints.save, train.batches.train_batches
 
     def evaluate_and(eval_step, state, *rest):
         at = int(state.step) == step
@@ -110,7 +109,7 @@ def interrupt(monkeypatch, how, moment, step):
     monkeypatch.setattr(train, "evaluate", evaluate_and)
     monkeypatch.setattr(metrics.Writer, "write", write_and)
     monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and)
-    monkeypatch.setattr(train, "train_batches", batches_and)
+    monkeypatch.setattr(train.batches, "train_batches", batches_and)
 
 
 @pytest.fixture(scope="module")
