@@ -24,7 +24,16 @@ def same_names(net, sides) -> list[Entry]:
             entries.append(
                 Entry((*path, "kernel"), f"{name}.weight", layout, sides.get(path[-1], 1))
             )
-            entries.append(Entry((*path, "bias"), f"{name}.bias"))
+            if layer.bias is not None:
+                entries.append(Entry((*path, "bias"), f"{name}.bias"))
+        elif isinstance(layer, nn.BatchNorm2d):
+            entries += [
+                Entry((*path, "scale"), f"{name}.weight"),
+                Entry((*path, "bias"), f"{name}.bias"),
+                Entry(("batch_stats", *path[1:], "mean"), f"{name}.running_mean"),
+                Entry(("batch_stats", *path[1:], "var"), f"{name}.running_var"),
+                Entry(None, f"{name}.num_batches_tracked"),
+            ]
     return entries
 
 
@@ -128,3 +137,43 @@ class PaperGoogLeNet(nn.Module):
                 x = self.pool(x)
         logits = self.fc(x.mean((2, 3)))
         return (logits, *heads) if self.training else logits
+
+
+class CifarBlock(nn.Module):
+    """He 2015, sec. 4.2: two 3x3 convolutions and shortcut A, the zeros behind."""
+
+    def __init__(self, channels, maps, stride):
+        super().__init__()
+        self.stride, self.zeros = stride, maps - channels
+        self.conv1 = nn.Conv2d(channels, maps, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(maps)
+        self.conv2 = nn.Conv2d(maps, maps, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(maps)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        x = x[:, :, :: self.stride, :: self.stride]
+        return torch.relu(y + nn.functional.pad(x, (0, 0, 0, 0, 0, self.zeros)))
+
+
+class CifarResNet(nn.Module):
+    """He 2015, sec. 4.2: 6 n + 2 layers, with shortcuts A."""
+
+    def __init__(self, depth, num_classes=10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        channels, self.blocks = 16, []
+        for stage, maps in enumerate((16, 32, 64), 2):
+            for number in range(1, (depth - 2) // 6 + 1):
+                stride = 2 if stage > 2 and number == 1 else 1
+                self.blocks.append(f"conv{stage}_{number}")
+                self.add_module(self.blocks[-1], CifarBlock(channels, maps, stride))
+                channels = maps
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        for name in self.blocks:
+            x = self.get_submodule(name)(x)
+        return self.fc(x.mean((2, 3)))
