@@ -9,6 +9,7 @@ devices and hosts change nothing.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 import threading
@@ -24,6 +25,7 @@ from input_pipeline.decode import BadImage
 from input_pipeline.views import View, cut
 
 _MOST_IN_A_ROW = 100  # unreadable images, before a set counts as broken
+_LARGEST_PART = 8  # examples that one call of a thread reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,38 +44,59 @@ class Reading:
 
 
 @dataclasses.dataclass
-class _Places:
-    """A Grain source: the example at each place, one after the other.
+class _Parts:
+    """A Grain source: examples one after the other, `size` of them or fewer at once.
 
+    For what Grain does costs as much for one example as for many. Each batch is several parts.
     In training (seed given) place p of this host is place p % share of its share of batch
-    first + p // share; in evaluation it is example first + p.
+    first + p // share; in evaluation it is example p.
     """
 
     split: object
     reading: Reading
-    count: int
+    count: int  # of examples
+    share: int  # of a batch, for this host
+    size: int
     first: int = 0
     seed: int | None = None
-    batch_size: int = 0
     host: tuple[int, int] = (0, 1)
 
-    def __len__(self) -> int:
-        return self.count
+    @property
+    def in_batch(self) -> int:
+        return -(-self.share // self.size)
 
-    def __getitem__(self, place: int) -> dict:
+    def __len__(self) -> int:
+        batches, rest = divmod(self.count, self.share)
+        return batches * self.in_batch + -(-rest // self.size)
+
+    def __getitem__(self, part: int) -> dict:
+        batch, number = divmod(part, self.in_batch)
+        start = batch * self.share + number * self.size
+        end = min(start + self.size, (batch + 1) * self.share, self.count)
+        examples = [self._at(place) for place in range(start, end)]
+        pixels, labels, offsets, skipped, mask = zip(*examples, strict=True)
+        return {
+            "image": np.stack(pixels),
+            "label": np.array(labels, np.int32),
+            "offset": np.array(offsets, np.int32),
+            "skipped": np.array(skipped, np.int32),
+            "mask": np.array(mask, np.float32),
+        }
+
+    def _at(self, place: int) -> tuple:
         if self.seed is None:
-            return self._example(self.first + place, None)
-        share = self.batch_size // self.host[1]
-        step, within = divmod(place, share)
-        position = (self.first + step) * self.batch_size + self.host[0] * share + within
+            return self._example(place, None)
+        step, within = divmod(place, self.share)
+        position = ((self.first + step) * self.host[1] + self.host[0]) * self.share + within
         # The counter keeps clear of `batch_indices`, which has the same kind of key.
         key, counter = np.array([self.seed, position], np.uint64), [0, 0, 0, 1]
         rng = np.random.Generator(np.random.Philox(key=key, counter=counter))
         return self._example(example_index(self.seed, position, len(self.split)), rng)
 
-    def _example(self, index: int, rng: np.random.Generator | None) -> dict:
-        """The example, or where it is unreadable and `skip` is asked for: in training the one
-        behind it, in evaluation a black image that counts for nothing."""
+    def _example(self, index: int, rng: np.random.Generator | None) -> tuple:
+        """Pixels, label, offset, images skipped for it, mask. Where the example is unreadable and
+        `skip` is asked for: in training the one behind it, in evaluation a black image that
+        counts for nothing."""
         info, view = self.split.info, self.reading.view
         for skipped in range(_MOST_IN_A_ROW):
             try:
@@ -86,7 +109,7 @@ class _Places:
             self._check_label(label, name)
             try:
                 pixels, offset = cut(image, view, rng)
-                return _as_example(pixels, label, offset, skipped, mask=1)
+                return pixels, label, offset, skipped, 1
             except BadImage as error:
                 what = f"{name} ({one_line(error)})"
                 if self.reading.on_bad_image == "error":
@@ -98,7 +121,7 @@ class _Places:
                 if rng is None:
                     height, width, channels = info.image_shape
                     shape = view.size or height, view.size or width, channels
-                    return _as_example(np.zeros(shape, np.uint8), label, (0, 0), 1, mask=0)
+                    return np.zeros(shape, np.uint8), label, (0, 0), 1, 0
         raise UserError(f"{_MOST_IN_A_ROW} images in a row of {info.name} cannot be read")
 
     def _check_label(self, label: int, name: str) -> None:
@@ -108,16 +131,6 @@ class _Places:
                 f"{name}: its label is {label}, but {info.name} names {info.num_classes} classes:"
                 " prepare the data set again"
             )
-
-
-def _as_example(pixels, label, offset, skipped, mask) -> dict:
-    return {
-        "image": pixels,
-        "label": np.int32(label),
-        "offset": np.array(offset, np.int32),
-        "skipped": np.int32(skipped),
-        "mask": np.float32(mask),
-    }
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -144,31 +157,37 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def _opened(places: _Places, batch_size: int):
-    """An iterator over batches: dicts of arrays [batch_size, ...], the last perhaps shorter.
+def _opened(split, reading: Reading, count: int, share: int, **order):
+    """join(n): the next n batches, of `share` examples each, as arrays [examples, ...].
 
-    At most about two batches a thread group or process are decoded ahead.
+    Fewer where fewer are left, none: None. order: see `_Parts`. Some two batches are decoded
+    ahead, or two for each process.
     """
     import grain
 
-    source = grain.MapDataset.source(places)
-    workers = places.reading.workers
-    if workers:
+    # Each process makes whole batches, every workers-th one.
+    threads = 1 if reading.workers else min(16, cores())
+    size = share if reading.workers else max(1, min(_LARGEST_PART, share // threads))
+    parts = _Parts(split, reading, count, share, size, **order)
+    ahead = 1 if reading.workers else threads + 2 * parts.in_batch
+    dataset = grain.MapDataset.source(parts).to_iter_dataset(grain.ReadOptions(threads, ahead))
+    if reading.workers:
         if not flags.FLAGS.is_parsed():  # in a notebook or test; Grain reads flags of its own
             flags.FLAGS.mark_as_parsed()
-        # Each process makes whole batches, every workers-th one.
-        read_ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        batches = source.batch(batch_size).to_iter_dataset(read_ahead)
         parent = os.getpid()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-        batches = batches.mp_prefetch(options, lambda *_: _die_with(parent))
-    else:
-        threads = min(16, cores())
-        read_ahead = grain.ReadOptions(threads, prefetch_buffer_size=threads + 2 * batch_size)
-        batches = source.to_iter_dataset(read_ahead).batch(batch_size)
-    iterator = iter(batches)
+        options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=1)
+        dataset = dataset.mp_prefetch(options, lambda *_: _die_with(parent))
+    iterator = iter(dataset)
+
+    def join(batches: int) -> dict | None:
+        # Always copies, once: what comes from a process is in memory shared with it.
+        found = list(itertools.islice(iterator, batches * parts.in_batch))
+        if not found:
+            return None
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
     try:
-        yield iterator
+        yield join
     finally:
         iterator.close()
 
@@ -193,16 +212,17 @@ def train_batches(
 
     Raises UserError for an unreadable image (unless it is to be skipped) or label out of range.
     """
-    local = batch_size // host[1]
-    places = _Places(split, reading, (last - first) * local, first, seed, batch_size, host)
-    with _opened(places, local) as batches:
+    share = batch_size // host[1]
+    count = (last - first) * share
+    with _opened(split, reading, count, share, first=first, seed=seed, host=host) as join:
         while first < last:
-            together = [_split(next(batches), devices) for _ in range(dispatch(first))]
-            first += len(together)
+            steps = dispatch(first)
+            first += steps
+            batch = join(steps)
+            del batch["mask"]
             yield {
-                name: np.stack([batch[name] for batch in together], axis=1)
-                for name in together[0]
-                if name != "mask"
+                name: v.reshape(steps, devices, -1, *v.shape[1:]).swapaxes(0, 1)
+                for name, v in batch.items()
             }
 
 
@@ -212,8 +232,8 @@ def eval_batches(split, reading: Reading, batch_size: int, devices: int) -> Iter
     The last batch is filled up; `mask` (float32) is 0 on what was added and on unreadable images
     that are skipped. Raises as `train_batches`.
     """
-    with _opened(_Places(split, reading, len(split)), batch_size) as batches:
-        for batch in batches:
+    with _opened(split, reading, len(split), batch_size) as join:
+        while batch := join(1):
             missing = batch_size - len(batch["label"])
             if missing:
                 batch = {
@@ -221,8 +241,4 @@ def eval_batches(split, reading: Reading, batch_size: int, devices: int) -> Iter
                     for name, values in batch.items()
                 }
             del batch["offset"]
-            yield _split(batch, devices)
-
-
-def _split(batch: dict, devices: int) -> dict:
-    return {name: v.reshape(devices, -1, *v.shape[1:]) for name, v in batch.items()}
+            yield {name: v.reshape(devices, -1, *v.shape[1:]) for name, v in batch.items()}

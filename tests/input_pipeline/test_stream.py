@@ -97,6 +97,17 @@ def test_devices_and_dispatches_change_the_layout_only(devices, dispatch):
     np.testing.assert_array_equal(flat(found), WHOLE)
 
 
+@pytest.mark.parametrize(("threads", "part"), [(1, 8), (1, 3), (3, 8), (16, 8)])
+def test_threads_and_parts_change_nothing(monkeypatch, threads, part):
+    monkeypatch.setattr(stream, "cores", lambda: threads)
+    monkeypatch.setattr(stream, "_LARGEST_PART", part)
+    np.testing.assert_array_equal(flat(train(Noise(), devices=2, dispatch=3)), WHOLE)
+    found = list(stream.eval_batches(Pictures(), reading(), BATCH, 1))
+    assert [batch["mask"].sum() for batch in found] == [8, 8, 4]
+    levels = np.concatenate([batch["image"][0, :, 0, 0, 0] // 10 for batch in found])
+    np.testing.assert_array_equal(levels[:20], range(20))
+
+
 def test_each_host_reads_its_part():
     parts = [flat(train(Noise(), host=(number, 4))) for number in range(4)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), WHOLE)
