@@ -3,6 +3,7 @@
 Reads the `array_record` format by random access through `tfds.data_source`: no TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -12,7 +13,27 @@ from errors import UserError, one_line
 from input_pipeline import tfds_arrays
 from input_pipeline.sources import Info
 
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None
+
 _LOCK = threading.Lock()
+_OPEN_FILES = 65_536
+
+
+def _allow_open_files() -> None:
+    """Raises this process's limit of open files as far as it may.
+
+    One stays open for each shard of a set: ImageNet has 1,024, which is also the usual limit.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS allows fewer than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @dataclasses.dataclass
@@ -36,6 +57,7 @@ class Records:
         import tensorflow_datasets as tfds
 
         with _LOCK:  # two threads that open the files at once would do it twice
+            _allow_open_files()
             builder = tfds_arrays.builder(self.info.name, self.directory)
             undecoded = {"image": tfds.decode.SkipDecoding()}
             return builder.as_data_source(split=self.split, decoders=undecoded)
@@ -49,6 +71,11 @@ class Records:
         try:
             example = self._source[i]
         except Exception as error:  # TFDS's and array_record's many kinds
+            if "Too many open files" in str(error):
+                raise UserError(
+                    f"too many files are open to read {where} in {self.directory}: raise the limit"
+                    " (`ulimit -n 4096`), then run the same command again"
+                ) from error
             raise UserError(
                 f"cannot read {where} in {self.directory} ({one_line(error)}): prepare it again"
             ) from error

@@ -180,10 +180,18 @@ def _opened(split, reading: Reading, count: int, share: int, **order):
     iterator = iter(dataset)
 
     def join(batches: int) -> dict | None:
-        # Always copies, once: what comes from a process is in memory shared with it.
-        found = list(itertools.islice(iterator, batches * parts.in_batch))
+        try:
+            found = list(itertools.islice(iterator, batches * parts.in_batch))
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):  # Grain's words
+                raise
+            raise UserError(
+                "a process that decodes images ended (out of memory?): run the same command again,"
+                " perhaps with fewer config.dataset.workers"
+            ) from error
         if not found:
             return None
+        # Always copied, once: what comes from a process is in memory shared with it.
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
     try:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -92,6 +93,24 @@ def test_a_copy_of_a_copy_and_the_same_again(photographs, tmp_path):
     found, _ = pictures(opened(tmp_path, "my_photos_40_20", "train"))
     assert {min(picture.size) for picture in found} == {20}
     assert prepare.main(again) == 0
+
+
+def test_more_shards_than_files_may_be_open(photographs, tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(copies, "SHARD", 1)
+    assert run(photographs, tmp_path) == 0
+    split, again = (opened(tmp_path, "my_photos_40", "train") for _ in range(2))
+    count = len(split)
+    again.read(0)  # imports, and opens what is not a shard
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        few = len(os.listdir("/dev/fd")) + count // 2
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, limits[1]))
+        with pytest.raises(UserError, match=r"too many files are open.*ulimit -n"):
+            pictures(again)
+        assert len(pictures(split)[0]) == count
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def contents(out):

@@ -134,6 +134,9 @@ def test_processes_give_the_same_batches_and_end_with_the_iterator():
     assert not [pid for pid in children if _alive(pid)]
 
 
+linux = pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads /proc")
+
+
 def _children(parent):
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
@@ -157,6 +160,19 @@ def _alive(pid):
         return False
 
 
+@linux
+def test_a_killed_worker_is_one_line():
+    iterator = stream.train_batches(
+        Noise(), reading(workers=1), SEED, 0, 10**6, lambda _: 1, BATCH, 1
+    )
+    next(iterator)
+    for child in _children(os.getpid()):
+        os.kill(child, signal.SIGKILL)
+    with pytest.raises(UserError, match="out of memory"):
+        for _ in range(10):
+            next(iterator)
+
+
 PARENT = """
 import sys, time
 sys.path[:0] = sys.argv[1:]
@@ -168,8 +184,6 @@ if __name__ == "__main__":
     print("ready", flush=True)
     time.sleep(600)
 """
-
-linux = pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads /proc")
 
 
 @linux
