@@ -5,7 +5,6 @@ Reads the `array_record` format by random access through `tfds.data_source`: no 
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import threading
 
@@ -52,15 +51,21 @@ class Records:
     def __getstate__(self) -> dict:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    @functools.cached_property
+    @property
     def _source(self):
+        if "opened" not in self.__dict__:
+            with _LOCK:
+                if "opened" not in self.__dict__:  # by another thread, meanwhile
+                    self.__dict__["opened"] = self._open()
+        return self.__dict__["opened"]
+
+    def _open(self):
         import tensorflow_datasets as tfds
 
-        with _LOCK:  # two threads that open the files at once would do it twice
-            _allow_open_files()
-            builder = tfds_arrays.builder(self.info.name, self.directory)
-            undecoded = {"image": tfds.decode.SkipDecoding()}
-            return builder.as_data_source(split=self.split, decoders=undecoded)
+        _allow_open_files()
+        builder = tfds_arrays.builder(self.info.name, self.directory)
+        undecoded = {"image": tfds.decode.SkipDecoding()}
+        return builder.as_data_source(split=self.split, decoders=undecoded)
 
     def read(self, i: int) -> tuple[bytes, int, str]:
         """The encoded image, the label, and words for an error message.
