@@ -60,7 +60,7 @@ def base() -> ConfigDict:
         {
             "name": "",  # digits, a TFDS set (mnist, imagenet2012, ...), or folder
             "train_split": "train",  # TFDS: any split expression, as train[:45000]
-            "test_split": "test",
+            "test_split": "test",  # "validation" where the set has no test with labels
             # Where the TFDS sets are ("": TFDS's own rule); of a folder, the folder itself.
             "data_dir": "",
             "cache_dir": "",  # decoded arrays; "": $XDG_CACHE_HOME/canon or ~/.cache/canon

@@ -60,13 +60,13 @@ def _copy(arguments) -> str:
     if folder.is_dir():
         dataset.name, dataset.data_dir = sources.FOLDER, str(folder)
         dataset.test_fraction = arguments.test_fraction
-        source, names = folder.resolve().name, ("train", "test")
+        source, names = folder.resolve().name, ["train", "test"]
     else:
         directory = sources.tfds_directory(dataset)
-        source, names = (
-            arguments.name,
-            tuple(tfds_arrays.builder(arguments.name, directory).info.splits),
-        )
+        source = arguments.name
+        names = list(tfds_arrays.builder(source, directory).info.splits)
+        if source in sources.UNLABELLED_TEST:
+            names.remove("test")
     if not arguments.out and not arguments.data_dir:
         raise UserError("where shall the copy go? Give --out=DIR")
     splits = {name: sources.load(dataset, name) for name in names}

@@ -15,6 +15,7 @@ import numpy as np
 from errors import UserError
 
 DIGITS, FOLDER = "digits", "folder"
+UNLABELLED_TEST = ("imagenet2012", "places365_small")  # TFDS gives all of these the label -1
 _MOST_BYTES = 2**32  # of a split's images in memory
 
 # Image shape (zeros: images differ in size) and class names of sets that --mode=summary knows
@@ -71,7 +72,10 @@ def tfds_root(dataset) -> pathlib.Path:
 
 
 def tfds_directory(dataset) -> pathlib.Path:
-    """The newest prepared version of a TFDS set. Raises UserError where there is none."""
+    """The newest prepared version of a TFDS set. Raises UserError where there is none.
+
+    dataset.name may name a config ("imagenette/160px"); else the one that is there is taken.
+    """
     root = tfds_root(dataset)
     name, _, config = dataset.name.partition("/")
 
@@ -79,6 +83,14 @@ def tfds_directory(dataset) -> pathlib.Path:
         return tuple(int(part) for part in path.parent.name.split(".") if part.isdigit())
 
     found = sorted((root / name).joinpath(config).glob("*/dataset_info.json"), key=version)
+    if not found and not config:
+        found = sorted((root / name).glob("*/*/dataset_info.json"), key=version)
+        configs = sorted({path.parents[1].name for path in found})
+        if len(configs) > 1:
+            raise UserError(
+                f"{root / name} has several configs: choose one by --config.dataset.name="
+                + " or ".join(f"{name}/{config}" for config in configs)
+            )
     if not found:
         raise UserError(
             f"no data set {dataset.name!r} in {root}: run `python -m input_pipeline.prepare"
@@ -127,10 +139,25 @@ def describe(dataset) -> Info:
     return tfds_arrays.describe(dataset.name, directory)
 
 
+def split_name(dataset, split: str) -> str:
+    """The set's own name of a split: what "test" is called where there is none with labels.
+
+    "validation" for sets that have that alone, and for ImageNet, whose test has no labels.
+    """
+    if split != "test" or dataset.name in (DIGITS, FOLDER):
+        return split
+    from input_pipeline import tfds_arrays
+
+    splits = tfds_arrays.builder(dataset.name, tfds_directory(dataset)).info.splits
+    has_test = "test" in splits and dataset.name not in UNLABELLED_TEST
+    return split if has_test or "validation" not in splits else "validation"
+
+
 def load(dataset, split: str):
     """One split ("train[:45000]" and the like for TFDS sets): a Split, Records or Files.
 
-    Raises UserError for a missing set, an unknown split, or an empty one.
+    split: see also `split_name`. Raises UserError for a missing set, an unknown split, or an
+    empty one.
     """
     info = describe(dataset)
     if dataset.name == FOLDER:
@@ -144,6 +171,7 @@ def load(dataset, split: str):
     else:
         from input_pipeline import records, tfds_arrays
 
+        split = split_name(dataset, split)
         directory = tfds_directory(dataset)
         count = tfds_arrays.count(dataset.name, directory, split)
         if count == 0:

@@ -60,7 +60,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
     exp = experiment.build(config, workdir)
     step, state = load_state(exp, workdir)
     names = {"test": config.dataset.test_split, "train": config.dataset.train_split}
-    split_name = names[config.evaluate.split]
+    split_name = sources.split_name(config.dataset, names[config.evaluate.split])
     split = sources.load(config.dataset, split_name)
     result = evaluate(exp.eval_step(), state, exp.eval_batches(split), len(split))
     plots.write_all(

@@ -327,12 +327,13 @@ class Run:
             self.exp.info.class_names,
             lambda i: self.exp.picture(self.test_split, i),
         )
+        split = sources.split_name(self.config.dataset, self.config.dataset.test_split)
         if self.skipped:
             print(f"{self.skipped} times an image could not be read, and another stood in for it")
         print(
             f"test error {result.top1_error:.2%} ({round(result.top1_error * result.examples)} of"
             f" {result.examples} images of {self.config.dataset.name}"
-            f" {self.config.dataset.test_split}), loss {result.loss:.4f}, after"
+            f" {split}), loss {result.loss:.4f}, after"
             f" {self.plan.total_steps} steps",
             f"written to {self.workdir}: config.json, metrics.jsonl, events/ (TensorBoard),"
             " checkpoints/, plots/",

@@ -171,3 +171,31 @@ def test_an_unwritable_place(photographs, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(photographs, tmp_path / "file") == 2
     assert "choose another --out" in capsys.readouterr().err
+
+
+def test_the_part_for_testing_and_the_config_are_found(photographs, tmp_path):
+    """TFDS sets without a test, as ImageNet's copies; and sets in configs, as imagenette."""
+    assert run(photographs, tmp_path) == 0
+    root = tmp_path / "my_photos_40"
+    version = root / "1.0.0"
+    text = (version / "dataset_info.json").read_text()
+    (version / "dataset_info.json").write_text(text.replace('"test"', '"validation"'))
+    for shard in version.glob("*-test.array_record*"):
+        shard.rename(version / shard.name.replace("-test.", "-validation."))
+    section = tiny_config(
+        **{"dataset.name": "my_photos_40", "dataset.data_dir": str(tmp_path)}
+    ).dataset
+    assert sources.split_name(section, "test") == "validation"
+    assert sources.split_name(section, "train") == "train"
+    assert len(sources.load(section, "test")) == len(SIZES)
+
+    version.rename(tmp_path / "moved")
+    (root / "full").mkdir()
+    (tmp_path / "moved").rename(root / "full" / "1.0.0")
+    assert sources.tfds_directory(section) == root / "full" / "1.0.0"
+    (root / "half" / "1.0.0").mkdir(parents=True)
+    (root / "half" / "1.0.0" / "dataset_info.json").write_text("{}")
+    with pytest.raises(UserError, match="my_photos_40/full or my_photos_40/half"):
+        sources.tfds_directory(section)
+    section.name = "my_photos_40/full"
+    assert sources.tfds_directory(section) == root / "full" / "1.0.0"

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from configs.common import base
 from errors import UserError
 from input_pipeline import decode, views
 
@@ -346,3 +347,21 @@ def test_impossible_values_are_refused_by_name(fields):
 def test_values_that_a_view_does_not_use_may_be_anything_sound():
     views.View.from_config(section(train="area", train_scale=(1, 1)))
     views.View.from_config(section(size=0, test_scale=0))
+
+
+def test_a_real_photograph_keeps_its_colours_and_range():
+    """scikit-learn's photograph of a temple: blue sky above, dark roofs, all of 0..255."""
+    from importlib import resources
+
+    data = resources.files("sklearn.datasets.images").joinpath("china.jpg").read_bytes()
+    section = base().view
+    section.update({"size": 224, "train": "area"})
+    whole, _ = views.cut(data, views.View.from_config(section))
+    assert whole.shape == (224, 224, 3)
+    red, _, blue = whole[:30].reshape(-1, 3).mean(axis=0)
+    assert blue > red + 20
+    assert whole.min() < 20
+    assert whole.max() > 240
+    with Image.open(io.BytesIO(data)) as picture:  # 640 x 427
+        scaled = picture.resize((383, 256), Image.Resampling.BILINEAR).crop((80, 16, 304, 240))
+    assert np.abs(whole.astype(int) - np.asarray(scaled, int)).mean() < 1.5
