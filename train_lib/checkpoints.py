@@ -194,7 +194,7 @@ class Checkpoints:
         if read["layout"] != LAYOUT:
             raise UserError(
                 f"checkpoint {step} in {self.directory} has layout {read['layout']}; this version"
-                f" of Canon reads layout {LAYOUT}"
+                f" of Canon reads layout {LAYOUT}: go on with the version that made it, or start anew"
             )
         return read
 
