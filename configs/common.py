@@ -25,7 +25,9 @@ def base() -> ConfigDict:
     config.num_devices = 0  # 0: all that this process sees
     config.steps_per_dispatch = 1  # steps in one device call (lax.scan)
     config.log_every_steps = 100
-    config.init_from = ""  # another run's workdir, whose newest weights this one starts with
+    # Another run's workdir, whose newest weights this one starts with (averaged ones, if it
+    # averages). Once begun, a run does not need that folder any more.
+    config.init_from = ""
     # Which of its parameters and statistics: patterns of names like "conv1/kernel", "*" for
     # anything; "!fc8/*" leaves out. (): all.
     config.init_layers = ()

@@ -48,6 +48,7 @@ def get_config(argument: str = "D") -> ConfigDict:
     imagenet(config)
     config.model.name = "vgg"
     config.model.variant = choose("configs/vgg.py", argument, ARGUMENTS)
+    config.model.image_size = 224  # or another multiple of 32, with view.size
     config.model.regulariser = "dropout"
     config.preprocess.mean = "channel"
     config.augment.lighting = "eigenvalues"

@@ -75,7 +75,8 @@ class GoogLeNet(layers.Net):
         4x4, so that theirs differ in training.
     lrn: published is AlexNet's (the paper gives no constants), none in the "batch_norm" net.
     auxiliary_heads: the two classifiers on 4a and 4d that training adds (sec. 5). Their logits
-        are sown as `auxiliary/aux1/logits`, `aux2` in training; they need 224x224 images.
+        are sown as `auxiliary/aux1/logits`, `aux2` in training. Their fc1 has weights for the
+        size of the images that the net is made with.
 
     Dropout acts on the input of `fc` (40 %) and, at 70 %, of the auxiliary classifiers. Raises
     ValueError for an image too small. Not in the paper and chosen here: Glorot's
@@ -122,7 +123,7 @@ class GoogLeNet(layers.Net):
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier on an inner layer (sec. 5): [b, 14, 14, c] -> logits [b, classes].
+    """Classifier on an inner layer (sec. 5): [b, h, w, c] -> logits [b, classes]; 14x14 for 224x224.
 
     They are sown as `auxiliary/<name>/logits` in training. Average pooling 5x5 of stride 3,
     `conv` 1x1 to 128, `fc1` to 1024, dropout, `fc2`.
@@ -132,9 +133,10 @@ class AuxiliaryHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, head: layers.Head) -> jax.Array:
-        if x.shape[1:3] != (14, 14):
+        if min(x.shape[1:3]) < 5:
             raise ValueError(
-                "auxiliary heads need 224x224 images: give such, or set model.auxiliary_heads=False"
+                "auxiliary heads need images of at least 79x79: give such, or set"
+                " model.auxiliary_heads=False"
             )
         x = layers.Pool("average", 5, 3, name="pool")(x)
         x = self.unit(x, 128, 1, "conv")

@@ -102,6 +102,9 @@ MODELS: dict[str, Entry] = {
         vgg.VGG,
         {
             "variant": tuple(vgg.VARIANTS),
+            "image_size": _number(
+                int, lambda v: v > 0 and v % vgg.STRIDE == 0, "must be a multiple of 32"
+            ),
         },
     ),
     "googlenet": Entry(

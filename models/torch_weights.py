@@ -140,7 +140,7 @@ def _resnet(module) -> Iterator[Entry]:
 _ONE_TOWER = {"variant": ["one_tower"]}
 _NETS = {
     alexnet.AlexNet: (_alexnet, {**_ONE_TOWER, "image_size": [224]}),
-    vgg.VGG: (_vgg, {"variant": ["A", "B", "D", "E"]}),
+    vgg.VGG: (_vgg, {"variant": ["A", "B", "D", "E"], "image_size": [224]}),
     googlenet.GoogLeNet: (_googlenet, {"normalisation": ["batch_norm"]}),
     resnet.ResNet: (_resnet, {"shortcut": ["B"]}),
 }

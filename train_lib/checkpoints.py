@@ -194,7 +194,8 @@ class Checkpoints:
         if read["layout"] != LAYOUT:
             raise UserError(
                 f"checkpoint {step} in {self.directory} has layout {read['layout']}; this version"
-                f" of Canon reads layout {LAYOUT}"
+                f" of Canon reads layout {LAYOUT}: go on with the version that made it, or in"
+                " another --workdir"
             )
         return read
 

@@ -93,18 +93,18 @@ def _by_name(variables) -> dict[str, tuple[tuple[str, ...], Any]]:
 
 def _chosen(names: list[str], patterns: Sequence[str]) -> list[str]:
     """The names that the patterns choose."""
+
+    def fits(name, patterns):
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern.removeprefix("!")):
+        if not any(fits(name, [pattern.removeprefix("!")]) for name in names):
             raise UserError(
                 f"config.init_layers: {pattern} fits no parameter of this net: they are called"
                 f" {', '.join(names[:3])}, ..."
             )
     asked = [p for p in patterns if not p.startswith("!")] or ["*"]
     not_asked = [p[1:] for p in patterns if p.startswith("!")]
-
-    def fits(name, patterns):
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
     return [name for name in names if fits(name, asked) and not fits(name, not_asked)]
 
 

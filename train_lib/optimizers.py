@@ -16,7 +16,12 @@ DECAYED = ("kernels", "all")
 
 
 def kernels_mask(params):
-    """True for the leaves named `kernel`: weights, no biases and no per-map coefficients."""
+    """True for the leaves named `kernel`: weights, no biases and no per-map coefficients.
+
+    He 2015 does not say what decays. By the README of fb.resnet.torch, in the paper it is the
+    weights of the convolutions alone: literally so, without the classifier's, by
+    config.optimizer.layer_decays = {"fc": 0.0}.
+    """
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
@@ -169,3 +174,20 @@ def make_optimizer(
     if section.max_norm or section.max_norms:
         parts.append(limit_norms(section.max_norm, section.max_norms.to_dict()))
     return optax.chain(*parts)
+
+
+def describe(section, schedule, scale: float = 1.0) -> str:
+    """One line for people, from a config's `optimizer` and `schedule` sections.
+
+    scale: of the rates, as in `rates.make_rate`.
+    """
+    text = f"{scale * schedule.learning_rate:g}, {schedule.name}"
+    if schedule.warmup_error:
+        text += (
+            f", from {scale * schedule.warmup_rate:g} once the training error is below"
+            f" {schedule.warmup_error:.0%}"
+        )
+    text += f"; momentum {section.momentum:g}"
+    if section.momentum_epochs:
+        text += f" to {section.momentum_end:g} in {section.momentum_epochs:g} epochs"
+    return f"{text} ({section.momentum_form})"

@@ -95,7 +95,9 @@ def train_and_evaluate(
             f" {len(test_split):,} to test{copy}",
             "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})",
             "batch": f"{config.batch_size}, {share} a device",
-            "rate": _describe_rate(config),
+            "rate": optimizers.describe(
+                config.optimizer, config.schedule, config_lib.rate_scale(config)
+            ),
             **(origin.rows() if origin else {}),
             "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
             f" {plan.steps_per_epoch:,.1f})" + (f", going on at {step:,}" if step else ""),
@@ -121,21 +123,6 @@ def train_and_evaluate(
         )
     run.finish(state)
     return state
-
-
-def _describe_rate(config: ConfigDict) -> str:
-    schedule, optimizer = config.schedule, config.optimizer
-    scale = config_lib.rate_scale(config)
-    text = f"{scale * schedule.learning_rate:g}, {schedule.name}"
-    if schedule.warmup_error:
-        text += (
-            f", from {scale * schedule.warmup_rate:g} once the training error is below"
-            f" {schedule.warmup_error:.0%}"
-        )
-    text += f"; momentum {optimizer.momentum:g}"
-    if optimizer.momentum_epochs:
-        text += f" to {optimizer.momentum_end:g} in {optimizer.momentum_epochs:g} epochs"
-    return f"{text} ({optimizer.momentum_form})"
 
 
 class Run:
