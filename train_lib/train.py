@@ -148,7 +148,7 @@ class Run:
             batch = ahead or self._next_batch()
             self.progress.running()
             state, windows = train_step(state, batch)
-            ahead = self._next_batch() if step + steps < plan.total_steps else None
+            ahead = self._next_batch(windows) if step + steps < plan.total_steps else None
             if steps not in compiled:
                 jax.block_until_ready(windows)
                 compiled.add(steps)
@@ -181,8 +181,9 @@ class Run:
                 devices,
             )
 
-    def _next_batch(self):
-        with self.progress.waiting():
+    def _next_batch(self, running=None):
+        """On its way to the devices, while they compute `running`."""
+        with self.progress.waiting(running):
             batch = next(self.batches)
         self.skipped += int(batch.pop("skipped", np.zeros(1)).sum())
         return parallel.scatter(batch, self.exp.devices)
