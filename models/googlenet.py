@@ -123,7 +123,7 @@ class GoogLeNet(layers.Net):
 
 
 class AuxiliaryHead(nn.Module):
-    """Classifier on an inner layer (sec. 5): [b, h, w, c] -> logits [b, classes]; 14x14 for 224x224.
+    """Classifier on an inner layer (sec. 5): [b, h, w, c] -> logits [b, classes]; 14x14 at 224.
 
     They are sown as `auxiliary/<name>/logits` in training. Average pooling 5x5 of stride 3,
     `conv` 1x1 to 128, `fc1` to 1024, dropout, `fc2`.

@@ -1,9 +1,11 @@
 """What a person sees: the opening block and the progress of a run, on standard error."""
 
+import concurrent.futures
 import contextlib
 import sys
 import time
 
+import jax
 from tqdm import tqdm
 
 
@@ -40,7 +42,8 @@ class Progress:
         self._started = None
         self._seconds = self._images = self._waited = 0.0
         self._latest = None  # the last rate
-        self.waited = 0.0  # the share of the time behind the last rate that went into waiting
+        self.waited = 0.0  # the share of the time behind the last rate that devices waited
+        self._watch = concurrent.futures.ThreadPoolExecutor(1)  # sees steps end
 
     def running(self) -> None:
         """Steps are being computed from now on."""
@@ -54,11 +57,18 @@ class Progress:
         self._started = None
 
     @contextlib.contextmanager
-    def waiting(self):
-        """While the next batch is waited for, and no step is under way that it could overlap."""
-        start = time.monotonic()
+    def waiting(self, running=None):
+        """While the next batch is waited for. Only what outlasts the steps under way counts.
+
+        running: arrays that those steps compute; None: there are none.
+        """
+        idle = time.monotonic()
+        ended = self._watch.submit(_when_ready, running) if running is not None else None
         yield
-        self._waited += time.monotonic() - start
+        now = time.monotonic()
+        if ended is not None:
+            idle = max(idle, ended.result()) if ended.done() else now
+        self._waited += max(0.0, now - idle)
 
     def forget(self) -> None:
         """What was measured so far does not count: it contained a compilation."""
@@ -104,4 +114,10 @@ class Progress:
             print("  ".join(parts), file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        self._watch.shutdown(wait=False)
         self._bar.close()
+
+
+def _when_ready(arrays) -> float:
+    jax.block_until_ready(arrays)
+    return time.monotonic()

@@ -164,7 +164,7 @@ class Run:
             batch = ahead or self._next_batch()
             self.progress.running()
             state, records = train_step(state, batch)
-            ahead = self._next_batch() if step + steps < plan.total_steps else None
+            ahead = self._next_batch(records) if step + steps < plan.total_steps else None
             if steps not in compiled:
                 jax.block_until_ready(records)
                 compiled.add(steps)
@@ -197,8 +197,9 @@ class Run:
                 devices,
             )
 
-    def _next_batch(self):
-        with self.progress.waiting():
+    def _next_batch(self, running=None):
+        """On its way to the devices, while they compute `running`."""
+        with self.progress.waiting(running):
             batch = next(self.batches)
         self.skipped += int(batch.pop("skipped", np.zeros(1)).sum())
         return parallel.scatter(batch, self.exp.devices)

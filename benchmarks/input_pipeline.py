@@ -1,0 +1,490 @@
+"""How fast do training images come from JPEGs? Per core, against tf.data on the same cores.
+
+    python -m benchmarks.input_pipeline --data=FOLDER [--cores=N] [--rounds=5] [--seconds=2]
+        [--batch=64] [--only=ours,'copy tf',...] [--megapixels=M] [--out=FILE]
+    python -m benchmarks.input_pipeline --data=FOLDER --memory [--batches=10000]
+    python -m benchmarks.input_pipeline --data=FOLDER --wait [--steps=60]
+
+FOLDER: JPEG files, at any depth. --cores: how many processor cores everything runs on; either
+system gets as many threads. --megapixels: instead of the files, 24 of them enlarged to this, with
+noise, so that they need as many bytes a pixel as a camera's.
+
+Without a mode: batches of random areas (8 to 100 % of an image, 3/4 to 4/3) resized to 224x224,
+from the files and (copy) from a copy of them with a shorter side of 256, which is made first:
+
+ours                `stream.train_batches`, as training runs it: uint8, bilinear, antialiased
+ours in K workers   the same in K processes
+tf same             tf.data doing that: sample_distorted_bounding_box, decode_and_crop_jpeg,
+                    tf.image.resize(bilinear, antialias=True), uint8
+tf usual, ...       tf.data as it is commonly done: not antialiased, flipped, normalised, float32
+
+The copy is an array_record set for ours, a TFRecord file of the same JPEGs for tf.data.
+The versions take turns, since machines drift, each time with a new iterator whose first batches are
+not timed. images/s: by the clock. images/CPU s: by the processor time of all threads and
+processes, which other jobs on the machine change less. Medians over the rounds; each ratio is the
+median of the rounds' ratios, more than 1: ours is faster. That `ours` and `tf same` make the same
+pixels of a box is checked. Training uses no TensorFlow; where it is missing its rows are "-".
+
+--memory: resident memory, open files and threads, of this process and its workers, over many small
+batches and many evaluations. --wait: short real trainings, and the share of their time for which
+the devices wait for data.
+"""
+
+import argparse
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SIZE, AREA, ASPECT = 224, (0.08, 1.0), (3 / 4, 4 / 3)
+SHORTER_SIDE = 256  # of the copy
+SEED = 0
+WARM = 3  # batches, untimed: what is read ahead at the start
+# Of --wait: config file, argument, side of the images, batch.
+TRAININGS = (
+    ("resnet", "18", 64, 32),
+    ("alexnet", "one_tower", 224, 16),
+    ("mlp", "300", 64, 64),
+)
+MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+PAGE = os.sysconf("SC_PAGE_SIZE")
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def link_as_folder_set(data: Path, root: Path) -> int:
+    """root/train/CLASS and root/val/CLASS, ten classes, with links to all JPEGs; their number."""
+    files = sorted(p for p in data.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    if len(files) < 20:
+        sys.exit(f"{data} holds {len(files)} JPEG files: give a folder of 20 or more")
+    for split in ("train", "val"):
+        for i, path in enumerate(files):
+            folder = root / split / f"class{i % 10}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{i:06}.jpg").symlink_to(path.resolve())
+    return len(files)
+
+
+def enlarge(data: Path, out: Path, megapixels: float) -> None:
+    """24 of the JPEGs, enlarged. With this noise, 12 megapixels take 3 MB."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for path in sorted(data.rglob("*.jpg"))[:24]:
+        with Image.open(path) as image:
+            factor = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
+            size = round(image.width * factor), round(image.height * factor)
+            large = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+        noisy = large + rng.normal(0, 5, (*large.shape[:2], 1)).astype(np.float32)
+        out.mkdir(exist_ok=True)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(out / path.name, quality=90)
+
+
+def dataset_config(root: Path):
+    from configs.common import base
+
+    config = base()
+    config.dataset.update({"name": "folder", "data_dir": str(root)})
+    config.view.update({"size": SIZE, "train": "area", "area": AREA, "aspect": ASPECT})
+    return config
+
+
+def make_copy(split, out: Path, cores: int):
+    """The split with a shorter side of 256, as `input_pipeline.prepare` makes it."""
+    from input_pipeline import copies, sources
+
+    made, _ = copies.make({"train": split}, "photos", out, SHORTER_SIDE, False, 95, "error", cores)
+    config = dataset_config(out)
+    config.dataset.name = made.parent.name
+    return sources.load(config.dataset, "train")
+
+
+# ---------------------------------------------------------------------------------- processes
+
+
+def family() -> list[int]:
+    """This process and all below it."""
+    parents = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()
+            parents[int(entry)] = int(fields[1])
+    found = [os.getpid()]
+    for pid in found:  # grows meanwhile
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def cpu_seconds() -> float:
+    """Processor time that this process and its living workers have used."""
+    own, others = time.process_time(), family()[1:]
+    for pid in others:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            own += (int(fields[11]) + int(fields[12])) / TICKS
+    return own
+
+
+def held(pid: int) -> tuple[float, int, int]:
+    """Resident memory in MB, open files and threads of a process."""
+    folder = Path(f"/proc/{pid}")
+    pages = int((folder / "statm").read_text().split()[1])
+    count = [len(os.listdir(folder / name)) for name in ("fd", "task")]
+    return pages * PAGE / 1e6, count[0], count[1]
+
+
+# -------------------------------------------------------------------------------------- ours
+
+
+def ours(split, workers: int, batch: int):
+    """An endless iterator over batches."""
+    from input_pipeline import stream
+    from input_pipeline.views import View
+
+    reading = stream.Reading(View.from_config(dataset_config(Path()).view), workers=workers)
+    return stream.train_batches(split, reading, SEED, 0, 10**9, lambda _: 1, batch, 1)
+
+
+# ------------------------------------------------------------------------------------ tf.data
+
+
+class TensorFlow:
+    """tf.data pipelines over the same JPEGs, on `cores` threads."""
+
+    def __init__(self, cores: int):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
+        self.tf, self.cores = tf, cores
+
+    def files(self, split):
+        """Encoded images and labels, from the files of a folder set."""
+        tf, count = self.tf, len(split)
+        paths = [split.path(i) for i in range(count)]
+        data = tf.data.Dataset.from_tensor_slices((paths, split.labels)).shuffle(count).repeat()
+        return data, lambda path, label: (tf.io.read_file(path), label)
+
+    def records(self, split, folder: Path):
+        """Encoded images and labels, from a TFRecord file of a copy's JPEGs."""
+        tf, path = self.tf, folder / "copy.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for i in range(len(split)):
+                data, label, _ = split.read(i)
+                image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+                label = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
+                features = tf.train.Features(feature={"image": image, "label": label})
+                writer.write(tf.train.Example(features=features).SerializeToString())
+        kinds = {
+            "image": tf.io.FixedLenFeature([], tf.string),
+            "label": tf.io.FixedLenFeature([], tf.int64),
+        }
+
+        def parse(record):
+            example = tf.io.parse_single_example(record, kinds)
+            return example["image"], tf.cast(example["label"], tf.int32)
+
+        return tf.data.TFRecordDataset(str(path)).repeat().shuffle(len(split)), parse
+
+    def area(self, data):
+        """A random area: (top, left, height, width)."""
+        tf = self.tf
+        start, extent, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(data),
+            bounding_boxes=tf.zeros([1, 0, 4]),
+            area_range=AREA,
+            aspect_ratio_range=ASPECT,
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        return tf.stack([start[0], start[1], extent[0], extent[1]])
+
+    def cut(self, data, box):
+        """uint8 [224, 224, 3], resized as ours."""
+        tf = self.tf
+        image = tf.image.decode_and_crop_jpeg(data, box, channels=3)
+        image = tf.image.resize(image, (SIZE, SIZE), "bilinear", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
+    def usual(self, data, box, method: str):
+        """float32 [224, 224, 3], not antialiased, flipped half of the time, normalised."""
+        tf = self.tf
+        image = tf.image.decode_and_crop_jpeg(data, box, channels=3)
+        image = tf.image.resize(image, (SIZE, SIZE), method)
+        image = tf.image.random_flip_left_right(image)
+        return (image - tf.constant(MEAN)) / tf.constant(DEVIATION)
+
+    def batches(self, source, kind: str, batch: int):
+        """An endless iterator over batches; source: as `files` or `records` give it."""
+        tf = self.tf
+        data, parse = source
+
+        def example(*values):
+            encoded, label = parse(*values)
+            box = self.area(encoded)
+            cut = self.cut(encoded, box) if kind == "same" else self.usual(encoded, box, kind)
+            return {"image": cut, "label": label}
+
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = self.cores
+        options.threading.max_intra_op_parallelism = 1
+        options.deterministic = False
+        data = data.map(example, num_parallel_calls=self.cores).batch(batch, drop_remainder=True)
+        return data.prefetch(2).with_options(options).as_numpy_iterator()
+
+    def check(self, split) -> tuple[float, float]:
+        """Raises AssertionError unless `cut` gives our pixels; the mean area of our boxes and tf's,
+        as a share of the image."""
+        import numpy as np
+
+        from input_pipeline import decode, views
+
+        view = views.View.from_config(dataset_config(Path()).view)
+        shares: dict = {"ours": [], "tf": []}
+        for i in range(min(len(split), 40)):
+            data, rng = split.read(i)[0], np.random.default_rng(i)
+            picture = decode.Picture(data)
+            pixels = picture.height * picture.width
+            for _ in range(25):
+                box = views.area(picture.height, picture.width, view, rng)
+                shares["ours"].append(box.height * box.width / pixels)
+                found = self.area(data).numpy()
+                shares["tf"].append(found[2] * found[3] / pixels)
+            a = picture.cut(box, (SIZE, SIZE), views.INTERPOLATIONS["bilinear"]).astype(int)
+            b = self.cut(data, np.array(box, np.int32)).numpy().astype(int)
+            assert abs(a - b)[4:-4, 4:-4].mean() < 2, f"image {i} differs"  # borders may
+        return statistics.mean(shares["ours"]), statistics.mean(shares["tf"])
+
+
+# --------------------------------------------------------------------------------- throughput
+
+
+def measure(iterator, seconds: float, batch: int) -> tuple[float, float, int]:
+    """Images per second, images per second of processor time, and bytes an image."""
+    for _ in range(WARM):
+        found = next(iterator)
+    to_device = sum(found[name].nbytes for name in ("image", "label", "offset") if name in found)
+    images, start, cpu = 0, time.perf_counter(), cpu_seconds()
+    while time.perf_counter() - start < seconds:
+        next(iterator)
+        images += batch
+    took, used = time.perf_counter() - start, cpu_seconds() - cpu
+    if hasattr(iterator, "close"):
+        iterator.close()
+    del iterator
+    gc.collect()  # tf.data stops its threads
+    return images / took, images / used, to_device // batch
+
+
+def throughput(arguments, root: Path, cores: int) -> dict:
+    from input_pipeline import sources
+
+    split = sources.load(dataset_config(root).dataset, "train")
+    copy = make_copy(split, root / "copy", cores)
+    batch = arguments.batch
+    versions: dict = {}
+    for source, place in ((split, ""), (copy, "copy ")):
+        versions[f"{place}ours"] = functools.partial(ours, source, 0, batch)
+        for workers in (1, 2):
+            name = f"{place}ours in {workers} worker{'s' * (workers > 1)}"
+            versions[name] = functools.partial(ours, source, workers, batch)
+        for kind in ("same", "usual, bilinear", "usual, bicubic"):
+            versions[f"{place}tf {kind}"] = None
+    areas = None
+    with contextlib.suppress(ImportError):
+        tf = TensorFlow(cores)
+        areas = tf.check(split)
+        for data, place in ((tf.files(split), ""), (tf.records(copy, root), "copy ")):
+            for name in (name for name in versions if name.startswith(f"{place}tf ")):
+                kind = name.split()[-1]
+                versions[name] = functools.partial(tf.batches, data, kind, batch)
+    beginnings = tuple(arguments.only.split(",")) if arguments.only else ("",)
+    versions = {name: make for name, make in versions.items() if name.startswith(beginnings)}
+    sizes, speeds = dict.fromkeys(versions), {name: [] for name in versions}
+    loads = []
+    for _ in range(arguments.rounds):
+        loads.append(os.getloadavg()[0])
+        for name, make in versions.items():
+            if make is not None:
+                *speed, sizes[name] = measure(make(), arguments.seconds, batch)
+                speeds[name].append(speed)
+    return {"speeds": speeds, "bytes": sizes, "areas": areas, "loads": loads}
+
+
+def table(found: dict, cores: int) -> str:
+    speeds = found["speeds"]
+
+    def ratio(ours_name: str, name: str, which: int) -> str:
+        pairs = zip(speeds.get(ours_name, ()), speeds[name], strict=False)
+        values = [a[which] / b[which] for a, b in pairs]
+        return f"{statistics.median(values):.2f}" if values else "-"
+
+    lines = [
+        f"{'':27}{'ours / it':>16}{'copy ours / it':>16}{'images/s':>18}{'images':>9}{'bytes':>9}",
+        f"{'':27}" + f"{'clock':>8}{'CPU':>8}" * 2 + f"{'all':>9}{'a core':>9}{'/CPU s':>9}/image",
+    ]
+    for name, values in speeds.items():
+        cells = [ratio(ours, name, k).rjust(8) for ours in ("ours", "copy ours") for k in (0, 1)]
+        if values:
+            clock, cpu = (statistics.median(v[k] for v in values) for k in (0, 1))
+            figures = (clock, clock / cores, cpu, found["bytes"][name])
+            cells += [f"{figure:>9,.0f}" for figure in figures]
+        else:
+            cells += ["-".rjust(9)] * 4
+        lines.append(f"{name:<27}{''.join(cells)}")
+    if found["areas"]:
+        lines.append(
+            "mean area of the boxes: ours {:.3f} of the image, tf {:.3f}".format(*found["areas"])
+        )
+    lines.append("load at the start of each round: " + " ".join(f"{v:.1f}" for v in found["loads"]))
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------- memory
+
+
+def memory(arguments, root: Path, cores: int) -> None:
+    """Prints what is held after so many batches, by source and workers."""
+    from input_pipeline import sources, stream
+    from input_pipeline.views import View
+
+    split = sources.load(dataset_config(root).dataset, "train")
+    copy = make_copy(split, root / "copy", cores)
+    view = dataset_config(root).view
+    view.size = 32
+    last, size = arguments.batches, 4
+    marks = sorted({max(1, last * part // 10) for part in (1, 2, 5, 10)})
+    print(f"{'':22}{'batches':>9}{'MB':>9}{'files':>7}{'threads':>9}   each: this process, workers")
+    for name, source in (("files", split), ("copy", copy)):
+        for workers in (0, 1):
+            reading = stream.Reading(View.from_config(view), workers=workers)
+            iterator = stream.train_batches(
+                source, reading, SEED, 0, last + 1, lambda _: 1, size, 1
+            )
+            for count in range(1, last + 1):
+                next(iterator)
+                if count in marks:
+                    gc.collect()
+                    parts = zip(*(held(pid) for pid in family()), strict=True)
+                    sizes, files, threads = (" + ".join(f"{v:.0f}" for v in part) for part in parts)
+                    label = f"{name}, workers {workers}"
+                    print(f"{label:22}{count:>9,}  {sizes} MB  {files}  {threads}", flush=True)
+            iterator.close()
+    reading = stream.Reading(View.from_config(view))
+    for count in range(1, 201):  # each evaluation opens an iterator of its own
+        for _ in stream.eval_batches(split, reading, 50, 1):
+            break
+        if count in (50, 100, 200):
+            gc.collect()
+            print("{:22}{:>9,}  {:.0f} MB  {}  {}".format("evaluations", count, *held(os.getpid())))
+
+
+# --------------------------------------------------------------------------------------- wait
+
+
+def wait(arguments, root: Path) -> None:
+    """Trains for a moment; prints the share of time that was spent waiting for data."""
+    from train_lib import metrics
+    from train_lib.train import train_and_evaluate
+
+    examples = len(list((root / "train").rglob("*.jpg")))
+    print(f"{'':40}{'workers':>8}{'waiting':>9}{'images/s':>10}")
+    for model, argument, size, batch in TRAININGS:
+        for workers in (0, 1):
+            config = importlib.import_module(f"configs.{model}").get_config(argument)
+            plain = dataset_config(root)
+            for section in ("dataset", "view", "preprocess", "augment", "schedule"):
+                config[section] = plain[section]
+            config.view.size, config.dataset.workers = size, workers
+            config.augment.flip = True
+            config.schedule.learning_rate = 0.001
+            config.batch_size, config.epochs = batch, arguments.steps * batch / examples
+            config.log_every_steps, config.steps_per_dispatch = 10, 1
+            config.evaluate.every_epochs = config.checkpoint.every_epochs = config.epochs
+            with contextlib.ExitStack() as stack:
+                workdir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                quiet = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(quiet))
+                stack.enter_context(contextlib.redirect_stderr(quiet))
+                train_and_evaluate(config, workdir)
+                records = [r for r in metrics.read(workdir) if "train/data_wait" in r]
+            waited, speed = (
+                statistics.median(record[name] for record in records)
+                for name in ("train/data_wait", "train/images_per_second")
+            )
+            label = f"{model}:{argument} at {size}, batch {batch}"
+            print(f"{label:40}{workers:>8}{waited:>9.1%}{speed:>10.1f}", flush=True)
+
+
+# --------------------------------------------------------------------------------------- main
+
+
+def setting(cores: int, count: int) -> dict:
+    """What the figures depend on."""
+    import importlib.metadata
+
+    processors = Path("/proc/cpuinfo")
+    lines = processors.read_text().splitlines() if processors.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    facts = {
+        "processor": names[0] if names else platform.machine(),
+        "cores and threads": cores,
+        "images": count,
+        "python": platform.python_version(),
+    }
+    for package in ("grain", "pillow", "numpy", "tensorflow", "tensorflow_cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            facts[package] = importlib.metadata.version(package)
+    return facts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="a folder of JPEG files")
+    parser.add_argument("--cores", type=int, default=0, help="0: all that this process may use")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--only", default="", help="beginnings of rows, with commas between")
+    parser.add_argument("--megapixels", type=float, default=0.0, help="0: the files themselves")
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--batches", type=int, default=10_000, help="of --memory")
+    parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--steps", type=int, default=60, help="of --wait")
+    arguments = parser.parse_args()
+
+    # Before anything counts the cores.
+    allowed = sorted(os.sched_getaffinity(0))
+    cores = arguments.cores or len(allowed)
+    os.sched_setaffinity(0, allowed[:cores])
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        count = link_as_folder_set(arguments.data, root)
+        if arguments.megapixels:
+            enlarge(root / "train", root / "enlarged", arguments.megapixels)
+            root = root / "large"
+            count = link_as_folder_set(root.parent / "enlarged", root)
+        print(", ".join(f"{k} {v}" for k, v in setting(cores, count).items()))
+        if arguments.memory:
+            return memory(arguments, root, cores)
+        if arguments.wait:
+            return wait(arguments, root)
+        found = throughput(arguments, root, cores)
+    print(table(found, cores))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(setting(cores, count) | found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
