@@ -1,21 +1,24 @@
 """How fast do training images come from JPEGs? Per core, against tf.data on the same cores.
 
-    python -m benchmarks.input_pipeline --data=FOLDER [--cores=N] [--rounds=5] [--seconds=2]
-        [--batch=64] [--only=ours,'copy tf',...] [--megapixels=M] [--out=FILE]
+    python -m benchmarks.input_pipeline --data=FOLDER [--view=area|scale] [--cores=N] [--rounds=5]
+        [--seconds=2] [--batch=64] [--only=ours,'copy tf',...] [--megapixels=M] [--out=FILE]
     python -m benchmarks.input_pipeline --data=FOLDER --memory [--batches=10000]
     python -m benchmarks.input_pipeline --data=FOLDER --wait [--steps=60]
 
-FOLDER: JPEG files, at any depth. --cores: how many processor cores everything runs on; either
-system gets as many threads. --megapixels: instead of the files, 24 of them enlarged to this, with
-noise, so that they need as many bytes a pixel as a camera's.
+FOLDER: JPEG files, at any depth. --view: area (random areas, 8 to 100 % of an image, 3/4 to 4/3,
+resized to 224x224) or scale (random 224x224 squares of the image with a shorter side of 256).
+--cores: how many processor cores everything runs on; either system gets as many threads.
+--megapixels: instead of the files, 24 of them enlarged to this, with noise, so that they need as
+many bytes a pixel as a camera's.
 
-Without a mode: batches of random areas (8 to 100 % of an image, 3/4 to 4/3) resized to 224x224,
-from the files and (copy) from a copy of them with a shorter side of 256, which is made first:
+Without a mode: batches from the files and (copy) from a copy of them with a shorter side of 256,
+which is made first:
 
 ours                `stream.train_batches`, as training runs it: uint8, bilinear, antialiased
 ours in K workers   the same in K processes
 tf same             tf.data doing that: sample_distorted_bounding_box, decode_and_crop_jpeg,
-                    tf.image.resize(bilinear, antialias=True), uint8
+                    tf.image.resize(bilinear, antialias=True), uint8; for scale, resized whole
+                    and then cropped, or if of that size already decode_and_crop_jpeg
 tf usual, ...       tf.data as it is commonly done: not antialiased, flipped, normalised, float32
 
 The copy is an array_record set for ours, a TFRecord file of the same JPEGs for tf.data.
@@ -88,12 +91,13 @@ def enlarge(data: Path, out: Path, megapixels: float) -> None:
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(out / path.name, quality=90)
 
 
-def dataset_config(root: Path):
+def dataset_config(root: Path, view: str = "area"):
     from configs.common import base
 
     config = base()
     config.dataset.update({"name": "folder", "data_dir": str(root)})
-    config.view.update({"size": SIZE, "train": "area", "area": AREA, "aspect": ASPECT})
+    config.view.update({"size": SIZE, "train": view, "area": AREA, "aspect": ASPECT})
+    config.view.train_scale = (SHORTER_SIDE, SHORTER_SIDE)
     return config
 
 
@@ -144,12 +148,12 @@ def held(pid: int) -> tuple[float, int, int]:
 # -------------------------------------------------------------------------------------- ours
 
 
-def ours(split, workers: int, batch: int):
+def ours(split, view: str, workers: int, batch: int):
     """An endless iterator over batches."""
     from input_pipeline import stream
     from input_pipeline.views import View
 
-    reading = stream.Reading(View.from_config(dataset_config(Path()).view), workers=workers)
+    reading = stream.Reading(View.from_config(dataset_config(Path(), view).view), workers=workers)
     return stream.train_batches(split, reading, SEED, 0, 10**9, lambda _: 1, batch, 1)
 
 
@@ -159,14 +163,14 @@ def ours(split, workers: int, batch: int):
 class TensorFlow:
     """tf.data pipelines over the same JPEGs, on `cores` threads."""
 
-    def __init__(self, cores: int):
+    def __init__(self, cores: int, view: str):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(cores)
         tf.config.threading.set_inter_op_parallelism_threads(cores)
-        self.tf, self.cores = tf, cores
+        self.tf, self.cores, self.view = tf, cores, view
 
     def files(self, split):
         """Encoded images and labels, from the files of a folder set."""
@@ -196,11 +200,16 @@ class TensorFlow:
 
         return tf.data.TFRecordDataset(str(path)).repeat().shuffle(len(split)), parse
 
-    def area(self, data):
-        """A random area: (top, left, height, width)."""
+    def place(self, data):
+        """A random one, int32: (top, left, height, width) of an area; of the square of a rescaled
+        image, (top, left)."""
         tf = self.tf
+        shape = tf.io.extract_jpeg_shape(data)
+        if self.view == "scale":
+            spare = self.rescaled(shape[:2]) - SIZE + 1
+            return tf.cast(tf.random.uniform([2]) * tf.cast(spare, tf.float32), tf.int32)
         start, extent, _ = tf.image.sample_distorted_bounding_box(
-            tf.io.extract_jpeg_shape(data),
+            shape,
             bounding_boxes=tf.zeros([1, 0, 4]),
             area_range=AREA,
             aspect_ratio_range=ASPECT,
@@ -209,18 +218,42 @@ class TensorFlow:
         )
         return tf.stack([start[0], start[1], extent[0], extent[1]])
 
-    def cut(self, data, box):
-        """uint8 [224, 224, 3], resized as ours."""
-        tf = self.tf
-        image = tf.image.decode_and_crop_jpeg(data, box, channels=3)
-        image = tf.image.resize(image, (SIZE, SIZE), "bilinear", antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+    def rescaled(self, shape):
+        return shape * SHORTER_SIDE // self.tf.reduce_min(shape)
 
-    def usual(self, data, box, method: str):
+    def cut(self, data, place, method: str, antialias: bool):
+        """float32 [224, 224, 3]."""
+        tf = self.tf
+
+        def part(box):
+            return tf.image.decode_and_crop_jpeg(data, box, channels=3)
+
+        def resize(image, size):
+            return tf.image.resize(image, size, method, antialias=antialias)
+
+        if self.view == "area":
+            return resize(part(place), (SIZE, SIZE))
+        shape = tf.io.extract_jpeg_shape(data)[:2]
+        size = [SIZE, SIZE]
+
+        def whole():
+            image = resize(tf.io.decode_jpeg(data, channels=3), self.rescaled(shape))
+            return tf.slice(image, tf.concat([place, [0]], 0), [*size, 3])
+
+        def as_it_is():  # nothing to resize: of the copy
+            return tf.cast(part(tf.concat([place, size], 0)), tf.float32)
+
+        return tf.cond(tf.reduce_min(shape) == SHORTER_SIDE, as_it_is, whole)
+
+    def same(self, data, place):
+        """uint8 [224, 224, 3], resized as ours."""
+        image = self.cut(data, place, "bilinear", antialias=True)
+        return self.tf.cast(self.tf.clip_by_value(self.tf.round(image), 0, 255), self.tf.uint8)
+
+    def usual(self, data, place, method: str):
         """float32 [224, 224, 3], not antialiased, flipped half of the time, normalised."""
         tf = self.tf
-        image = tf.image.decode_and_crop_jpeg(data, box, channels=3)
-        image = tf.image.resize(image, (SIZE, SIZE), method)
+        image = self.cut(data, place, method, antialias=False)
         image = tf.image.random_flip_left_right(image)
         return (image - tf.constant(MEAN)) / tf.constant(DEVIATION)
 
@@ -231,9 +264,10 @@ class TensorFlow:
 
         def example(*values):
             encoded, label = parse(*values)
-            box = self.area(encoded)
-            cut = self.cut(encoded, box) if kind == "same" else self.usual(encoded, box, kind)
-            return {"image": cut, "label": label}
+            place = self.place(encoded)
+            same = kind == "same"
+            image = self.same(encoded, place) if same else self.usual(encoded, place, kind)
+            return {"image": image, "label": label}
 
         options = tf.data.Options()
         options.threading.private_threadpool_size = self.cores
@@ -242,28 +276,31 @@ class TensorFlow:
         data = data.map(example, num_parallel_calls=self.cores).batch(batch, drop_remainder=True)
         return data.prefetch(2).with_options(options).as_numpy_iterator()
 
-    def check(self, split) -> tuple[float, float]:
-        """Raises AssertionError unless `cut` gives our pixels; the mean area of our boxes and tf's,
-        as a share of the image."""
+    def check(self, split) -> tuple[float, float] | None:
+        """Raises AssertionError unless `same` gives our pixels of the same place. Of areas, the
+        mean of ours and of tf's, as a share of the image."""
         import numpy as np
 
         from input_pipeline import decode, views
 
-        view = views.View.from_config(dataset_config(Path()).view)
+        view = views.View.from_config(dataset_config(Path(), self.view).view)
         shares: dict = {"ours": [], "tf": []}
         for i in range(min(len(split), 40)):
             data, rng = split.read(i)[0], np.random.default_rng(i)
             picture = decode.Picture(data)
-            pixels = picture.height * picture.width
-            for _ in range(25):
-                box = views.area(picture.height, picture.width, view, rng)
-                shares["ours"].append(box.height * box.width / pixels)
-                found = self.area(data).numpy()
-                shares["tf"].append(found[2] * found[3] / pixels)
+            shape = picture.height, picture.width
+            if self.view == "area":
+                for _ in range(25):
+                    box = place = views.area(*shape, view, rng)
+                    for name, found in (("ours", box), ("tf", self.place(data).numpy())):
+                        shares[name].append(found[2] * found[3] / (shape[0] * shape[1]))
+            else:
+                place = self.place(data).numpy()
+                box = views.square_at(*shape, SHORTER_SIDE, *map(int, place), SIZE)
             a = picture.cut(box, (SIZE, SIZE), views.INTERPOLATIONS["bilinear"]).astype(int)
-            b = self.cut(data, np.array(box, np.int32)).numpy().astype(int)
-            assert abs(a - b)[4:-4, 4:-4].mean() < 2, f"image {i} differs"  # borders may
-        return statistics.mean(shares["ours"]), statistics.mean(shares["tf"])
+            b = self.same(data, np.array(place, np.int32)).numpy().astype(int)
+            assert abs(a - b)[4:-4, 4:-4].mean() < 2, f"image {i} differs"  # an area's border may
+        return tuple(map(statistics.mean, shares.values())) if shares["tf"] else None
 
 
 # --------------------------------------------------------------------------------- throughput
@@ -294,15 +331,15 @@ def throughput(arguments, root: Path, cores: int) -> dict:
     batch = arguments.batch
     versions: dict = {}
     for source, place in ((split, ""), (copy, "copy ")):
-        versions[f"{place}ours"] = functools.partial(ours, source, 0, batch)
+        versions[f"{place}ours"] = functools.partial(ours, source, arguments.view, 0, batch)
         for workers in (1, 2):
             name = f"{place}ours in {workers} worker{'s' * (workers > 1)}"
-            versions[name] = functools.partial(ours, source, workers, batch)
+            versions[name] = functools.partial(ours, source, arguments.view, workers, batch)
         for kind in ("same", "usual, bilinear", "usual, bicubic"):
             versions[f"{place}tf {kind}"] = None
     areas = None
     with contextlib.suppress(ImportError):
-        tf = TensorFlow(cores)
+        tf = TensorFlow(cores, arguments.view)
         areas = tf.check(split)
         for data, place in ((tf.files(split), ""), (tf.records(copy, root), "copy ")):
             for name in (name for name in versions if name.startswith(f"{place}tf ")):
@@ -456,6 +493,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--only", default="", help="beginnings of rows, with commas between")
+    parser.add_argument("--view", choices=("area", "scale"), default="area")
     parser.add_argument("--megapixels", type=float, default=0.0, help="0: the files themselves")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     parser.add_argument("--memory", action="store_true")
