@@ -43,6 +43,15 @@ def tiny_config(**overrides):
     return config
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+    """Compiled steps are held for good otherwise: gigabytes, by the end of all tests."""
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture
 def tiny():
     return tiny_config
