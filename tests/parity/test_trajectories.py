@@ -73,7 +73,7 @@ def train_here(module, variables, x, labels, decayed, rate, dtype):
     optimizer = optimizers.make_optimizer(section, rates.make_rate(schedule, FALL, len(x)), FALL)
     loss = losses.make_loss({"name": "softmax"})
 
-    def transform(images, keys):
+    def transform(images, keys, offsets):
         return scaled(images.astype(dtype))
 
     step = make_train_step(module.clone(dtype=dtype), loss, optimizer, transform, 0, 1)
