@@ -17,7 +17,10 @@ length, strength of the distortions, or kind of average. Those here: Caffe's (ra
 batch 32, decay 2e-4, Glorot, 60 epochs; but its biases start at 0.2, ours at 0); factors of
 0.5 to 1.5; a running average of about the last 10,000 steps.
 
-Measured: MEASURED_GOOGLENET
+Measured: not on ImageNet. It was tried for some minutes on 150 of its photographs, each a class of
+its own (a CPU, --config.view.size=96 --config.view.test_scale=112, batch 25, He's rule,
+--config.preprocess.high=1.0, --config.optimizer.averaging=0.9), and had only begun to learn after
+70 epochs: loss 4.2, error 97 %.
 """
 
 from ml_collections import ConfigDict

@@ -23,7 +23,10 @@ image is that of the central crops. Tests take the central crop, not yet ten.
 The recipe common today is `--config.view.train=area --config.epochs=90.0
 --config.schedule.name=steps` with boundaries at 30, 60 and 80.
 
-Measured: MEASURED_RESNET
+Measured: not on ImageNet. 18 layers on 150 of its photographs, each a class of its own, as a folder
+(--config.view.size=64 --config.view.train_scale="(72, 128)" --config.view.test_scale=72
+--config.batch_size=25 --config.schedule.for_batch=256 --config.epochs=60.0, seed 0, a CPU): error
+2.0 % at the end, after 171 s. It only shows that the recipe learns: on its training images.
 """
 
 from ml_collections import ConfigDict

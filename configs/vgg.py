@@ -32,7 +32,10 @@ the literal reading; it found Glorot's rule to do as well, `--config.model.initi
 kernels decay, biases do not; the momentum is Caffe's, with the rate inside; "stops improving" is
 five epochs without a better top-1 error. Tests take the central crop, not yet the dense map.
 
-Measured: MEASURED_VGG
+Measured: not on ImageNet. Net A was tried for some minutes on 150 of its photographs, each a class
+of its own (a CPU, --config.model.image_size=64, shorter side 72, batch 25), and did not get far:
+with Glorot's rule the loss was still that of guessing, 5.0, after 59 epochs, with He's and
+--config.preprocess.high=1.0 it was 4.4 after 40, the error 90 %.
 """
 
 from ml_collections import ConfigDict
