@@ -22,9 +22,9 @@ and `--config.augment.lighting=deviations` times the deviation, as the author's 
 take the central crop, not yet ten.
 
 Measured: not on ImageNet. The two-tower net on 150 of its photographs, each a class of its own, as
-a folder (--config.batch_size=25 --config.epochs=150.0 --config.evaluate.every_epochs=15.0, seed 0, a
-CPU; stopped by hand at 105): error on their central crops 70.7 % after 30 epochs, 8.0 after 60, 5.3
-after 90, 2.0 after 105. It only shows that the recipe learns: on its training images.
+a folder (--config.batch_size=25 --config.epochs=150.0 --config.evaluate.every_epochs=15.0, seed 0,
+a CPU; stopped by hand at 105): error on their central crops 70.7 % after 30 epochs, 8.0 after 60,
+5.3 after 90, 2.0 after 105. It only shows that the recipe learns: on its training images.
 
 A copy with central squares saves most of the decoding:
 
