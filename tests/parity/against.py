@@ -32,6 +32,10 @@ except RuntimeError:
         _library.define(_operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     torchvision = importlib.import_module("torchvision")
 
+# torch's threads spin while they wait for each other: on cores that are shared, as those of
+# `pytest -n 2`, nearly all the time.
+torch.set_num_threads(1)
+
 # Most of the time here goes to compilation, which this halves.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
