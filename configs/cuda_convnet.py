@@ -8,10 +8,11 @@ Arguments: 18pct (default), 26pct, 13pct, 11pct. The last two take random 24x24 
 The originals': pixels of 0..255 less their mean image, batch 128, momentum 0.9 with the rate
 inside the velocity, rate 0.001 and twice that for biases, which do not decay, layer by layer weight
 decay and initialisation. 26pct: rate lowered tenfold after 8 epochs; 18pct: after 120, and again
-10 later; 13pct and 11pct: after 500, and again 10 later.
+10 later; 11pct: after about 500, and again 10 later. 13pct has 11pct's schedule here, as its own is
+not known to us.
 
-Not as the originals: they first trained on four fifths of the images for 350 of the epochs, here
-all are used from the start; one crop at test time, not yet ten (11pct); and a random crop is
+Not as the originals: 11pct first trained on four fifths of the images for about 350 of the epochs,
+here all are used from the start; it has one crop at test time, not yet ten; and a random crop is
 less its own part of the mean image, where the original subtracts the central part.
 """
 

@@ -143,7 +143,7 @@ def _write_shard(key: str, path: pathlib.Path, first: int, last: int) -> tuple[i
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # array_record's own are RuntimeErrors
         raise UserError(
-            f"cannot write {path} ({one_line(error)}): check the folder and its free space, then"
+            f"cannot copy to {path} ({one_line(error)}): check the folders and the free space, then"
             " run the same command again"
         ) from error
     finally:
@@ -231,7 +231,8 @@ def make(
 
 def _begin(folder: pathlib.Path, plan: Plan) -> None:
     found = read(folder)
-    if found is not None and found != plan:
+    # Shards that are there had no unreadable image, or left it out: either goes on as the other.
+    if found and dataclasses.replace(found, on_bad_image=plan.on_bad_image) != plan:
         raise UserError(
             f"{folder} was begun as another copy ({found.words}, quality {found.quality}, of"
             f" {found.examples}): delete it, or choose another --out"

@@ -255,9 +255,3 @@ def decode(data: bytes | str | os.PathLike, side: int = 0) -> np.ndarray:
     Raises BadImage with one short reason for what cannot be read, OSError for a missing file.
     """
     return pixels(Picture(data).image(side))
-
-
-def size(data: bytes | str | os.PathLike) -> tuple[int, int]:
-    """(height, width) that `decode` gives, from the header alone. Raises as `decode`."""
-    picture = Picture(data)
-    return picture.height, picture.width

@@ -12,9 +12,8 @@ import os
 import numpy as np
 
 from errors import UserError
-from input_pipeline.sources import Info
+from input_pipeline.sources import FOLDER, Info
 
-NAME = "folder"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # in any case
 TEST_FOLDERS = ("test", "val", "validation")  # that the split "test" may be in
 
@@ -71,7 +70,7 @@ def describe(dataset) -> Info:
         raise UserError(
             f"{root} has only one class folder, {names[0]!r}: a classifier needs two or more"
         )
-    return Info(NAME, (0, 0, 3), names)
+    return Info(FOLDER, (0, 0, 3), names)
 
 
 def load(dataset, split: str) -> Files:

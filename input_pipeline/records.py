@@ -43,7 +43,6 @@ class Records:
     directory: pathlib.Path
     split: str
     length: int
-    labels = None  # not known without reading everything
 
     def __len__(self) -> int:
         return self.length

@@ -1,6 +1,7 @@
 """Decoded batches: a function of (seed, step) for any threads, processes, devices and hosts."""
 
 import io
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -128,10 +129,10 @@ def test_processes_give_the_same_batches_and_end_with_the_iterator():
     )
     found = [next(iterator) for _ in range(5)]
     np.testing.assert_array_equal(flat(found), WHOLE[1:])
-    children = _children(os.getpid())
+    children = multiprocessing.active_children()
     assert len(children) >= 2
     iterator.close()
-    assert not [pid for pid in children if _alive(pid)]
+    assert not [child for child in children if child.is_alive()]
 
 
 linux = pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads /proc")
