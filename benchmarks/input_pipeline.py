@@ -11,8 +11,8 @@ resized to 224x224) or scale (random 224x224 squares of the image with a shorter
 --megapixels: instead of the files, 24 of them enlarged to this, with noise, so that they need as
 many bytes a pixel as a camera's.
 
-Without a mode: batches from the files and (copy) from a copy of them with a shorter side of 256,
-which is made first:
+Without a mode: batches from the files and from copies of them with a shorter side of 256, as JPEGs
+(copy) and as pixels (raw), which are made first:
 
 ours                `stream.train_batches`, as training runs it: uint8, bilinear, antialiased
 ours in K workers   the same in K processes
@@ -21,7 +21,7 @@ tf same             tf.data doing that: sample_distorted_bounding_box, decode_an
                     and then cropped, or if of that size already decode_and_crop_jpeg
 tf usual, ...       tf.data as it is commonly done: not antialiased, flipped, normalised, float32
 
-The copy is an array_record set for ours, a TFRecord file of the same JPEGs for tf.data.
+The copies are array_record sets for ours, a TFRecord file of the same JPEGs for tf.data.
 The versions take turns, since machines drift, each time with a new iterator whose first batches are
 not timed. images/s: by the clock. images/CPU s: by the processor time of all threads and
 processes, which other jobs on the machine change less. Medians over the rounds; each ratio is the
@@ -101,11 +101,12 @@ def dataset_config(root: Path, view: str = "area"):
     return config
 
 
-def make_copy(split, out: Path, cores: int):
-    """The split with a shorter side of 256, as `input_pipeline.prepare` makes it."""
+def make_copy(split, out: Path, cores: int, quality: int = 95):
+    """The split with a shorter side of 256, as `input_pipeline.prepare` makes it (0: raw)."""
     from input_pipeline import copies, sources
 
-    made, _ = copies.make({"train": split}, "photos", out, SHORTER_SIDE, False, 95, "error", cores)
+    splits = {"train": split}
+    made, _ = copies.make(splits, "photos", out, SHORTER_SIDE, False, quality, "error", cores)
     config = dataset_config(out)
     config.dataset.name = made.parent.name
     return sources.load(config.dataset, "train")
@@ -328,14 +329,15 @@ def throughput(arguments, root: Path, cores: int) -> dict:
 
     split = sources.load(dataset_config(root).dataset, "train")
     copy = make_copy(split, root / "copy", cores)
+    raw = make_copy(split, root / "copy", cores, quality=0)
     batch = arguments.batch
     versions: dict = {}
-    for source, place in ((split, ""), (copy, "copy ")):
+    for source, place in ((split, ""), (copy, "copy "), (raw, "raw ")):
         versions[f"{place}ours"] = functools.partial(ours, source, arguments.view, 0, batch)
         for workers in (1, 2):
             name = f"{place}ours in {workers} worker{'s' * (workers > 1)}"
             versions[name] = functools.partial(ours, source, arguments.view, workers, batch)
-        for kind in ("same", "usual, bilinear", "usual, bicubic"):
+        for kind in ("same", "usual, bilinear", "usual, bicubic") if source is not raw else ():
             versions[f"{place}tf {kind}"] = None
     areas = None
     with contextlib.suppress(ImportError):
@@ -367,11 +369,13 @@ def table(found: dict, cores: int) -> str:
         return f"{statistics.median(values):.2f}" if values else "-"
 
     lines = [
-        f"{'':27}{'ours / it':>16}{'copy ours / it':>16}{'images/s':>18}{'images':>9}{'bytes':>9}",
-        f"{'':27}" + f"{'clock':>8}{'CPU':>8}" * 2 + f"{'all':>9}{'a core':>9}{'/CPU s':>9}/image",
+        f"{'':27}{'ours / it':>16}{'copy ours / it':>16}{'raw ours / it':>16}{'images/s':>18}"
+        f"{'images':>9}{'bytes':>9}",
+        f"{'':27}" + f"{'clock':>8}{'CPU':>8}" * 3 + f"{'all':>9}{'a core':>9}{'/CPU s':>9}/image",
     ]
     for name, values in speeds.items():
-        cells = [ratio(ours, name, k).rjust(8) for ours in ("ours", "copy ours") for k in (0, 1)]
+        of = ("ours", "copy ours", "raw ours")
+        cells = [ratio(ours, name, k).rjust(8) for ours in of for k in (0, 1)]
         if values:
             clock, cpu = (statistics.median(v[k] for v in values) for k in (0, 1))
             figures = (clock, clock / cores, cpu, found["bytes"][name])

@@ -1,8 +1,9 @@
 """Copies of sets with smaller images, so that training decodes little. TFDS reads them.
 
-A copy is an `array_record` set NAME_256/1.0.0 whose images are JPEGs of one shorter side. It is
-written shard by shard, each of them whole or not at all, so that an interrupted copy goes on; its
-metadata, without which TFDS sees no set, come last. `canon_copy.json` beside them says what it is.
+A copy is an `array_record` set NAME_256/1.0.0 whose images are JPEGs of one shorter side, or their
+bare pixels (NAME_256_raw): six times the space, and nothing to decode. It is written shard by
+shard, each of them whole or not at all, so that an interrupted copy goes on; its metadata, without
+which TFDS sees no set, come last. `canon_copy.json` beside them says what it is.
 """
 
 import concurrent.futures
@@ -15,6 +16,7 @@ import pathlib
 import re
 import sys
 
+import numpy as np
 from PIL import Image
 
 from errors import UserError, one_line
@@ -28,7 +30,11 @@ SHARD = 1024  # examples
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a copy is of. square: the central square of it, as AlexNet's (sec. 2) 256x256."""
+    """What a copy is of.
+
+    square: the central square of each image, as AlexNet's (sec. 2) 256x256. quality: of its JPEGs,
+    1 to 100; 0: it holds pixels.
+    """
 
     source: str
     shorter_side: int
@@ -42,7 +48,8 @@ class Plan:
     def words(self) -> str:
         """For people."""
         kind = "central squares" if self.square else "a shorter side"
-        return f"a copy of {self.source} with {kind} of {self.shorter_side} pixels"
+        form = f"JPEG quality {self.quality}" if self.quality else "not encoded"
+        return f"a copy of {self.source} with {kind} of {self.shorter_side} pixels, {form}"
 
     def describe(self) -> dict:
         """As JSON takes it."""
@@ -89,15 +96,26 @@ def shrink(data, side: int, square: bool) -> Image.Image:
     return picture.resize((columns, rows), Image.Resampling.BICUBIC)
 
 
-def _features(class_names):
+def _features(class_names, encoded: bool):
     import tensorflow_datasets as tfds
 
-    return tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(names=list(class_names)),
-        }
-    )
+    shape = (None, None, 3)
+    if encoded:
+        image = tfds.features.Image(shape=shape, encoding_format="jpeg")
+    else:
+        image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
+    label = tfds.features.ClassLabel(names=list(class_names))
+    return tfds.features.FeaturesDict({"image": image, "label": label})
+
+
+def _content(picture: Image.Image, quality: int) -> io.BytesIO | np.ndarray:
+    """A picture as `_features` takes it."""
+    if not quality:
+        return decode.pixels(picture)
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=quality)
+    file.seek(0)
+    return file
 
 
 _shared: tuple = ()  # in a worker: the splits and the plan, which are sent once
@@ -114,12 +132,14 @@ def _write_shard(key: str, path: pathlib.Path, first: int, last: int) -> tuple[i
 
     splits, plan = _shared
     split = splits[key]
-    features = _features(split.info.class_names)
+    features = _features(split.info.class_names, bool(plan.quality))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     skipped = []
     try:
-        # group_size 1: random access reads one example, not a block of them.
-        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
+        # group_size 1: random access reads one example, not a block of them. JPEGs gain nothing
+        # from compression, and pixels shall cost nothing.
+        options = "group_size:1,uncompressed"
+        writer = array_record_module.ArrayRecordWriter(str(temporary), options)
         for i in range(first, last):
             data, label, name = split.read(i)
             try:
@@ -132,10 +152,7 @@ def _write_shard(key: str, path: pathlib.Path, first: int, last: int) -> tuple[i
                     ) from error
                 skipped.append(f"skipped {name} ({error})")
                 continue
-            file = io.BytesIO()
-            picture.convert("RGB").save(file, "JPEG", quality=plan.quality)
-            file.seek(0)
-            example = features.encode_example({"image": file, "label": label})
+            example = {"image": _content(picture, plan.quality), "label": label}
             writer.write(features.serialize_example(example))
         writer.close()
         with temporary.open("rb") as file:
@@ -151,11 +168,11 @@ def _write_shard(key: str, path: pathlib.Path, first: int, last: int) -> tuple[i
     return last - first - len(skipped), skipped
 
 
-def name_of(source: str, side: int, square: bool) -> str:
-    """What the copy is called, as a TFDS set: imagenet2012_256, photos_256sq."""
+def name_of(source: str, side: int, square: bool, quality: int) -> str:
+    """What the copy is called, as a TFDS set: imagenet2012_256, photos_256sq, photos_256_raw."""
     stem = re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_") or "images"
     stem = stem if stem[0].isalpha() else f"set_{stem}"
-    return f"{stem}_{side}{'sq' if square else ''}"
+    return f"{stem}_{side}{'sq' * square}{'' if quality else '_raw'}"
 
 
 def make(
@@ -176,7 +193,7 @@ def make(
     from array_record.python import array_record_module
     from tqdm import tqdm
 
-    name = name_of(source, side, square)
+    name = name_of(source, side, square, quality)
     folder = out / name / SET_VERSION
     examples = {key: len(split) for key, split in splits.items()}
     plan = Plan(source, side, square, quality, on_bad_image, examples)
@@ -234,8 +251,8 @@ def _begin(folder: pathlib.Path, plan: Plan) -> None:
     # Shards that are there had no unreadable image, or left it out: either goes on as the other.
     if found and dataclasses.replace(found, on_bad_image=plan.on_bad_image) != plan:
         raise UserError(
-            f"{folder} was begun as another copy ({found.words}, quality {found.quality}, of"
-            f" {found.examples}): delete it, or choose another --out"
+            f"{folder} was begun as another copy ({found.words}, of {found.examples}):"
+            " delete it, or choose another --out"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -260,9 +277,9 @@ def _finish(folder, plan: Plan, splits, templates, lengths) -> None:
     names = next(iter(splits.values())).info.class_names
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
-        features=_features(names),
+        features=_features(names, bool(plan.quality)),
         split_infos=infos,
-        description=f"{plan.words}, JPEG quality {plan.quality}, written by Canon.",
+        description=f"{plan.words}, written by Canon.",
         check_data=False,
     )
 

@@ -8,6 +8,8 @@ import dataclasses
 import pathlib
 import threading
 
+import numpy as np
+
 from errors import UserError, one_line
 from input_pipeline import tfds_arrays
 from input_pipeline.sources import Info
@@ -70,15 +72,22 @@ class Records:
         source = builder.as_data_source(split=self.split, deserialize_method=method)
         return lambda i: tf_example_pb2.Example.FromString(source[i]).features.feature
 
-    def read(self, i: int) -> tuple[bytes, int, str]:
-        """The encoded image, the label, and words for an error message.
+    def read(self, i: int) -> tuple[bytes | np.ndarray, int, str]:
+        """The image, the label, and words for an error message.
+
+        The image is encoded, or of a raw copy uint8 RGB [height, width, 3], read-only.
 
         Raises UserError for damaged or missing record files.
         """
         where = f"example {i} of {self.info.name} {self.split}"
         try:
             features = self._features(i)
-            image = features["image"].bytes_list.value[0]
+            if "image" in features:
+                image = features["image"].bytes_list.value[0]
+            else:  # a raw copy's
+                shape = features["image/shape"].int64_list.value
+                values = features["image/value"].bytes_list.value[0]
+                image = np.frombuffer(values, np.uint8).reshape(shape)
             label = features["label"].int64_list.value[0]
         except Exception as error:  # TFDS's and array_record's many kinds
             if "Too many open files" in str(error):

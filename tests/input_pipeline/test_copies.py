@@ -6,11 +6,13 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from conftest import tiny_config
 from PIL import Image
 
 from errors import UserError
 from input_pipeline import copies, prepare, sources
+from input_pipeline.views import View, cut
 
 SIZES = [(80, 60), (60, 90), (50, 40), (30, 20), (64, 64), (41, 120), (200, 100)]  # width, height
 
@@ -84,6 +86,34 @@ def test_central_squares(photographs, tmp_path):
     index = [0, 2, 4, 6, 1, 3, 5].index(6)  # by class, then by name
     difference = np.abs(np.asarray(found[index], int) - np.asarray(wide, int))
     assert difference.mean() < 3
+
+
+def test_a_raw_copy_holds_the_pixels_themselves(photographs, tmp_path, capsys):
+    assert run(photographs, tmp_path, "--raw") == 0
+    assert "--config.dataset.name=my_photos_40_raw" in capsys.readouterr().out
+    overrides = {"dataset.name": "folder", "dataset.data_dir": str(photographs)}
+    original = sources.load(tiny_config(**overrides).dataset, "train")
+    copied = opened(tmp_path, "my_photos_40_raw", "train")
+    assert "40 pixels, not encoded" in copied.info.copy.words
+    assert len(copied) == len(original)
+    view = View.from_config(tiny_config(**{"view.size": 20, "view.train_scale": (30, 30)}).view)
+    for i in range(len(original)):
+        pixels, label, name = copied.read(i)
+        data, expected_label, _ = original.read(i)
+        expected = copies.shrink(data, 40, square=False).convert("RGB")
+        np.testing.assert_array_equal(pixels, expected)
+        assert label == expected_label
+        assert "my_photos_40_raw train (class " in name
+        part, _ = cut(pixels, view, np.random.default_rng(i))
+        file = io.BytesIO()
+        expected.save(file, "PNG")
+        again, _ = cut(file.getvalue(), view, np.random.default_rng(i))
+        np.testing.assert_array_equal(part, again)
+    # TFDS itself reads it, too.
+    source = tfds.builder_from_directory(tmp_path / "my_photos_40_raw" / "1.0.0").as_data_source()
+    np.testing.assert_array_equal(source["train"][0]["image"], copied.read(0)[0])
+    assert run(photographs, tmp_path) == 0  # a set of its own
+    assert len(opened(tmp_path, "my_photos_40", "train")) == len(original)
 
 
 def test_a_copy_of_a_copy_and_the_same_again(photographs, tmp_path):
