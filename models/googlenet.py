@@ -77,6 +77,9 @@ class GoogLeNet(layers.Net):
     auxiliary_heads: the two classifiers on 4a and 4d that training adds (sec. 5). Their logits
         are sown as `auxiliary/aux1/logits`, `aux2` in training. Their fc1 has weights for the
         size of the images that the net is made with.
+    class_map: logits are a map [batch, height, width, classes] of the net applied at every place:
+        pool5 takes windows as large as the map of an image of `image_size`. At that size the map
+        has one cell, equal to the vector.
 
     Dropout acts on the input of `fc` (40 %) and, at 70 %, of the auxiliary classifiers. Raises
     ValueError for an image too small. Not in the paper and chosen here: Glorot's
@@ -88,6 +91,8 @@ class GoogLeNet(layers.Net):
     drop_rate: float = 0.4
     normalisation: str = "lrn"
     auxiliary_heads: bool = True
+    class_map: bool = False
+    image_size: int = 224
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
@@ -100,7 +105,11 @@ class GoogLeNet(layers.Net):
             published = functools.partial(style.across_maps, name)
             return style.normalise(x, name, None if batch_norm else published)
 
+        cells = -(-self.image_size // 2)  # of such an image's map along an axis, behind conv1
+
         def pool(x, name, window=3):
+            nonlocal cells
+            cells = style.pooled(cells, window, 2, ceil=True)
             return style.pool(x, name, "max", window, 2, ceil=True)
 
         x = unit(x, 64, 7, "conv1", stride=2)
@@ -118,8 +127,8 @@ class GoogLeNet(layers.Net):
             if name == "4e":
                 # torchvision's net has a 2x2 window here.
                 x = pool(x, "pool4", window=2 if batch_norm else 3)
-        x = layers.GlobalAveragePool(name="pool5")(x)
-        return head.classifier(x, "fc", drop="input")
+        window = cells if self.class_map else None
+        return head.pooled_classifier(x, "pool5", "fc", window, drop="input")
 
 
 class AuxiliaryHead(nn.Module):

@@ -90,11 +90,17 @@ class _Stages(layers.Net):
         "none": the plain net, which has no shortcuts.
     zero_gamma: each block's last BatchNorm starts at gamma 0, so that blocks start as
         identities (Goyal 2017; not in this paper).
+    class_map: logits are a map [batch, height, width, classes] of the net applied at every place:
+        the last pooling takes windows as large as the map of an image of `image_size` ("the
+        fully-convolutional form", sec. 3.4). At that size the map has one cell, equal to the
+        vector.
     """
 
     initializer: str = "he"
     shortcut: str = "B"
     zero_gamma: bool = False
+    class_map: bool = False
+    image_size: int = 224
 
     @nn.nowrap
     def run_stages(self, x, train, first, stages, bottleneck, stride_at=1) -> jax.Array:
@@ -117,7 +123,14 @@ class _Stages(layers.Net):
                     style=style,
                     name=f"conv{stage + 2}_{number + 1}",
                 )(x, train)
-        return layers.GlobalAveragePool(name="pool")(x)
+        return x
+
+    @nn.nowrap
+    def classify(self, x, head: layers.Head, reduction: int) -> jax.Array:
+        """The last map to logits. reduction: how many pixels of the image one of x stands for."""
+        window = -(-self.image_size // reduction) if self.class_map else None
+        init = layers.Init("gaussian", 0.01)
+        return head.pooled_classifier(x, "pool", "fc", window, drop="input", init=init)
 
 
 class ResNet(_Stages):
@@ -126,9 +139,9 @@ class ResNet(_Stages):
     Options beside those of `layers.Net`:
 
     depth: a key of `DEPTHS`.
-    shortcut, zero_gamma: see above. The paper's table 2 has A for 18 and 34 layers (so that
-        they equal the plain nets in parameters), B for 50 and more; B is what others call ResNet-18
-        and -34.
+    shortcut, zero_gamma, class_map: see above. The paper's table 2 has shortcut A for 18 and 34
+        layers (so that they equal the plain nets in parameters), B for 50 and more; B is what
+        others call ResNet-18 and -34.
     stride: of the bottlenecks that halve the map: "v1" in the first 1x1 (the paper's released
         nets) or "v1.5" in the 3x3 (torchvision's). Raises ValueError for v1.5 without bottlenecks.
 
@@ -152,8 +165,7 @@ class ResNet(_Stages):
         x = style.normalise(x, "norm1")
         x = style.pool(x, "pool1", "max", 3, 2, padding=1)
         x = self.run_stages(x, train, 64, stages, bottleneck, 2 if self.stride == "v1.5" else 1)
-        init = layers.Init("gaussian", 0.01)
-        return self.head(train, drop_scale).classifier(x, "fc", drop="input", init=init)
+        return self.classify(x, self.head(train, drop_scale), reduction=32)
 
 
 class CifarResNet(_Stages):
@@ -163,14 +175,15 @@ class CifarResNet(_Stages):
     `layers.Net`:
 
     depth: 6 n + 2, one of `CIFAR_DEPTHS`.
-    shortcut, zero_gamma: as in `ResNet`; the paper has A, so that residual and plain nets have
-        the same parameters.
+    shortcut, zero_gamma, class_map: as in `ResNet`; the paper has shortcut A, so that residual
+        and plain nets have the same parameters.
 
     A regulariser acts on the input of `fc`; the paper has none.
     """
 
     num_classes: int = 10
     shortcut: str = "A"
+    image_size: int = 32
     depth: int = 20
 
     @nn.compact
@@ -180,5 +193,4 @@ class CifarResNet(_Stages):
         x = style.activate(style.batch_norm("bn1", train)(x), "conv1")
         x = style.normalise(x, "norm1")
         x = self.run_stages(x, train, 16, ((self.depth - 2) // 6,) * 3, bottleneck=False)
-        init = layers.Init("gaussian", 0.01)
-        return self.head(train, drop_scale).classifier(x, "fc", drop="input", init=init)
+        return self.classify(x, self.head(train, drop_scale), reduction=4)

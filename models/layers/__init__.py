@@ -20,6 +20,7 @@ from models.layers.dropping import (
     Dropout,
     Standout,
 )
+from models.layers.extent import Extents, padded
 from models.layers.initializers import RULES, Init
 from models.layers.kernels import convolve
 from models.layers.net import LRN, POOLING, Head, Net, Style, check_size
@@ -49,6 +50,7 @@ __all__ = [
     "Cost",
     "DropConnect",
     "Dropout",
+    "Extents",
     "FullyConnected",
     "GlobalAveragePool",
     "Head",
@@ -67,6 +69,7 @@ __all__ = [
     "convolve",
     "leaky_relu",
     "maxout",
+    "padded",
     "prelu",
     "scaled_tanh",
 ]

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from models.layers import extent
+
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _FEW_PATCH_BYTES = 8 * 2**20  # patches that stay in a CPU's cache
 _LARGE_MAP = 2048  # positions of an output map, about 45 x 45
@@ -158,6 +160,21 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
 
     Raises ValueError where the padded map is smaller than the kernel.
     """
+    if extent.valid(x) is None:
+        return _convolve(x, kernel, window_strides, padding, **kwargs)
+    pads = [sum(pair) for pair in padding]
+    if any(pads):
+        x = extent.fill(x)
+    y = _convolve(x, kernel, window_strides, padding, **kwargs)
+
+    def change(axis, size):
+        return (size + pads[axis] - kernel.shape[axis]) // (window_strides or (1, 1))[axis] + 1
+
+    extent.follow(x, y, *(functools.partial(change, axis) for axis in (0, 1)))
+    return y
+
+
+def _convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
     groups = kwargs.get("feature_group_count", 1)
     precision = kwargs.get("precision")
     dilated = any(d != 1 for k in ("lhs_dilation", "rhs_dilation") for d in kwargs.get(k) or ())
@@ -176,7 +193,7 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
         alone = {**kwargs, "feature_group_count": 1}
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
         return jnp.concatenate(
-            [convolve(part, k, window_strides, padding, **alone) for part, k in parts], axis=-1
+            [_convolve(part, k, window_strides, padding, **alone) for part, k in parts], axis=-1
         )
     kh, kw, in_features, _ = kernel.shape
     padding, strides = tuple(map(tuple, padding)), tuple(window_strides or (1, 1))

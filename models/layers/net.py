@@ -22,7 +22,7 @@ from models.layers.normalization import (
     LocalResponseNorm,
     LocalResponseNormWithinMap,
 )
-from models.layers.pooling import Pool
+from models.layers.pooling import GlobalAveragePool, Pool, output_size
 
 LRN = ("published", "none", *LRN_VARIANTS, "within_map")
 POOLING = ("published", "max", "average", "overlapping", "non_overlapping")
@@ -118,13 +118,21 @@ class Style:
         ceil: bool = False,
     ) -> jax.Array:
         """Pooling as published, given by the arguments, or as the option `pooling` changes it."""
+        return Pool(*self._pooling(kind, window, stride, padding, ceil), name=name)(x)
+
+    def pooled(self, size: int, window: int, stride: int, padding=0, ceil=False) -> int:
+        """How many pixels of an axis `pool` leaves."""
+        _, *geometry = self._pooling("max", window, stride, padding, ceil)
+        return output_size(size, *geometry)
+
+    def _pooling(self, kind, window, stride, padding, ceil) -> tuple:
         if self.pooling in ("max", "average"):
             kind = self.pooling
         elif self.pooling == "overlapping" and window == stride > 1:
             window, ceil = stride + 1, True  # as many windows as without
         elif self.pooling == "non_overlapping" and window > stride > 1:
             window, padding = stride, 0
-        return Pool(kind, window, stride, padding, ceil, name=name)(x)
+        return kind, window, stride, padding, ceil
 
     def batch_norm(self, name: str, train: bool, **options) -> BatchNorm:
         return BatchNorm(
@@ -251,6 +259,26 @@ class Head:
             x = self.drop(x, name, rate=rate) if drop == "input" else x
             y = self._linear(x, classes, name, window, 0.0, init)
         return y.astype(jnp.float32)
+
+    def pooled_classifier(
+        self, x: jax.Array, pool: str, name: str, window: int | None, **options
+    ) -> jax.Array:
+        """Average pooling `pool` over the whole map and the classifier, as of GoogLeNet and ResNet.
+
+        window: None: logits are [batch, classes]. Otherwise a map of them [batch, h, w, classes],
+        of which each comes from the mean over window x window pixels. Other options: as in
+        `classifier`.
+        """
+        if window is None:
+            return self.classifier(GlobalAveragePool(name=pool)(x), name, **options)
+        if min(x.shape[1:3]) < window:
+            raise ValueError(
+                f"the image is too small: {pool} needs a {window}x{window} map, and gets"
+                f" {x.shape[1]}x{x.shape[2]}"
+            )
+        x = Pool("average", window, 1, name=pool)(x)
+        logits = self.classifier(x.reshape(-1, x.shape[-1]), name, **options)
+        return logits.reshape(*x.shape[:3], -1)
 
     def drop(self, x: jax.Array, name: str, pre: jax.Array | None = None, rate=None) -> jax.Array:
         """x under dropout or standout, as the net has it. pre: x before its activation."""

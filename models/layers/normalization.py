@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from models.layers import extent
 from models.layers.cost import Cost
 
 # The three readings of AlexNet's n=5, alpha=1e-4, beta=0.75 that are in circulation: (k, factor
@@ -70,7 +71,7 @@ class LocalResponseNormWithinMap(nn.Module):
             raise ValueError(f"LRN over {self.size} pixels has no centre: give an odd size")
         dtype, x = x.dtype, x.astype(jnp.float32)
         half, (height, width) = self.size // 2, x.shape[1:3]
-        padded = jnp.pad(jnp.square(x), ((0, 0), (half, half), (half, half), (0, 0)))
+        padded = jnp.pad(jnp.square(extent.fill(x)), ((0, 0), (half, half), (half, half), (0, 0)))
         rows = sum(padded[:, i : i + height] for i in range(self.size))
         total = sum(rows[:, :, i : i + width] for i in range(self.size))
         return (x * _power(self.k + self.alpha * total, self.beta)).astype(dtype)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from models.layers import extent
 from models.layers.cost import Cost
 from models.layers.initializers import Init
 
@@ -25,7 +26,7 @@ def output_size(size: int, window: int, stride: int, padding: int, ceil: bool) -
     if not ceil:
         return span // stride + 1
     count = -(-span // stride) + 1
-    return count - 1 if (count - 1) * stride >= size + padding else count
+    return count - ((count - 1) * stride >= size + padding)  # sizes may be arrays, too
 
 
 def _reduce_windows(op, x, window: int, stride: int, out_h: int, out_w: int) -> jax.Array:
@@ -76,6 +77,12 @@ _on_cpu.defvjp(_windows_forward, _windows_backward)
 
 def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> jax.Array:
     """See `Pool`."""
+    y = _pool(x, kind, window, stride, padding, ceil)
+    extent.follow(x, y, lambda n: output_size(n, window, stride, padding, ceil))
+    return y
+
+
+def _pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> jax.Array:
     height, width = x.shape[1:3]
     out_h = output_size(height, window, stride, padding, ceil)
     out_w = output_size(width, window, stride, padding, ceil)
@@ -88,16 +95,20 @@ def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> ja
     pads = ((padding, after_h), (padding, after_w))
     if kind == "average" and window == stride and not any(map(any, pads)):
         return window_sum(x, window) / window**2
+    if padding or ceil:
+        x = extent.fill(x, -jnp.inf if kind == "max" else 0.0)
     reduce = _on_cpu if jax.default_backend() == "cpu" else _reduced
     pooled = reduce(x, kind, window, stride, pads, (out_h, out_w))
     if kind == "max":
         return pooled
     # The pixels of each window that lie in the image or its padding, as torch counts them.
+    sizes = extent.valid(x)
+    sizes = np.array([[height, width]]) if sizes is None else sizes
     rows, columns = (
-        np.minimum(np.arange(n) * stride + window, size + 2 * padding) - np.arange(n) * stride
-        for n, size in ((out_h, height), (out_w, width))
+        jnp.clip(sizes[:, axis, None] + 2 * padding - np.arange(n) * stride, 1, window)
+        for axis, n in enumerate((out_h, out_w))
     )
-    return pooled / jnp.asarray(rows[:, None, None] * columns[None, :, None], x.dtype)
+    return pooled / (rows[:, :, None, None] * columns[:, None, :, None]).astype(x.dtype)
 
 
 def window_sum(x: jax.Array, window: int) -> jax.Array:
@@ -141,7 +152,10 @@ class GlobalAveragePool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x.mean(axis=(1, 2))
+        sizes = extent.valid(x)
+        if sizes is None:
+            return x.mean(axis=(1, 2))
+        return x.mean(axis=(1, 2), where=extent.mask(x.shape[1:3], sizes))
 
     def cost(self, in_shape, out_shape) -> Cost:
         return Cost(macs=0, connections=math.prod(in_shape), window=tuple(in_shape[:2]))

@@ -1,0 +1,113 @@
+"""Images of several sizes in one padded batch: each comes out as if it were alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import layers, registry
+
+NETS = [
+    ("resnet_cifar10", {}, 32),
+    ("resnet", {"depth": 18, "shortcut": "A"}, 64),
+    ("resnet", {"depth": 50, "lrn": "within_map", "pooling": "average"}, 64),
+    ("googlenet", {"auxiliary_heads": False, "initializer": "he"}, 64),
+    (
+        "googlenet",
+        {"auxiliary_heads": False, "normalisation": "batch_norm", "pooling": "average"},
+        64,
+    ),
+    ("vgg", {"variant": "A-LRN", "initializer": "he", "image_size": 64}, 64),
+    ("vgg", {"variant": "A", "regulariser": "dropconnect", "image_size": 32}, 32),
+    ("alexnet", {"initializer": "he"}, 224),
+]
+
+
+# These functions run once or twice.
+in_a_hurry = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+
+
+def label(case):
+    return "-".join(map(str, [case[0], *case[1].values()])) if isinstance(case, tuple) else None
+
+
+def create(name, options, side):
+    module = registry.create({"name": name, "dtype": "float32", **options}, 7)
+    if name in ("resnet", "resnet_cifar10", "googlenet"):
+        module = module.clone(image_size=side)
+    return module
+
+
+def randomised(module, side):
+    """Variables with statistics and biases that are not 0 or 1, so that padding shows."""
+    shape = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros(shape.shape))
+    rng = np.random.default_rng(1)
+
+    def shake(path, leaf):
+        if path[-1].key == "kernel":
+            return leaf
+        return leaf + np.abs(rng.normal(size=leaf.shape)).astype(np.float32) * 0.3
+
+    return jax.tree_util.tree_map_with_path(shake, variables)
+
+
+@pytest.mark.parametrize("case", NETS, ids=label)
+def test_padding_changes_nothing(case):
+    *_, side = case
+    module = create(*case).clone(class_map=True)
+    variables = randomised(module, side)
+    rng = np.random.default_rng(0)
+    sizes = [(side + 13, side), (side + 9, side + 32)]
+    shape = side + 32, side + 32
+    images = [rng.normal(size=(*size, 3)).astype(np.float32) for size in sizes]
+    # Not zeros: what is outside must not matter.
+    batch = rng.normal(size=(len(sizes), *shape, 3)).astype(np.float32) * 9
+    for i, image in enumerate(images):
+        batch[i, : image.shape[0], : image.shape[1]] = image
+
+    @in_a_hurry
+    def together(variables, batch, sizes):
+        with layers.padded(shape, sizes) as extents:
+            maps = module.apply(variables, batch)
+            return maps, extents.of(maps)
+
+    maps, valid = together(variables, batch, jnp.array(sizes))
+    for image, found, (height, width) in zip(images, maps, valid, strict=True):
+        alone = in_a_hurry(module.apply)(variables, image[None])[0]
+        assert alone.shape == (height, width, 7)
+        scale = float(jnp.abs(alone).max())
+        np.testing.assert_allclose(found[:height, :width], alone, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("case", [c for c in NETS if c[0] != "vgg"], ids=label)
+def test_one_cell_at_native_size_is_the_vector(case):
+    *_, side = case
+    module = create(*case)
+    variables = randomised(module, side)
+    image = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    cells = in_a_hurry(module.clone(class_map=True).apply)(variables, image)
+    assert cells.shape == (2, 1, 1, 7)
+    vector = in_a_hurry(module.apply)(variables, image)
+    np.testing.assert_allclose(cells[:, 0, 0], vector, rtol=1e-4, atol=1e-5)
+
+
+def test_a_global_mean_leaves_out_what_is_padding():
+    x = jnp.arange(24.0).reshape(1, 4, 3, 2)
+    with layers.padded((4, 3), jnp.array([[2, 3]])):
+        found = layers.GlobalAveragePool().apply({}, x)
+    np.testing.assert_allclose(found, x[:, :2].mean(axis=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("resnet", {"depth": 18}), ("googlenet", {}), ("resnet_cifar10", {})]
+)
+def test_an_image_smaller_than_the_native_one_is_refused(name, options):
+    side = 28 if name == "resnet_cifar10" else 192
+    module = registry.create({"name": name, "dtype": "float32", **options}, 7)
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    with pytest.raises(ValueError, match="too small"):
+        jax.eval_shape(module.clone(class_map=True).apply, variables, image)
