@@ -93,7 +93,7 @@ class Picture:
         """
         with _reasons():
             scale = _scale(min(self.height, self.width) / side) if side else 1
-            return self._upright(flatten(self._load(scale)))
+            return self._upright(flatten(self._load(scale)[0]))
 
     def cut(
         self,
@@ -118,7 +118,8 @@ class Picture:
         # the decoder's upsampling of colours the next block of up to 32 rows.
         bottom = int(box[0] + box[2] + 3 * max(shrink[0], 1) + 32)
         with _reasons():
-            picture = flatten(self._load(scale, bottom))
+            loaded, scale = self._load(scale, bottom)
+            picture = flatten(loaded)
             box = tuple(value / scale for value in box)
             return pixels(self._upright(resize(picture, box, size, resample)))
 
@@ -132,8 +133,11 @@ class Picture:
             )
         return image
 
-    def _load(self, scale: int, bottom: int | None = None) -> Image.Image:
-        """Decodes the stored picture at 1 / scale, at least down to full-size row `bottom`."""
+    def _load(self, scale: int, bottom: int | None = None) -> tuple[Image.Image, int]:
+        """Decodes the stored picture, at least down to full-size row `bottom`; and its scale.
+
+        A JPEG comes at 1 / scale of its size, others at all of it: at 1.
+        """
         # An opened image serves once. The second time, it is opened again.
         image, self._image = self._image or self._open(io.BytesIO(self._data)), None
         if image.format in ("JPEG", "MPO"):
@@ -142,8 +146,10 @@ class Picture:
             if scale > 1:
                 width, height = image.size
                 image.draft(None, (width // scale, height // scale))
+        else:
+            scale = 1
         image.load()
-        return image
+        return image, scale
 
     def _stored(self, box):
         """A box of the upright picture as one of the stored picture."""
@@ -160,6 +166,28 @@ class Picture:
 
     def _upright(self, image: Image.Image) -> Image.Image:
         return image.transpose(_TURNS[self._turn][0]) if self._turn else image
+
+
+class Pixels:
+    """A decoded picture, uint8 [height, width, 1 or 3], to be cut as a `Picture` is."""
+
+    def __init__(self, image: np.ndarray):
+        self.height, self.width, self._channels = image.shape
+        self._image = Image.fromarray(image[..., 0] if self._channels == 1 else image)
+
+    def cut(
+        self,
+        box: tuple[float, float, float, float],
+        size: tuple[int, int],
+        resample: Image.Resampling,
+    ) -> np.ndarray:
+        """See `Picture.cut`; the result has as many channels as the picture."""
+        return np.asarray(resize(self._image, box, size, resample)).reshape(*size, self._channels)
+
+
+def opened(image: bytes | np.ndarray) -> Picture | Pixels:
+    """An image to be cut: encoded, or uint8 [height, width, 1 or 3]. Raises as `Picture`."""
+    return Picture(image) if isinstance(image, bytes) else Pixels(image)
 
 
 def _turn(image: Image.Image, data: bytes) -> int:

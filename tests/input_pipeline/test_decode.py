@@ -300,8 +300,9 @@ def test_headers_are_shortened_only_where_they_are_understood():
 
 @pytest.mark.parametrize("shrink", [2.5, 4.0, 5.3, 9.0, 17.0])
 @pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
-def test_reduced_decoding_is_within_a_grey_level_of_full_decoding(shrink, filter):
-    data = encoded(textured(700, 900), "JPEG", quality=90)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_reduced_decoding_is_within_a_grey_level_of_full_decoding(shrink, filter, format):
+    data = encoded(textured(700, 900), format, **({"quality": 90} if format == "JPEG" else {}))
     box = (31.0, 77.0, 560.0, 700.0)
     size = (int(560 / shrink), int(700 / shrink))
     found = decode.Picture(data).cut(box, size, filter)
