@@ -14,7 +14,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; again: go on w
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "predict", "summary"], "What to do."
 )
-IMAGES = flags.DEFINE_list("images", [], "--mode=predict: image files, separated by commas.")
+IMAGES = flags.DEFINE_list("images", [], "--mode=predict: image files or folders, with commas.")
 FORMAT = flags.DEFINE_enum("format", "table", ["table", "json"], "--mode=summary: output.")
 ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on in a workdir that was made with another config."

@@ -175,9 +175,27 @@ def base() -> ConfigDict:
 
     config.evaluate = ConfigDict(
         {
-            "every_epochs": 1.0,
-            "batch_size": 1000,
-            "protocol": "full",
+            "every_epochs": 1.0,  # in training, by one view of each image
+            "batch_size": 1000,  # images, crops and mirrors, or that many pixels of whole images
+            # --mode=evaluate and --mode=predict: what of an image is looked at. Probabilities of
+            # its crops, mirrors and scales are averaged.
+            # full: the image. center: the central crop. auto: that of them which the images are
+            # for. ten_crop: corners and centre of the central square, and their mirrors.
+            # multi_crop: see `crops`. dense: the net at all places of the whole image and its
+            # mirror. dense_and_multi_crop: the mean of both.
+            "protocol": "auto",
+            "scales": (),  # shorter sides; (): view.test_scale
+            # The published scales instead. Fixed S: S - 32, S, S + 32; jittered: the smallest, the
+            # middle and the largest S; for crops=squares 0, 32, 64 and 96 above test_scale.
+            "multi_scale": False,
+            # multi_crop at each scale: grid (VGG: 5x5 places, 50 with mirrors), squares (GoogLeNet:
+            # of three squares, corners, centre and the square itself, 36 with mirrors).
+            "crops": "grid",
+            # dense: the mean over places of the scores before the softmax, or of probabilities.
+            "map_average": "scores",
+            # Runs whose probabilities are averaged, each with its own model and preprocessing:
+            # "runs/a,runs/b". What is written goes to --workdir.
+            "ensemble": "",
             "split": "test",  # test or train: which of the data set's two splits
             "checkpoint": "latest",  # or "best": the lowest test top-1 error
         }
@@ -192,7 +210,8 @@ def base() -> ConfigDict:
     )
 
     # Pictures given to --mode=predict: dark ink on light paper is inverted (auto, yes, no).
-    config.predict = ConfigDict({"invert": "auto"})
+    # contact_sheet: a PNG file to write, of the pictures and their classes.
+    config.predict = ConfigDict({"invert": "auto", "contact_sheet": ""})
     return config
 
 

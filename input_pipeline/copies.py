@@ -73,6 +73,22 @@ class Plan:
                 " original"
             )
 
+    def check_scales(self, sides, whole: bool) -> None:
+        """Raises UserError for tests that look at larger images, or at whole ones.
+
+        sides: the shorter sides. whole: whether more than the central square is looked at.
+        """
+        if sides and max(sides) > self.shorter_side:
+            raise UserError(
+                f"the test wants shorter sides up to {max(sides)}, but the data set is"
+                f" {self.words}: prepare a larger copy, or test with the original"
+            )
+        if whole and self.square:
+            raise UserError(
+                f"the test looks at whole images, but the data set is {self.words}: test with the"
+                " original, or by config.evaluate.protocol=ten_crop"
+            )
+
 
 def shrink(data, side: int, square: bool) -> Image.Image:
     """An encoded image or uint8 array, with a shorter side of `side`; RGB, or L if it is grey.

@@ -46,6 +46,10 @@ class Files:
         start = self.ends[i - 1] if i else 0
         return os.path.join(self.root, os.fsdecode(self.paths[start : self.ends[i]]))
 
+    def id(self, i: int) -> str:
+        """The i-th file's path below the split's folder."""
+        return os.path.relpath(self.path(i), self.root)
+
     def read(self, i: int) -> tuple[bytes, int, str]:
         """The i-th file's content, its label, and a name of it for messages.
 

@@ -1,13 +1,17 @@
 """The user's own picture files, as the images of a data set."""
 
 import contextlib
+import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from errors import UserError, one_line
-from input_pipeline import decode, views
+from input_pipeline import decode
+from input_pipeline.folder import EXTENSIONS
+from input_pipeline.sources import Info
 
 
 def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarray, bool]:
@@ -39,10 +43,45 @@ def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarra
     return np.asarray(picture).reshape(shape), bool(inverted)
 
 
-def cut(path: str, view: views.View) -> np.ndarray:
-    """The test view of a picture, uint8 RGB [size, size, 3]. Raises UserError as `read`."""
-    with _one_line(path):
-        return views.cut(pathlib.Path(path).read_bytes(), view)[0]
+def find(images: Sequence[str]) -> list[str]:
+    """Files as they are named, and in place of folders the image files in them, at any depth.
+
+    Raises UserError for what is not there, and for a folder without images.
+    """
+    found = []
+    for name in images:
+        path = pathlib.Path(name).expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            if not inside:
+                raise UserError(f"no image files ({', '.join(EXTENSIONS)}) in {path}")
+            found += map(str, inside)
+        elif path.is_file():
+            found.append(str(path))
+        else:
+            raise UserError(f"no image file {path}: give paths to image files in --images")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Picture files as a split (see `sources.Split`), for nets that take views of them.
+
+    info: of the data set that the net knows. Their labels are 0.
+    """
+
+    info: Info
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def id(self, i: int) -> str:
+        return self.paths[i]
+
+    def read(self, i: int) -> tuple[bytes, int, str]:
+        """The i-th file's content, 0, and its path. Raises OSError where it cannot be read."""
+        return pathlib.Path(self.paths[i]).read_bytes(), 0, self.paths[i]
 
 
 @contextlib.contextmanager

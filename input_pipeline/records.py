@@ -52,6 +52,10 @@ class Records:
     def __getstate__(self) -> dict:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    def id(self, i: int) -> str:
+        """See `sources.Split.id`."""
+        return str(i)
+
     @property
     def _features(self):
         """i -> the features of example i by name, as they are stored."""

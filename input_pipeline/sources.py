@@ -50,7 +50,8 @@ class Info:
 class Split:
     """One split in memory. images: uint8 [n, height, width, channels]; labels: int32 [n].
 
-    `folder.Files` and `records.Records`, which are not in memory, have `info`, a length and `read`.
+    `folder.Files` and `records.Records`, which are not in memory, have `info`, a length, `id` and
+    `read`.
     """
 
     info: Info
@@ -59,6 +60,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def id(self, i: int) -> str:
+        """What example i is called in files about predictions."""
+        return str(i)
 
     def read(self, i: int) -> tuple[np.ndarray, int, str]:
         """The image uint8 [h, w, c] (for others perhaps encoded), its label, and its name."""

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import sys
 import threading
@@ -21,8 +22,9 @@ from absl import flags
 
 from errors import UserError, one_line
 from input_pipeline.batches import example_index
+from input_pipeline.crops import bucket
 from input_pipeline.decode import BadImage
-from input_pipeline.views import View, cut
+from input_pipeline.views import View
 
 _MOST_IN_A_ROW = 100  # unreadable images, before a set counts as broken
 _LARGEST_PART = 8  # examples that one call of a thread reads
@@ -54,6 +56,7 @@ class _Parts:
 
     split: object
     reading: Reading
+    reader: object  # View, or what tests look at: has cut(image, rng) and blank(image_shape)
     count: int  # of examples
     share: int  # of a batch, for this host
     size: int
@@ -97,7 +100,7 @@ class _Parts:
         """Pixels, label, offset, images skipped for it, mask. Where the example is unreadable and
         `skip` is asked for: in training the one behind it, in evaluation a black image that
         counts for nothing."""
-        info, view = self.split.info, self.reading.view
+        info = self.split.info
         for skipped in range(_MOST_IN_A_ROW):
             try:
                 image, label, name = self.split.read((index + skipped) % len(self.split))
@@ -108,7 +111,7 @@ class _Parts:
                 ) from error
             self._check_label(label, name)
             try:
-                pixels, offset = cut(image, view, rng)
+                pixels, offset = self.reader.cut(image, rng)
                 return pixels, label, offset, skipped, 1
             except BadImage as error:
                 what = f"{name} ({one_line(error)})"
@@ -119,9 +122,8 @@ class _Parts:
                     ) from error
                 _say_once(f"skipped {what}")
                 if rng is None:
-                    height, width, channels = info.image_shape
-                    shape = view.size or height, view.size or width, channels
-                    return np.zeros(shape, np.uint8), label, (0, 0), 1, 0
+                    blank = self.reader.blank(info.image_shape)
+                    return blank, label, np.zeros((*blank.shape[:-3], 2)), 1, 0
         raise UserError(f"{_MOST_IN_A_ROW} images in a row of {info.name} cannot be read")
 
     def _check_label(self, label: int, name: str) -> None:
@@ -157,18 +159,18 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def _opened(split, reading: Reading, count: int, share: int, **order):
+def _opened(split, reading: Reading, count: int, share: int, reader=None, **order):
     """join(n): the next n batches, of `share` examples each, as arrays [examples, ...].
 
-    Fewer where fewer are left, none: None. order: see `_Parts`. Some two batches are decoded
-    ahead, or two for each process.
+    Fewer where fewer are left, none: None. reader, order: see `_Parts`. Some two batches are
+    decoded ahead, or two for each process.
     """
     import grain
 
     # Each process makes whole batches, every workers-th one.
     threads = 1 if reading.workers else min(16, cores())
     size = share if reading.workers else max(1, min(_LARGEST_PART, share // threads))
-    parts = _Parts(split, reading, count, share, size, **order)
+    parts = _Parts(split, reading, reader or reading.view, count, share, size, **order)
     ahead = 1 if reading.workers else threads + 2 * parts.in_batch
     dataset = grain.MapDataset.source(parts).to_iter_dataset(grain.ReadOptions(threads, ahead))
     if reading.workers:
@@ -234,13 +236,16 @@ def train_batches(
             }
 
 
-def eval_batches(split, reading: Reading, batch_size: int, devices: int) -> Iterator[dict]:
+def eval_batches(
+    split, reading: Reading, batch_size: int, devices: int, reader=None
+) -> Iterator[dict]:
     """Every example once, in order: image, label, mask and skipped [devices, batch / devices, ...].
 
     The last batch is filled up; `mask` (float32) is 0 on what was added and on unreadable images
-    that are skipped. Raises as `train_batches`.
+    that are skipped. reader: what is read of an image if not the test view, as `crops.Crops`,
+    whose offsets int32 [..., crops, 2] come too. Raises as `train_batches`.
     """
-    with _opened(split, reading, len(split), batch_size) as join:
+    with _opened(split, reading, len(split), batch_size, reader) as join:
         while batch := join(1):
             missing = batch_size - len(batch["label"])
             if missing:
@@ -248,5 +253,52 @@ def eval_batches(split, reading: Reading, batch_size: int, devices: int) -> Iter
                     name: np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
                     for name, values in batch.items()
                 }
-            del batch["offset"]
+            if reader is None:
+                del batch["offset"]  # of the test view: the middle
             yield {name: v.reshape(devices, -1, *v.shape[1:]) for name, v in batch.items()}
+
+
+def whole_batches(split, reading: Reading, whole, pixels: int, devices: int) -> Iterator[dict]:
+    """Every example once: whole images, those of about one size together.
+
+    whole: a `crops.Whole`. pixels: how many a batch may have, if that is enough for one image a
+    device. Yields image uint8 [devices, n, height, width, channels], each image at its top left
+    and the rest filled up with zeros; size int32 [devices, n, 2], of the image in it; label, mask
+    and skipped as in `eval_batches`; index int32 [devices, n], of the example, -1 for none. Few
+    different shapes come (see `crops.bucket`). Raises as `train_batches`.
+    """
+    waiting: dict = {}  # by shape
+
+    def together(shape: tuple[int, int], examples: list[dict], count: int) -> dict:
+        channels = examples[0]["image"].shape[-1]
+        batch = {
+            "image": np.zeros((count, *shape, channels), np.uint8),
+            "size": np.full((count, 2), shape, np.int32),
+            "index": np.full(count, -1, np.int32),
+            "label": np.zeros(count, np.int32),
+            "mask": np.zeros(count, np.float32),
+            "skipped": np.zeros(count, np.int32),
+        }
+        for i, example in enumerate(examples):
+            height, width = example["image"].shape[1:3]
+            batch["image"][i, :height, :width] = example["image"][0]
+            batch["size"][i] = height, width
+            for name in ("index", "label", "mask", "skipped"):
+                batch[name][i] = example[name][0]
+        return {name: v.reshape(devices, -1, *v.shape[1:]) for name, v in batch.items()}
+
+    def capacity(shape: tuple[int, int]) -> int:
+        return max(1, pixels // (math.prod(shape) * devices)) * devices
+
+    with _opened(split, reading, len(split), 1, whole) as join:
+        index = 0
+        while example := join(1):
+            example["index"] = [index]
+            index += 1
+            shape = tuple(map(bucket, example["image"].shape[1:3]))
+            examples = waiting.setdefault(shape, [])
+            examples.append(example)
+            if len(examples) == capacity(shape):
+                yield together(shape, waiting.pop(shape), len(examples))
+    for shape, examples in waiting.items():
+        yield together(shape, examples, capacity(shape))

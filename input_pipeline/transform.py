@@ -44,7 +44,7 @@ def needs_statistics(preprocessing, augmentation) -> bool:
 
 
 def make_transform(preprocessing, augmentation, statistics=None):
-    """transform(images, keys=None, offsets=None) from `preprocess` and `augment` sections.
+    """transform(images, keys=None, offsets=None, at=None), from the sections named so.
 
     uint8 [batch, h, w, c] -> float32 [batch, *output_shape]. keys: one key an example for
     training; None for evaluation, which takes no random choice. statistics: those of the
@@ -57,6 +57,8 @@ def make_transform(preprocessing, augmentation, statistics=None):
 
     A mean image may be larger than the images, of which each is then a part: offsets, int32
     [batch, 2], say where the part begins (top, left); None: in the middle.
+
+    at: (top, left) of the crop in the padded images, in place of the middle.
     """
     affine = {name: augmentation[name] for name in _AFFINE}
     pad, side = preprocessing.pad, preprocessing.crop
@@ -70,7 +72,7 @@ def make_transform(preprocessing, augmentation, statistics=None):
             augmentation.lighting, statistics.eigenvalues, statistics.eigenvectors
         )
 
-    def transform(images, keys=None, offsets=None) -> jax.Array:
+    def transform(images, keys=None, offsets=None, at=None) -> jax.Array:
         def each(function, images, fold=None, **options):
             own = keys if fold is None else jax.vmap(lambda k: jax.random.fold_in(k, fold))(keys)
             return jax.vmap(functools.partial(function, **options))(own, images)
@@ -90,7 +92,7 @@ def make_transform(preprocessing, augmentation, statistics=None):
         if side and train and augmentation.crop:
             images = each(augment.crop, images, _CROP, side=side)
         elif side:
-            top, left = ((size - side) // 2 for size in images.shape[1:3])
+            top, left = at or ((size - side) // 2 for size in images.shape[1:3])
             images = images[:, top : top + side, left : left + side]
         if train and augmentation.flip:
             images = each(augment.flip, images, _FLIP)

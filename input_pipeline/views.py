@@ -9,7 +9,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from PIL.Image import Resampling
 
 from errors import UserError
@@ -59,6 +58,15 @@ class View:
         view = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
         view.check()
         return view
+
+    def cut(self, image, rng=None) -> tuple[np.ndarray, tuple[int, int]]:
+        """See the function `cut`."""
+        return cut(image, self, rng)
+
+    def blank(self, image_shape: tuple[int, int, int]) -> np.ndarray:
+        """What stands for an image of a set that cannot be read."""
+        height, width, channels = image_shape
+        return np.zeros((self.size or height, self.size or width, channels), np.uint8)
 
     def check(self) -> None:
         """Raises UserError, one line naming the field, for values that make no view."""
@@ -203,13 +211,6 @@ def cut(
     """
     if not view.size:
         return (decode.decode(image) if isinstance(image, bytes) else image), (0, 0)
-    size = view.size, view.size
-    if isinstance(image, bytes):
-        picture = decode.Picture(image)
-        box, offset = place(picture.height, picture.width, view, rng)
-        return picture.cut(box, size, resampling(view.interpolation, rng)), offset
-    height, width, channels = image.shape
-    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    box, offset = place(height, width, view, rng)
-    part = decode.resize(picture, box, size, resampling(view.interpolation, rng))
-    return np.asarray(part).reshape(*size, channels), offset
+    picture = decode.opened(image)
+    box, offset = place(picture.height, picture.width, view, rng)
+    return picture.cut(box, (view.size,) * 2, resampling(view.interpolation, rng)), offset

@@ -90,7 +90,7 @@ def test_evaluate_prints_one_json_line_last(trained):
         "step": 289,
     }
     assert {k: found[k] for k in expected} == expected
-    assert set(found) == {*expected, "loss", "top1_error", "top5_error"}
+    assert set(found) == {*expected, "loss", "top1_error", "top5_error", "images_per_second"}
 
 
 def test_predict_names_class_and_probability_of_each_image(trained, tmp_path):

@@ -18,7 +18,9 @@ from errors import UserError
 # Kept apart from their modules' own tables (which need JAX); a test holds them together.
 LOSSES = ("map", "mse", "softmax")
 SCHEDULES = ("constant", "cosine", "steps", "exponential", "linear", "plateau")
-PROTOCOLS = ("full",)
+PROTOCOLS = ("auto", "full", "center", "ten_crop", "multi_crop", "dense", "dense_and_multi_crop")
+CROPS = ("grid", "squares")  # of crops.KINDS, those of multi_crop
+MAP_AVERAGES = ("scores", "probabilities")
 MEANS = ("none", "channel", "pixel")
 LIGHTINGS = ("none", "eigenvalues", "deviations")
 
@@ -92,6 +94,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluate.every_epochs": _above(0),
     "evaluate.batch_size": _at_least(1),
     "evaluate.protocol": _one_of(*PROTOCOLS),
+    "evaluate.crops": _one_of(*CROPS),
+    "evaluate.map_average": _one_of(*MAP_AVERAGES),
     "evaluate.split": _one_of("test", "train"),
     "evaluate.checkpoint": _one_of("latest", "best"),
     "checkpoint.every_epochs": _above(0),
@@ -183,6 +187,11 @@ def validate(config: ConfigDict) -> None:
             " one size with config.view.square and config.preprocess.mean=pixel, the mean of such"
             " squares"
         )
+    if not all(isinstance(side, int) and side > 0 for side in config.evaluate.scales):
+        raise UserError(
+            f"config.evaluate.scales={config.evaluate.scales}: must be whole numbers of pixels, as"
+            " (256, 288)"
+        )
     _validate_optimizer(config.optimizer)
     if not all(isinstance(pattern, str) for pattern in config.init_layers):
         raise UserError(
@@ -213,7 +222,8 @@ def rate_scale(config: ConfigDict) -> float:
 # Where a run is, not what it is: it may differ when the run goes on.
 _FREE = (
     *("dataset.data_dir", "dataset.cache_dir", "dataset.workers"),
-    *("evaluate.split", "evaluate.checkpoint"),
+    *("evaluate.split", "evaluate.checkpoint", "evaluate.protocol", "evaluate.scales"),
+    *("evaluate.multi_scale", "evaluate.crops", "evaluate.map_average", "evaluate.ensemble"),
 )
 
 

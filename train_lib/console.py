@@ -118,6 +118,53 @@ class Progress:
         self._bar.close()
 
 
+class Meter:
+    """Counts examples of a test: a bar on a terminal, elsewhere a plain line twice a minute."""
+
+    def __init__(self, total: int, what: str):
+        self._bar = tqdm(
+            total=total,
+            desc=what,
+            unit="image",
+            dynamic_ncols=True,
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        self.total, self._what, self._done = total, what, 0
+        self._started = self._spoke = time.monotonic()
+        self._compiled: set = set()
+        self._compiling = 0.0
+
+    @contextlib.contextmanager
+    def compiling(self, shape):
+        """Around a device call; that of a new shape is a compilation, and its time left out."""
+        start = time.monotonic()
+        yield
+        if shape not in self._compiled:
+            self._compiled.add(shape)
+            self._compiling += time.monotonic() - start
+
+    def done(self, count: int) -> None:
+        """So many more examples have their result."""
+        self._done += count
+        self._bar.update(count)
+        if self._bar.disable and time.monotonic() - self._spoke > 30:
+            self._spoke = time.monotonic()
+            line = f"{self._what}: {self._done} of {self.total} images"
+            print(line, file=sys.stderr, flush=True)
+
+    def reached(self, count: int) -> None:
+        """So many examples have their result, all together."""
+        self.done(count - self._done)
+
+    def rate(self) -> float:
+        """Examples per second so far, compilations left out."""
+        return self._done / max(1e-9, time.monotonic() - self._started - self._compiling)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
 def _when_ready(arrays) -> float:
     jax.block_until_ready(arrays)
     return time.monotonic()

@@ -1,4 +1,8 @@
-"""Evaluation of a state on a split: every example exactly once."""
+"""Evaluation of a state on a split: every example exactly once.
+
+`evaluate` is what training does between steps: one view of each image, sums on the devices.
+`from_probabilities` makes the same of what `protocols.predict` gives.
+"""
 
 import contextlib
 import dataclasses
@@ -26,6 +30,11 @@ class Result:
     probabilities: np.ndarray
     labels: np.ndarray
 
+    @property
+    def counted(self) -> np.ndarray:
+        """bool [n]: what could be read."""
+        return self.labels >= 0
+
     def metrics(self) -> dict:
         return {
             "test/loss": self.loss,
@@ -41,11 +50,12 @@ def evaluate(
     batches: Iterator[dict],
     examples: int,
     stop: Callable[[], bool] = lambda: False,
+    meter=None,
 ) -> Result | None:
     """Runs `eval_step` (already parallel) over the batches of a split of so many examples.
 
     batches: image, label and mask, [devices, share, ...]; perhaps `skipped`. None if `stop()`
-    became true on the way. Raises UserError if no example counts.
+    became true on the way. meter: a `console.Meter`. Raises UserError if no example counts.
     """
     outputs, labels = [], []
     with contextlib.closing(batches):
@@ -55,10 +65,15 @@ def evaluate(
             # Masked out, and no mere filling up: it was skipped.
             skipped = batch.pop("skipped", np.zeros_like(batch["label"]))
             labels.append(np.where(skipped > 0, -1, batch["label"]).reshape(-1))
-            outputs.append(eval_step(state, batch))
+            with meter.compiling(batch["image"].shape) if meter else contextlib.nullcontext():
+                outputs.append(eval_step(state, batch))
             if len(outputs) > 2:  # two batches in flight keep the device busy
                 outputs[-3] = jax.device_get(outputs[-3])
+                if meter:
+                    meter.done(batch["label"].size)
     outputs = jax.device_get(outputs)
+    if meter:
+        meter.reached(examples)
     # Sums over a batch are exact or float32; over batches they are Python's float64.
     sums = {name: sum(float(out[0][name]) for out in outputs) for name in outputs[0][0]}
     counted = round(sums["examples"])
@@ -77,4 +92,28 @@ def evaluate(
         classes=per_example("classes"),
         probabilities=per_example("probabilities"),
         labels=np.concatenate(labels)[:examples],
+    )
+
+
+def from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> Result:
+    """The result of class probabilities float [n, classes].
+
+    labels: int [n], -1 for what was skipped. The loss is -log of the right class's probability
+    (of at least 1e-30). Raises UserError if no example counts.
+    """
+    mask = labels >= 0
+    count = int(mask.sum())
+    if not count:
+        raise UserError("not one image of the split can be read: check the data set")
+    classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    hits = (classes == labels[:, None])[mask]
+    right = np.take_along_axis(probabilities, np.maximum(labels, 0)[:, None], axis=1)[mask, 0]
+    return Result(
+        loss=float(-np.log(np.maximum(right.astype(np.float64), 1e-30)).mean()),
+        top1_error=int((~hits[:, 0]).sum()) / count,
+        top5_error=int((~hits.any(axis=1)).sum()) / count,
+        examples=count,
+        classes=classes.astype(np.int32),
+        probabilities=np.take_along_axis(probabilities, classes, axis=1),
+        labels=labels.astype(np.int32),
     )

@@ -82,6 +82,11 @@ def eval_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=list(on))
 
 
+def predict_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
+    """step(state, batch) -> outputs [n, ...], as [devices, n, ...]."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=list(on))
+
+
 def device_index() -> jax.Array:
     """The number of the device that runs the step, inside a step."""
     return jax.lax.axis_index(AXIS)

@@ -4,7 +4,7 @@ The functions return figures that belong to no window system: a notebook shows t
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -118,6 +118,24 @@ def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -
     return figure
 
 
+def contact_sheet(picture: Callable[[int], np.ndarray | None], captions: Sequence[str]) -> Figure:
+    """Pictures [h, w, 3], the first MOST_MISCLASSIFIED of them, each with its caption."""
+    count = min(len(captions), MOST_MISCLASSIFIED)
+    rows, columns = _grid(count)
+    figure = Figure(figsize=(1.9 * columns, 2.0 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for index, axis in zip(range(count), axes.flat, strict=False):
+        image = picture(index)
+        if image is not None:
+            axis.imshow(image)
+        axis.set_title(captions[index], fontsize=8)
+    if count < len(captions):
+        figure.suptitle(f"the first {count} of {len(captions)}", fontsize=9)
+    return figure
+
+
 def first_kernel(params) -> np.ndarray | None:
     """The kernel of the first convolution; None if the model has none that can be drawn."""
     for layer in params.values():
@@ -129,7 +147,7 @@ def first_kernel(params) -> np.ndarray | None:
 
 def write_all(workdir: pathlib.Path, records, params, result: Result, names, picture) -> None:
     """Writes learning_curves, confusion_matrix, misclassified and first_layer_filters."""
-    counted = result.labels >= 0
+    counted = result.counted
     figures = {
         "learning_curves": learning_curves(records),
         "confusion_matrix": confusion_matrix(
@@ -140,10 +158,14 @@ def write_all(workdir: pathlib.Path, records, params, result: Result, names, pic
     kernel = first_kernel(params)
     if kernel is not None:
         figures["first_layer_filters"] = first_layer_filters(kernel)
-    folder = workdir / "plots"
+    for name, figure in figures.items():
+        save(figure, workdir / "plots" / f"{name}.png")
+
+
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a PNG file. Raises UserError, one line, where that is not possible."""
     try:
-        folder.mkdir(exist_ok=True)
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, format="png")
     except OSError as error:
-        raise UserError(f"cannot write {folder} ({error}): free some space, run again") from error
+        raise UserError(f"cannot write {path} ({error}): free some space, run again") from error

@@ -42,6 +42,12 @@ def stored_config(workdir: pathlib.Path) -> dict | None:
         ) from error
 
 
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+    """The config that a run was made with. Raises UserError if it cannot be read."""
+    stored_config(workdir)  # raises for a damaged one
+    return ConfigDict(json.loads((workdir / CONFIG).read_text()))
+
+
 def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:
     """Raises UserError naming the differences, if there are any."""
     if different:

@@ -21,6 +21,7 @@ from models.layers.dropping import (
     Standout,
 )
 from models.layers.extent import Extents, padded
+from models.layers.extent import mask as inside
 from models.layers.initializers import RULES, Init
 from models.layers.kernels import convolve
 from models.layers.net import LRN, POOLING, Head, Net, Style, check_size
@@ -67,6 +68,7 @@ __all__ = [
     "TableConv",
     "check_size",
     "convolve",
+    "inside",
     "leaky_relu",
     "maxout",
     "padded",

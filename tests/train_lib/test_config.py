@@ -39,7 +39,10 @@ from train_lib import losses, schedules
         ("augment.lighting", "pca", "choose one of none, eigenvalues, deviations"),
         ("augment.lighting_deviation", 0.0, "config.augment.lighting_deviation=0.0"),
         ("augment.photometric", 1.5, "config.augment.photometric=1.5: must be in 0 .. 1"),
-        ("evaluate.protocol", "ten_crop", "choose one of full"),
+        ("evaluate.protocol", "ten", "choose one of auto, full, center, ten_crop"),
+        ("evaluate.scales", (0,), "must be whole numbers of pixels"),
+        ("evaluate.crops", "ten_crop", "choose one of grid, squares"),
+        ("evaluate.map_average", "logits", "choose one of scores, probabilities"),
     ],
 )
 def test_impossible_values_are_refused_by_name(field, value, said):

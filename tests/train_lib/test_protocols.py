@@ -1,0 +1,464 @@
+"""Every protocol against plain loops over a run's pictures, on one device and on eight."""
+
+import csv
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import googlenet, mlp, resnet_cifar10
+from errors import UserError
+from input_pipeline import crops, prepare, sources, views
+from train_lib import config as config_lib
+from train_lib import console, experiment, modes, protocols
+from train_lib.train import train_and_evaluate
+
+SIZE, SCALE = 16, 20
+NAMES = ["blue", "green", "red"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Pictures of many sizes: noise on one colour a class; 7 to validate, which divides nothing."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("val", 7)):
+        for i in range(count):
+            name = NAMES[i % 3]
+            folder = root / part / name
+            folder.mkdir(parents=True, exist_ok=True)
+            colour = np.eye(3)[2 - i % 3] * 60 + 90
+            height, width = [(20, 33), (41, 30), (25, 25)][i % 3] if i % 2 else (24, 40)
+            small = rng.normal(colour, 60, (height // 4, width // 4, 3)).clip(0, 255)
+            image = Image.fromarray(small.astype(np.uint8)).resize((width, height))
+            image.save(folder / f"{i}.png")
+    return root
+
+
+def config_of(kind, folder, **overrides):
+    config = {"cifar": resnet_cifar10, "mlp": mlp}[kind].get_config()
+    config.update_from_flattened_dict(
+        {
+            "dataset.name": "folder",
+            "dataset.data_dir": str(folder),
+            "view.size": SIZE,
+            "view.train_scale": (SCALE, SCALE),
+            "view.test_scale": SCALE,
+            "preprocess.pad": 0,
+            "preprocess.crop": 0,
+            "preprocess.mean": "channel",
+            "preprocess.low": 0.0,
+            "preprocess.high": 4.0,
+            "augment.crop": False,
+            "batch_size": 6,
+            "epochs": 3.0,
+            "num_devices": 1,
+            "steps_per_dispatch": 1,
+            "schedule.name": "constant",
+            "schedule.boundaries": (),
+            "schedule.factors": (),
+            "schedule.learning_rate": 0.02,
+            "evaluate.every_epochs": 3.0,
+            "evaluate.batch_size": 4,
+            **overrides,
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def runs(pictures, tmp_path_factory):
+    """Two runs: a small ResNet with the mean colour, an MLP with a mean image of the square."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = config_of("cifar", pictures)
+    train_and_evaluate(config, folder / "cifar")
+    square = {"view.square": True, "preprocess.mean": "pixel"}
+    train_and_evaluate(config_of("mlp", pictures, **square), folder / "mlp")
+    return folder
+
+
+def opened(runs, kind, pictures, **overrides):
+    if kind == "mlp":
+        overrides = {"view.square": True, "preprocess.mean": "pixel", **overrides}
+    config = config_of(kind, pictures, **overrides)
+    exp = experiment.build(config, runs / kind)
+    protocols.check(exp)
+    return exp, modes.load_state(exp, runs / kind)[1], sources.load(config.dataset, "test")
+
+
+def predicted(exp, state, split):
+    meter = console.Meter(len(split), "test")
+    return protocols.predict(protocols.passes(exp), state, split, meter)
+
+
+def softmax(logits):
+    return np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)), np.float64)
+
+
+def forward(exp, state, module=None):
+    """float32 [b, h, w, c], network input -> logits."""
+    module = module or exp.module
+    return jax.jit(lambda x: module.apply(state.variables(), x, train=False))
+
+
+def crop_by_crop(exp, state, split, kind, scales):
+    """A loop over images, scales, crops and mirrors, one at a time."""
+    net, found = forward(exp, state), []
+    mean = exp.statistics.image if exp.config.preprocess.mean == "pixel" else exp.statistics.mean
+    for i in range(len(split)):
+        picture = Image.open(split.path(i)).convert("RGB")
+        outputs = []
+        for side in scales:
+            height, width = views.rescaled(picture.height, picture.width, side)
+            whole = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+            for crop in crops.KINDS[kind](height, width, SIZE):
+                part = whole[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
+                if crop.side != SIZE:
+                    square = Image.fromarray(part)
+                    how = Image.Resampling.BILINEAR, None, 2.0  # our reducing gap
+                    part = np.asarray(square.resize((SIZE, SIZE), *how))
+                y, x = crop.offset
+                less = mean[y : y + SIZE, x : x + SIZE] if mean.ndim == 3 else mean
+                pixels = (part - np.asarray(less, np.float32)) * np.float32(4 / 255)
+                for one in (pixels, pixels[:, ::-1]):
+                    outputs.append(softmax(net(one[None].astype(np.float32))[0]))
+        found.append(np.mean(outputs, axis=0))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+    ("kind", "overrides", "crops_kind", "scales"),
+    [
+        ("mlp", {"evaluate.protocol": "ten_crop"}, "ten_crop", (SCALE,)),
+        ("mlp", {"evaluate.protocol": "ten_crop", "evaluate.batch_size": 100}, "ten_crop", (20,)),
+        (
+            "cifar",
+            {"evaluate.protocol": "multi_crop", "evaluate.scales": (16, 20, 30)},
+            "grid",
+            (16, 20, 30),
+        ),
+        (
+            "cifar",
+            {
+                "evaluate.protocol": "multi_crop",
+                "evaluate.crops": "squares",
+                "evaluate.multi_scale": True,
+            },
+            "squares",
+            (20, 52, 84, 116),
+        ),
+    ],
+)
+def test_crops_equal_a_plain_loop(runs, pictures, devices, kind, overrides, crops_kind, scales):
+    exp, state, split = opened(runs, kind, pictures, num_devices=devices, **overrides)
+    found, labels = predicted(exp, state, split)
+    wanted = crop_by_crop(exp, state, split, crops_kind, scales)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    np.testing.assert_array_equal(labels, split.labels)
+    assert wanted.std() > 0.01
+
+
+def dense_by_image(exp, state, split, scales, average="scores"):
+    module = exp.module.clone(class_map=True, image_size=SIZE)
+    net, found = forward(exp, state, module), []
+    mean = np.asarray(exp.statistics.mean, np.float32)
+    for i in range(len(split)):
+        picture = Image.open(split.path(i)).convert("RGB")
+        outputs = []
+        for side in scales:
+            height, width = views.rescaled(picture.height, picture.width, side)
+            whole = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+            pixels = (whole - mean) * np.float32(4 / 255)
+            for one in (pixels, pixels[:, ::-1]):
+                scores = np.asarray(net(one[None].astype(np.float32)))[0].reshape(-1, 3)
+                if average == "scores":
+                    outputs.append(softmax(scores.mean(axis=0)))
+                else:
+                    outputs.append(softmax(scores).mean(axis=0))
+        found.append(np.mean(outputs, axis=0))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+    ("overrides", "scales", "average"),
+    [
+        ({}, (SCALE,), "scores"),
+        ({"evaluate.map_average": "probabilities"}, (SCALE,), "probabilities"),
+        # The published three of a fixed S would have 20 - 32 pixels.
+        ({"view.train_scale": (20, 31), "evaluate.multi_scale": True}, (20, 26, 31), "scores"),
+    ],
+)
+def test_dense_equals_the_net_on_each_image_alone(
+    runs, pictures, devices, overrides, scales, average
+):
+    exp, state, split = opened(
+        runs, "cifar", pictures, num_devices=devices, **{"evaluate.protocol": "dense", **overrides}
+    )
+    found, labels = predicted(exp, state, split)
+    wanted = dense_by_image(exp, state, split, scales, average)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    np.testing.assert_array_equal(labels, split.labels)
+
+
+def test_dense_at_the_native_size_is_the_central_crop_of_square_images(runs, tmp_path):
+    for name in NAMES:
+        for part in ("train", "val"):
+            (tmp_path / part / name).mkdir(parents=True)
+            noise = np.random.default_rng(len(name)).integers(0, 256, (SIZE, SIZE, 3))
+            Image.fromarray(noise.astype(np.uint8)).save(tmp_path / part / name / "a.png")
+    native = {"view.test_scale": SIZE, "view.train_scale": (SIZE, SIZE)}
+    dense, _ = predicted(
+        *opened(runs, "cifar", tmp_path, **native, **{"evaluate.protocol": "dense"})
+    )
+    grid, _ = predicted(
+        *opened(runs, "cifar", tmp_path, **native, **{"evaluate.protocol": "multi_crop"})
+    )
+    np.testing.assert_allclose(dense, grid, atol=1e-5)  # all 25 crops are the image
+
+
+def test_dense_and_multi_crop_are_averaged(runs, pictures):
+    def run(protocol):
+        overrides = {"evaluate.protocol": protocol, "evaluate.scales": (20, 24)}
+        return predicted(*opened(runs, "cifar", pictures, **overrides))[0]
+
+    both = run("dense_and_multi_crop")
+    np.testing.assert_allclose(both, (run("dense") + run("multi_crop")) / 2, atol=1e-6)
+    np.testing.assert_allclose(both.sum(axis=1), 1, atol=1e-5)
+
+
+def test_few_shapes_are_compiled(runs, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for i in range(40):
+            folder = tmp_path / part / NAMES[i % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            height, width = rng.integers(20, 60, 2)
+            Image.new("RGB", (int(width), int(height)), (9 * i % 256, 99, 0)).save(
+                folder / f"{i}.png"
+            )
+    exp, state, split = opened(runs, "cifar", tmp_path, **{"evaluate.protocol": "dense"})
+    (one,) = protocols.passes(exp)
+    shapes = {batch["image"].shape for batch in one.batches(split)}
+    sizes = {Image.open(split.path(i)).size for i in range(len(split))}
+    assert len(sizes) > 30
+    # A shorter side of 20, the longer one up to 59 in four lengths an octave, either way round.
+    assert len(shapes) <= 2 * len({crops.bucket(n) for n in range(20, 60)}) == 16
+    traced, probabilities = [], protocols.losses.probabilities
+    monkeypatch.setattr(
+        protocols.losses, "probabilities", lambda *a: traced.append(0) or probabilities(*a)
+    )
+    protocols.predict([one], state, split, console.Meter(len(split), "test"))
+    assert len(traced) == len(shapes)  # each shape once, in however many batches it came
+    assert sum(1 for _ in one.batches(split)) > len(shapes)
+
+
+def test_ten_crops_of_small_images_that_only_the_net_cuts():
+    """cuda-convnet's: 24x24 of 32x32; here 24x24 of the 32x32 digits."""
+    config = mlp.get_config()
+    config.update_from_flattened_dict(
+        {
+            "preprocess.crop": 6,
+            "dataset.name": "digits",
+            "evaluate.protocol": "ten_crop",
+            "evaluate.batch_size": 100,
+            "num_devices": 2,
+        }
+    )
+    exp = experiment.build(config)
+    from train_lib import optimizers, parallel
+    from train_lib import state as state_lib
+
+    optimizer = optimizers.make_optimizer(config.optimizer, lambda step: 0.1)
+    state = parallel.replicate(
+        state_lib.create(exp.module, optimizer, 0, exp.input_shape), exp.devices
+    )
+    split = sources.load(config.dataset, "test")
+    split = sources.Split(split.info, split.images[:23], split.labels[:23])
+    found, _ = predicted(exp, state, split)
+    net, outputs = forward(exp, state), []
+    low, high = config.preprocess.low, config.preprocess.high
+    side = split.images.shape[1]
+    for top, left in crops.corners_and_center(side, 6):
+        part = split.images[:, top : top + 6, left : left + 6]
+        for one in (part, part[:, :, ::-1]):
+            pixels = low + one.astype(np.float32) * np.float32((high - low) / 255)
+            outputs.append(softmax(net(pixels)))
+    np.testing.assert_allclose(found, np.mean(outputs, axis=0), atol=1e-5)
+
+
+def evaluated(runs, workdir, config):
+    line = modes.evaluate_run(config, runs / workdir)
+    return json.loads(line)
+
+
+def test_an_ensemble_averages_probabilities_of_different_nets(runs, pictures, tmp_path):
+    single = {}
+    for kind in ("cifar", "mlp"):
+        exp, state, split = opened(runs, kind, pictures)
+        single[kind] = predicted(exp, state, split)[0]
+    mean = (single["cifar"] + single["mlp"]) / 2
+    config = config_of("cifar", pictures)
+    config.evaluate.ensemble = f"{runs / 'cifar'},{runs / 'mlp'}"
+    found = json.loads(modes.evaluate_run(config, tmp_path))
+    assert found["loss"] == pytest.approx(-np.log(mean[np.arange(7), split.labels]).mean(), 1e-5)
+    assert found["top1_error"] == pytest.approx((mean.argmax(1) != split.labels).mean())
+    assert found["step"] == [6, 6]
+    assert found["ensemble"] == [str(runs / "cifar"), str(runs / "mlp")]
+    with open(tmp_path / "evaluation" / "test_center_ensemble" / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [split.id(i) for i in range(7)]
+    for row, probabilities, label in zip(rows, mean, split.labels, strict=True):
+        assert row["label"] == NAMES[label]
+        order = np.argsort(-probabilities, kind="stable")
+        assert [row[f"class{k}"] for k in (1, 2, 3)] == [NAMES[i] for i in order]
+        values = [float(row[f"probability{k}"]) for k in (1, 2, 3)]
+        np.testing.assert_allclose(values, probabilities[order], rtol=1e-4)
+
+
+def test_what_an_evaluation_leaves(runs, pictures):
+    config = config_of("cifar", pictures, **{"evaluate.protocol": "dense"})
+    line = evaluated(runs, "cifar", config)
+    keys = ("dataset", "split", "protocol", "examples", "loss", "top1_error", "top5_error", "step")
+    assert set(keys) < set(line)
+    assert (line["examples"], line["scales"], line["protocol"]) == (7, [SCALE], "dense")
+    assert line["images_per_second"] > 0
+    folder = runs / "cifar" / "evaluation" / "test_dense_20"
+    assert json.loads((folder / "result.json").read_text()) == line
+    matrix = list(csv.reader((folder / "confusion.csv").open()))
+    assert matrix[0][1:] == NAMES
+    counts = np.array([[int(v) for v in row[1:]] for row in matrix[1:]])
+    assert counts.sum(axis=1).tolist() == [3, 2, 2]
+    assert 1 - np.trace(counts) / 7 == pytest.approx(line["top1_error"])
+    classes = list(csv.DictReader((folder / "per_class.csv").open()))
+    assert [float(c["top1_accuracy"]) for c in classes] == pytest.approx(
+        np.diag(counts) / counts.sum(axis=1), rel=1e-5
+    )
+    assert all(float(c["top5_accuracy"]) == 1 for c in classes)
+    for name in ("confusion_matrix.png", "misclassified.png"):
+        Image.open(folder / name).verify()
+
+
+def test_a_single_view_is_the_same_by_either_way(runs, pictures):
+    """`evaluate`, as training does it, and the probabilities that ensembles average."""
+    config = config_of("cifar", pictures)
+    line = evaluated(runs, "cifar", config)
+    exp, state, split = opened(runs, "cifar", pictures)
+    found, labels = predicted(exp, state, split)
+    assert line["loss"] == pytest.approx(-np.log(found[np.arange(7), labels]).mean(), rel=1e-5)
+    assert line["top1_error"] == pytest.approx((found.argmax(1) != labels).mean())
+
+
+def test_predict_speaks_by_the_protocol_and_writes_a_contact_sheet(runs, pictures, tmp_path):
+    config = config_of("cifar", pictures, **{"evaluate.protocol": "dense"})
+    config.predict.contact_sheet = str(tmp_path / "sheet.png")
+    folder = pictures / "val"
+    lines = modes.predict_images(config, runs / "cifar", [str(folder)]).splitlines()
+    exp, state, split = opened(runs, "cifar", pictures, **{"evaluate.protocol": "dense"})
+    found, _ = predicted(exp, state, split)
+    assert len(lines) == 7
+    for i, line in enumerate(lines):  # folders come in order, as the split's files
+        best = found[i].argmax()
+        assert line.startswith(f"{split.path(i)}: {NAMES[best]} {found[i, best]:.4f}")
+    Image.open(tmp_path / "sheet.png").verify()
+
+
+def test_an_unreadable_picture_of_the_users(runs, pictures, tmp_path, capsys):
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "good.jpg")
+    config = config_of("cifar", pictures)
+    with pytest.raises(UserError, match=r"bad\.jpg"):
+        modes.predict_images(config, runs / "cifar", [str(tmp_path)])
+    config.dataset.on_bad_image = "skip"
+    found = modes.predict_images(config, runs / "cifar", [str(tmp_path)]).splitlines()
+    assert len(found) == 1
+    assert "good.jpg" in found[0]
+    assert "bad.jpg" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no image files"):
+        modes.predict_images(config, runs / "cifar", [str(runs / "cifar" / "checkpoints")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "said"),
+    [
+        ("mlp", {"evaluate.protocol": "dense"}, "mlp cannot be slid"),
+        ("mlp", {"evaluate.protocol": "full"}, "choose center"),
+        ("cifar", {"evaluate.scales": (30,)}, "looks at one scale"),
+        (
+            "cifar",
+            {"evaluate.protocol": "dense", "evaluate.scales": (12,)},
+            "12 .* less than the 16 pixels",
+        ),
+        (
+            "cifar",
+            {"evaluate.protocol": "dense", "evaluate.scales": (30,), "evaluate.multi_scale": True},
+            "set one of them",
+        ),
+        ("cifar", {"evaluate.protocol": "dense", "evaluate.multi_scale": True}, "-12 .* less"),
+        (
+            "cifar",
+            {"view.train": "area", "evaluate.protocol": "dense", "evaluate.multi_scale": True},
+            "follows config.view.train_scale",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(runs, pictures, kind, overrides, said):
+    if kind == "mlp":
+        overrides = {"view.square": True, "preprocess.mean": "pixel", **overrides}
+    config = config_of(kind, pictures, **overrides)
+    with pytest.raises(UserError, match=said):
+        modes.evaluate_run(config, runs / kind)
+
+
+def test_ensembles_that_cannot_be_are_refused(runs, pictures, tmp_path):
+    config = config_of("cifar", pictures)
+    for ensemble, said in (
+        (str(runs / "cifar"), "two runs or more"),
+        (f"{runs / 'cifar'},{tmp_path / 'nowhere'}", "there is no run"),
+    ):
+        config.evaluate.ensemble = ensemble
+        with pytest.raises(UserError, match=said):
+            modes.evaluate_run(config, tmp_path)
+    other = tmp_path / "pictures"
+    for part in ("train", "val"):
+        for name in ("cat", "dog", "fox"):
+            (other / part / name).mkdir(parents=True)
+            Image.new("RGB", (30, 30)).save(other / part / name / "a.png")
+    train_and_evaluate(config_of("mlp", other, epochs=1.0), tmp_path / "other")
+    config.evaluate.ensemble = f"{runs / 'cifar'},{tmp_path / 'other'}"
+    with pytest.raises(UserError, match="know other classes"):
+        modes.evaluate_run(config, tmp_path)
+    with pytest.raises(UserError, match="was trained on other classes"):
+        modes.evaluate_run(config_of("cifar", other), runs / "cifar")
+
+
+def test_a_square_copy_is_no_whole_image(runs, pictures, tmp_path):
+    flags = (f"--shorter_side={SCALE}", "--square", f"--out={tmp_path}", "--processes=1")
+    assert prepare.main([str(pictures), *flags]) == 0
+    name = next(path.name for path in tmp_path.iterdir())
+    config = config_of("cifar", tmp_path, **{"dataset.name": name, "view.square": True})
+    for protocol, said in (("dense", "looks at whole images"), ("multi_crop", "whole images")):
+        config.evaluate.protocol = protocol
+        with pytest.raises(UserError, match=said):
+            modes.evaluate_run(config, runs / "cifar")
+    config.evaluate.protocol, config.evaluate.scales = "ten_crop", (24,)
+    with pytest.raises(UserError, match="prepare a larger copy"):
+        modes.evaluate_run(config, runs / "cifar")
+    config.evaluate.scales = ()
+    assert evaluated(runs, "cifar", config)["examples"] == 7
+
+
+def test_published_scales():
+    config = googlenet.get_config()
+    config.evaluate.protocol, config.evaluate.crops = "multi_crop", "squares"
+    config.evaluate.multi_scale = True
+    assert protocols.scales(config) == (256, 288, 320, 352)
+    config.evaluate.crops, config.view.train = "grid", "scale"
+    assert protocols.scales(config) == (224, 256, 288)
+    config.view.train_scale = (256, 512)
+    assert protocols.scales(config) == (256, 384, 512)
+    config_lib.validate(config)

@@ -1,0 +1,343 @@
+"""How a test turns one image into one prediction, by name: the protocols of the papers.
+
+A protocol is one or more passes over the split. Each looks at every image once, in its way, and
+gives class probabilities; their weighted sum is the prediction. What a pass sees of an image, its
+crops and their mirrors, is averaged as probabilities.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from errors import UserError
+from input_pipeline import batches, stream
+from input_pipeline.crops import Crops, Whole, corners_and_center
+from input_pipeline.transform import make_transform
+from models import layers
+from train_lib import losses, parallel
+
+# Nets that can be slid over a larger image.
+SLIDING = ("alexnet", "vgg", "googlenet", "resnet", "resnet_cifar10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One look at every example of a split.
+
+    batches: a split -> host batches [devices, n, ...], with `index` of the examples if these do
+        not come in order.
+    step: (state, batch) -> probabilities [devices, n, classes], already parallel.
+    """
+
+    weight: float
+    batches: Callable[[object], Iterator[dict]]
+    step: Callable
+
+
+def name(config) -> str:
+    """The config's protocol: for auto center or full, whether or not the images are cut."""
+    protocol = config.evaluate.protocol
+    is_cut = config.view.size or config.preprocess.crop
+    return protocol if protocol != "auto" else "center" if is_cut else "full"
+
+
+def is_single(config) -> bool:
+    """Whether the net looks at each image once, as training's own tests do."""
+    return name(config) in ("center", "full")
+
+
+def scales(config) -> tuple[int, ...]:
+    """The shorter sides Q that a config's protocol looks at; () stands for images as they are.
+
+    With multi_scale, the published ones. Fixed S: S - 32, S, S + 32; jittered: the smallest, the
+    middle and the largest S (Simonyan & Zisserman 2015, sec. 4.2). For GoogLeNet's squares Q,
+    Q + 32, Q + 64, Q + 96 from Q = view.test_scale on (Szegedy 2014, sec. 7: 256, 288, 320, 352).
+    """
+    section, view = config.evaluate, config.view
+    if section.scales:
+        return tuple(section.scales)
+    if not view.size:
+        return ()
+    if not section.multi_scale:
+        return (view.test_scale,)
+    if name(config) == "multi_crop" and section.crops == "squares":
+        return tuple(view.test_scale + 32 * i for i in range(4))
+    low, high = view.train_scale
+    return (low - 32, low, low + 32) if low == high else (low, round((low + high) / 2), high)
+
+
+def check(exp) -> None:
+    """Raises UserError where the net or the data set cannot be tested as the config asks for."""
+    config, section = exp.config, exp.config.evaluate
+    protocol, view = name(config), config.view
+    asked = f"config.evaluate.protocol={section.protocol}"
+    if is_single(config):
+        if protocol == "full" and view.size:
+            raise UserError(f"{asked}: config.view cuts a square of these images: choose center")
+        if protocol == "center" and not (view.size or config.preprocess.crop):
+            raise UserError(f"{asked}: nothing is cut from these images: choose full")
+        if section.scales or section.multi_scale:
+            raise UserError(
+                f"{asked} looks at one scale, config.view.test_scale: choose another protocol for"
+                " config.evaluate.scales and .multi_scale"
+            )
+        return
+    if section.scales and section.multi_scale:
+        raise UserError("config.evaluate.scales and .multi_scale: set one of them")
+    squares = protocol == "multi_crop" and section.crops == "squares"
+    if section.multi_scale and not (view.size and (squares or view.train == "scale")):
+        raise UserError(
+            "config.evaluate.multi_scale follows config.view.train_scale, which this recipe does"
+            " not use: give config.evaluate.scales"
+        )
+    if not view.size:
+        if protocol == "ten_crop" and (section.scales or not config.preprocess.crop):
+            what = "config.evaluate.scales" if section.scales else "it"
+            raise UserError(
+                f"{asked}: {what} needs config.view.size, or crops by config.preprocess.crop"
+                " alone: these images are taken whole"
+            )
+        if "multi_crop" in protocol:
+            raise UserError(f"{asked} needs config.view.size: choose another protocol")
+    if "dense" in protocol:
+        _check_dense(exp, asked)
+    too_small = [side for side in scales(config) if side < exp.input_shape[0]]
+    if too_small:
+        raise UserError(
+            f"a shorter side of {too_small[0]} (by config.evaluate.scales or .multi_scale) is less"
+            f" than the {exp.input_shape[0]} pixels that the net takes: give larger"
+            " config.evaluate.scales"
+        )
+    if exp.info.copy:
+        exp.info.copy.check_scales(scales(config), whole=protocol != "ten_crop")
+
+
+def _check_dense(exp, asked: str) -> None:
+    height, width = exp.input_shape[:2]
+    model = exp.config.model.name
+    if model not in SLIDING:
+        raise UserError(
+            f"{asked}: {model} cannot be slid over a larger image, as {', '.join(SLIDING)} can:"
+            " choose another protocol"
+        )
+    if height != width:
+        raise UserError(f"{asked}: the net takes {height}x{width} images, and dense needs squares")
+
+
+def passes(exp) -> list[Pass]:
+    """The passes of the experiment's protocol; their weights sum to 1. Raises as `check`."""
+    check(exp)
+    protocol = name(exp.config)
+    if is_single(exp.config):
+        return [_single(exp)]
+    if protocol == "ten_crop":
+        return [_crops(exp, "ten_crop") if exp.reading.view.size else _corners(exp)]
+    if protocol == "multi_crop":
+        return [_crops(exp, exp.config.evaluate.crops)]
+    dense = _dense(exp)
+    if protocol == "dense":
+        return dense
+    # Both equally, of all scales (Simonyan & Zisserman 2015, table 5).
+    return [
+        *(dataclasses.replace(one, weight=one.weight / 2) for one in dense),
+        dataclasses.replace(_crops(exp, exp.config.evaluate.crops), weight=0.5),
+    ]
+
+
+def _whole_number(size: float, devices: int) -> int:
+    """Of examples in a batch: some `size`, and as many on each device."""
+    return max(1, int(size) // devices) * devices
+
+
+def _probabilities(exp, module=None) -> Callable:
+    """(state, network input) -> class probabilities [batch, classes]."""
+    module = module or exp.module
+
+    def apply(state, inputs):
+        scale = exp.drop_scale(state.step)
+        logits = module.apply(state.variables(), inputs, train=False, drop_scale=scale)
+        return losses.probabilities(exp.config.loss, logits)
+
+    return apply
+
+
+def _with_mirrors(x: jax.Array) -> jax.Array:
+    """[b, h, w, c] -> [2 b, h, w, c]: the mirrored ones behind."""
+    return jnp.concatenate([x, x[:, :, ::-1]])
+
+
+def _single(exp) -> Pass:
+    """The images as the net's own test has them."""
+    apply = _probabilities(exp)
+
+    def step(state, batch):
+        return apply(state, exp.transform(batch["image"]))
+
+    return Pass(1.0, exp.eval_batches, parallel.predict_step(step, exp.devices))
+
+
+def _crops(exp, kind: str) -> Pass:
+    """Crops that the host cuts, and their mirrors."""
+    config, devices = exp.config, len(exp.devices)
+    reader = Crops(kind, config.view.size, scales(config), config.view.interpolation)
+    size = _whole_number(config.evaluate.batch_size / (2 * reader.count), devices)
+    # Crops that go through the net at once; mirrored, twice as many.
+    at_once = max(1, config.evaluate.batch_size // (2 * devices))
+    apply = _probabilities(exp)
+
+    def some(state, images, offsets):
+        found = apply(state, _with_mirrors(exp.transform(images, offsets=offsets)))
+        return (found[: len(images)] + found[len(images) :]) / 2
+
+    def step(state, batch):
+        count, views = batch["image"].shape[:2]
+        images = batch["image"].reshape(-1, *batch["image"].shape[2:])
+        offsets = batch["offset"].reshape(-1, 2)
+        if len(images) <= at_once:
+            found = some(state, images, offsets)
+        else:
+            groups = -(-len(images) // at_once)
+            spare = groups * at_once - len(images)
+            images, offsets = (
+                jnp.pad(v, [(0, spare)] + [(0, 0)] * (v.ndim - 1)).reshape(
+                    groups, at_once, *v.shape[1:]
+                )
+                for v in (images, offsets)
+            )
+            found = jax.lax.map(lambda group: some(state, *group), (images, offsets))
+            found = found.reshape(-1, found.shape[-1])[: count * views]
+        return found.reshape(count, views, -1).mean(axis=1)
+
+    def batches_of(split):
+        return stream.eval_batches(split, exp.reading, size, devices, reader)
+
+    return Pass(1.0, batches_of, parallel.predict_step(step, exp.devices))
+
+
+def _corners(exp) -> Pass:
+    """Corners and centre of small images that are not cut by the host, and their mirrors."""
+    config, devices = exp.config, len(exp.devices)
+    side, pad = config.preprocess.crop, config.preprocess.pad
+    size = _whole_number(config.evaluate.batch_size / 10, devices)
+    apply = _probabilities(exp)
+
+    def step(state, batch):
+        height, width = (length + 2 * pad for length in batch["image"].shape[1:3])
+        rows, columns = (corners_and_center(length, side) for length in (height, width))
+        places = [(top, left) for (top, _), (_, left) in zip(rows, columns, strict=True)]
+        parts = [_with_mirrors(exp.transform(batch["image"], at=place)) for place in places]
+        found = apply(state, jnp.concatenate(parts))
+        return found.reshape(2 * len(places), len(batch["image"]), -1).mean(axis=0)
+
+    def batches_of(split):
+        if exp.in_memory(split):
+            return batches.eval_batches(split, min(size, _up(len(split), devices)), devices)
+        return stream.eval_batches(split, exp.reading, size, devices)
+
+    return Pass(1.0, batches_of, parallel.predict_step(step, exp.devices))
+
+
+def _up(count: int, devices: int) -> int:
+    return -(-count // devices) * devices
+
+
+def _dense(exp) -> list[Pass]:
+    """Whole images at each scale, and their mirrors: the mean of the net at all places."""
+    config, devices = exp.config, len(exp.devices)
+    side = exp.input_shape[0]
+    module = exp.module.clone(class_map=True, image_size=side)
+    sides = scales(config) or (min(exp.info.image_shape[:2]),)
+    section = config.preprocess.copy_and_resolve_references()
+    section.pad = section.crop = 0
+    if section.mean == "pixel":
+        section.mean = "channel"  # a mean image has no meaning at other sizes
+    transform = make_transform(section, config.augment, exp.statistics)
+    scores = config.evaluate.map_average == "scores"
+
+    def mean(maps, valid):
+        inside = layers.inside(maps.shape[1:3], valid)
+        return maps.mean(axis=(1, 2), where=inside)
+
+    def step(state, batch):
+        images, sizes = transform(batch["image"]), batch["size"]
+        shape = images.shape[1:3]
+        # The mirror of a padded image: column j comes from column width - 1 - j.
+        columns = (sizes[:, 1, None] - 1 - jnp.arange(shape[1])) % shape[1]
+        mirrored = jnp.take_along_axis(images, columns[:, None, :, None], axis=2)
+        with layers.padded(shape, jnp.concatenate([sizes, sizes])) as extents:
+            maps = module.apply(
+                state.variables(),
+                jnp.concatenate([images, mirrored]),
+                train=False,
+                drop_scale=exp.drop_scale(state.step),
+            )
+            valid = extents.of(maps)
+        if scores:
+            found = losses.probabilities(config.loss, mean(maps, valid))
+        else:
+            cells = losses.probabilities(config.loss, maps.reshape(-1, maps.shape[-1]))
+            found = mean(cells.reshape(maps.shape), valid)
+        return (found[: len(images)] + found[len(images) :]) / 2
+
+    parallel_step = parallel.predict_step(step, exp.devices)
+    pixels = config.evaluate.batch_size * side**2 // 2
+
+    def of(shorter: int) -> Pass:
+        reader = Whole(shorter, config.view.interpolation)
+
+        def batches_of(split):
+            return stream.whole_batches(split, exp.reading, reader, pixels, devices)
+
+        return Pass(1 / len(sides), batches_of, parallel_step)
+
+    return [of(shorter) for shorter in sides]
+
+
+def predict(all_passes: list[Pass], state, split, meter) -> tuple[np.ndarray, np.ndarray]:
+    """Class probabilities of every example, float32 [n, classes], and the labels, int32 [n].
+
+    The label is -1 for what could not be read and was skipped. meter: a `console.Meter`, which
+    counts an example once for each pass.
+    """
+    sums, labels = None, np.full(len(split), -1, np.int32)
+    for one in all_passes:
+        waiting: list[tuple] = []  # two batches in flight keep the device busy
+        for batch in _numbered(one.batches(split), len(split)):
+            inputs = {name: batch[name] for name in ("image", "offset", "size") if name in batch}
+            with meter.compiling(inputs["image"].shape):
+                waiting.append((batch, one.step(state, inputs)))
+            if len(waiting) > 2:
+                sums = _add(sums, labels, one.weight, *waiting.pop(0), meter)
+        for batch, found in waiting:
+            sums = _add(sums, labels, one.weight, batch, found, meter)
+    return sums, labels
+
+
+def _numbered(found: Iterator[dict], count: int) -> Iterator[dict]:
+    """Batches with an `index`: where they have none, they come in order, padded at the end."""
+    position = 0
+    with contextlib.closing(found):
+        for batch in found:
+            if "index" not in batch:
+                index = np.arange(position, position + batch["label"].size)
+                batch["index"] = np.where(index < count, index, -1).reshape(batch["label"].shape)
+                position += index.size
+            yield batch
+
+
+def _add(sums, labels, weight: float, batch: dict, found, meter) -> np.ndarray:
+    """Adds a batch's probabilities, times the weight, and fills in its labels."""
+    index = batch["index"].reshape(-1)
+    there = index >= 0
+    found = np.asarray(found).reshape(len(index), -1)
+    if sums is None:
+        sums = np.zeros((len(labels), found.shape[-1]), np.float32)
+    sums[index[there]] += np.float32(weight) * found[there]
+    known = np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1)
+    labels[index[there]] = known[there]
+    meter.done(int(there.sum()))
+    return sums

@@ -1,0 +1,105 @@
+"""What a test leaves behind, in WORKDIR/evaluation: tables, plots, and every prediction."""
+
+import csv
+import io
+import json
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from errors import UserError
+from input_pipeline import decode
+from train_lib import plots
+from train_lib.evaluate import Result
+from train_lib.workdir import write_text
+
+
+def name_of(line: dict) -> str:
+    """The folder of a test: its split, protocol, scales, and whether it is an ensemble's."""
+    parts = [line["split"], line["protocol"], *map(str, line.get("scales", ()))]
+    parts += ["ensemble"] * ("ensemble" in line)
+    return "_".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)
+
+
+def _table(rows) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def predictions(result: Result, names: Sequence[str], ids: Callable[[int], str]) -> str:
+    """CSV, a line an example: id, label, and the five (or fewer) most probable classes.
+
+    An example that could not be read has no label and no classes.
+    """
+    top = result.classes.shape[1]
+    heads = [f"{what}{i}" for i in range(1, top + 1) for what in ("class", "probability")]
+    rows = [["id", "label", *heads]]
+    for i, label in enumerate(result.labels):
+        row = [ids(i)]
+        if label >= 0:
+            row.append(names[label])
+            for one, probability in zip(result.classes[i], result.probabilities[i], strict=True):
+                row += [names[one], f"{probability:.6g}"]
+        rows.append(row + [""] * (2 + 2 * top - len(row)))
+    return _table(rows)
+
+
+def per_class(result: Result, names: Sequence[str]) -> str:
+    """CSV, a line a class: its examples, and the shares right at once and among the first five."""
+    rows = [["class", "examples", "top1_accuracy", "top5_accuracy"]]
+    hits = result.classes == result.labels[:, None]
+    for number, name in enumerate(names):
+        chosen = result.labels == number
+        count = int(chosen.sum())
+        shares = [hits[chosen, 0].mean(), hits[chosen].any(axis=1).mean()] if count else []
+        rows.append([name, count, *(f"{share:.6g}" for share in shares)] + [""] * (2 - len(shares)))
+    return _table(rows)
+
+
+def confusion(result: Result, names: Sequence[str]) -> str:
+    """CSV: a row a true class, a column a predicted one, counts."""
+    matrix = np.zeros((len(names), len(names)), int)
+    np.add.at(matrix, (result.labels[result.counted], result.classes[result.counted, 0]), 1)
+    rows = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
+    return _table([["true \\ predicted", *names], *rows])
+
+
+def write(
+    workdir: pathlib.Path, line: dict, result: Result, split, picture: Callable[[int], np.ndarray]
+) -> pathlib.Path:
+    """Writes a test's files; returns their folder.
+
+    result.json (line, what is printed), predictions.csv, per_class.csv, confusion.csv,
+    confusion_matrix.png and misclassified.png. picture: an example's number -> its image.
+    Raises UserError, one line, where they cannot be written.
+    """
+    folder = workdir / "evaluation" / name_of(line)
+    names = split.info.class_names
+    counted = result.counted
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error}): choose another --workdir") from error
+    write_text(folder / "result.json", json.dumps(line, indent=2) + "\n")
+    write_text(folder / "predictions.csv", predictions(result, names, split.id))
+    write_text(folder / "per_class.csv", per_class(result, names))
+    write_text(folder / "confusion.csv", confusion(result, names))
+    matrix = plots.confusion_matrix(result.labels[counted], result.classes[counted, 0], names)
+    plots.save(matrix, folder / "confusion_matrix.png")
+    plots.save(plots.misclassified(result, names, picture), folder / "misclassified.png")
+    return folder
+
+
+def contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> None:
+    """A PNG file of pictures, each with its caption. Raises UserError if it cannot be written."""
+
+    def thumbnail(i: int) -> np.ndarray | None:
+        try:
+            return decode.decode(paths[i], side=160)
+        except decode.BadImage:  # one that was skipped
+            return None
+
+    plots.save(plots.contact_sheet(thumbnail, captions), pathlib.Path(file).expanduser())
