@@ -19,7 +19,9 @@ top-5 18.2 %.
 What the paper leaves open: biases do not decay here (nor in the author's code); "stops improving"
 is five epochs without a better top-1 error; the noise is alpha times the eigenvalue, as it says,
 and `--config.augment.lighting=deviations` times the deviation, as the author's code has it. Tests
-take the central crop, not yet ten.
+in training take the central crop; the paper's ten (sec. 4.1):
+
+    python main.py --mode=evaluate ... --config.evaluate.protocol=ten_crop
 
 Measured: not on ImageNet. The two-tower net on 150 of its photographs, each a class of its own, as
 a folder (--config.batch_size=25 --config.epochs=150.0 --config.evaluate.every_epochs=15.0, seed 0,

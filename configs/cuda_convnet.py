@@ -12,8 +12,11 @@ decay and initialisation. 26pct: rate lowered tenfold after 8 epochs; 18pct: aft
 not known to us.
 
 Not as the originals: 11pct first trained on four fifths of the images for about 350 of the epochs,
-here all are used from the start; it has one crop at test time, not yet ten; and a random crop is
-less its own part of the mean image, where the original subtracts the central part.
+here all are used from the start; and a random crop is less its own part of the mean image, where
+the original subtracts the central part. 11pct's published error is that of ten crops:
+
+    python main.py --mode=evaluate --config=configs/cuda_convnet.py:11pct ... \\
+        --config.evaluate.protocol=ten_crop
 """
 
 from ml_collections import ConfigDict

@@ -17,6 +17,11 @@ length, strength of the distortions, or kind of average. Those here: Caffe's (ra
 batch 32, decay 2e-4, Glorot, 60 epochs; but its biases start at 0.2, ours at 0); factors of
 0.5 to 1.5; a running average of about the last 10,000 steps.
 
+The paper's 10 crops (the best known are AlexNet's) and 144 (sec. 7), each with --mode=evaluate:
+
+    ... --config.evaluate.protocol=ten_crop
+    ... --config.evaluate.protocol=multi_crop --config.evaluate.multi_scale=True
+
 Measured: not on ImageNet. It was tried for some minutes on 150 of its photographs, each a class of
 its own (a CPU, --config.view.size=96 --config.view.test_scale=112, batch 25, He's rule,
 --config.preprocess.high=1.0, --config.optimizer.averaging=0.9), and had only begun to learn after
@@ -45,6 +50,7 @@ def get_config(argument: str = "lrn") -> ConfigDict:
     config.view.update({"train": "area", "interpolation": "random"})
     config.preprocess.mean = "channel"
     config.augment.photometric = 0.5
+    config.evaluate.crops = "squares"
     config.loss.auxiliary_weight = 0.3
     config.epochs = 60.0
     config.batch_size = 32

@@ -18,7 +18,11 @@ initialisation. Published, validation, ten crops, top-1 error: plain-18 27.94, p
 What the paper leaves open: which parameters decay, here the kernels; the plateau is five epochs
 without a better top-1 error (fig. 4 drops at 30 and 60 epochs: `--config.schedule.name=steps
 --config.schedule.boundaries="(30.0, 60.0)" --config.schedule.factors="(0.1, 0.01)"`); the mean
-image is that of the central crops. Tests take the central crop, not yet ten.
+image is that of the central crops. Tests in training take the central crop. The paper's ten
+crops, and its "fully-convolutional form" at five scales, each with --mode=evaluate:
+
+    ... --config.evaluate.protocol=ten_crop
+    ... --config.evaluate.protocol=dense --config.evaluate.scales="(224, 256, 384, 480, 640)"
 
 The recipe common today is `--config.view.train=area --config.epochs=90.0
 --config.schedule.name=steps` with boundaries at 30, 60 and 80.

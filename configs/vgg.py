@@ -30,7 +30,13 @@ What the paper leaves open, or seems to mean: N(0, 0.01^2) weights, as it prints
 10^-2, probably for the deviation (He 2015 cites it so; `--config.model.initializer_scale=0.1` is
 the literal reading; it found Glorot's rule to do as well, `--config.model.initializer=glorot`);
 kernels decay, biases do not; the momentum is Caffe's, with the rate inside; "stops improving" is
-five epochs without a better top-1 error. Tests take the central crop, not yet the dense map.
+five epochs without a better top-1 error. Tests in training take the central crop. The paper's
+(sec. 3.2, 4), each with --mode=evaluate: tables 3 and 4, and the two columns of table 5,
+
+    ... --config.evaluate.protocol=dense
+    ... --config.evaluate.protocol=dense --config.evaluate.multi_scale=True
+    ... --config.evaluate.protocol=multi_crop --config.evaluate.multi_scale=True
+    ... --config.evaluate.protocol=dense_and_multi_crop --config.evaluate.multi_scale=True
 
 Measured: not on ImageNet. Net A was tried for some minutes on 150 of its photographs, each a class
 of its own (a CPU, --config.model.image_size=64, shorter side 72, batch 25), and did not get far:

@@ -188,9 +188,13 @@ def _crops(exp, kind: str) -> Pass:
     # Crops that go through the net at once; mirrored, twice as many.
     at_once = max(1, config.evaluate.batch_size // (2 * devices))
     apply = _probabilities(exp)
+    # A mean image is of the central square at test_scale. Of other crops it has no places: from
+    # them its middle is subtracted.
+    has_places = kind == "ten_crop" and scales(config) == (config.view.test_scale,)
 
     def some(state, images, offsets):
-        found = apply(state, _with_mirrors(exp.transform(images, offsets=offsets)))
+        inputs = exp.transform(images, offsets=offsets if has_places else None)
+        found = apply(state, _with_mirrors(inputs))
         return (found[: len(images)] + found[len(images) :]) / 2
 
     def step(state, batch):

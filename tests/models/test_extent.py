@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +93,34 @@ def test_one_cell_at_native_size_is_the_vector(case):
     assert cells.shape == (2, 1, 1, 7)
     vector = in_a_hurry(module.apply)(variables, image)
     np.testing.assert_allclose(cells[:, 0, 0], vector, rtol=1e-4, atol=1e-5)
+
+
+class Valid(nn.Module):
+    """Convolutions without padding, and a fully connected layer on the 2x2 map of 14x14 images."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(layers.Conv(8, (3, 3), name="conv1")(x))
+        x = layers.Pool("max", 2, 2)(x)
+        x = nn.relu(layers.Conv(8, (3, 3), name="conv2")(x))
+        x = layers.Pool("max", 2, 2)(x)
+        return layers.FullyConnected(7, window=2, name="fc")(x)
+
+
+def test_without_padding_a_cell_is_the_net_on_the_crop_that_it_sees():
+    """Nothing of a crop's border enters then, so that no pixel is computed twice in vain."""
+    module, side, stride = Valid(), 14, 4
+    image = np.random.default_rng(0).normal(size=(1, 30, 38, 3)).astype(np.float32)
+    variables = module.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    cells = module.apply(variables, image)[0]
+    assert cells.shape == (5, 7, 7)
+    for i in range(5):
+        for j in range(7):
+            top, left = i * stride, j * stride
+            crop = image[:, top : top + side, left : left + side]
+            alone = module.apply(variables, crop)
+            assert alone.shape == (1, 1, 1, 7)
+            np.testing.assert_allclose(cells[i, j], alone[0, 0, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_global_mean_leaves_out_what_is_padding():

@@ -1,0 +1,211 @@
+"""What do tests cost? Protocols against each other, and the evaluation loop against bare inference.
+
+    python -m benchmarks.evaluation [--nets=vgg:A,resnet:18] [--images=16] [--rounds=3] [--batch=20]
+    python -m benchmarks.evaluation --loop [--rounds=5]
+    python -m benchmarks.evaluation --border --workdir=RUN --data=FOLDER [--images=16]
+
+Without a mode: images of 256x256 pixels in memory, nets with random weights of the published sizes,
+each protocol as `--mode=evaluate` runs it, in turns. passes: how often the net runs on 224x224, by
+the multiply-adds of `models.summary`; its ratio to the center's is what the time should be.
+
+--loop: `evaluate` on 10,000 images of 32x32 in memory (ResNet-20) against the bare step on one
+fixed batch. --border: a trained VGG, AlexNet or ResNet on photographs at a shorter side half as
+large again as it was trained at: how far the cells of its class map are from the net on the crops
+that they see, over cells at the border and inside, and how often the most probable class is the
+same.
+"""
+
+import argparse
+import importlib
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+PROTOCOLS = ("center", "ten_crop", "multi_crop", "dense")
+
+
+def config_of(name: str):
+    family, _, argument = name.partition(":")
+    module = importlib.import_module(f"configs.{family}")
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def smooth_noise(count: int, side: int, channels: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        small = rng.integers(0, 256, (side // 8, side // 8, channels)).astype(np.uint8)
+        found.append(np.asarray(Image.fromarray(small).resize((side, side))))
+    return np.stack(found)
+
+
+def opened(config, images: np.ndarray):
+    """An experiment on images in memory, its random state, and the split."""
+    from input_pipeline import sources
+    from train_lib import experiment, optimizers, parallel, rates
+    from train_lib import state as state_lib
+
+    names = tuple(map(str, range(10 if images.shape[1] == 32 else 1000)))
+    info = sources.Info("noise", images.shape[1:], names)
+    sources.KNOWN["noise"] = info.image_shape, info.class_names
+    config.dataset.name = "noise"
+    config.preprocess.mean, config.augment.lighting = "none", "none"
+    exp = experiment.build(config)
+    optimizer = optimizers.make_optimizer(
+        config.optimizer, rates.make_rate(config.schedule, 1.0, 1)
+    )
+    state = state_lib.create(exp.module, optimizer, 0, exp.input_shape)
+    split = sources.Split(info, images, np.zeros(len(images), np.int32))
+    return exp, parallel.replicate(state, exp.devices), split
+
+
+def protocols_table(arguments) -> None:
+    from models import summary
+    from train_lib import console, protocols
+
+    images = smooth_noise(arguments.images, 256)
+    print(f"{'':24}{'passes':>9}{'images/s':>10}{'time / center':>15}{'time / ten crops':>18}")
+    for net in arguments.nets.split(","):
+        cases, macs = {}, {}
+        for protocol in PROTOCOLS:
+            config = config_of(net)
+            config.num_devices = 1
+            config.evaluate.update({"protocol": protocol, "batch_size": arguments.batch})
+            exp, state, split = opened(config, images)
+            cases[protocol] = protocols.passes(exp), state, split
+            once = summary.describe(exp.module, net, exp.input_shape)["total"]["macs"]
+            sliding = exp.module.clone(class_map=True)
+            map_macs = summary.describe(sliding, net, (256, 256, 3))["total"]["macs"]
+            views = {"center": 1, "ten_crop": 10, "multi_crop": 50, "dense": 2 * map_macs / once}
+            macs[protocol] = views[protocol]
+        times: dict = {protocol: [] for protocol in PROTOCOLS}
+        for turn in range(arguments.rounds + 1):
+            for protocol, (passes, state, split) in cases.items():
+                start = time.perf_counter()
+                protocols.predict(passes, state, split, console.Meter(len(split), net))
+                if turn:  # the first compiles
+                    times[protocol].append(time.perf_counter() - start)
+
+        def ratio(protocol, base, times=times):
+            pairs = zip(times[protocol], times[base], strict=True)
+            return statistics.median(a / b for a, b in pairs)
+
+        for protocol in PROTOCOLS:
+            speed = arguments.images / statistics.median(times[protocol])
+            cells = f"{macs[protocol]:>9.2f}{speed:>10.2f}{ratio(protocol, 'center'):>15.2f}"
+            print(f"{net + ' ' + protocol:24}{cells}{ratio(protocol, 'ten_crop'):>18.2f}")
+
+
+def loop(arguments) -> None:
+    from train_lib.evaluate import evaluate
+
+    config = config_of("resnet_cifar10:20")
+    config.num_devices = 1
+    config.evaluate.batch_size = 500
+    exp, state, split = opened(config, smooth_noise(10_000, 32))
+    step = exp.eval_step()
+    batch = next(exp.eval_batches(split))
+    batch.pop("skipped", None)
+    count = len(split) // config.evaluate.batch_size
+
+    def bare() -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            found = step(state, batch)
+        jax.block_until_ready(found)
+        return len(split) / (time.perf_counter() - start)
+
+    def whole() -> float:
+        start = time.perf_counter()
+        evaluate(step, state, exp.eval_batches(split), len(split))
+        return len(split) / (time.perf_counter() - start)
+
+    bare(), whole()
+    ratios = []
+    for _ in range(arguments.rounds):
+        a, b = bare(), whole()
+        ratios.append(b / a)
+        print(f"bare {a:,.0f}  evaluate {b:,.0f} images/s  ratio {b / a:.3f}", flush=True)
+    print(f"median ratio {statistics.median(ratios):.3f} over {arguments.rounds} rounds")
+
+
+def border(arguments) -> None:
+    from pathlib import Path
+
+    from input_pipeline import crops, decode, images, views
+    from train_lib import experiment, modes
+    from train_lib import workdir as folder
+
+    workdir = Path(arguments.workdir)
+    config = folder.read_config(workdir)
+    exp = experiment.build(config, workdir)
+    _, state = modes.load_state(exp, workdir)
+    size = exp.input_shape[0]
+    side = size * 3 // 2 // 32 * 32
+    module = exp.module.clone(class_map=True, image_size=size)
+    mean = np.asarray(exp.statistics.mean, np.float32) if exp.statistics else 0.0
+    scale = config.preprocess.high / 255
+
+    @jax.jit
+    def sliding(x):
+        return jax.nn.softmax(module.apply(state.variables(), x)[0])
+
+    @jax.jit
+    def alone(x):
+        return jax.nn.softmax(exp.module.apply(state.variables(), x))
+
+    rows: dict = {"border": [], "inside": []}
+    for path in images.find([arguments.data])[: arguments.images]:
+        picture = decode.Picture(path)
+        resample = views.INTERPOLATIONS["bilinear"]
+        whole = crops.rescale(picture, side, resample)[:side, :side]
+        whole = ((whole - mean) * scale).astype(np.float32)
+        cells = np.asarray(sliding(whole[None]))
+        count = len(cells)
+        # The net's cells are 32 pixels apart (CIFAR's 4), those of the crops that they see, too.
+        stride = (side - size) // (count - 1)
+        places = [(i, j) for i in range(count) for j in range(count)]
+        parts = [
+            whole[i * stride : i * stride + size, j * stride : j * stride + size] for i, j in places
+        ]
+        wanted = np.asarray(alone(jnp.stack(parts)))
+        for (i, j), probabilities in zip(places, wanted, strict=True):
+            where = "inside" if 0 < i < count - 1 and 0 < j < count - 1 else "border"
+            found = cells[i, j]
+            distance = float(np.abs(found - probabilities).sum() / 2)
+            rows[where].append((distance, found.argmax() == probabilities.argmax()))
+    print(f"{arguments.workdir}: {size} pixels, slid over {side}, {count} x {count} cells")
+    for where, values in rows.items():
+        if values:
+            distance, same = np.mean(values, axis=0)
+            print(
+                f"{where}: {len(values)} cells; half the sum of |probability differences| to the"
+                f" crop {distance:.3f}, the same class in {same:.1%}"
+            )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", default="vgg:A,resnet:18", help="config files and arguments")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=20, help="config.evaluate.batch_size")
+    parser.add_argument("--loop", action="store_true")
+    parser.add_argument("--border", action="store_true")
+    parser.add_argument("--workdir", default="", help="of --border")
+    parser.add_argument("--data", default="", help="of --border: images or a folder of them")
+    arguments = parser.parse_args()
+    if arguments.border:
+        if not (arguments.workdir and arguments.data):
+            sys.exit("--border needs --workdir and --data")
+        return border(arguments)
+    return loop(arguments) if arguments.loop else protocols_table(arguments)
+
+
+if __name__ == "__main__":
+    main()
