@@ -12,9 +12,10 @@ from errors import UserError
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; again: go on with it.")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "predict", "summary"], "What to do."
+    "mode", "train", ["train", "evaluate", "predict", "summary", "export"], "What to do."
 )
 IMAGES = flags.DEFINE_list("images", [], "--mode=predict: image files or folders, with commas.")
+OUTPUT = flags.DEFINE_string("output", "", "--mode=export: the file, NAME.safetensors.")
 FORMAT = flags.DEFINE_enum("format", "table", ["table", "json"], "--mode=summary: output.")
 ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on in a workdir that was made with another config."
@@ -62,6 +63,10 @@ def main(_) -> None:
         from train_lib.modes import predict_images
 
         print(predict_images(config, workdir, IMAGES.value))
+    elif MODE.value == "export":
+        from train_lib.modes import export_run
+
+        print(export_run(config, workdir, OUTPUT.value))
     else:
         from train_lib.description import summarise
 

@@ -138,13 +138,13 @@ def border(arguments) -> None:
     from pathlib import Path
 
     from input_pipeline import crops, decode, images, views
-    from train_lib import experiment, modes
+    from train_lib import experiment, members
     from train_lib import workdir as folder
 
     workdir = Path(arguments.workdir)
     config = folder.read_config(workdir)
     exp = experiment.build(config, workdir)
-    _, state = modes.load_state(exp, workdir)
+    _, state = members.load_state(exp, workdir)
     size = exp.input_shape[0]
     side = size * 3 // 2 // 32 * 32
     module = exp.module.clone(class_map=True, image_size=size)

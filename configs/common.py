@@ -26,7 +26,7 @@ def base() -> ConfigDict:
     config.steps_per_dispatch = 1  # steps in one device call (lax.scan)
     config.log_every_steps = 100
     # Another run's workdir, whose newest weights this one starts with (averaged ones, if it
-    # averages). Once begun, a run does not need that folder any more.
+    # averages), or a file of --mode=export. Once begun, a run does not need them any more.
     config.init_from = ""
     # Which of its parameters and statistics: patterns of names like "conv1/kernel", "*" for
     # anything; "!fc8/*" leaves out. (): all.
@@ -193,8 +193,8 @@ def base() -> ConfigDict:
             "crops": "grid",
             # dense: the mean over places of the scores before the softmax, or of probabilities.
             "map_average": "scores",
-            # Runs whose probabilities are averaged, each with its own model and preprocessing:
-            # "runs/a,runs/b". What is written goes to --workdir.
+            # Runs, or files of --mode=export, whose probabilities are averaged, each with its own
+            # model and preprocessing: "runs/a,b.safetensors". What is written goes to --workdir.
             "ensemble": "",
             "split": "test",  # test or train: which of the data set's two splits
             "checkpoint": "latest",  # or "best": the lowest test top-1 error

@@ -28,7 +28,7 @@ class Experiment:
 
     reading: how images are decoded and cut, where they are not arrays taken as they come.
     What takes the training set is not made before it is asked for. workdir: the run's folder, if
-    there is one.
+    there is one. given_statistics: the training set's, of a net from a file.
     """
 
     config: ConfigDict
@@ -39,6 +39,7 @@ class Experiment:
     loss: Callable
     devices: Sequence[jax.Device]
     workdir: pathlib.Path | None = None
+    given_statistics: statistics_lib.Statistics | None = None
 
     @functools.cached_property
     def train_split(self):
@@ -51,8 +52,10 @@ class Experiment:
         if not needs_statistics(config.preprocess, config.augment):
             return None
         own = folder.statistics(self.workdir) if self.workdir else None
-        return own or statistics_lib.find_or_compute(
-            config.dataset, config.view, lambda: self.train_split
+        return (
+            self.given_statistics
+            or own
+            or statistics_lib.find_or_compute(config.dataset, config.view, lambda: self.train_split)
         )
 
     @functools.cached_property
@@ -95,8 +98,15 @@ class Experiment:
         return stream.eval_batches(split, self.reading, size, count)
 
 
-def build(config: ConfigDict, workdir: pathlib.Path | None = None) -> Experiment:
-    """Raises UserError for anything in the config that cannot be; compiles and reads nothing."""
+def build(
+    config: ConfigDict,
+    workdir: pathlib.Path | None = None,
+    statistics: statistics_lib.Statistics | None = None,
+) -> Experiment:
+    """workdir, statistics: see `Experiment`. Compiles and reads nothing.
+
+    Raises UserError for anything in the config that cannot be.
+    """
     config_lib.validate(config)
     info = sources.describe(config.dataset)
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
@@ -122,6 +132,7 @@ def build(config: ConfigDict, workdir: pathlib.Path | None = None) -> Experiment
         loss=losses.make_loss(config.loss),
         devices=parallel.devices(config.num_devices),
         workdir=workdir,
+        given_statistics=statistics,
     )
 
 

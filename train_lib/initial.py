@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from errors import UserError
+from train_lib import weights
+from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
 from train_lib.state import TrainState
 
@@ -38,11 +40,21 @@ class Origin:
         }
 
 
+def check(workdir: str) -> None:
+    """Raises UserError unless there is a run with a checkpoint, or a weight file."""
+    path = pathlib.Path(workdir).expanduser()
+    if path.suffix != weights.SUFFIX:
+        folder.check_run(path, "config.init_from")
+    elif not path.is_file():
+        raise UserError(f"config.init_from={workdir}: there is no such file")
+
+
 def take_over(
     state: TrainState, workdir: str, patterns: Sequence[str]
 ) -> tuple[TrainState, Origin]:
     """`state` at step 0 with parameters and BatchNorm statistics of the newest checkpoint there.
 
+    workdir: a run's folder, or a file of `weights`.
     Those that `workdir`'s run evaluates with: averaged ones if it averages. patterns: of names
     like "conv1/kernel" (fnmatch), of which one must fit; of those that begin with "!", none may.
     Everything where there are none of the first kind. Whatever is not there stays as drawn.
@@ -50,10 +62,16 @@ def take_over(
     Raises UserError for a value of another shape, a pattern that fits nothing here, a run without
     a checkpoint, and one that has nothing of what is asked for.
     """
-    restored = Checkpoints(pathlib.Path(workdir), read_only=True).restore_variables()
-    if restored is None:
-        raise UserError(f"config.init_from={workdir}: there is no checkpoint: train it first")
-    step, theirs = restored[0], _by_name(restored[1])
+    path = pathlib.Path(workdir).expanduser()
+    if path.suffix == weights.SUFFIX:
+        stored = weights.load(path)
+        step, variables = stored.step, stored.variables
+    else:
+        restored = Checkpoints(path, read_only=True).restore_variables()
+        if restored is None:
+            raise UserError(f"config.init_from={workdir}: there is no checkpoint: train it first")
+        step, variables = restored
+    theirs = _by_name(variables)
     ours = _by_name({"params": state.params, **state.model_state})
     wanted = _chosen(list(ours), patterns)
     taken = [name for name in wanted if name in theirs]

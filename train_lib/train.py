@@ -41,7 +41,7 @@ def train_and_evaluate(
     """
     workdir = pathlib.Path(workdir)
     if config.init_from and not folder.has_checkpoints(workdir):
-        folder.check_run(pathlib.Path(config.init_from), "config.init_from")
+        initial.check(config.init_from)
     exp = experiment.build(config, workdir)
     count = len(exp.devices)
     experiment.check_memory(exp)

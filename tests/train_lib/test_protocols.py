@@ -13,7 +13,7 @@ from configs import googlenet, mlp, resnet_cifar10
 from errors import UserError
 from input_pipeline import crops, prepare, sources, views
 from train_lib import config as config_lib
-from train_lib import console, experiment, modes, protocols
+from train_lib import console, experiment, members, modes, protocols
 from train_lib.train import train_and_evaluate
 
 SIZE, SCALE = 16, 20
@@ -86,7 +86,7 @@ def opened(runs, kind, pictures, **overrides):
     config = config_of(kind, pictures, **overrides)
     exp = experiment.build(config, runs / kind)
     protocols.check(exp)
-    return exp, modes.load_state(exp, runs / kind)[1], sources.load(config.dataset, "test")
+    return exp, members.load_state(exp, runs / kind)[1], sources.load(config.dataset, "test")
 
 
 def predicted(exp, state, split):

@@ -1,0 +1,121 @@
+"""A net in one file: exact, self-contained, and never read wrongly."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from configs import mlp
+from errors import UserError
+from train_lib import config as config_lib
+from train_lib import members, modes, weights
+from train_lib.train import train_and_evaluate
+
+OVERRIDES = {
+    "dataset.name": "digits",
+    "preprocess.mean": "pixel",
+    "preprocess.low": 0.0,
+    "optimizer.averaging": 0.9,
+    "epochs": 1.0,
+    "num_devices": 1,
+}
+
+
+def config_of(**overrides):
+    config = mlp.get_config("20")
+    config.update_from_flattened_dict({**OVERRIDES, **overrides})
+    return config
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A run with a mean image and averaged weights, and its file."""
+    folder = tmp_path_factory.mktemp("export")
+    train_and_evaluate(config_of(), folder / "run")
+    file = folder / "net.safetensors"
+    said = modes.export_run(config_of(), folder / "run", str(file))
+    assert str(file) in said
+    return folder / "run", file
+
+
+def test_the_file_holds_the_run_to_the_bit(exported):
+    workdir, file = exported
+    (member,) = members.find(config_of(), workdir)
+    step, state = member.load()
+    stored = weights.load(file)
+    assert stored.step == step
+    assert stored.class_names == list("0123456789")
+    jax.tree.map(np.testing.assert_array_equal, stored.variables, dict(state.variables()))
+    np.testing.assert_array_equal(stored.statistics.image, member.exp.statistics.image)
+    assert stored.statistics.examples == member.exp.statistics.examples
+    assert config_lib.flatten(stored.config) == config_lib.flatten(config_of())
+    raw = file.read_bytes()
+    assert str(workdir).encode() not in raw
+
+
+def test_it_is_tested_as_the_run_is(exported, tmp_path):
+    workdir, file = exported
+    run = json.loads(modes.evaluate_run(config_of(), workdir))
+    for ensemble in (str(file), f"{file},{workdir}"):  # the mean of equals
+        config = config_of(**{"evaluate.ensemble": ensemble})
+        found = json.loads(modes.evaluate_run(config, tmp_path))
+        assert found["loss"] == pytest.approx(run["loss"], rel=1e-5)
+        assert found["top1_error"] == run["top1_error"]
+
+
+def test_a_run_starts_from_it(exported, tmp_path):
+    workdir, file = exported
+    start = {"init_from": str(file), "epochs": 0.01, "schedule.learning_rate": 1e-30}
+    state = train_and_evaluate(config_of(**start), tmp_path / "a")
+    start["init_from"] = str(workdir)
+    wanted = train_and_evaluate(config_of(**start), tmp_path / "b")
+    jax.tree.map(np.testing.assert_array_equal, state.params, wanted.params)
+    with pytest.raises(UserError, match="no such file"):
+        train_and_evaluate(config_of(init_from="/nowhere.safetensors"), tmp_path / "c")
+
+
+@pytest.mark.parametrize("what", ["empty", "cut", "header", "other", "missing", "no tensor"])
+def test_another_file_is_refused_in_one_line(exported, tmp_path, what):
+    import safetensors.numpy
+
+    content, path = exported[1].read_bytes(), tmp_path / "a.safetensors"
+    if what == "other":  # somebody else's
+        content = safetensors.numpy.save({"x": np.zeros(3)})
+    if what == "no tensor":  # a header of ours with other tensors
+        with safetensors.safe_open(exported[1], framework="numpy") as file:
+            content = safetensors.numpy.save({"params/a": np.zeros(3)}, file.metadata())
+    if what == "header":
+        content = b"\xff" * 8 + content[8:]
+    if what != "missing":
+        path.write_bytes({"empty": b"", "cut": content[:-9]}.get(what, content))
+    with pytest.raises(UserError) as error:
+        modes.evaluate_run(config_of(**{"evaluate.ensemble": str(path)}), tmp_path)
+    assert "\n" not in str(error.value)
+    assert "weight file" in str(error.value)
+
+
+def test_a_flipped_name_or_a_full_disk_leaves_nothing(exported, tmp_path, monkeypatch):
+    workdir, _ = exported
+    with pytest.raises(UserError, match=r"must end in \.safetensors"):
+        modes.export_run(config_of(), workdir, str(tmp_path / "net.bin"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        modes.export_run(config_of(), workdir, str(tmp_path / "net.safetensors"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_classes_are_refused(exported, tmp_path):
+    config = tiny_config(**{"dataset.name": "digits", "evaluate.ensemble": str(exported[1])})
+    assert json.loads(modes.evaluate_run(config, tmp_path))["examples"] == 355
+    stored = weights.load(exported[1])
+    other = stored.__class__(**vars(stored) | {"class_names": list("abcdefghij")})
+    weights.save(tmp_path / "other.safetensors", other)
+    config.evaluate.ensemble = str(tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="was trained on other classes"):
+        modes.evaluate_run(config, tmp_path)

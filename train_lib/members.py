@@ -1,0 +1,147 @@
+"""The nets that a test asks: a run, or the members of an ensemble, runs and weight files."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from errors import UserError
+from input_pipeline.sources import Info
+from train_lib import config as config_lib
+from train_lib import experiment, optimizers, parallel, protocols, rates, weights
+from train_lib import state as state_lib
+from train_lib import workdir as folder
+from train_lib.checkpoints import Checkpoints
+
+ENSEMBLE = "config.evaluate.ensemble"
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A net that can be asked.
+
+    name: as the user wrote it. class_names: what it was trained on. load: gives (step, state),
+        replicated on the experiment's devices; nothing is held before.
+    """
+
+    name: str
+    exp: experiment.Experiment
+    class_names: list[str]
+    load: Callable[[], tuple[int, state_lib.TrainState]]
+
+
+def find(config: ConfigDict, workdir: pathlib.Path, ensemble: bool = True) -> list[Member]:
+    """The run of `workdir`, or the members of config.evaluate.ensemble (unless `ensemble` is off).
+
+    A member of an ensemble keeps its own model, preprocessing and views; what is tested, and how,
+    is in `config`. Raises UserError for what is no run or weight file, for a net that cannot be
+    tested so, and for members of different classes.
+    """
+    names = [name.strip() for name in config.evaluate.ensemble.split(",") if name.strip()]
+    if names and ensemble:
+        found = [_member(config, name) for name in names]
+    else:
+        if folder.stored_config(workdir) is None or not (workdir / "checkpoints").is_dir():
+            raise UserError(
+                f"no run in {workdir}: train one with --mode=train, or give its --workdir"
+            )
+        found = [_run(str(workdir), config, workdir)]
+    for member in found:
+        protocols.check(member.exp)
+        if member.class_names != found[0].class_names:
+            raise UserError(
+                f"{member.name} and {found[0].name} know other classes: an ensemble's members must"
+                " know the same ones, in the same order"
+            )
+    return found
+
+
+def check_classes(found: Sequence[Member], info: Info) -> None:
+    """Raises UserError if the data set has other classes than the members know."""
+    names = found[0].class_names
+    if list(names) != list(info.class_names):
+        raise UserError(
+            f"{found[0].name} was trained on other classes ({len(names)}:"
+            f" {', '.join(names[:3])}, ...) than those of {info.name} ({info.num_classes}:"
+            f" {', '.join(info.class_names[:3])}, ...): give the data set that it was trained on"
+        )
+
+
+def _member(config: ConfigDict, name: str) -> Member:
+    path = pathlib.Path(name).expanduser()
+    if path.suffix == weights.SUFFIX:
+        stored = weights.load(path)
+        exp = experiment.build(_asked(stored.config, config), statistics=stored.statistics)
+        return Member(name, exp, stored.class_names, functools.partial(_from_file, exp, stored))
+    folder.check_run(path, ENSEMBLE)
+    return _run(name, _asked(folder.read_config(path), config), path)
+
+
+def _asked(own: ConfigDict, config: ConfigDict) -> ConfigDict:
+    """A member's own config with what `config` says about the test."""
+    for section in ("dataset", "evaluate", "predict"):
+        own[section] = config[section].copy_and_resolve_references()
+    own.evaluate.ensemble, own.num_devices = "", config.num_devices
+    return own
+
+
+def _run(name: str, config: ConfigDict, workdir: pathlib.Path) -> Member:
+    exp = experiment.build(config, workdir)
+    return Member(
+        name, exp, folder.class_names(workdir), functools.partial(load_state, exp, workdir)
+    )
+
+
+def _from_file(exp: experiment.Experiment, stored: weights.Weights):
+    variables = dict(stored.variables)
+    expected = experiment.state_shapes(exp.module, exp.input_shape)
+    shapes = jax.tree.map(jnp.shape, variables)
+    if shapes != jax.tree.map(lambda leaf: leaf.shape, dict(expected)):
+        raise UserError("the weight file does not fit its own model: write it again")
+    state = state_lib.TrainState(
+        step=jnp.int32(stored.step),
+        params=variables.pop("params"),
+        model_state=variables,
+        opt_state=(),
+        window={},
+    )
+    return stored.step, parallel.replicate(state, exp.devices)
+
+
+def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
+    """(step, state) of a run's newest checkpoint, or of the best by config.evaluate.checkpoint.
+
+    Raises UserError if there is none, or the run is of another model.
+    """
+    stored = folder.stored_config(workdir)
+    if stored is None or not (workdir / "checkpoints").is_dir():
+        raise UserError(f"no run in {workdir}: train one with --mode=train, or give its --workdir")
+    different = [
+        line
+        for section in ("model.", "preprocess.", "loss.")
+        for line in config_lib.differences(stored, exp.config, section)
+    ]
+    folder.refuse(workdir, different, "give the config that it was trained with")
+    config = exp.config
+    # For the structure of its state alone, which durations do not change.
+    optimizer = optimizers.make_optimizer(
+        config.optimizer, rates.make_rate(config.schedule, 1.0, 1)
+    )
+    averaged = config.optimizer.averaging > 0
+    like = jax.eval_shape(
+        lambda: state_lib.create(exp.module, optimizer, config.seed, exp.input_shape, averaged)
+    )
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = None
+    if exp.config.evaluate.checkpoint == "best":
+        step = checkpoints.best_step()
+        if step is None:
+            raise UserError(f"no evaluated checkpoint in {workdir}: use evaluate.checkpoint=latest")
+    restored = checkpoints.restore(like, step)
+    if restored is None:
+        raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
+    return restored[0], parallel.replicate(restored[1], exp.devices)

@@ -1,0 +1,103 @@
+"""A net in one file: safetensors, with all that is needed to use it, and no code.
+
+Tensors: "params/conv1/kernel", "batch_stats/bn1/mean", ... as `TrainState.variables` has them
+(averaged parameters of a run that averages), and "statistics/..." of the training set where the
+recipe needs some. Metadata: the config, the names of the classes, the data set's, and the step.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from errors import UserError, one_line
+from input_pipeline.statistics import Statistics
+
+SUFFIX = ".safetensors"
+VERSION = "1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What a file holds. variables: {"params": ..., "batch_stats": ...}, NumPy arrays."""
+
+    config: ConfigDict
+    class_names: list[str]
+    dataset: str
+    step: int
+    variables: dict[str, Any]
+    statistics: Statistics | None = None
+
+
+def save(path: pathlib.Path, weights: Weights) -> None:
+    """Writes a file, whole or not at all. Raises UserError, one line, where that fails."""
+    import safetensors.numpy
+
+    tensors = {"/".join(keys): leaf for keys, leaf in flatten_dict(weights.variables).items()}
+    if weights.statistics:
+        tensors |= {f"statistics/{k}": v for k, v in vars(weights.statistics).items()}
+    metadata = {
+        "canon": VERSION,
+        "config": json.dumps(weights.config.to_dict()),
+        "class_names": json.dumps(list(weights.class_names)),
+        "dataset": weights.dataset,
+        "step": str(weights.step),
+    }
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    try:
+        content = safetensors.numpy.save(arrays, metadata)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, path)
+            except OSError:
+                pathlib.Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({one_line(error)}): free some space, or choose another file"
+        ) from error
+
+
+def load(path: pathlib.Path) -> Weights:
+    """What `save` wrote. Raises UserError for a missing, damaged or foreign file."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("canon") != VERSION:
+                raise UserError(
+                    f"{path} is no weight file of this version of Canon: write one with"
+                    " --mode=export"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        paths = {tuple(name.split("/")): value for name, value in tensors.items()}
+        variables = unflatten_dict(paths)
+        statistics = variables.pop("statistics", None)
+        if statistics:
+            statistics = Statistics(**statistics | {"examples": int(statistics["examples"])})
+        return Weights(
+            config=ConfigDict(json.loads(metadata["config"])),
+            class_names=json.loads(metadata["class_names"]),
+            dataset=metadata["dataset"],
+            step=int(metadata["step"]),
+            variables=variables,
+            statistics=statistics,
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"no weight file {path}: write one with --mode=export") from error
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"cannot read the weight file {path} ({one_line(error)}): write it again with"
+            " --mode=export"
+        ) from error
