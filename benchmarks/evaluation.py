@@ -9,10 +9,9 @@ each protocol as `--mode=evaluate` runs it, in turns. passes: how often the net 
 the multiply-adds of `models.summary`; its ratio to the center's is what the time should be.
 
 --loop: `evaluate` on 10,000 images of 32x32 in memory (ResNet-20) against the bare step on one
-fixed batch. --border: a trained VGG, AlexNet or ResNet on photographs at a shorter side half as
-large again as it was trained at: how far the cells of its class map are from the net on the crops
-that they see, over cells at the border and inside, and how often the most probable class is the
-same.
+fixed batch. --border: a run's AlexNet, VGG or ResNet for ImageNet on photographs, at the shorter
+side for which its class map has four cells a side: how far these are from the net on the crops that
+they see, at the map's border and inside, and how often the most probable class is the same.
 """
 
 import argparse
@@ -146,10 +145,11 @@ def border(arguments) -> None:
     exp = experiment.build(config, workdir)
     _, state = members.load_state(exp, workdir)
     size = exp.input_shape[0]
-    side = size * 3 // 2 // 32 * 32
+    side = size + 3 * 32  # the cells are 32 pixels apart
     module = exp.module.clone(class_map=True, image_size=size)
-    mean = np.asarray(exp.statistics.mean, np.float32) if exp.statistics else 0.0
-    scale = config.preprocess.high / 255
+    if config.preprocess.mean == "none" or config.model.name not in ("alexnet", "vgg", "resnet"):
+        sys.exit("--border takes the ImageNet recipes of alexnet, vgg and resnet")
+    mean, scale = np.asarray(exp.statistics.mean, np.float32), config.preprocess.high / 255
 
     @jax.jit
     def sliding(x):
@@ -167,12 +167,8 @@ def border(arguments) -> None:
         whole = ((whole - mean) * scale).astype(np.float32)
         cells = np.asarray(sliding(whole[None]))
         count = len(cells)
-        # The net's cells are 32 pixels apart (CIFAR's 4), those of the crops that they see, too.
-        stride = (side - size) // (count - 1)
         places = [(i, j) for i in range(count) for j in range(count)]
-        parts = [
-            whole[i * stride : i * stride + size, j * stride : j * stride + size] for i, j in places
-        ]
+        parts = [whole[32 * i : 32 * i + size, 32 * j : 32 * j + size] for i, j in places]
         wanted = np.asarray(alone(jnp.stack(parts)))
         for (i, j), probabilities in zip(places, wanted, strict=True):
             where = "inside" if 0 < i < count - 1 and 0 < j < count - 1 else "border"

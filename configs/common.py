@@ -176,7 +176,8 @@ def base() -> ConfigDict:
     config.evaluate = ConfigDict(
         {
             "every_epochs": 1.0,  # in training, by one view of each image
-            "batch_size": 1000,  # images, crops and mirrors, or that many pixels of whole images
+            # Images, crops and mirrors; or whole images of as many pixels, with their mirrors.
+            "batch_size": 1000,
             # --mode=evaluate and --mode=predict: what of an image is looked at. Probabilities of
             # its crops, mirrors and scales are averaged.
             # full: the image. center: the central crop. auto: that of them which the images are
@@ -186,7 +187,8 @@ def base() -> ConfigDict:
             "protocol": "auto",
             "scales": (),  # shorter sides; (): view.test_scale
             # The published scales instead. Fixed S: S - 32, S, S + 32; jittered: the smallest, the
-            # middle and the largest S; for crops=squares 0, 32, 64 and 96 above test_scale.
+            # middle and the largest S; multi_crop with crops=squares: 0, 32, 64 and 96 above
+            # test_scale.
             "multi_scale": False,
             # multi_crop at each scale: grid (VGG: 5x5 places, 50 with mirrors), squares (GoogLeNet:
             # of three squares, corners, centre and the square itself, 36 with mirrors).

@@ -17,7 +17,7 @@ length, strength of the distortions, or kind of average. Those here: Caffe's (ra
 batch 32, decay 2e-4, Glorot, 60 epochs; but its biases start at 0.2, ours at 0); factors of
 0.5 to 1.5; a running average of about the last 10,000 steps.
 
-The paper's 10 crops (the best known are AlexNet's) and 144 (sec. 7), each with --mode=evaluate:
+The paper's 10 crops (it does not say which; here AlexNet's) and 144 (sec. 7), by --mode=evaluate:
 
     ... --config.evaluate.protocol=ten_crop
     ... --config.evaluate.protocol=multi_crop --config.evaluate.multi_scale=True

@@ -31,7 +31,7 @@ What the paper leaves open, or seems to mean: N(0, 0.01^2) weights, as it prints
 the literal reading; it found Glorot's rule to do as well, `--config.model.initializer=glorot`);
 kernels decay, biases do not; the momentum is Caffe's, with the rate inside; "stops improving" is
 five epochs without a better top-1 error. Tests in training take the central crop. The paper's
-(sec. 3.2, 4), each with --mode=evaluate: tables 3 and 4, and the two columns of table 5,
+(sec. 3.2, 4), each with --mode=evaluate, are those of table 3, table 4, and two more of table 5:
 
     ... --config.evaluate.protocol=dense
     ... --config.evaluate.protocol=dense --config.evaluate.multi_scale=True

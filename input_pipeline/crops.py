@@ -12,7 +12,8 @@ from PIL import Image
 from input_pipeline import decode, views
 
 GRID = 5  # VGG's crops along each side (Simonyan & Zisserman 2015, sec. 4.3)
-# Pixels of a whole image: nets hold several times 64 float32 maps of it, 1 GB each for so many.
+# Pixels of a whole image, filled up to its bucket: nets hold several times 64 float32 maps of it
+# and of its mirror, 2 GB each time for so many.
 LARGEST = 2**22
 
 
@@ -81,9 +82,18 @@ KINDS = {"ten_crop": ten_crop, "grid": grid, "squares": squares}
 def rescale(
     picture: decode.Picture | decode.Pixels, shorter: int, resample: Image.Resampling
 ) -> np.ndarray:
-    """A whole picture brought to a shorter side: uint8 [height, width, channels]."""
+    """A whole picture brought to a shorter side: uint8 [height, width, channels].
+
+    Raises decode.BadImage for what cannot be decoded, or has more than LARGEST pixels then.
+    """
     height, width = picture.height, picture.width
-    return picture.cut((0, 0, height, width), views.rescaled(height, width, shorter), resample)
+    rows, columns = views.rescaled(height, width, shorter)
+    if bucket(rows) * bucket(columns) > LARGEST:
+        raise decode.BadImage(
+            f"its {width}x{height} pixels are {columns}x{rows} at a shorter side of {shorter}, and"
+            f" an image of more than {LARGEST:,} is too large"
+        )
+    return picture.cut((0, 0, height, width), (rows, columns), resample)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +117,12 @@ class Crops:
     def cut(self, image: bytes | np.ndarray, rng=None) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [crops, size, size, channels] and their offsets int32 [crops, 2], scale by scale.
 
-        image: as in `views.cut`. rng: not used. Raises decode.BadImage for what cannot be decoded.
+        image: as in `views.cut`. rng: not used. Raises decode.BadImage as `rescale`.
         """
         resample = views.resampling(self.interpolation, None)
-        found, offsets = [], []
+        picture, found, offsets = decode.opened(image), [], []
         for shorter in self.scales:
-            whole = rescale(decode.opened(image), shorter, resample)
+            whole = rescale(picture, shorter, resample)
             for crop in KINDS[self.kind](*whole.shape[:2], self.size):
                 part = whole[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
                 if crop.side != self.size:
@@ -134,18 +144,9 @@ class Whole:
         return np.zeros((self.shorter, self.shorter, image_shape[2]), np.uint8)
 
     def cut(self, image: bytes | np.ndarray, rng=None) -> tuple[np.ndarray, tuple[int, int]]:
-        """uint8 [height, width, channels], and no offset. image, rng: as in `Crops.cut`.
-
-        Raises decode.BadImage for what cannot be decoded, or is more than LARGEST pixels then.
-        """
-        picture = decode.opened(image)
-        rows, columns = views.rescaled(picture.height, picture.width, self.shorter)
-        if rows * columns > LARGEST:
-            raise decode.BadImage(
-                f"its {picture.width}x{picture.height} pixels are {columns}x{rows} at a shorter"
-                f" side of {self.shorter}: more than {LARGEST:,} do not go through a net at once"
-            )
-        return rescale(picture, self.shorter, views.resampling(self.interpolation, None)), (0, 0)
+        """uint8 [height, width, channels], and no offset. image, rng, errors: as in `Crops.cut`."""
+        resample = views.resampling(self.interpolation, None)
+        return rescale(decode.opened(image), self.shorter, resample), (0, 0)
 
 
 def bucket(length: int) -> int:

@@ -46,13 +46,20 @@ def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarra
 def find(images: Sequence[str]) -> list[str]:
     """Files as they are named, and in place of folders the image files in them, at any depth.
 
-    Raises UserError for what is not there, and for a folder without images.
+    Hidden ones in folders are left out. Raises UserError for what is not there, and for a folder
+    without images.
     """
     found = []
     for name in images:
         path = pathlib.Path(name).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            inside = sorted(
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in EXTENSIONS
+                and p.is_file()
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
+            )
             if not inside:
                 raise UserError(f"no image files ({', '.join(EXTENSIONS)}) in {path}")
             found += map(str, inside)

@@ -262,9 +262,10 @@ def whole_batches(split, reading: Reading, whole, pixels: int, devices: int) -> 
     """Every example once: whole images, those of about one size together.
 
     whole: a `crops.Whole`. pixels: how many a batch may have, if that is enough for one image a
-    device. Yields image uint8 [devices, n, height, width, channels], each image at its top left
-    and the rest filled up with zeros; size int32 [devices, n, 2], of the image in it; label, mask
-    and skipped as in `eval_batches`; index int32 [devices, n], of the example, -1 for none. Few
+    device; the last batch of a shape has no more than it needs, to the next power of two.
+    Yields image uint8 [devices, n, height, width, channels], each image at its top left and the
+    rest filled up with zeros; size int32 [devices, n, 2], of the image in it; label, mask and
+    skipped as in `eval_batches`; index int32 [devices, n], of the example, -1 for none. Few
     different shapes come (see `crops.bucket`). Raises as `train_batches`.
     """
     waiting: dict = {}  # by shape
@@ -301,4 +302,6 @@ def whole_batches(split, reading: Reading, whole, pixels: int, devices: int) -> 
             if len(examples) == capacity(shape):
                 yield together(shape, waiting.pop(shape), len(examples))
     for shape, examples in waiting.items():
-        yield together(shape, examples, capacity(shape))
+        share = -(-len(examples) // devices)
+        count = min(capacity(shape), 2 ** (share - 1).bit_length() * devices)
+        yield together(shape, examples, count)

@@ -126,11 +126,16 @@ class _Stages(layers.Net):
         return x
 
     @nn.nowrap
-    def classify(self, x, head: layers.Head, reduction: int) -> jax.Array:
-        """The last map to logits. reduction: how many pixels of the image one of x stands for."""
-        window = -(-self.image_size // reduction) if self.class_map else None
+    def classify(self, x, head: layers.Head, side: int) -> jax.Array:
+        """The last map to logits. side: of the last map of an image of `image_size`."""
+        window = side if self.class_map else None
         init = layers.Init("gaussian", 0.01)
         return head.pooled_classifier(x, "pool", "fc", window, drop="input", init=init)
+
+
+def _halved(side: int, times: int = 1) -> int:
+    """What convolutions of stride 2 leave of a side; they pad so that odd ones are rounded up."""
+    return -(-side // 2**times)
 
 
 class ResNet(_Stages):
@@ -165,7 +170,8 @@ class ResNet(_Stages):
         x = style.normalise(x, "norm1")
         x = style.pool(x, "pool1", "max", 3, 2, padding=1)
         x = self.run_stages(x, train, 64, stages, bottleneck, 2 if self.stride == "v1.5" else 1)
-        return self.classify(x, self.head(train, drop_scale), reduction=32)
+        side = style.pooled(_halved(self.image_size), 3, 2, padding=1)
+        return self.classify(x, self.head(train, drop_scale), _halved(side, times=3))
 
 
 class CifarResNet(_Stages):
@@ -193,4 +199,4 @@ class CifarResNet(_Stages):
         x = style.activate(style.batch_norm("bn1", train)(x), "conv1")
         x = style.normalise(x, "norm1")
         x = self.run_stages(x, train, 16, ((self.depth - 2) // 6,) * 3, bottleneck=False)
-        return self.classify(x, self.head(train, drop_scale), reduction=4)
+        return self.classify(x, self.head(train, drop_scale), _halved(self.image_size, times=2))

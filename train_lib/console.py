@@ -133,16 +133,23 @@ class Meter:
         self.total, self._what, self._done = total, what, 0
         self._started = self._spoke = time.monotonic()
         self._compiled: set = set()
-        self._compiling = 0.0
+        self._left_out = 0.0  # seconds
 
     @contextlib.contextmanager
-    def compiling(self, shape):
-        """Around a device call; that of a new shape is a compilation, and its time left out."""
+    def compiling(self, what):
+        """Around a device call; the first of its kind is a compilation, and its time left out."""
         start = time.monotonic()
         yield
-        if shape not in self._compiled:
-            self._compiled.add(shape)
-            self._compiling += time.monotonic() - start
+        if what not in self._compiled:
+            self._compiled.add(what)
+            self._left_out += time.monotonic() - start
+
+    @contextlib.contextmanager
+    def paused(self):
+        """While something else is done than testing."""
+        start = time.monotonic()
+        yield
+        self._left_out += time.monotonic() - start
 
     def done(self, count: int) -> None:
         """So many more examples have their result."""
@@ -159,7 +166,7 @@ class Meter:
 
     def rate(self) -> float:
         """Examples per second so far, compilations left out."""
-        return self._done / max(1e-9, time.monotonic() - self._started - self._compiling)
+        return self._done / max(1e-9, time.monotonic() - self._started - self._left_out)
 
     def close(self) -> None:
         self._bar.close()

@@ -105,7 +105,9 @@ def from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> Result:
     count = int(mask.sum())
     if not count:
         raise UserError("not one image of the split can be read: check the data set")
-    classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    chunks = np.array_split(probabilities, max(1, len(probabilities) // 4096))
+    best = [np.argsort(-chunk, axis=1, kind="stable")[:, :5] for chunk in chunks]
+    classes = np.concatenate(best)
     hits = (classes == labels[:, None])[mask]
     right = np.take_along_axis(probabilities, np.maximum(labels, 0)[:, None], axis=1)[mask, 0]
     return Result(

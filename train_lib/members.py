@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from configs.common import base
 from errors import UserError
 from input_pipeline.sources import Info
 from train_lib import config as config_lib
@@ -45,10 +46,6 @@ def find(config: ConfigDict, workdir: pathlib.Path, ensemble: bool = True) -> li
     if names and ensemble:
         found = [_member(config, name) for name in names]
     else:
-        if folder.stored_config(workdir) is None or not (workdir / "checkpoints").is_dir():
-            raise UserError(
-                f"no run in {workdir}: train one with --mode=train, or give its --workdir"
-            )
         found = [_run(str(workdir), config, workdir)]
     for member in found:
         protocols.check(member.exp)
@@ -74,34 +71,41 @@ def check_classes(found: Sequence[Member], info: Info) -> None:
 def _member(config: ConfigDict, name: str) -> Member:
     path = pathlib.Path(name).expanduser()
     if path.suffix == weights.SUFFIX:
-        stored = weights.load(path)
+        stored = weights.load(path, shapes_only=True)
         exp = experiment.build(_asked(stored.config, config), statistics=stored.statistics)
-        return Member(name, exp, stored.class_names, functools.partial(_from_file, exp, stored))
+        own = experiment.state_shapes(exp.module, exp.input_shape)
+        if stored.variables != jax.tree.map(lambda leaf: leaf.shape, dict(own)):
+            raise UserError(f"the weight file {path} does not fit its own model: write it again")
+        return Member(name, exp, stored.class_names, functools.partial(_from_file, exp, path))
     folder.check_run(path, ENSEMBLE)
     return _run(name, _asked(folder.read_config(path), config), path)
 
 
 def _asked(own: ConfigDict, config: ConfigDict) -> ConfigDict:
     """A member's own config with what `config` says about the test."""
+    own = ConfigDict(_over(base().to_dict(), own.to_dict()))  # what it has not yet is neutral
     for section in ("dataset", "evaluate", "predict"):
         own[section] = config[section].copy_and_resolve_references()
     own.evaluate.ensemble, own.num_devices = "", config.num_devices
     return own
 
 
+def _over(below: dict, above: dict) -> dict:
+    both = {k for k in below.keys() & above.keys() if isinstance(below[k], dict)}
+    return below | above | {k: _over(below[k], above[k]) for k in both}
+
+
 def _run(name: str, config: ConfigDict, workdir: pathlib.Path) -> Member:
     exp = experiment.build(config, workdir)
+    _check(exp, workdir)
     return Member(
         name, exp, folder.class_names(workdir), functools.partial(load_state, exp, workdir)
     )
 
 
-def _from_file(exp: experiment.Experiment, stored: weights.Weights):
+def _from_file(exp: experiment.Experiment, path: pathlib.Path):
+    stored = weights.load(path)
     variables = dict(stored.variables)
-    expected = experiment.state_shapes(exp.module, exp.input_shape)
-    shapes = jax.tree.map(jnp.shape, variables)
-    if shapes != jax.tree.map(lambda leaf: leaf.shape, dict(expected)):
-        raise UserError("the weight file does not fit its own model: write it again")
     state = state_lib.TrainState(
         step=jnp.int32(stored.step),
         params=variables.pop("params"),
@@ -112,10 +116,10 @@ def _from_file(exp: experiment.Experiment, stored: weights.Weights):
     return stored.step, parallel.replicate(state, exp.devices)
 
 
-def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
-    """(step, state) of a run's newest checkpoint, or of the best by config.evaluate.checkpoint.
+def _check(exp: experiment.Experiment, workdir: pathlib.Path) -> int | None:
+    """The step that config.evaluate.checkpoint asks for, None for the latest; reads no state.
 
-    Raises UserError if there is none, or the run is of another model.
+    Raises UserError if there is no such checkpoint, or the run is of another model.
     """
     stored = folder.stored_config(workdir)
     if stored is None or not (workdir / "checkpoints").is_dir():
@@ -126,6 +130,22 @@ def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
         for line in config_lib.differences(stored, exp.config, section)
     ]
     folder.refuse(workdir, different, "give the config that it was trained with")
+    if not folder.has_checkpoints(workdir):
+        raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
+    if exp.config.evaluate.checkpoint != "best":
+        return None
+    step = Checkpoints(workdir, read_only=True).best_step()
+    if step is None:
+        raise UserError(f"no evaluated checkpoint in {workdir}: use evaluate.checkpoint=latest")
+    return step
+
+
+def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
+    """(step, state) of a run's newest checkpoint, or of the best by config.evaluate.checkpoint.
+
+    Raises UserError as `_check`, and for checkpoints that are all damaged.
+    """
+    step = _check(exp, workdir)
     config = exp.config
     # For the structure of its state alone, which durations do not change.
     optimizer = optimizers.make_optimizer(
@@ -135,13 +155,7 @@ def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
     like = jax.eval_shape(
         lambda: state_lib.create(exp.module, optimizer, config.seed, exp.input_shape, averaged)
     )
-    checkpoints = Checkpoints(workdir, read_only=True)
-    step = None
-    if exp.config.evaluate.checkpoint == "best":
-        step = checkpoints.best_step()
-        if step is None:
-            raise UserError(f"no evaluated checkpoint in {workdir}: use evaluate.checkpoint=latest")
-    restored = checkpoints.restore(like, step)
+    restored = Checkpoints(workdir, read_only=True).restore(like, step)
     if restored is None:
         raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
     return restored[0], parallel.replicate(restored[1], exp.devices)

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from errors import UserError
+from errors import UserError, printable
 from input_pipeline import images as image_files
 from input_pipeline import sources
 from train_lib import console, experiment, members, protocols, reports, weights
@@ -21,28 +22,47 @@ def _probabilities(found: Sequence[members.Member], split, what: str):
 
     labels: -1 for what was skipped. One member's state is held at a time.
     """
-    steps, total, labels = [], 0.0, None
+    steps, total, labels = [], None, None
     all_passes = [protocols.passes(member.exp) for member in found]
     meter = console.Meter(len(split) * sum(map(len, all_passes)), what)
     with contextlib.closing(meter):
         for member, passes in zip(found, all_passes, strict=True):
-            step, state = member.load()
-            one, labels = protocols.predict(passes, state, split, meter)
-            total, steps = total + one, [*steps, step]
+            with meter.paused():
+                step, state = member.load()
+            one, own = protocols.predict(passes, state, split, meter)
+            del state
+            one /= len(found)
+            total = one if total is None else np.add(total, one, out=total)
+            labels = own if labels is None else np.where(own < 0, own, labels)
+            steps.append(step)
     looks = meter.total / len(split)
-    return steps, total / len(found), labels, meter.rate() / looks
+    # An image that one of them could not read is skipped by all.
+    return steps, total, labels, meter.rate() / looks
 
 
 def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
     """Tests a run, or an ensemble; writes `reports.write`'s files. One line of JSON."""
     found = members.find(config, workdir)
     exp, section = found[0].exp, config.evaluate
+    for member in found:
+        protocols.check_copy(member.exp)
     names = {"test": config.dataset.test_split, "train": config.dataset.train_split}
     split_name = sources.split_name(config.dataset, names[section.split])
     split = sources.load(config.dataset, split_name)
     members.check_classes(found, split.info)
+    asked = {
+        "dataset": config.dataset.name,
+        "split": split_name,
+        "protocol": protocols.name(exp),
+        **protocols.describe(exp),
+    }
+    if section.checkpoint != "latest":
+        asked["checkpoint"] = section.checkpoint
+    if section.ensemble:
+        asked["ensemble"] = [member.name for member in found]
+    output = reports.folder(workdir, asked)
     what = f"{config.dataset.name} {split_name}"
-    if len(found) == 1 and protocols.is_single(config):
+    if len(found) == 1 and protocols.is_single(exp):
         step, state = found[0].load()
         with contextlib.closing(console.Meter(len(split), what)) as meter:
             batches = exp.eval_batches(split)
@@ -51,10 +71,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
     else:
         steps, probabilities, labels, rate = _probabilities(found, split, what)
         result = from_probabilities(probabilities, labels)
-    line = {
-        "dataset": config.dataset.name,
-        "split": split_name,
-        "protocol": protocols.name(config),
+    line = asked | {
         "examples": result.examples,
         "loss": result.loss,
         "top1_error": result.top1_error,
@@ -62,11 +79,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
         "step": steps[0] if len(steps) == 1 else steps,
         "images_per_second": round(rate, 1),
     }
-    if not protocols.is_single(config):
-        line["scales"] = protocols.scales(exp.config)
-    if section.ensemble:
-        line["ensemble"] = [member.name for member in found]
-    reports.write(workdir, line, result, split, lambda i: exp.picture(split, i))
+    reports.write(output, line, result, split, lambda i: exp.picture(split, i))
     return json.dumps(line)
 
 
@@ -74,11 +87,17 @@ def _pictures(exp: experiment.Experiment, paths: Sequence[str]):
     """Picture files as a split that the run's net can look at, and which of them were inverted."""
     if exp.reading.view.size and exp.info.image_shape[2] == 3:
         return image_files.Pictures(exp.info, tuple(paths)), [False] * len(paths)
-    shape = exp.info.image_shape
-    found = [image_files.read(path, shape, exp.config.predict.invert) for path in paths]
-    images, inverted = zip(*found, strict=True)
-    labels = np.zeros(len(paths), np.int32)
-    return sources.Split(exp.info, np.stack(images), labels), inverted
+    shape, labels = exp.info.image_shape, np.zeros(len(paths), np.int32)
+    images, inverted = np.zeros((len(paths), *shape), np.uint8), [False] * len(paths)
+    for i, path in enumerate(paths):
+        try:
+            images[i], inverted[i] = image_files.read(path, shape, exp.config.predict.invert)
+        except UserError as error:
+            if exp.config.dataset.on_bad_image == "error":
+                raise
+            print(f"skipped {path} ({error})", file=sys.stderr)
+            labels[i] = -1
+    return sources.Split(exp.info, images, labels), inverted
 
 
 def predict_images(config: ConfigDict, workdir: pathlib.Path, images: Sequence[str]) -> str:
@@ -89,16 +108,18 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, images: Sequence[s
     if not images:
         raise UserError("which images? Give --images=a.png,b.jpg or --images=FOLDER")
     paths = image_files.find(images)
+    if config.predict.contact_sheet:
+        reports.check_writable(config.predict.contact_sheet)
     found = members.find(config, workdir)
-    total, inverted, labels = 0.0, None, None
+    total, skipped = 0.0, np.zeros(len(paths), bool)
     for member in found:  # each has its own idea of an image
         split, inverted = _pictures(member.exp, paths)
         _, one, labels, _ = _probabilities([member], split, "predicting")
-        total = total + one / len(found)
+        total, skipped = total + one / len(found), skipped | (labels < 0)
     names = found[0].class_names
     lines, captions = [], []
-    for path, one, label, is_inverted in zip(paths, total, labels, inverted, strict=True):
-        if label < 0:  # skipped, and said so
+    for path, one, left_out, is_inverted in zip(paths, total, skipped, inverted, strict=True):
+        if left_out:  # and said so
             captions.append("not readable")
             continue
         best = np.argsort(-one, kind="stable")[:5]
@@ -106,7 +127,7 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, images: Sequence[s
         if config.loss.name == "map":  # what is missing to 1 is eq. 9's class of all else
             ranking += f"; no character {max(0.0, 1 - one.sum()):.4f}"
         note = " (dark on light: inverted)" if is_inverted else ""
-        lines.append(f"{path}: {ranking}{note}")
+        lines.append(f"{printable(path)}: {ranking}{note}")
         captions.append(f"{names[best[0]]} {one[best[0]]:.0%}")
     if config.predict.contact_sheet:
         reports.contact_sheet(config.predict.contact_sheet, paths, captions)
@@ -116,10 +137,10 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, images: Sequence[s
 def export_run(config: ConfigDict, workdir: pathlib.Path, output: str) -> str:
     """Writes a run's net to one file, see `weights`; WORKDIR/weights.safetensors by default."""
     (member,) = members.find(config, workdir, ensemble=False)
-    step, state = member.load()
     path = pathlib.Path(output).expanduser() if output else workdir / f"weights{weights.SUFFIX}"
     if path.suffix != weights.SUFFIX:
         raise UserError(f"--output={output}: the file's name must end in {weights.SUFFIX}")
+    step, state = member.load()
     config = config.copy_and_resolve_references()
     config.dataset.update({"data_dir": "", "cache_dir": ""})  # of this machine
     stored = weights.Weights(

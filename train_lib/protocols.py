@@ -20,6 +20,7 @@ from input_pipeline.transform import make_transform
 from models import layers
 from train_lib import losses, parallel
 
+_UNSEEN = -2  # a label, before the first pass
 # Nets that can be slid over a larger image.
 SLIDING = ("alexnet", "vgg", "googlenet", "resnet", "resnet_cifar10")
 
@@ -38,48 +39,63 @@ class Pass:
     step: Callable
 
 
-def name(config) -> str:
-    """The config's protocol: for auto center or full, whether or not the images are cut."""
-    protocol = config.evaluate.protocol
-    is_cut = config.view.size or config.preprocess.crop
-    return protocol if protocol != "auto" else "center" if is_cut else "full"
+def name(exp) -> str:
+    """The experiment's protocol: for auto center or full, whether or not its images are cut."""
+    protocol = exp.config.evaluate.protocol
+    return protocol if protocol != "auto" else "center" if _is_cut(exp) else "full"
 
 
-def is_single(config) -> bool:
+def _is_cut(exp) -> bool:
+    return bool(exp.config.view.size) or exp.input_shape[0] < min(exp.info.image_shape[:2])
+
+
+def is_single(exp) -> bool:
     """Whether the net looks at each image once, as training's own tests do."""
-    return name(config) in ("center", "full")
+    return name(exp) in ("center", "full")
 
 
-def scales(config) -> tuple[int, ...]:
-    """The shorter sides Q that a config's protocol looks at; () stands for images as they are.
+def scales(exp) -> tuple[int, ...]:
+    """The shorter sides Q that the protocol looks at.
 
     With multi_scale, the published ones. Fixed S: S - 32, S, S + 32; jittered: the smallest, the
     middle and the largest S (Simonyan & Zisserman 2015, sec. 4.2). For GoogLeNet's squares Q,
     Q + 32, Q + 64, Q + 96 from Q = view.test_scale on (Szegedy 2014, sec. 7: 256, 288, 320, 352).
     """
-    section, view = config.evaluate, config.view
+    section, view = exp.config.evaluate, exp.config.view
     if section.scales:
         return tuple(section.scales)
     if not view.size:
-        return ()
+        return (min(exp.info.image_shape[:2]),)
     if not section.multi_scale:
         return (view.test_scale,)
-    if name(config) == "multi_crop" and section.crops == "squares":
+    if name(exp) == "multi_crop" and section.crops == "squares":
         return tuple(view.test_scale + 32 * i for i in range(4))
     low, high = view.train_scale
     return (low - 32, low, low + 32) if low == high else (low, round((low + high) / 2), high)
 
 
+def describe(exp) -> dict:
+    """What was asked of the net, beside the protocol's name: for the line that a test prints."""
+    section, protocol = exp.config.evaluate, name(exp)
+    if is_single(exp):
+        return {}
+    found: dict = {"scales": list(scales(exp))}
+    if "multi_crop" in protocol:
+        found["crops"] = section.crops
+    if "dense" in protocol:
+        found["map_average"] = section.map_average
+    return found
+
+
 def check(exp) -> None:
-    """Raises UserError where the net or the data set cannot be tested as the config asks for."""
+    """Raises UserError where the net cannot be tested as the config asks for."""
     config, section = exp.config, exp.config.evaluate
-    protocol, view = name(config), config.view
+    protocol, view, side = name(exp), config.view, exp.input_shape[0]
     asked = f"config.evaluate.protocol={section.protocol}"
-    if is_single(config):
-        if protocol == "full" and view.size:
-            raise UserError(f"{asked}: config.view cuts a square of these images: choose center")
-        if protocol == "center" and not (view.size or config.preprocess.crop):
-            raise UserError(f"{asked}: nothing is cut from these images: choose full")
+    if is_single(exp):
+        if (protocol == "full") == _is_cut(exp):
+            does, other = ("cuts a square of", "center") if _is_cut(exp) else ("takes", "full")
+            raise UserError(f"{asked}: the recipe {does} these images: choose {other}")
         if section.scales or section.multi_scale:
             raise UserError(
                 f"{asked} looks at one scale, config.view.test_scale: choose another protocol for"
@@ -94,26 +110,34 @@ def check(exp) -> None:
             "config.evaluate.multi_scale follows config.view.train_scale, which this recipe does"
             " not use: give config.evaluate.scales"
         )
-    if not view.size:
-        if protocol == "ten_crop" and (section.scales or not config.preprocess.crop):
-            what = "config.evaluate.scales" if section.scales else "it"
-            raise UserError(
-                f"{asked}: {what} needs config.view.size, or crops by config.preprocess.crop"
-                " alone: these images are taken whole"
-            )
-        if "multi_crop" in protocol:
-            raise UserError(f"{asked} needs config.view.size: choose another protocol")
+    if view.size and side != view.size:
+        raise UserError(
+            f"{asked}: config.view gives {view.size} pixels and config.preprocess makes {side} of"
+            " them: set config.preprocess.crop and .pad to 0"
+        )
+    if not view.size and protocol == "ten_crop" and (section.scales or not _is_cut(exp)):
+        what = (
+            "config.evaluate.scales need config.view.size"
+            if section.scales
+            else ("the net takes these images whole: choose full")
+        )
+        raise UserError(f"{asked}: {what}")
+    if not view.size and "multi_crop" in protocol:
+        raise UserError(f"{asked} needs config.view.size: choose another protocol")
     if "dense" in protocol:
         _check_dense(exp, asked)
-    too_small = [side for side in scales(config) if side < exp.input_shape[0]]
+    too_small = [found for found in scales(exp) if found < side]
     if too_small:
         raise UserError(
             f"a shorter side of {too_small[0]} (by config.evaluate.scales or .multi_scale) is less"
-            f" than the {exp.input_shape[0]} pixels that the net takes: give larger"
-            " config.evaluate.scales"
+            f" than the {side} pixels that the net takes: give larger config.evaluate.scales"
         )
-    if exp.info.copy:
-        exp.info.copy.check_scales(scales(config), whole=protocol != "ten_crop")
+
+
+def check_copy(exp) -> None:
+    """Raises UserError where the data set is a copy of less than the protocol looks at."""
+    if exp.info.copy and not is_single(exp):
+        exp.info.copy.check_scales(scales(exp), whole=name(exp) != "ten_crop")
 
 
 def _check_dense(exp, asked: str) -> None:
@@ -131,8 +155,8 @@ def _check_dense(exp, asked: str) -> None:
 def passes(exp) -> list[Pass]:
     """The passes of the experiment's protocol; their weights sum to 1. Raises as `check`."""
     check(exp)
-    protocol = name(exp.config)
-    if is_single(exp.config):
+    protocol = name(exp)
+    if is_single(exp):
         return [_single(exp)]
     if protocol == "ten_crop":
         return [_crops(exp, "ten_crop") if exp.reading.view.size else _corners(exp)]
@@ -183,14 +207,14 @@ def _single(exp) -> Pass:
 def _crops(exp, kind: str) -> Pass:
     """Crops that the host cuts, and their mirrors."""
     config, devices = exp.config, len(exp.devices)
-    reader = Crops(kind, config.view.size, scales(config), config.view.interpolation)
+    reader = Crops(kind, config.view.size, scales(exp), config.view.interpolation)
     size = _whole_number(config.evaluate.batch_size / (2 * reader.count), devices)
     # Crops that go through the net at once; mirrored, twice as many.
     at_once = max(1, config.evaluate.batch_size // (2 * devices))
     apply = _probabilities(exp)
     # A mean image is of the central square at test_scale. Of other crops it has no places: from
     # them its middle is subtracted.
-    has_places = kind == "ten_crop" and scales(config) == (config.view.test_scale,)
+    has_places = kind == "ten_crop" and scales(exp) == (config.view.test_scale,)
 
     def some(state, images, offsets):
         inputs = exp.transform(images, offsets=offsets if has_places else None)
@@ -217,7 +241,8 @@ def _crops(exp, kind: str) -> Pass:
         return found.reshape(count, views, -1).mean(axis=1)
 
     def batches_of(split):
-        return stream.eval_batches(split, exp.reading, size, devices, reader)
+        count = min(size, _up(len(split), devices))
+        return stream.eval_batches(split, exp.reading, count, devices, reader)
 
     return Pass(1.0, batches_of, parallel.predict_step(step, exp.devices))
 
@@ -238,9 +263,10 @@ def _corners(exp) -> Pass:
         return found.reshape(2 * len(places), len(batch["image"]), -1).mean(axis=0)
 
     def batches_of(split):
+        count = min(size, _up(len(split), devices))
         if exp.in_memory(split):
-            return batches.eval_batches(split, min(size, _up(len(split), devices)), devices)
-        return stream.eval_batches(split, exp.reading, size, devices)
+            return batches.eval_batches(split, count, devices)
+        return stream.eval_batches(split, exp.reading, count, devices)
 
     return Pass(1.0, batches_of, parallel.predict_step(step, exp.devices))
 
@@ -254,7 +280,7 @@ def _dense(exp) -> list[Pass]:
     config, devices = exp.config, len(exp.devices)
     side = exp.input_shape[0]
     module = exp.module.clone(class_map=True, image_size=side)
-    sides = scales(config) or (min(exp.info.image_shape[:2]),)
+    sides = scales(exp)
     section = config.preprocess.copy_and_resolve_references()
     section.pad = section.crop = 0
     if section.mean == "pixel":
@@ -304,15 +330,15 @@ def _dense(exp) -> list[Pass]:
 def predict(all_passes: list[Pass], state, split, meter) -> tuple[np.ndarray, np.ndarray]:
     """Class probabilities of every example, float32 [n, classes], and the labels, int32 [n].
 
-    The label is -1 for what could not be read and was skipped. meter: a `console.Meter`, which
+    The label is -1 for what a pass could not read and skipped. meter: a `console.Meter`, which
     counts an example once for each pass.
     """
-    sums, labels = None, np.full(len(split), -1, np.int32)
+    sums, labels = None, np.full(len(split), _UNSEEN, np.int32)
     for one in all_passes:
         waiting: list[tuple] = []  # two batches in flight keep the device busy
         for batch in _numbered(one.batches(split), len(split)):
             inputs = {name: batch[name] for name in ("image", "offset", "size") if name in batch}
-            with meter.compiling(inputs["image"].shape):
+            with meter.compiling((one.step, inputs["image"].shape)):
                 waiting.append((batch, one.step(state, inputs)))
             if len(waiting) > 2:
                 sums = _add(sums, labels, one.weight, *waiting.pop(0), meter)
@@ -341,7 +367,8 @@ def _add(sums, labels, weight: float, batch: dict, found, meter) -> np.ndarray:
     if sums is None:
         sums = np.zeros((len(labels), found.shape[-1]), np.float32)
     sums[index[there]] += np.float32(weight) * found[there]
-    known = np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1)
-    labels[index[there]] = known[there]
+    known = np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1)[there]
+    before = labels[index[there]]
+    labels[index[there]] = np.where((known < 0) | (before == _UNSEEN), known, before)
     meter.done(int(there.sum()))
     return sums

@@ -1,26 +1,49 @@
 """What a test leaves behind, in WORKDIR/evaluation: tables, plots, and every prediction."""
 
 import csv
+import hashlib
 import io
 import json
 import pathlib
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, printable
 from input_pipeline import decode
 from train_lib import plots
 from train_lib.evaluate import Result
 from train_lib.workdir import write_text
 
 
-def name_of(line: dict) -> str:
-    """The folder of a test: its split, protocol, scales, and whether it is an ensemble's."""
-    parts = [line["split"], line["protocol"], *map(str, line.get("scales", ()))]
-    parts += ["ensemble"] * ("ensemble" in line)
+def name_of(asked: dict) -> str:
+    """The name of a test's folder: all that was asked for, an ensemble as a hash of its names."""
+    parts = []
+    for name, value in asked.items():
+        if name == "ensemble":
+            value = f"ensemble-{hashlib.sha256(','.join(value).encode()).hexdigest()[:8]}"
+        parts += map(str, value) if isinstance(value, list) else [value]
     return "_".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)
+
+
+def folder(workdir: pathlib.Path, asked: dict) -> pathlib.Path:
+    """Makes the folder of a test. Raises UserError, before any work, where that cannot be."""
+    path = workdir / "evaluation" / name_of(asked)
+    check_writable(path / "result.json")
+    return path
+
+
+def check_writable(file: str | pathlib.Path) -> None:
+    """Makes the folder that a file shall be in. Raises UserError where it cannot be written to."""
+    path = pathlib.Path(file).expanduser().parent
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {path} ({error}): choose another folder") from error
 
 
 def _table(rows) -> str:
@@ -38,7 +61,7 @@ def predictions(result: Result, names: Sequence[str], ids: Callable[[int], str])
     heads = [f"{what}{i}" for i in range(1, top + 1) for what in ("class", "probability")]
     rows = [["id", "label", *heads]]
     for i, label in enumerate(result.labels):
-        row = [ids(i)]
+        row = [printable(ids(i))]
         if label >= 0:
             row.append(names[label])
             for one, probability in zip(result.classes[i], result.probabilities[i], strict=True):
@@ -68,29 +91,22 @@ def confusion(result: Result, names: Sequence[str]) -> str:
 
 
 def write(
-    workdir: pathlib.Path, line: dict, result: Result, split, picture: Callable[[int], np.ndarray]
-) -> pathlib.Path:
-    """Writes a test's files; returns their folder.
+    output: pathlib.Path, line: dict, result: Result, split, picture: Callable[[int], np.ndarray]
+) -> None:
+    """Writes a test's files to a folder.
 
     result.json (line, what is printed), predictions.csv, per_class.csv, confusion.csv,
     confusion_matrix.png and misclassified.png. picture: an example's number -> its image.
     Raises UserError, one line, where they cannot be written.
     """
-    folder = workdir / "evaluation" / name_of(line)
-    names = split.info.class_names
-    counted = result.counted
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder} ({error}): choose another --workdir") from error
-    write_text(folder / "result.json", json.dumps(line, indent=2) + "\n")
-    write_text(folder / "predictions.csv", predictions(result, names, split.id))
-    write_text(folder / "per_class.csv", per_class(result, names))
-    write_text(folder / "confusion.csv", confusion(result, names))
+    names, counted = split.info.class_names, result.counted
+    write_text(output / "result.json", json.dumps(line, indent=2) + "\n")
+    write_text(output / "predictions.csv", predictions(result, names, split.id))
+    write_text(output / "per_class.csv", per_class(result, names))
+    write_text(output / "confusion.csv", confusion(result, names))
     matrix = plots.confusion_matrix(result.labels[counted], result.classes[counted, 0], names)
-    plots.save(matrix, folder / "confusion_matrix.png")
-    plots.save(plots.misclassified(result, names, picture), folder / "misclassified.png")
-    return folder
+    plots.save(matrix, output / "confusion_matrix.png")
+    plots.save(plots.misclassified(result, names, picture), output / "misclassified.png")
 
 
 def contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> None:
@@ -98,7 +114,7 @@ def contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> N
 
     def thumbnail(i: int) -> np.ndarray | None:
         try:
-            return decode.decode(paths[i], side=160)
+            return decode.pixels(decode.Picture(paths[i], formats=None).image(side=160))
         except decode.BadImage:  # one that was skipped
             return None
 

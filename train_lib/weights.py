@@ -25,7 +25,8 @@ VERSION = "1"
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a file holds. variables: {"params": ..., "batch_stats": ...}, NumPy arrays."""
+    """What a file holds. variables: {"params": ..., "batch_stats": ...}, NumPy arrays (or, see
+    `load`, their shapes)."""
 
     config: ConfigDict
     class_names: list[str]
@@ -68,8 +69,11 @@ def save(path: pathlib.Path, weights: Weights) -> None:
         ) from error
 
 
-def load(path: pathlib.Path) -> Weights:
-    """What `save` wrote. Raises UserError for a missing, damaged or foreign file."""
+def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
+    """What `save` wrote; with shapes_only the shapes of the variables in place of their values.
+
+    Raises UserError for a missing, damaged or foreign file.
+    """
     import safetensors
 
     try:
@@ -80,7 +84,12 @@ def load(path: pathlib.Path) -> Weights:
                     f"{path} is no weight file of this version of Canon: write one with"
                     " --mode=export"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {
+                name: tuple(file.get_slice(name).get_shape())
+                if shapes_only and not name.startswith("statistics/")
+                else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+            }
         paths = {tuple(name.split("/")): value for name, value in tensors.items()}
         variables = unflatten_dict(paths)
         statistics = variables.pop("statistics", None)

@@ -21,10 +21,14 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file so that it is there whole or not at all."""
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, path)
+            except BaseException:
+                pathlib.Path(file.name).unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import googlenet, mlp, resnet_cifar10
+from configs import googlenet, mlp, resnet_cifar10, vgg
 from errors import UserError
 from input_pipeline import crops, prepare, sources, views
-from train_lib import config as config_lib
 from train_lib import console, experiment, members, modes, protocols
 from train_lib.train import train_and_evaluate
 
@@ -258,7 +259,7 @@ def test_few_shapes_are_compiled(runs, tmp_path, monkeypatch):
 
 
 def test_ten_crops_of_small_images_that_only_the_net_cuts():
-    """cuda-convnet's: 24x24 of 32x32; here 24x24 of the 32x32 digits."""
+    """As cuda-convnet's 24x24 of 32x32; here 6x6 of the digits."""
     config = mlp.get_config()
     config.update_from_flattened_dict(
         {
@@ -309,7 +310,9 @@ def test_an_ensemble_averages_probabilities_of_different_nets(runs, pictures, tm
     assert found["top1_error"] == pytest.approx((mean.argmax(1) != split.labels).mean())
     assert found["step"] == [6, 6]
     assert found["ensemble"] == [str(runs / "cifar"), str(runs / "mlp")]
-    with open(tmp_path / "evaluation" / "test_center_ensemble" / "predictions.csv") as file:
+    (found_name,) = [path.name for path in (tmp_path / "evaluation").iterdir()]
+    assert found_name.startswith("folder_test_center_ensemble-")
+    with open(tmp_path / "evaluation" / found_name / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [split.id(i) for i in range(7)]
     for row, probabilities, label in zip(rows, mean, split.labels, strict=True):
@@ -327,7 +330,7 @@ def test_what_an_evaluation_leaves(runs, pictures):
     assert set(keys) < set(line)
     assert (line["examples"], line["scales"], line["protocol"]) == (7, [SCALE], "dense")
     assert line["images_per_second"] > 0
-    folder = runs / "cifar" / "evaluation" / "test_dense_20"
+    folder = runs / "cifar" / "evaluation" / "folder_test_dense_20_scores"
     assert json.loads((folder / "result.json").read_text()) == line
     matrix = list(csv.reader((folder / "confusion.csv").open()))
     assert matrix[0][1:] == NAMES
@@ -414,15 +417,18 @@ def test_what_cannot_be_is_refused_in_one_line(runs, pictures, kind, overrides, 
         modes.evaluate_run(config, runs / kind)
 
 
+def test_a_view_that_is_cut_again_is_refused(pictures):
+    """All five crops would be cut to the same centre, or to parts of what the grid says."""
+    overrides = {"evaluate.protocol": "ten_crop", "preprocess.crop": 12}
+    with pytest.raises(UserError, match="makes 12 of them"):
+        protocols.check(experiment.build(config_of("cifar", pictures, **overrides)))
+
+
 def test_ensembles_that_cannot_be_are_refused(runs, pictures, tmp_path):
     config = config_of("cifar", pictures)
-    for ensemble, said in (
-        (str(runs / "cifar"), "two runs or more"),
-        (f"{runs / 'cifar'},{tmp_path / 'nowhere'}", "there is no run"),
-    ):
-        config.evaluate.ensemble = ensemble
-        with pytest.raises(UserError, match=said):
-            modes.evaluate_run(config, tmp_path)
+    config.evaluate.ensemble = f"{runs / 'cifar'},{tmp_path / 'nowhere'}"
+    with pytest.raises(UserError, match="there is no run"):
+        modes.evaluate_run(config, tmp_path)
     other = tmp_path / "pictures"
     for part in ("train", "val"):
         for name in ("cat", "dog", "fox"):
@@ -453,12 +459,99 @@ def test_a_square_copy_is_no_whole_image(runs, pictures, tmp_path):
 
 
 def test_published_scales():
+    def scales(config):
+        config.evaluate.multi_scale = True
+        protocols.check(experiment.build(config))
+        return protocols.scales(experiment.build(config))
+
     config = googlenet.get_config()
-    config.evaluate.protocol, config.evaluate.crops = "multi_crop", "squares"
-    config.evaluate.multi_scale = True
-    assert protocols.scales(config) == (256, 288, 320, 352)
-    config.evaluate.crops, config.view.train = "grid", "scale"
-    assert protocols.scales(config) == (224, 256, 288)
+    config.evaluate.protocol = "multi_crop"
+    assert scales(config) == (256, 288, 320, 352)
+    config = vgg.get_config("A")
+    config.evaluate.protocol = "multi_crop"
+    assert scales(config) == (224, 256, 288)
     config.view.train_scale = (256, 512)
-    assert protocols.scales(config) == (256, 384, 512)
-    config_lib.validate(config)
+    assert scales(config) == (256, 384, 512)
+    config.evaluate.protocol = "dense_and_multi_crop"
+    assert scales(config) == (256, 384, 512)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted", "refused"),
+    [
+        ({}, "full", ("center", "ten_crop")),
+        ({"preprocess.pad": 0, "preprocess.crop": 24}, "center", ("full",)),
+        ({"preprocess.pad": 4, "preprocess.crop": 0}, "full", ("dense",)),  # 40x40 of 32x32
+    ],
+)
+def test_whether_small_images_are_cut(overrides, wanted, refused):
+    config = resnet_cifar10.get_config()
+    config.update_from_flattened_dict(overrides)
+    exp = experiment.build(config)
+    assert protocols.name(exp) == wanted
+    for protocol in refused:
+        config.evaluate.protocol = protocol
+        with pytest.raises(UserError, match=r"choose|less than the 40"):
+            protocols.check(experiment.build(config))
+
+
+def test_what_one_pass_cannot_read_counts_for_none(runs, pictures, tmp_path, capsys, monkeypatch):
+    """A long picture fits at one scale and is too large at another."""
+    root = tmp_path / "pictures"
+    shutil.copytree(pictures, root)
+    long = root / "val" / "blue" / "0.png"
+    Image.new("RGB", (1000, 20)).save(long)
+    monkeypatch.setattr(crops, "LARGEST", 50_000)
+    overrides = {"dataset.on_bad_image": "skip", "view.train_scale": (20, 20)}
+    for protocol, scales in (("dense", (40, 20)), ("dense", (20, 40)), ("multi_crop", (20, 40))):
+        line = evaluated(
+            runs,
+            "cifar",
+            config_of(
+                "cifar",
+                root,
+                **overrides,
+                **{"evaluate.protocol": protocol, "evaluate.scales": scales},
+            ),
+        )
+        assert line["examples"] == 6
+    assert "is too large" in capsys.readouterr().err
+
+
+def test_a_few_pictures_are_not_filled_up_to_many(runs, pictures):
+    overrides = {"evaluate.batch_size": 1000, "evaluate.protocol": "ten_crop"}
+    exp, _, split = opened(runs, "mlp", pictures, **overrides)
+    (one,) = protocols.passes(exp)
+    assert [batch["label"].size for batch in one.batches(split)] == [7]
+    overrides["evaluate.protocol"] = "dense"
+    exp, _, split = opened(runs, "cifar", pictures, **overrides)
+    (one,) = protocols.passes(exp)
+    for batch in one.batches(split):
+        assert batch["label"].size < 2 * (batch["index"] >= 0).sum()
+
+
+def test_a_name_that_is_no_utf_8(runs, pictures, tmp_path):
+    root = tmp_path / "pictures"
+    shutil.copytree(pictures, root)
+    odd = os.fsencode(root / "val" / "blue") + b"/caf\xe9.png"
+    try:
+        os.rename(root / "val" / "blue" / "0.png", odd)
+    except OSError:  # macOS takes no such names
+        pytest.skip("the file system takes no such names")
+    line = evaluated(runs, "cifar", config_of("cifar", root))
+    table = (runs / "cifar" / "evaluation" / "folder_test_center" / "predictions.csv").read_text()
+    assert line["examples"] == 7
+    assert r"caf\xe9.png" in table
+    found = modes.predict_images(config_of("cifar", root), runs / "cifar", [str(root / "val")])
+    assert r"caf\xe9.png" in found
+
+
+def test_what_cannot_be_written_is_known_before_the_work(runs, pictures, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(members, "load_state", lambda *_: pytest.fail("the work has begun"))
+    config = config_of("cifar", pictures, **{"evaluate.ensemble": str(runs / "cifar")})
+    with pytest.raises(UserError, match="cannot write to"):
+        modes.evaluate_run(config, tmp_path / "file")
+    config.predict.contact_sheet = str(tmp_path / "file" / "sheet.png")
+    with pytest.raises(UserError, match="cannot write to"):
+        modes.predict_images(config, runs / "cifar", [str(pictures / "val")])
