@@ -22,10 +22,13 @@ The paper's 10 crops (it does not say which; here AlexNet's) and 144 (sec. 7), b
     ... --config.evaluate.protocol=ten_crop
     ... --config.evaluate.protocol=multi_crop --config.evaluate.multi_scale=True
 
-Measured: not on ImageNet. It was tried for some minutes on 150 of its photographs, each a class of
-its own (a CPU, --config.view.size=96 --config.view.test_scale=112, batch 25, He's rule,
---config.preprocess.high=1.0, --config.optimizer.averaging=0.9), and had only begun to learn after
-70 epochs: loss 4.2, error 97 %.
+Measured: not on ImageNet. The paper's net on 150 of its photographs, each a class of its own, as a
+folder (--config.view.size=96 --config.view.test_scale=112 --config.view.area="(0.5, 1.0)"
+--config.preprocess.high=1.0 --config.model.initializer=he --config.batch_size=25
+--config.schedule.decay_epochs=40.0 --config.optimizer.averaging=0.9 --config.epochs=400.0, seed 0,
+a CPU; stopped by hand at 270): error on their central crops 43 % after 120 epochs, 3.3 after 220,
+0.0 after 260. With patches from 8 % on it was 97 % after 70. It only shows that the recipe learns:
+on its training images.
 """
 
 from ml_collections import ConfigDict
