@@ -59,6 +59,7 @@ def test_training_writes_what_it_says(trained):
         "events",
         "checkpoints",
         "plots",
+        "lock",
     }
     plots = ["confusion_matrix", "first_layer_filters", "learning_curves", "misclassified"]
     assert sorted(path.stem for path in (workdir / "plots").iterdir()) == plots

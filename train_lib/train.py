@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline import batches, sources, stream
 from train_lib import config as config_lib
-from train_lib import console, experiment, initial, metrics, optimizers, parallel, rates
+from train_lib import console, experiment, initial, lock, metrics, optimizers, parallel, rates
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import METRIC, Checkpoints
@@ -43,14 +43,21 @@ def train_and_evaluate(
     if config.init_from and not folder.has_checkpoints(workdir):
         initial.check(config.init_from)
     exp = experiment.build(config, workdir)
-    count = len(exp.devices)
     experiment.check_memory(exp)
-    share = parallel.per_device(config.batch_size, count, "config.batch_size")
+    parallel.per_device(config.batch_size, len(exp.devices), "config.batch_size")
     train_split = exp.train_split
     test_split = sources.load(config.dataset, config.dataset.test_split)
     plan = config_lib.make_plan(config, len(train_split))
     folder.open_for_training(workdir, config, allow_config_change)
+    with lock.held(workdir):
+        # Again: another run may have made the folder its own meanwhile.
+        folder.open_for_training(workdir, config, allow_config_change)
+        return _train(exp, plan, workdir, train_split, test_split)
 
+
+def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_lib.TrainState:
+    """From the newest checkpoint, or the start, to the end of the plan."""
+    config, count = exp.config, len(exp.devices)
     rate = rates.make_rate(
         config.schedule, plan.steps_per_epoch, plan.total_steps, config_lib.rate_scale(config)
     )
@@ -94,7 +101,7 @@ def train_and_evaluate(
             "data": f"{config.dataset.name}, {len(train_split):,} to train,"
             f" {len(test_split):,} to test{copy}",
             "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})",
-            "batch": f"{config.batch_size}, {share} a device",
+            "batch": f"{config.batch_size}, {config.batch_size // count} a device",
             "rate": optimizers.describe(
                 config.optimizer, config.schedule, config_lib.rate_scale(config)
             ),

@@ -1,0 +1,62 @@
+"""One run at a time in a workdir: a lock that the system drops with the process that holds it."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import socket
+import sys
+import time
+
+from errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+FILE = "lock"
+# Seconds. Workers of a run that was killed may outlive it for a moment, and hold what it held.
+_PATIENCE = 3.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path, patience: float = _PATIENCE):
+    """Holds the folder's lock. A crash leaves the file, but not the lock.
+
+    Where the file system has no locks, this says so and goes on. Raises UserError, naming the
+    process, while another one holds it.
+    """
+    path = workdir / FILE
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
+    with file:
+        _take(file, path, patience)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _take(file, path: pathlib.Path, patience: float) -> None:
+    end = time.monotonic() + patience
+    while fcntl is not None:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() < end:
+                time.sleep(0.05)
+                continue
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"{holder} is training in {path.parent}: wait for it, or choose another --workdir"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise UserError(f"cannot lock {path} ({error})") from error
+            break
+    print(f"{path.parent} cannot be locked: do not start a second run there", file=sys.stderr)
