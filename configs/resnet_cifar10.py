@@ -17,7 +17,11 @@ The paper does not say which parameters decay, here the kernels; nor the range o
 `--config.num_devices=2`. Its schedule was found with 45,000 images to train and 5,000 to validate:
 --config.dataset.train_split=train[:45000] --config.dataset.test_split=train[45000:].
 
-Not yet run to its end here.
+Measured: not yet to its end. 20 layers for the first three epochs (--config.epochs=3.0
+--config.evaluate.every_epochs=0.5, seed 0, two cores of a CPU, 200 images a second), on a copy of
+CIFAR-10 whose images went through JPEG compression, so that errors lie well above those of the
+original: after 0.5, 1, ... 3 epochs test error 58.2, 57.2, 40.6, 38.0, 38.8, 33.6 %, training error
+(of the last 72 steps) 31.5 % (docs/resnet20_three_epochs.png).
 """
 
 from ml_collections import ConfigDict

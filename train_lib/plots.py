@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from errors import UserError
 from train_lib.evaluate import Result
@@ -36,6 +37,9 @@ def learning_curves(records: list[dict]) -> Figure:
         if values and min(values) > 0:
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
+            # Within a decade there may be no other ticks.
+            within = max(values) < 10 * min(values)
+            axis.yaxis.set_minor_formatter("{x:g}" if within else NullFormatter())
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     return figure
