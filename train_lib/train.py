@@ -9,7 +9,9 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from errors import UserError
@@ -132,6 +134,29 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_l
     return state
 
 
+class NotFinite(UserError):
+    """A loss or a parameter became infinite or no number."""
+
+    def __init__(self, what: str, rate):
+        super().__init__(
+            f"{what}: lower config.schedule.learning_rate (now {float(rate):g}), or the data or"
+            " the recipe are at fault; the last checkpoint is kept"
+        )
+
+
+@jax.jit
+def _all_finite(tree):
+    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+
+
+def first_not_finite(params) -> str | None:
+    """The name, as "conv1/kernel", of the first parameter that is not finite; None if all are."""
+    for name, is_finite in flatten_dict(jax.device_get(_all_finite(params)), sep="/").items():
+        if not is_finite:
+            return name
+    return None
+
+
 class Run:
     """The loop over steps, and what the host does between them."""
 
@@ -217,21 +242,21 @@ class Run:
         steps = len(records["loss"])
         self.progress.done(steps)
         for i in range(steps):
-            step = first + i + 1
+            step, record = first + i + 1, {k: v[i] for k, v in records.items()}
+            self._check_finite(step, record)
             if self._is_logged(step) and step != held:
-                record = self._train_record(step, {k: v[i] for k, v in records.items()})
-                self._write(record, self.progress.rate())
-        self._check_finite(first + steps, {k: v[-1] for k, v in records.items()})
+                self._write(self._train_record(step, record), self.progress.rate())
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every_steps == 0 or step == self.plan.total_steps
 
-    def _check_finite(self, step: int, record: dict) -> None:
+    def _check_finite(self, step: int, record: dict, state=None) -> None:
+        """Raises NotFinite if the loss is not finite; given a state, also for a parameter."""
         if not math.isfinite(record["loss"]):
-            raise UserError(
-                f"the loss is {record['loss']} at step {step}: lower config.schedule.learning_rate"
-                f" (now {float(record['rate']):g}); the last checkpoint is kept"
-            )
+            raise NotFinite(f"the loss is {record['loss']} at step {step}", record["rate"])
+        name = state and first_not_finite(state.params)
+        if name:
+            raise NotFinite(f"{name} is not finite after step {step}", record["rate"])
 
     def _train_record(self, step: int, record: dict) -> dict:
         """record: `steps.record_of` the state after `step`, on the host."""
@@ -259,7 +284,8 @@ class Run:
         the resumed run makes it.
         """
         last = {name: np.asarray(value) for name, value in record_of(state).items()}
-        self._check_finite(step, last)
+        # Its parameters, too: they are about to be saved, and the next loss would come too late.
+        self._check_finite(step, last, state)
         evaluation_due = step in self.plan.evaluate_at
         result, is_recorded = None, self.writer.last_step >= step
         if step > 0 and not is_recorded and (evaluation_due or self._is_logged(step)):

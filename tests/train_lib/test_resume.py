@@ -8,12 +8,13 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
 
 from errors import UserError
-from train_lib import metrics
+from train_lib import metrics, train
 from train_lib.train import train_and_evaluate
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -148,6 +149,39 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     unbounded = {"model.activation": "relu", "model.output": "softmax", "loss.name": "softmax"}
     config = tiny_config(**unbounded, **{"schedule.learning_rate": 1e30})
     with pytest.raises(UserError, match=r"the loss is .* lower config\.schedule\.learning_rate"):
-        train_and_evaluate(config, tmp_path)
-    for record in records(tmp_path):
+        train_and_evaluate(config, tmp_path / "one")
+    assert len(checkpoints_of(tmp_path / "one")) == 0
+    # The exact step within one call of several, and not a record of it or behind it.
+    many = tiny_config(**unbounded, **{"schedule.learning_rate": 1e30, "log_every_steps": 1})
+    many.steps_per_dispatch = 5
+    with pytest.raises(UserError) as error:
+        train_and_evaluate(many, tmp_path / "many")
+    found = [record["step"] for record in records(tmp_path / "many")]
+    assert f"at step {len(found) + 1}:" in str(error.value)
+    assert found == list(range(1, len(found) + 1))
+    for record in [*records(tmp_path / "one"), *records(tmp_path / "many")]:
         assert np.isfinite(list(record.values())).all()
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    """The update of the step of a save overflows: its loss was finite, the next would not be."""
+    step_of, saved_at = train.several, 5
+
+    def overflowing(step):
+        def broken(state, batch):
+            state, record = step(state, batch)
+            kernel = state.params["c1"]["kernel"]
+            bad = jnp.where(state.step == 2 * saved_at, jnp.inf, 1.0)
+            params = {**state.params, "c1": {**state.params["c1"], "kernel": kernel * bad}}
+            return state.replace(params=params), record
+
+        return step_of(broken)
+
+    monkeypatch.setattr(train, "several", overflowing)
+    with pytest.raises(UserError, match=r"c1/kernel is not finite after step 10: lower.*now 0\."):
+        train_and_evaluate(tiny_config(), tmp_path)
+    assert checkpoints_of(tmp_path) == [saved_at]
+
+
+def checkpoints_of(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
