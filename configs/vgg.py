@@ -38,10 +38,13 @@ five epochs without a better top-1 error. Tests in training take the central cro
     ... --config.evaluate.protocol=multi_crop --config.evaluate.multi_scale=True
     ... --config.evaluate.protocol=dense_and_multi_crop --config.evaluate.multi_scale=True
 
-Measured: not on ImageNet. Net A was tried for some minutes on 150 of its photographs, each a class
-of its own (a CPU, --config.model.image_size=64, shorter side 72, batch 25), and did not get far:
-with Glorot's rule the loss was still that of guessing, 5.0, after 59 epochs, with He's and
---config.preprocess.high=1.0 it was 4.4 after 40, the error 90 %.
+Measured: not on ImageNet. Net A on 150 of its photographs, each a class of its own, as a folder
+(--config.model.image_size=64 --config.view.size=64 --config.view.train_scale="(72, 72)"
+--config.view.test_scale=72 --config.preprocess.high=4.0 --config.model.initializer=he
+--config.batch_size=25 --config.schedule.plateau.patience=20 --config.epochs=200.0, then gone on with
+to 400, seed 0, a CPU; stopped by hand at 300): error on their central crops 79 % after 100 epochs,
+43 after 200, 4.0 after 280, 4.7 after 300. It only shows that the recipe learns: on its training
+images. With Glorot's rule the loss was still that of guessing, 5.0, after 59 epochs.
 """
 
 from ml_collections import ConfigDict
