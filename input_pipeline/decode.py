@@ -172,8 +172,7 @@ class Pixels:
     """A decoded picture, uint8 [height, width, 1 or 3], to be cut as a `Picture` is."""
 
     def __init__(self, image: np.ndarray):
-        self.height, self.width, self._channels = image.shape
-        self._image = Image.fromarray(image[..., 0] if self._channels == 1 else image)
+        self._pixels, (self.height, self.width, self._channels) = image, image.shape
 
     def cut(
         self,
@@ -182,7 +181,11 @@ class Pixels:
         resample: Image.Resampling,
     ) -> np.ndarray:
         """See `Picture.cut`; the result has as many channels as the picture."""
-        return np.asarray(resize(self._image, box, size, resample)).reshape(*size, self._channels)
+        top, left, height, width = map(int, box)
+        if box == (top, left, height, width) and (height, width) == size:
+            return self._pixels[top : top + height, left : left + width]  # nothing to resize
+        image = Image.fromarray(self._pixels[..., 0] if self._channels == 1 else self._pixels)
+        return np.asarray(resize(image, box, size, resample)).reshape(*size, self._channels)
 
 
 def opened(image: bytes | np.ndarray) -> Picture | Pixels:

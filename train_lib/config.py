@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.common import base
 from errors import UserError
 
 # Kept apart from their modules' own tables (which need JAX); a test holds them together.
@@ -237,6 +238,16 @@ def differences(stored: dict[str, Any], config: ConfigDict, under: str = "") -> 
         if stored.get(name, "not there") != now.get(name, "not there")
         and not name.startswith("predict.")
     ]
+
+
+def completed(own: dict[str, Any]) -> ConfigDict:
+    """A stored config, perhaps of an older version: fields that it has not yet are neutral."""
+
+    def over(below: dict, above: dict) -> dict:
+        both = {k for k in below.keys() & above.keys() if isinstance(below[k], dict)}
+        return below | above | {k: over(below[k], above[k]) for k in both}
+
+    return ConfigDict(over(base().to_dict(), own))
 
 
 def to_json(config: ConfigDict) -> str:

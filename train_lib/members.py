@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from configs.common import base
 from errors import UserError
 from input_pipeline.sources import Info
 from train_lib import config as config_lib
@@ -83,16 +82,10 @@ def _member(config: ConfigDict, name: str) -> Member:
 
 def _asked(own: ConfigDict, config: ConfigDict) -> ConfigDict:
     """A member's own config with what `config` says about the test."""
-    own = ConfigDict(_over(base().to_dict(), own.to_dict()))  # what it has not yet is neutral
     for section in ("dataset", "evaluate", "predict"):
         own[section] = config[section].copy_and_resolve_references()
     own.evaluate.ensemble, own.num_devices = "", config.num_devices
     return own
-
-
-def _over(below: dict, above: dict) -> dict:
-    both = {k for k in below.keys() & above.keys() if isinstance(below[k], dict)}
-    return below | above | {k: _over(below[k], above[k]) for k in both}
 
 
 def _run(name: str, config: ConfigDict, workdir: pathlib.Path) -> Member:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from errors import UserError, one_line
 from input_pipeline.statistics import Statistics
+from train_lib import config as config_lib
 
 SUFFIX = ".safetensors"
 VERSION = "1"
@@ -96,7 +97,7 @@ def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
         if statistics:
             statistics = Statistics(**statistics | {"examples": int(statistics["examples"])})
         return Weights(
-            config=ConfigDict(json.loads(metadata["config"])),
+            config=config_lib.completed(json.loads(metadata["config"])),
             class_names=json.loads(metadata["class_names"]),
             dataset=metadata["dataset"],
             step=int(metadata["step"]),

@@ -47,9 +47,9 @@ def stored_config(workdir: pathlib.Path) -> dict | None:
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
-    """The config that a run was made with. Raises UserError if it cannot be read."""
+    """The config that a run was made with, `completed`. Raises UserError if it cannot be read."""
     stored_config(workdir)  # raises for a damaged one
-    return ConfigDict(json.loads((workdir / CONFIG).read_text()))
+    return config_lib.completed(json.loads((workdir / CONFIG).read_text()))
 
 
 def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:

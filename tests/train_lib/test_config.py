@@ -1,5 +1,7 @@
 """Validation, differences and the plan of steps."""
 
+import json
+
 import pytest
 from conftest import tiny_config
 
@@ -107,3 +109,13 @@ def test_overrides_leave_no_stale_value():
     plan = config_lib.make_plan(tiny_config(batch_size=721, epochs=4.0), 1442)
     assert plan.total_steps == 8
     assert sorted(plan.evaluate_at) == [2, 4, 6, 8]
+
+
+def test_a_config_of_an_older_version_is_completed():
+    config = tiny_config()
+    stored = json.loads(config_lib.to_json(config))
+    del stored["evaluate"]["scales"], stored["init_layers"], stored["predict"]
+    stored["schedule"]["learning_rate"] = 0.5
+    found = config_lib.flatten(config_lib.completed(stored))
+    wanted = config_lib.flatten(config) | {"schedule.learning_rate": 0.5}
+    assert found == wanted
