@@ -7,9 +7,7 @@ recipe needs some. Metadata: the config, the names of the classes, the data set'
 
 import dataclasses
 import json
-import os
 import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from ml_collections import ConfigDict
 from errors import UserError, one_line
 from input_pipeline.statistics import Statistics
 from train_lib import config as config_lib
+from train_lib import workdir as folder
 
 SUFFIX = ".safetensors"
 VERSION = "1"
@@ -55,15 +54,7 @@ def save(path: pathlib.Path, weights: Weights) -> None:
     try:
         content = safetensors.numpy.save(arrays, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except OSError:
-                pathlib.Path(file.name).unlink(missing_ok=True)
-                raise
+        folder.replace(path, content)
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({one_line(error)}): free some space, or choose another file"

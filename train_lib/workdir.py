@@ -17,18 +17,24 @@ DATASET = "dataset.json"
 STATISTICS = "statistics.npz"
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that it is there whole or not at all."""
+def replace(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that it is there whole or not at all. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                pathlib.Path(file.name).unlink(missing_ok=True)
-                raise
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that it is there whole or not at all. Raises UserError."""
+    try:
+        replace(path, text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
 
