@@ -177,13 +177,12 @@ def _whole_number(size: float, devices: int) -> int:
     return max(1, int(size) // devices) * devices
 
 
-def _probabilities(exp, module=None) -> Callable:
+def _probabilities(exp) -> Callable:
     """(state, network input) -> class probabilities [batch, classes]."""
-    module = module or exp.module
 
     def apply(state, inputs):
         scale = exp.drop_scale(state.step)
-        logits = module.apply(state.variables(), inputs, train=False, drop_scale=scale)
+        logits = exp.module.apply(state.variables(), inputs, train=False, drop_scale=scale)
         return losses.probabilities(exp.config.loss, logits)
 
     return apply

@@ -23,7 +23,8 @@ def name_of(asked: dict) -> str:
     parts = []
     for name, value in asked.items():
         if name == "ensemble":
-            value = f"ensemble-{hashlib.sha256(','.join(value).encode()).hexdigest()[:8]}"
+            names = printable(",".join(value)).encode()
+            value = f"ensemble-{hashlib.sha256(names).hexdigest()[:8]}"
         parts += map(str, value) if isinstance(value, list) else [value]
     return "_".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)
 

@@ -105,17 +105,22 @@ def forward(exp, state, module=None):
     return jax.jit(lambda x: module.apply(state.variables(), x, train=False))
 
 
+def rescaled(path, scales):
+    """A picture file at each of the shorter sides, by Pillow."""
+    picture = Image.open(path).convert("RGB")
+    for side in scales:
+        height, width = views.rescaled(picture.height, picture.width, side)
+        yield np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
 def crop_by_crop(exp, state, split, kind, scales):
     """A loop over images, scales, crops and mirrors, one at a time."""
     net, found = forward(exp, state), []
     mean = exp.statistics.image if exp.config.preprocess.mean == "pixel" else exp.statistics.mean
     for i in range(len(split)):
-        picture = Image.open(split.path(i)).convert("RGB")
         outputs = []
-        for side in scales:
-            height, width = views.rescaled(picture.height, picture.width, side)
-            whole = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-            for crop in crops.KINDS[kind](height, width, SIZE):
+        for whole in rescaled(split.path(i), scales):
+            for crop in crops.KINDS[kind](*whole.shape[:2], SIZE):
                 part = whole[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
                 if crop.side != SIZE:
                     square = Image.fromarray(part)
@@ -168,11 +173,8 @@ def dense_by_image(exp, state, split, scales, average="scores"):
     net, found = forward(exp, state, module), []
     mean = np.asarray(exp.statistics.mean, np.float32)
     for i in range(len(split)):
-        picture = Image.open(split.path(i)).convert("RGB")
         outputs = []
-        for side in scales:
-            height, width = views.rescaled(picture.height, picture.width, side)
-            whole = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        for whole in rescaled(split.path(i), scales):
             pixels = (whole - mean) * np.float32(4 / 255)
             for one in (pixels, pixels[:, ::-1]):
                 scores = np.asarray(net(one[None].astype(np.float32)))[0].reshape(-1, 3)
