@@ -17,6 +17,16 @@ MODE = flags.DEFINE_enum(
 IMAGES = flags.DEFINE_list("images", [], "--mode=predict: image files or folders, with commas.")
 OUTPUT = flags.DEFINE_string("output", "", "--mode=export: the file, NAME.safetensors.")
 FORMAT = flags.DEFINE_enum("format", "table", ["table", "json"], "--mode=summary: output.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes, as SLURM or a TPU pod starts them."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", "", "The same without them: process 0's HOST:PORT")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this one is, from 0.")
+PEER_TIMEOUT = flags.DEFINE_float(
+    "peer_timeout", 30.0, "Seconds after which a process that does not answer ends the run of all."
+)
+START_TIMEOUT = flags.DEFINE_float("start_timeout", 50.0, "Seconds to wait for all processes.")
 ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Go on in a workdir that was made with another config."
 )
@@ -35,6 +45,11 @@ def parse(argv: list[str]) -> list[str]:
         list(CONFIG.value.items())  # a config that failed to load says so here
         if MODE.value != "summary" and not WORKDIR.value:
             raise UserError("which folder? Give --workdir=DIR")
+        given = (COORDINATOR.value != "", NUM_PROCESSES.value > 0, PROCESS_ID.value >= 0)
+        if any(given) and (not all(given) or DISTRIBUTED.value):
+            raise UserError(
+                "give --coordinator, --num_processes and --process_id together, or --distributed"
+            )
         return rest
 
 
@@ -51,26 +66,48 @@ def main(_) -> None:
         logging.set_verbosity(logging.FATAL)  # libraries' warnings; Canon prints its own
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
 
-    if MODE.value == "train":
-        from train_lib.train import train_and_evaluate
-
-        train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value)
-    elif MODE.value == "evaluate":
-        from train_lib.modes import evaluate_run
-
-        print(evaluate_run(config, workdir))
-    elif MODE.value == "predict":
-        from train_lib.modes import predict_images
-
-        print(predict_images(config, workdir, IMAGES.value))
-    elif MODE.value == "export":
-        from train_lib.modes import export_run
-
-        print(export_run(config, workdir, OUTPUT.value))
-    else:
+    if DISTRIBUTED.value or COORDINATOR.value:
+        _run_together(config, workdir)
+    elif MODE.value == "summary":
         from train_lib.description import summarise
 
         print(summarise(config, FORMAT.value))
+    else:
+        _run(config, workdir)
+
+
+def _run(config, workdir: pathlib.Path) -> None:
+    """What needs the folder of a run; one of several processes prints its result."""
+    from train_lib import modes, processes
+    from train_lib.train import train_and_evaluate
+
+    if MODE.value == "train":
+        train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value)
+    elif MODE.value == "evaluate":
+        processes.say(modes.evaluate_run(config, workdir))
+    elif MODE.value == "predict":
+        processes.say(modes.predict_images(config, workdir, IMAGES.value))
+    else:
+        processes.say(modes.export_run(config, workdir, OUTPUT.value))
+
+
+def _run_together(config, workdir: pathlib.Path | None) -> None:
+    """As one of several processes."""
+    if MODE.value not in ("train", "evaluate", "predict"):
+        raise UserError(f"--mode={MODE.value} is one process's work: leave out --coordinator")
+    from train_lib import config as config_lib
+    from train_lib import processes
+
+    place = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, None)
+    if DISTRIBUTED.value:
+        place = processes.detect()
+    coordinator, number, process, devices = place
+    what = config_lib.digest(MODE.value, config)
+    processes.join(
+        coordinator, number, process, what, devices, START_TIMEOUT.value, PEER_TIMEOUT.value
+    )
+    with processes.together():
+        _run(config, workdir)
 
 
 def guarded_main(argv) -> None:

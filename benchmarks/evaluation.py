@@ -121,7 +121,7 @@ def loop(arguments) -> None:
 
     def whole() -> float:
         start = time.perf_counter()
-        evaluate(step, state, exp.eval_batches(split), len(split))
+        evaluate(step, state, exp.eval_batches, split)
         return len(split) / (time.perf_counter() - start)
 
     bare(), whole()

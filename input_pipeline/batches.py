@@ -37,17 +37,26 @@ def example_index(seed: int, position: int, num_examples: int) -> int:
     return int(_permutation(seed, epoch, num_examples)[offset])
 
 
-def train_batches(split, seed: int, step: int, count: int, batch_size: int, devices: int) -> dict:
+def train_batches(
+    split,
+    seed: int,
+    step: int,
+    count: int,
+    batch_size: int,
+    devices: int,
+    host: tuple[int, int] = (0, 1),
+) -> dict:
     """The batches of `count` steps from `step` on, laid out for `devices` devices.
 
-    Returns image uint8 [devices, count, batch_size / devices, height, width, channels] and
-    label int32 [devices, count, batch_size / devices]; device d holds the d-th slice of each
-    batch.
+    host: this process's number, and how many there are, each with so many devices and its own
+    part of every batch. Returns image uint8 [devices, count, share, height, width, channels] and
+    label int32 [devices, count, share], where share = batch_size / devices / hosts; device d
+    holds the d-th slice of the part.
     """
     indices = np.stack(
         [batch_indices(seed, s, batch_size, len(split)) for s in range(step, step + count)]
     )
-    indices = indices.reshape(count, devices, batch_size // devices).transpose(1, 0, 2)
+    indices = indices.reshape(count, host[1], devices, -1)[:, host[0]].transpose(1, 0, 2)
     return {"image": split.images[indices], "label": split.labels[indices]}
 
 

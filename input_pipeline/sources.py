@@ -70,6 +70,39 @@ class Split:
         return self.images[i], int(self.labels[i]), f"example {i} of {self.info.name}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The examples start ... stop - 1 of a split that is not in memory."""
+
+    whole: object
+    start: int
+    stop: int
+
+    @property
+    def info(self) -> Info:
+        return self.whole.info
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def id(self, i: int) -> str:
+        return self.whole.id(self.start + i)
+
+    def read(self, i: int):
+        return self.whole.read(self.start + i)
+
+
+def part(split, number: int, parts: int):
+    """The `number`-th of `parts` parts of a split, in order; the last ones may be empty."""
+    if parts == 1:
+        return split
+    size = -(-len(split) // parts)
+    start, stop = (min(i * size, len(split)) for i in (number, number + 1))
+    if isinstance(split, Split):
+        return Split(split.info, split.images[start:stop], split.labels[start:stop])
+    return Part(split, start, stop)
+
+
 def tfds_root(dataset) -> pathlib.Path:
     """`dataset.data_dir`, or TFDS's own rule where it is empty."""
     root = dataset.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"

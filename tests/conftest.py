@@ -24,22 +24,24 @@ def pytest_unconfigure():
         shutil.rmtree(_CACHE, ignore_errors=True)
 
 
+TINY = {
+    "epochs": 2.0,
+    "batch_size": 100,
+    "num_devices": 1,
+    "steps_per_dispatch": 1,
+    "log_every_steps": 4,
+    "evaluate.every_epochs": 1.0,
+    "checkpoint.every_epochs": 1.0,
+    "checkpoint.every_steps": 5,
+}
+
+
 def tiny_config(**overrides):
     """LeNet-5 on the digits for 29 steps, distorted, on one device; dotted names override."""
     from configs.lenet5 import get_config
 
     config = get_config("digits")
-    defaults = {
-        "epochs": 2.0,
-        "batch_size": 100,
-        "num_devices": 1,
-        "steps_per_dispatch": 1,
-        "log_every_steps": 4,
-        "evaluate.every_epochs": 1.0,
-        "checkpoint.every_epochs": 1.0,
-        "checkpoint.every_steps": 5,
-    }
-    config.update_from_flattened_dict({**defaults, **overrides})
+    config.update_from_flattened_dict({**TINY, **overrides})
     return config
 
 

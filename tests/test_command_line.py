@@ -162,6 +162,9 @@ def test_summary_as_json_and_as_table():
         ((CONFIG, "more"), ("more is not a flag",)),
         ((CONFIG, "--mode=predict"), ("--images",)),
         ((CONFIG, "--mode=evaluate"), ("no run in",)),
+        ((CONFIG, "--process_id=1"), ("--coordinator, --num_processes and --process_id",)),
+        ((CONFIG, "--distributed", "--mode=export"), ("--mode=export is one process's work",)),
+        ((CONFIG, "--distributed"), ("neither SLURM", "--coordinator")),
         (
             ("--config=configs/lenet5.py:mnist", "--config.dataset.data_dir=/nowhere"),
             ("python -m input_pipeline.prepare mnist", "/nowhere"),

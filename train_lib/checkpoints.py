@@ -61,8 +61,11 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
+        # Of several processes one has checkpoints, and waits for no other.
+        own = {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
         self._options = ocp.CheckpointManagerOptions(
-            create=not read_only,
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(**own),
             read_only=read_only,
             best_fn=lambda metrics: metrics[METRIC],  # without it Orbax stores no metrics
             best_mode="min",
@@ -72,6 +75,8 @@ class Checkpoints:
 
     def _open(self) -> None:
         try:
+            if not self._options.read_only:
+                self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         except Exception as error:
             # Orbax reads every step's JSON files here, and stops at one that it cannot parse.

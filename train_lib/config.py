@@ -6,6 +6,7 @@ Imports nothing heavy: `main.py` refuses a wrong config before JAX is loaded.
 import bisect
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -220,9 +221,10 @@ def rate_scale(config: ConfigDict) -> float:
     return config.batch_size / reference if reference else 1.0
 
 
+_OF_A_MACHINE = ("dataset.data_dir", "dataset.cache_dir", "dataset.workers")
 # Where a run is, not what it is: it may differ when the run goes on.
 _FREE = (
-    *("dataset.data_dir", "dataset.cache_dir", "dataset.workers"),
+    *_OF_A_MACHINE,
     *("evaluate.split", "evaluate.checkpoint", "evaluate.protocol", "evaluate.scales"),
     *("evaluate.multi_scale", "evaluate.crops", "evaluate.map_average", "evaluate.ensemble"),
 )
@@ -238,6 +240,12 @@ def differences(stored: dict[str, Any], config: ConfigDict, under: str = "") -> 
         if stored.get(name, "not there") != now.get(name, "not there")
         and not name.startswith("predict.")
     ]
+
+
+def digest(mode: str, config: ConfigDict) -> str:
+    """A word that processes of one run have in common: the same work with the same config."""
+    flat = {name: value for name, value in flatten(config).items() if name not in _OF_A_MACHINE}
+    return hashlib.sha256(json.dumps([mode, sorted(flat.items())]).encode()).hexdigest()[:16]
 
 
 def completed(own: dict[str, Any]) -> ConfigDict:

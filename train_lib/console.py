@@ -27,7 +27,7 @@ class Progress:
     and saving.
     """
 
-    def __init__(self, total_steps: int, step: int, batch_size: int):
+    def __init__(self, total_steps: int, step: int, batch_size: int, quiet: bool = False):
         self._batch_size = batch_size
         self._total = total_steps
         self._bar = tqdm(
@@ -35,9 +35,9 @@ class Progress:
             initial=step,
             unit="step",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
         )
-        self._plain = self._bar.disable
+        self._plain = self._bar.disable and not quiet
         self._spoke = time.monotonic()
         self._started = None
         self._seconds = self._images = self._waited = 0.0
@@ -121,16 +121,17 @@ class Progress:
 class Meter:
     """Counts examples of a test: a bar on a terminal, elsewhere a plain line twice a minute."""
 
-    def __init__(self, total: int, what: str):
+    def __init__(self, total: int, what: str, quiet: bool = False):
         self._bar = tqdm(
             total=total,
             desc=what,
             unit="image",
             dynamic_ncols=True,
             leave=False,
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
         )
         self.total, self._what, self._done = total, what, 0
+        self._plain = self._bar.disable and not quiet
         self._started = self._spoke = time.monotonic()
         self._compiled: set = set()
         self._left_out = 0.0  # seconds
@@ -155,7 +156,7 @@ class Meter:
         """So many more examples have their result."""
         self._done += count
         self._bar.update(count)
-        if self._bar.disable and time.monotonic() - self._spoke > 30:
+        if self._plain and time.monotonic() - self._spoke > 30:
             self._spoke = time.monotonic()
             line = f"{self._what}: {self._done} of {self.total} images"
             print(line, file=sys.stderr, flush=True)

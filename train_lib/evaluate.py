@@ -12,6 +12,8 @@ import jax
 import numpy as np
 
 from errors import UserError
+from input_pipeline import sources
+from train_lib import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,24 +46,29 @@ class Result:
         }
 
 
+SUMS = ("loss", "top1_errors", "top5_errors", "examples")
+
+
 def evaluate(
     eval_step: Callable,
     state,
-    batches: Iterator[dict],
-    examples: int,
+    batches_of: Callable[[object], Iterator[dict]],
+    split,
     stop: Callable[[], bool] = lambda: False,
     meter=None,
 ) -> Result | None:
-    """Runs `eval_step` (already parallel) over the batches of a split of so many examples.
+    """Runs `eval_step` (already parallel) over a split; of several processes each over its part.
 
-    batches: image, label and mask, [devices, share, ...]; perhaps `skipped`. None if `stop()`
-    became true on the way. meter: a `console.Meter`. Raises UserError if no example counts.
+    batches_of: a split -> image, label and mask, [devices, share, ...]; perhaps `skipped`. None
+    if `stop()` became true on the way, in any of the processes. meter: a `console.Meter`, of the
+    part. Raises UserError if no example counts.
     """
-    outputs, labels = [], []
-    with contextlib.closing(batches):
-        for batch in batches:
-            if stop():
-                return None
+    part = sources.part(split, processes.index(), processes.count())
+    outputs, labels, stopped = [], [], False
+    with contextlib.closing(batches_of(part)) if len(part) else contextlib.nullcontext(()) as found:
+        for batch in found:
+            if stopped := stop():
+                break
             # Masked out, and no mere filling up: it was skipped.
             skipped = batch.pop("skipped", np.zeros_like(batch["label"]))
             labels.append(np.where(skipped > 0, -1, batch["label"]).reshape(-1))
@@ -72,26 +79,35 @@ def evaluate(
                 if meter:
                     meter.done(batch["label"].size)
     outputs = jax.device_get(outputs)
-    if meter:
-        meter.reached(examples)
+    if meter and not stopped:
+        meter.reached(len(part))
     # Sums over a batch are exact or float32; over batches they are Python's float64.
-    sums = {name: sum(float(out[0][name]) for out in outputs) for name in outputs[0][0]}
-    counted = round(sums["examples"])
-    if not counted:
-        raise UserError("not one image of the split can be read: check the data set")
+    own = {name: np.float64(sum(float(out[0][name]) for out in outputs)) for name in SUMS}
 
     def per_example(name: str) -> np.ndarray:
         rows = [out[1][name].reshape(-1, out[1][name].shape[-1]) for out in outputs]
-        return np.concatenate(rows)[:examples]
+        return np.concatenate(rows)[: len(part)]
 
+    if outputs and not stopped:
+        own |= {name: per_example(name) for name in ("classes", "probabilities")}
+        own["labels"] = np.concatenate(labels)[: len(part)]
+    gathered = processes.gather(stopped=np.bool_(stopped), **own)
+    if any(one["stopped"] for one in gathered):
+        return None
+    sums = {name: sum(float(one[name]) for one in gathered) for name in SUMS}
+    counted = round(sums["examples"])
+    if not counted:
+        raise UserError("not one image of the split can be read: check the data set")
+    rows = {
+        name: np.concatenate([one[name] for one in gathered if name in one])
+        for name in ("classes", "probabilities", "labels")
+    }
     return Result(
         loss=sums["loss"] / counted,
         top1_error=sums["top1_errors"] / counted,
         top5_error=sums["top5_errors"] / counted,
         examples=counted,
-        classes=per_example("classes"),
-        probabilities=per_example("probabilities"),
-        labels=np.concatenate(labels)[:examples],
+        **rows,
     )
 
 

@@ -16,7 +16,7 @@ from input_pipeline import statistics as statistics_lib
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from models import registry
 from train_lib import config as config_lib
-from train_lib import losses, parallel, schedules
+from train_lib import losses, parallel, processes, schedules
 from train_lib import workdir as folder
 from train_lib.state import TrainState
 from train_lib.steps import make_eval_step
@@ -27,6 +27,7 @@ class Experiment:
     """A checked config and what follows from it. input_shape: (height, width, channels).
 
     reading: how images are decoded and cut, where they are not arrays taken as they come.
+    devices: of this process; `parallel` knows those of the others.
     What takes the training set is not made before it is asked for. workdir: the run's folder, if
     there is one. given_statistics: the training set's, of a net from a file.
     """
@@ -51,12 +52,19 @@ class Experiment:
         config = self.config
         if not needs_statistics(config.preprocess, config.augment):
             return None
-        own = folder.statistics(self.workdir) if self.workdir else None
-        return (
-            self.given_statistics
-            or own
-            or statistics_lib.find_or_compute(config.dataset, config.view, lambda: self.train_split)
-        )
+        if self.given_statistics:
+            return self.given_statistics
+
+        def find() -> statistics_lib.Statistics:
+            own = folder.statistics(self.workdir) if self.workdir else None
+            return own or statistics_lib.find_or_compute(
+                config.dataset, config.view, lambda: self.train_split
+            )
+
+        if processes.count() == 1:
+            return find()
+        found = processes.arrays_from_first(lambda: vars(find()))
+        return statistics_lib.Statistics(**found | {"examples": int(found["examples"])})
 
     @functools.cached_property
     def transform(self) -> Callable:
@@ -80,6 +88,11 @@ class Experiment:
         )
         return parallel.eval_step(step, self.devices)
 
+    @property
+    def eval_batch_size(self) -> int:
+        """This process's share of config.evaluate.batch_size."""
+        return -(-self.config.evaluate.batch_size // processes.count())
+
     def in_memory(self, split) -> bool:
         """Whether batches are gathered from arrays, and no image is decoded or cut."""
         return isinstance(split, sources.Split) and not self.reading.view.size
@@ -89,10 +102,13 @@ class Experiment:
         return views.cut(split.read(i)[0], self.reading.view)[0]
 
     def eval_batches(self, split) -> Iterator[dict]:
-        """Batches of config.evaluate.batch_size; of a smaller split, one padded batch."""
+        """Batches of config.evaluate.batch_size; of a smaller split, one padded batch.
+
+        split: where several processes evaluate together, this one's part.
+        """
         count = len(self.devices)
         # Evaluation pads its last batch anyway, so its size may follow the device count.
-        size = -(-min(self.config.evaluate.batch_size, len(split)) // count) * count
+        size = -(-min(self.eval_batch_size, len(split)) // count) * count
         if self.in_memory(split):
             return batches.eval_batches(split, size, count)
         return stream.eval_batches(split, self.reading, size, count)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline.sources import Info
 from train_lib import config as config_lib
-from train_lib import experiment, optimizers, parallel, protocols, rates, weights
+from train_lib import experiment, optimizers, parallel, processes, protocols, rates, weights
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
@@ -148,7 +148,10 @@ def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
     like = jax.eval_shape(
         lambda: state_lib.create(exp.module, optimizer, config.seed, exp.input_shape, averaged)
     )
-    restored = Checkpoints(workdir, read_only=True).restore(like, step)
-    if restored is None:
-        raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
-    return restored[0], parallel.replicate(restored[1], exp.devices)
+    restored = (0, like)
+    if processes.is_first():
+        restored = Checkpoints(workdir, read_only=True).restore(like, step)
+        if restored is None:
+            raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
+    state = processes.tree_from_first(restored[1])
+    return int(state.step), parallel.replicate(state, exp.devices)

@@ -26,7 +26,28 @@ def read(workdir: pathlib.Path) -> list[dict]:
     return records
 
 
-class Writer:
+class Mirror:
+    """What the processes have that do not write: the newest record, and no file."""
+
+    def __init__(self):
+        self.last = {"step": -1, "epoch": 0.0}
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last record; -1 if there is none."""
+        return self.last["step"]
+
+    def write(self, record: dict) -> None:
+        self.last = record
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Writer(Mirror):
     """Appends one record a step. Opened at `step`, it first drops all that came behind it.
 
     So a run that goes on from a checkpoint neither repeats nor misses a step. last: the newest
@@ -35,19 +56,15 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, step: int):
         self.path = workdir / FILE
+        super().__init__()
         kept = [record for record in read(workdir) if record["step"] <= step]
-        self.last = kept[-1] if kept else {"step": -1, "epoch": 0.0}
+        self.last = kept[-1] if kept else self.last
         if self.path.exists():
             text = "".join(json.dumps(record) + "\n" for record in kept)
             if text.encode() != self.path.read_bytes():
                 write_text(self.path, text)
         self._file = self.path.open("a")
         self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
-
-    @property
-    def last_step(self) -> int:
-        """The step of the last record; -1 if there is none."""
-        return self.last["step"]
 
     def write(self, record: dict) -> None:
         """record: step, epoch and any of the values named in the README."""

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from errors import UserError, printable
 from input_pipeline import images as image_files
 from input_pipeline import sources
-from train_lib import console, experiment, members, protocols, reports, weights
+from train_lib import console, experiment, members, processes, protocols, reports, weights
 from train_lib.evaluate import evaluate, from_probabilities
 
 
@@ -24,20 +24,30 @@ def _probabilities(found: Sequence[members.Member], split, what: str):
     """
     steps, total, labels = [], None, None
     all_passes = [protocols.passes(member.exp) for member in found]
-    meter = console.Meter(len(split) * sum(map(len, all_passes)), what)
+    meter = _meter(split, what, sum(map(len, all_passes)))
     with contextlib.closing(meter):
         for member, passes in zip(found, all_passes, strict=True):
             with meter.paused():
                 step, state = member.load()
             one, own = protocols.predict(passes, state, split, meter)
             del state
-            one /= len(found)
+            one = one / len(found)
             total = one if total is None else np.add(total, one, out=total)
             labels = own if labels is None else np.where(own < 0, own, labels)
             steps.append(step)
-    looks = meter.total / len(split)
     # An image that one of them could not read is skipped by all.
-    return steps, total, labels, meter.rate() / looks
+    return steps, total, labels, _rate(meter) / sum(map(len, all_passes))
+
+
+def _meter(split, what: str, looks: int = 1) -> console.Meter:
+    """Counts this process's part of the split, so many times each example."""
+    part = sources.part(split, processes.index(), processes.count())
+    return console.Meter(len(part) * looks, what, quiet=not processes.is_first())
+
+
+def _rate(meter: console.Meter) -> float:
+    """Images a second of all processes together."""
+    return meter.rate() * processes.count()
 
 
 def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
@@ -60,14 +70,13 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
         asked["checkpoint"] = section.checkpoint
     if section.ensemble:
         asked["ensemble"] = [member.name for member in found]
-    output = reports.folder(workdir, asked)
+    output = reports.folder(workdir, asked) if processes.is_first() else None
     what = f"{config.dataset.name} {split_name}"
     if len(found) == 1 and protocols.is_single(exp):
         step, state = found[0].load()
-        with contextlib.closing(console.Meter(len(split), what)) as meter:
-            batches = exp.eval_batches(split)
-            result = evaluate(exp.eval_step(), state, batches, len(split), meter=meter)
-        steps, rate = [step], meter.rate()
+        with contextlib.closing(_meter(split, what)) as meter:
+            result = evaluate(exp.eval_step(), state, exp.eval_batches, split, meter=meter)
+        steps, rate = [step], _rate(meter)
     else:
         steps, probabilities, labels, rate = _probabilities(found, split, what)
         result = from_probabilities(probabilities, labels)
@@ -79,7 +88,8 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
         "step": steps[0] if len(steps) == 1 else steps,
         "images_per_second": round(rate, 1),
     }
-    reports.write(output, line, result, split, lambda i: exp.picture(split, i))
+    if processes.is_first():
+        reports.write(output, line, result, split, lambda i: exp.picture(split, i))
     return json.dumps(line)
 
 
@@ -95,7 +105,7 @@ def _pictures(exp: experiment.Experiment, paths: Sequence[str]):
         except UserError as error:
             if exp.config.dataset.on_bad_image == "error":
                 raise
-            print(f"skipped {path} ({error})", file=sys.stderr)
+            processes.say(f"skipped {path} ({error})", file=sys.stderr)
             labels[i] = -1
     return sources.Split(exp.info, images, labels), inverted
 
@@ -129,7 +139,7 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, images: Sequence[s
         note = " (dark on light: inverted)" if is_inverted else ""
         lines.append(f"{printable(path)}: {ranking}{note}")
         captions.append(f"{names[best[0]]} {one[best[0]]:.0%}")
-    if config.predict.contact_sheet:
+    if config.predict.contact_sheet and processes.is_first():
         reports.contact_sheet(config.predict.contact_sheet, paths, captions)
     return "\n".join(lines)
 

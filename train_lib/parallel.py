@@ -3,6 +3,10 @@
 Every device holds the whole state and its slice of the batch. The state is unmapped (in_axes
 and out_axes None), so it has its natural shape everywhere outside and no checkpoint or notebook
 meets a device axis.
+
+Where several processes train together (`processes`), each hands its own devices' part over and
+gets it back; the training step alone runs over the devices of all. Evaluation runs on a process's
+own devices, each on its part of the examples.
 """
 
 import os
@@ -13,16 +17,41 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from errors import UserError
+from train_lib import processes
 
 AXIS = "batch"
 
 
 def devices(count: int) -> list[jax.Device]:
-    """The first `count` devices of this process, all where count is 0."""
-    found = jax.local_devices()
-    if count > len(found):
-        raise UserError(f"num_devices={count}, but there are {len(found)}: lower it, or set 0")
-    return found[:count] if count else found
+    """This process's share of `count` devices, its first ones; all where count is 0."""
+    found, hosts = jax.local_devices(), processes.count()
+    if count % hosts:
+        raise UserError(
+            f"num_devices={count} does not divide over {hosts} processes: set another, or 0"
+        )
+    if count // hosts > len(found):
+        raise UserError(
+            f"num_devices={count}, but there are {len(found) * hosts}: lower it, or set 0"
+        )
+    return found[: count // hosts] if count else found
+
+
+def total_count(on: Sequence[jax.Device]) -> int:
+    """How many devices all processes have together, each as many as `on`."""
+    return len(on) * processes.count()
+
+
+def _of_all(on: Sequence[jax.Device]) -> list[jax.Device]:
+    """`on`, and as many devices of each other process, in the order of the processes."""
+    if processes.count() == 1:
+        return list(on)
+    by_process: dict[int, list] = {}
+    for device in sorted(jax.devices(), key=lambda device: device.id):
+        by_process.setdefault(device.process_index, []).append(device)
+    counts = {len(own) for own in by_process.values()}
+    if len(counts) > 1:
+        raise UserError(f"processes have different numbers of devices ({sorted(counts)})")
+    return [device for i in sorted(by_process) for device in by_process[i][: len(on)]]
 
 
 def per_device(batch_size: int, count: int, what: str) -> int:
@@ -60,16 +89,17 @@ def scatter(batch, on: Sequence[jax.Device]):
 
 
 def train_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
-    """step(state, batch) -> (state, record) on every device; the state is donated.
+    """step(state, batch) -> (state, record) on every device of all processes; the state is donated.
 
-    batch leaves are [devices, ...]; state and record come out equal on all devices.
+    on: this process's. batch leaves are [devices, ...], of those; state and record come out equal
+    on all.
     """
     return jax.pmap(
         step,
         axis_name=AXIS,
         in_axes=(None, 0),
         out_axes=None,
-        devices=list(on),
+        devices=_of_all(on),
         donate_argnums=(0,),
     )
 
@@ -88,7 +118,7 @@ def predict_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
 
 
 def device_index() -> jax.Array:
-    """The number of the device that runs the step, inside a step."""
+    """The number of the device that runs the step, among all of all processes, inside a step."""
     return jax.lax.axis_index(AXIS)
 
 

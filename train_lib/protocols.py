@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from errors import UserError
-from input_pipeline import batches, stream
+from input_pipeline import batches, sources, stream
 from input_pipeline.crops import Crops, Whole, corners_and_center
 from input_pipeline.transform import make_transform
 from models import layers
-from train_lib import losses, parallel
+from train_lib import losses, parallel, processes
 
 _UNSEEN = -2  # a label, before the first pass
 # Nets that can be slid over a larger image.
@@ -207,9 +207,9 @@ def _crops(exp, kind: str) -> Pass:
     """Crops that the host cuts, and their mirrors."""
     config, devices = exp.config, len(exp.devices)
     reader = Crops(kind, config.view.size, scales(exp), config.view.interpolation)
-    size = _whole_number(config.evaluate.batch_size / (2 * reader.count), devices)
+    size = _whole_number(exp.eval_batch_size / (2 * reader.count), devices)
     # Crops that go through the net at once; mirrored, twice as many.
-    at_once = max(1, config.evaluate.batch_size // (2 * devices))
+    at_once = max(1, exp.eval_batch_size // (2 * devices))
     apply = _probabilities(exp)
     # A mean image is of the central square at test_scale. Of other crops it has no places: from
     # them its middle is subtracted.
@@ -250,7 +250,7 @@ def _corners(exp) -> Pass:
     """Corners and centre of small images that are not cut by the host, and their mirrors."""
     config, devices = exp.config, len(exp.devices)
     side, pad = config.preprocess.crop, config.preprocess.pad
-    size = _whole_number(config.evaluate.batch_size / 10, devices)
+    size = _whole_number(exp.eval_batch_size / 10, devices)
     apply = _probabilities(exp)
 
     def step(state, batch):
@@ -313,7 +313,7 @@ def _dense(exp) -> list[Pass]:
         return (found[: len(images)] + found[len(images) :]) / 2
 
     parallel_step = parallel.predict_step(step, exp.devices)
-    pixels = config.evaluate.batch_size * side**2 // 2
+    pixels = exp.eval_batch_size * side**2 // 2
 
     def of(shorter: int) -> Pass:
         reader = Whole(shorter, config.view.interpolation)
@@ -329,13 +329,15 @@ def _dense(exp) -> list[Pass]:
 def predict(all_passes: list[Pass], state, split, meter) -> tuple[np.ndarray, np.ndarray]:
     """Class probabilities of every example, float32 [n, classes], and the labels, int32 [n].
 
-    The label is -1 for what a pass could not read and skipped. meter: a `console.Meter`, which
+    Of several processes each looks at its part of the split, and all have the result. The label
+    is -1 for what a pass could not read and skipped. meter: a `console.Meter` of this part, which
     counts an example once for each pass.
     """
-    sums, labels = None, np.full(len(split), _UNSEEN, np.int32)
-    for one in all_passes:
+    part = sources.part(split, processes.index(), processes.count())
+    sums, labels = None, np.full(len(part), _UNSEEN, np.int32)
+    for one in all_passes if len(part) else ():
         waiting: list[tuple] = []  # two batches in flight keep the device busy
-        for batch in _numbered(one.batches(split), len(split)):
+        for batch in _numbered(one.batches(part), len(part)):
             inputs = {name: batch[name] for name in ("image", "offset", "size") if name in batch}
             with meter.compiling((one.step, inputs["image"].shape)):
                 waiting.append((batch, one.step(state, inputs)))
@@ -343,7 +345,12 @@ def predict(all_passes: list[Pass], state, split, meter) -> tuple[np.ndarray, np
                 sums = _add(sums, labels, one.weight, *waiting.pop(0), meter)
         for batch, found in waiting:
             sums = _add(sums, labels, one.weight, batch, found, meter)
-    return sums, labels
+    own = {"labels": labels} | ({} if sums is None else {"sums": sums})
+    gathered = processes.gather(**own)
+    return tuple(
+        np.concatenate([one[name] for one in gathered if name in one])
+        for name in ("sums", "labels")
+    )
 
 
 def _numbered(found: Iterator[dict], count: int) -> Iterator[dict]:

@@ -5,9 +5,13 @@ import threading
 
 
 class StopRequest:
-    """A context in which the first SIGTERM or SIGINT sets `name`; a second one acts as usual."""
+    """A context in which the first SIGTERM or SIGINT sets `name`; a second one acts as usual.
+
+    peer: whether it was another process of this run that was asked.
+    """
 
     name: str | None = None
+    peer = False
 
     def __enter__(self) -> "StopRequest":
         self._previous = {}
@@ -17,8 +21,13 @@ class StopRequest:
         return self
 
     def _handle(self, number, frame) -> None:
-        self.name = signal.Signals(number).name
+        self.name, self.peer = self.name or signal.Signals(number).name, self.peer
         self._restore()
+
+    def of_peer(self, name: str) -> None:
+        """Another process of this run was asked to stop."""
+        if self.name is None:
+            self.peer, self.name = True, name
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

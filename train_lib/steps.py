@@ -27,7 +27,9 @@ def make_train_step(
     """train_step(state, batch) -> (state, record), to run under `parallel.train_step`.
 
     batch: image uint8 [b, height, width, channels] and label int32 [b], this device's slice;
-    perhaps offset int32 [b, 2], where the images lie in a square that a mean image is of.
+    perhaps offset int32 [b, 2], where the images lie in a square that a mean image is of, and
+    stop int32 [], of which the record holds the sum over devices: several processes stop at the
+    same step by it.
     record: `record_of(state)` after the step. The window starts afresh behind each logged step;
     its loss is that of the model's own logits.
     drop_scale: step -> factor on every drop rate. auxiliary_weight: of the loss of each
@@ -91,7 +93,10 @@ def make_train_step(
             window=window,
             average=average,
         )
-        return state, record_of(state)
+        record = record_of(state)
+        if "stop" in batch:
+            record["stop"] = parallel.total(batch["stop"])
+        return state, record
 
     return train_step
 

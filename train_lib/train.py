@@ -3,33 +3,28 @@
 `train_and_evaluate` is the way in for the command line, notebooks and tests alike.
 """
 
-import collections
-import math
+import contextlib
 import pathlib
-import sys
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from errors import UserError
-from input_pipeline import batches, sources, stream
+from input_pipeline import sources
 from train_lib import config as config_lib
-from train_lib import console, experiment, initial, lock, metrics, optimizers, parallel, rates
+from train_lib import console, experiment, initial, lock, optimizers, parallel, processes, rates
 from train_lib import state as state_lib
 from train_lib import workdir as folder
-from train_lib.checkpoints import METRIC, Checkpoints
-from train_lib.evaluate import evaluate
+from train_lib.checkpoints import Checkpoints
+from train_lib.loop import Run
 from train_lib.signals import StopRequest
-from train_lib.steps import make_train_step, record_of, several
+from train_lib.steps import make_train_step, several
 
 
 class Stopped(Exception):
     """Training was asked to stop, and has saved its state."""
 
     exit_code = 75  # EX_TEMPFAIL: a scheduler may start the same command again
+    of_all = True  # of several processes; that which saves has done so before they part
 
 
 def train_and_evaluate(
@@ -40,26 +35,30 @@ def train_and_evaluate(
     Writes config.json, dataset.json, statistics.npz (if the config needs any), metrics.jsonl,
     events/, checkpoints/ and plots/ there.
     Raises UserError for whatever the user can put right, Stopped after SIGTERM or Ctrl-C.
+
+    Of several processes (see `processes`) all call this; the first alone needs the workdir.
     """
     workdir = pathlib.Path(workdir)
-    if config.init_from and not folder.has_checkpoints(workdir):
+    if config.init_from and processes.is_first() and not folder.has_checkpoints(workdir):
         initial.check(config.init_from)
     exp = experiment.build(config, workdir)
     experiment.check_memory(exp)
-    parallel.per_device(config.batch_size, len(exp.devices), "config.batch_size")
+    parallel.per_device(config.batch_size, parallel.total_count(exp.devices), "config.batch_size")
     train_split = exp.train_split
     test_split = sources.load(config.dataset, config.dataset.test_split)
     plan = config_lib.make_plan(config, len(train_split))
-    folder.open_for_training(workdir, config, allow_config_change)
-    with lock.held(workdir):
-        # Again: another run may have made the folder its own meanwhile.
-        folder.open_for_training(workdir, config, allow_config_change)
+    with contextlib.ExitStack() as held:
+        if processes.is_first():
+            folder.open_for_training(workdir, config, allow_config_change)
+            held.enter_context(lock.held(workdir))
+            # Again: another run may have made the folder its own meanwhile.
+            folder.open_for_training(workdir, config, allow_config_change)
         return _train(exp, plan, workdir, train_split, test_split)
 
 
 def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_lib.TrainState:
     """From the newest checkpoint, or the start, to the end of the plan."""
-    config, count = exp.config, len(exp.devices)
+    config = exp.config
     rate = rates.make_rate(
         config.schedule, plan.steps_per_epoch, plan.total_steps, config_lib.rate_scale(config)
     )
@@ -82,47 +81,37 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_l
         exp.module, optimizer, config.seed, exp.input_shape, config.optimizer.averaging > 0
     )
     parameters = experiment.count_parameters(state)
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    restored = checkpoints.restore(state)
-    step, origin = 0, None
-    if restored is not None:
-        step, state = restored
-    elif config.init_from:
-        state, origin = initial.take_over(state, config.init_from, config.init_layers)
+    checkpoints = origin = None
+    if processes.is_first():
+        checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        restored = checkpoints.restore(state)
+        if restored is not None:
+            _, state = restored
+        elif config.init_from:
+            state, origin = initial.take_over(state, config.init_from, config.init_layers)
+    state = processes.tree_from_first(state)
+    step = int(state.step)
     if step > plan.total_steps:
         raise UserError(
             f"{workdir} is at step {step}, but this config ends at step {plan.total_steps}: raise"
             " config.epochs, or choose another --workdir"
         )
-    folder.describe(workdir, config, exp.info, exp.statistics)
-
-    copy = f" ({exp.info.copy.words})" if exp.info.copy else ""
-    console.opening_block(
-        {
-            "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
-            "data": f"{config.dataset.name}, {len(train_split):,} to train,"
-            f" {len(test_split):,} to test{copy}",
-            "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})",
-            "batch": f"{config.batch_size}, {config.batch_size // count} a device",
-            "rate": optimizers.describe(
-                config.optimizer, config.schedule, config_lib.rate_scale(config)
-            ),
-            **(origin.rows() if origin else {}),
-            "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
-            f" {plan.steps_per_epoch:,.1f})" + (f", going on at {step:,}" if step else ""),
-            "outputs": str(workdir),
-        }
-    )
+    statistics = exp.statistics  # of all processes together
+    if processes.is_first():
+        folder.describe(workdir, config, exp.info, statistics)
+        _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step)
     state = parallel.replicate(state, exp.devices)
     run = Run(exp, plan, workdir, checkpoints, rate, train_split, test_split)
     try:
         with StopRequest() as stop:
+            processes.share_stop(stop)
             if origin:  # from here on the run needs the other one no more
                 checkpoints.save(0, state)
             train_step = parallel.train_step(several(step_function), exp.devices)
             state = run.train(state, step, train_step, stop)
             # A pending save is waited for; its failure fails the run.
-            checkpoints.wait()
+            if checkpoints:
+                checkpoints.wait()
     finally:
         run.close()
     if int(state.step) < plan.total_steps:
@@ -134,231 +123,25 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_l
     return state
 
 
-class NotFinite(UserError):
-    """A loss or a parameter became infinite or no number."""
-
-    def __init__(self, what: str, rate):
-        super().__init__(
-            f"{what}: lower config.schedule.learning_rate (now {float(rate):g}), or the data or"
-            " the recipe are at fault; the last checkpoint is kept"
-        )
-
-
-@jax.jit
-def _all_finite(tree):
-    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
-
-
-def first_not_finite(params) -> str | None:
-    """The name, as "conv1/kernel", of the first parameter that is not finite; None if all are."""
-    for name, is_finite in flatten_dict(jax.device_get(_all_finite(params)), sep="/").items():
-        if not is_finite:
-            return name
-    return None
-
-
-class Run:
-    """The loop over steps, and what the host does between them."""
-
-    def __init__(self, exp, plan, workdir, checkpoints, rate, train_split, test_split):
-        self.exp, self.config, self.plan = exp, exp.config, plan
-        self.workdir, self.checkpoints, self.rate = workdir, checkpoints, rate
-        self.train_split, self.test_split = train_split, test_split
-        self.eval_step = exp.eval_step()
-        self.writer = self.progress = None
-        self.last_result = (None, None)  # the newest test: step and Result
-        self.batches = None
-        self.skipped = 0  # unreadable images that were left out
-
-    def train(self, state, step: int, train_step, stop):
-        """From `step` to the end of the plan, or to the first dispatch after `stop()`.
-
-        train_step: `several` steps, already parallel.
-        """
-        plan = self.plan
-        self.writer = metrics.Writer(self.workdir, step)
-        self.progress = console.Progress(plan.total_steps, step, self.config.batch_size)
-        self.batches = self._batches(step)
-        ahead = None  # the next batch, on its way to the devices while they compute
-        pending = collections.deque()  # dispatched, not yet looked at: (first step, records)
-        compiled = set()
-
-        while True:
-            stopping = stop()  # looked at once: a signal after this line waits for the next round
-            if stopping or step in plan.evaluate_at or step in plan.save_at:
-                while pending:
-                    self._log(*pending.popleft(), held=step)
-                self.progress.paused()
-                state, stopping = self._between_steps(state, step, stop)
-            if stopping or step == plan.total_steps:
-                return state
-            steps = plan.dispatch(step)
-            batch = ahead or self._next_batch()
-            self.progress.running()
-            state, records = train_step(state, batch)
-            ahead = self._next_batch(records) if step + steps < plan.total_steps else None
-            if steps not in compiled:
-                jax.block_until_ready(records)
-                compiled.add(steps)
-                self.progress.forget()
-            pending.append((step, records))
-            step += steps
-            if len(pending) > 1:  # one dispatch in flight while the host looks at the last
-                self._log(*pending.popleft(), held=step)
-
-    def _batches(self, first: int):
-        """Batches from step `first` on: of arrays in memory, or of images decoded as they come."""
-        config, plan, devices = self.config, self.plan, len(self.exp.devices)
-        if self.exp.in_memory(self.train_split):
-            step = first
-            while step < plan.total_steps:
-                count = plan.dispatch(step)
-                yield batches.train_batches(
-                    self.train_split, config.seed, step, count, config.batch_size, devices
-                )
-                step += count
-        else:
-            yield from stream.train_batches(
-                self.train_split,
-                self.exp.reading,
-                config.seed,
-                first,
-                plan.total_steps,
-                plan.dispatch,
-                config.batch_size,
-                devices,
-            )
-
-    def _next_batch(self, running=None):
-        """On its way to the devices, while they compute `running`."""
-        with self.progress.waiting(running):
-            batch = next(self.batches)
-        self.skipped += int(batch.pop("skipped", np.zeros(1)).sum())
-        return parallel.scatter(batch, self.exp.devices)
-
-    def _log(self, first: int, records: dict, held: int) -> None:
-        """Writes the records of one dispatch, except that of step `held`, which may gain a test."""
-        records = {name: np.asarray(values) for name, values in records.items()}
-        steps = len(records["loss"])
-        self.progress.done(steps)
-        for i in range(steps):
-            step, record = first + i + 1, {k: v[i] for k, v in records.items()}
-            self._check_finite(step, record)
-            if self._is_logged(step) and step != held:
-                self._write(self._train_record(step, record), self.progress.rate())
-
-    def _is_logged(self, step: int) -> bool:
-        return step % self.config.log_every_steps == 0 or step == self.plan.total_steps
-
-    def _check_finite(self, step: int, record: dict, state=None) -> None:
-        """Raises NotFinite if the loss is not finite; given a state, also for a parameter."""
-        if not math.isfinite(record["loss"]):
-            raise NotFinite(f"the loss is {record['loss']} at step {step}", record["rate"])
-        name = state and first_not_finite(state.params)
-        if name:
-            raise NotFinite(f"{name} is not finite after step {step}", record["rate"])
-
-    def _train_record(self, step: int, record: dict) -> dict:
-        """record: `steps.record_of` the state after `step`, on the host."""
-        examples = float(record["examples"])
-        return {
-            "step": step,
-            "epoch": self.plan.epoch(step),
-            "train/loss": float(record["loss"]) / examples,
-            "train/top1_error": float(record["errors"]) / examples,
-            "train/learning_rate": float(record["rate"]),  # that of the last update
+def _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step) -> None:
+    """Prints what is about to run."""
+    config, count = exp.config, parallel.total_count(exp.devices)
+    together = f", {processes.count()} processes" if processes.count() > 1 else ""
+    copy = f" ({exp.info.copy.words})" if exp.info.copy else ""
+    console.opening_block(
+        {
+            "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
+            "data": f"{config.dataset.name}, {len(train_split):,} to train,"
+            f" {len(test_split):,} to test{copy}",
+            "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})"
+            + together,
+            "batch": f"{config.batch_size}, {config.batch_size // count} a device",
+            "rate": optimizers.describe(
+                config.optimizer, config.schedule, config_lib.rate_scale(config)
+            ),
+            **(origin.rows() if origin else {}),
+            "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
+            f" {plan.steps_per_epoch:,.1f})" + (f", going on at {step:,}" if step else ""),
+            "outputs": str(workdir),
         }
-
-    def _write(self, record: dict, rate: float | None) -> None:
-        if rate is not None:
-            record["train/images_per_second"] = rate
-            record["train/data_wait"] = self.progress.waited
-        self.writer.write(record)
-        self.progress.tell(record)
-
-    def _between_steps(self, state, step: int, stop):
-        """Record, evaluation and checkpoint of `step`, each only if due and not yet there.
-
-        Returns the state, in which the rate may have fallen, and whether training is to stop
-        here, in which case it is saved. An evaluation that a signal cuts short leaves no record:
-        the resumed run makes it.
-        """
-        last = {name: np.asarray(value) for name, value in record_of(state).items()}
-        # Its parameters, too: they are about to be saved, and the next loss would come too late.
-        self._check_finite(step, last, state)
-        evaluation_due = step in self.plan.evaluate_at
-        result, is_recorded = None, self.writer.last_step >= step
-        if step > 0 and not is_recorded and (evaluation_due or self._is_logged(step)):
-            if self._is_logged(step):
-                record = self._train_record(step, last)
-            else:
-                record = {"step": step, "epoch": self.plan.epoch(step)}
-            if evaluation_due:
-                result = self._evaluate(state, stop)
-            if result is not None or not evaluation_due:
-                self._write(record | (result.metrics() if result else {}), self.progress.rate())
-        if result is not None:
-            self.last_result = (step, result)
-        state = self._observed(state, step)
-        stopping = stop()
-        due = step in self.plan.save_at or stopping
-        if step > 0 and due and (result or step not in self.checkpoints.steps()):
-            self.writer.sync()  # the records up to a checkpoint are on the disk before it is
-            self.checkpoints.save(step, state, {METRIC: result.top1_error} if result else None)
-        return state, stopping
-
-    def _observed(self, state, step: int):
-        """The state once the plateau rule has seen the test of `step`, if there is one.
-
-        The error is the record's, not the result's: a run killed between the record and the save
-        of a step that was saved before, without its test, finds the one and not the other.
-        """
-        error = self.writer.last.get(METRIC) if self.writer.last_step == step else None
-        if error is None or not self.rate.plateau:
-            return state
-        opt_state = self.rate.observe(state.opt_state, error, step)
-        return state.replace(opt_state=parallel.replicate(opt_state, self.exp.devices))
-
-    def _evaluate(self, state, stop=lambda: False):
-        split = self.test_split
-        return evaluate(self.eval_step, state, self.exp.eval_batches(split), len(split), stop)
-
-    def close(self) -> None:
-        try:
-            if self.batches is not None:
-                self.batches.close()  # and the workers that decode for it
-            self.checkpoints.close()
-        finally:
-            if self.writer:
-                self.writer.close()
-                self.progress.close()
-
-    def finish(self, state) -> None:
-        """Plots and the closing lines."""
-        from train_lib import plots  # Matplotlib: not before the first step
-
-        step, result = self.last_result
-        if step != self.plan.total_steps:  # the run was complete before it began
-            result = self._evaluate(state)
-        plots.write_all(
-            self.workdir,
-            metrics.read(self.workdir),
-            state.variables()["params"],
-            result,
-            self.exp.info.class_names,
-            lambda i: self.exp.picture(self.test_split, i),
-        )
-        split = sources.split_name(self.config.dataset, self.config.dataset.test_split)
-        if self.skipped:
-            print(f"{self.skipped} times an image could not be read, and another stood in for it")
-        print(
-            f"test error {result.top1_error:.2%} ({round(result.top1_error * result.examples)} of"
-            f" {result.examples} images of {self.config.dataset.name}"
-            f" {split}), loss {result.loss:.4f}, after"
-            f" {self.plan.total_steps} steps",
-            f"written to {self.workdir}: config.json, metrics.jsonl, events/ (TensorBoard),"
-            " checkpoints/, plots/",
-            sep="\n",
-            file=sys.stdout,
-            flush=True,
-        )
+    )

@@ -14,7 +14,7 @@ import sys
 
 import conftest
 
-from train_lib import checkpoints, metrics, train
+from train_lib import checkpoints, loop, metrics, train
 
 
 def main(workdir, overrides, name, moment, step):
@@ -24,14 +24,14 @@ def main(workdir, overrides, name, moment, step):
         os.kill(os.getpid(), number)
 
     if moment == "dispatch":
-        make = train.batches.train_batches
+        make = loop.batches.train_batches
 
         def train_batches(split, seed, first, *rest):
             if first >= step:
                 now()
             return make(split, seed, first, *rest)
 
-        train.batches.train_batches = train_batches
+        loop.batches.train_batches = train_batches
     elif moment in ("saving", "saved"):
         save = checkpoints.Checkpoints.save
 
@@ -44,14 +44,14 @@ def main(workdir, overrides, name, moment, step):
 
         checkpoints.Checkpoints.save = save_and_die
     elif moment == "evaluating":
-        evaluate = train.evaluate
+        evaluate = loop.evaluate
 
         def evaluate_and_die(eval_step, state, *rest):
             if int(state.step) == step:
                 now()
             return evaluate(eval_step, state, *rest)
 
-        train.evaluate = evaluate_and_die
+        loop.evaluate = evaluate_and_die
     elif moment == "recording":
         write = metrics.Writer.write
 

@@ -12,7 +12,7 @@ import pytest
 from configs import mlp, vgg
 from errors import UserError
 from models import layers, registry
-from train_lib import initial, metrics, train
+from train_lib import initial, loop, metrics, train
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.train import train_and_evaluate
@@ -179,7 +179,7 @@ def test_a_run_begins_there_once_and_goes_on_without_it(tmp_path, monkeypatch, c
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.batches, "train_batches", stop)  # before the first step
+        patch.setattr(loop.batches, "train_batches", stop)  # before the first step
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(config, tmp_path / "b")
     said = capsys.readouterr().err

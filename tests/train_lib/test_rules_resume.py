@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.mlp import get_config
-from train_lib import checkpoints, metrics, train
+from train_lib import checkpoints, loop, metrics, train
 from train_lib.train import train_and_evaluate
 
 # 18 steps; tests after 3, 6, 9, 12, 15 and 18, saves after 4, 8, 12, 15, 16 and 18. Deaths are
@@ -78,8 +78,8 @@ def interrupt(monkeypatch, how, moment, step):
             raise Death
         os.kill(os.getpid(), getattr(signal, how))
 
-    evaluate, write = train.evaluate, metrics.Writer.write
-    save, batches = checkpoints.Checkpoints.save, train.batches.train_batches
+    evaluate, write = loop.evaluate, metrics.Writer.write
+    save, batches = checkpoints.Checkpoints.save, loop.batches.train_batches
 
     def evaluate_and(eval_step, state, *rest):
         at = int(state.step) == step
@@ -106,10 +106,10 @@ def interrupt(monkeypatch, how, moment, step):
             now()
         return batches(split, seed, first, *rest)
 
-    monkeypatch.setattr(train, "evaluate", evaluate_and)
+    monkeypatch.setattr(loop, "evaluate", evaluate_and)
     monkeypatch.setattr(metrics.Writer, "write", write_and)
     monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and)
-    monkeypatch.setattr(train.batches, "train_batches", batches_and)
+    monkeypatch.setattr(loop.batches, "train_batches", batches_and)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,160 @@
+"""A process's connection to the coordinator: beats, news of the others, and an end with them."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from errors import UserError
+from train_lib import coordinator
+
+AGAIN = 75  # exit status, EX_TEMPFAIL: the same command goes on
+
+
+class Peers:
+    """The other processes of this run, as news of them comes.
+
+    index, count: this process's number, and how many there are. port: of JAX's service. stop: a
+    `signals.StopRequest` to share with the others, once there is one.
+    """
+
+    def __init__(
+        self, address: str, count: int, index: int, patience: float, silence: float, what: str
+    ):
+        """Waits until all are there. Raises UserError, naming them, if some are not.
+
+        patience: seconds to wait. silence: seconds after which one that says nothing is lost.
+        what: a word that must be the same for all.
+        """
+        self.index, self.count, self.stop = index, count, None
+        self._lock, self._ending = threading.Lock(), False
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise UserError(f"--coordinator={address}: give HOST:PORT, of process 0")
+        self._service = _start(host, port, count, patience, silence) if index == 0 else None
+        self._socket = _connect(host, int(port), patience)
+        self._lines = self._socket.makefile("rb")
+        self.host = host
+        self._send({"process": index, "of": count, "host": socket.gethostname(), "what": what})
+        self._socket.settimeout(patience + 10)
+        try:
+            answer = json.loads(self._lines.readline(coordinator.LONGEST))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"no answer from {address}: is another program listening there, or has process 0"
+                " ended? Start all processes again"
+            ) from error
+        if "error" in answer:
+            raise UserError(answer["error"])
+        self.port = answer["jax"]
+        self._silence = silence + 5
+        self._socket.settimeout(self._silence)
+        for run in (self._listen, self._beat):
+            threading.Thread(target=run, daemon=True).start()
+
+    def _send(self, what: dict) -> None:
+        with self._lock:
+            self._socket.sendall(json.dumps(what).encode() + b"\n")
+
+    def _beat(self) -> None:
+        told = False
+        with contextlib.suppress(OSError):  # the listener says so
+            while not self._ending:
+                if self.stop and self.stop.name and not self.stop.peer and not told:
+                    self._send({"stop": self.stop.name})
+                    told = True
+                self._send({"beat": 1})
+                time.sleep(1)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                line = self._lines.readline(coordinator.LONGEST)
+                said = json.loads(line) if line else {"gone": "has ended"}
+            except TimeoutError:
+                said = {"gone": f"has not answered for {self._silence:g} s"}
+            except (OSError, ValueError):
+                said = {"gone": "has ended"}
+            if self._ending:
+                return
+            if "gone" in said:
+                self._end(f"the coordinator at {self.host} {said['gone']}", AGAIN)
+            elif "lost" in said:
+                who = f"process {said['process']} of {self.count} (on {said['host']})"
+                self._end(f"{who} {said['lost']}", AGAIN)
+            elif "failed" in said:
+                self._end(f"process {said['process']}: {said['failed']}", said["code"], "")
+            elif "stop" in said and self.stop:
+                self.stop.of_peer(f"{said['stop']} in process {said['process']}")
+
+    def _end(
+        self,
+        why: str,
+        code: int,
+        then: str = ": this one ends too; the same commands go on from the last checkpoint",
+    ) -> None:
+        """Ends this process at once: its main thread may wait for ever for one that is lost."""
+        print(f"{os.path.basename(sys.argv[0])}: {why}{then}", file=sys.stderr, flush=True)
+        os._exit(code)
+
+    def wait_for_news(self) -> None:
+        """Time for the coordinator to notice that one is lost; if so, this does not return."""
+        time.sleep(3)
+
+    def failed(self, message: str, code: int) -> None:
+        """Tells the others that this process ends with an error; they end with it."""
+        self._ending = True
+        with contextlib.suppress(OSError):
+            self._send({"failed": message[:1000], "code": code})
+
+    def leave(self) -> None:
+        """At the good end, when nobody needs the others any more."""
+        self._ending = True
+        with contextlib.suppress(OSError):
+            self._send({"bye": 1})
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        if self._service:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._service.wait(5)
+
+
+def _start(host: str, port: str, count: int, patience: float, silence: float) -> subprocess.Popen:
+    """The coordinator, once it listens. In a session of its own: Ctrl-C does not reach it."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            coordinator.__file__,
+            *map(str, (host, port, count, patience, silence)),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    said = process.stdout.readline().strip()
+    process.stdout.close()
+    if said != "ready":
+        raise UserError(
+            f"--coordinator: {said or 'it did not start'}: choose a free port of process 0's host"
+        )
+    return process
+
+
+def _connect(host: str, port: int, patience: float) -> socket.socket:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=10)
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"process 0 is not to be reached at {host}:{port} ({error}) within"
+                    f" {patience:g} s: start it, or correct --coordinator"
+                ) from error
+            time.sleep(0.2)

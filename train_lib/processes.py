@@ -1,0 +1,211 @@
+"""Several processes that train one net: how they come together, and what they tell each other.
+
+One process a machine (or an accelerator), all started with the same command; process 0 alone reads
+and writes the run's folder. Everything here is also right for a single process, which needs no
+`join`. The devices' own traffic is `parallel`'s.
+"""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from errors import UserError
+from train_lib.peers import Peers
+
+_peers: Peers | None = None
+_CHUNK = 2**26  # bytes that are sent to all at once
+
+
+def count() -> int:
+    """How many processes there are."""
+    return _peers.count if _peers else 1
+
+
+def index() -> int:
+    """This process's number, from 0."""
+    return _peers.index if _peers else 0
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return index() == 0
+
+
+def join(
+    coordinator: str,
+    number: int,
+    process: int,
+    what: str,
+    local_devices: list[int] | None = None,
+    patience: float = 50.0,
+    silence: float = 30.0,
+) -> None:
+    """Waits for all `number` processes; from then on JAX knows the devices of all.
+
+    coordinator: HOST:PORT, where process 0 is to be found. process: this one's number.
+    what: a word that must be the same for all. local_devices: the numbers of this machine's
+    devices that this process may use. patience, silence: seconds to wait for the others, and
+    after which one that does not answer ends the run of all.
+    Raises UserError if they do not come together. Nothing of JAX may have run before.
+    """
+    global _peers
+    if number < 1 or not 0 <= process < number:
+        raise UserError(
+            f"--num_processes={number} --process_id={process}: they are numbered from 0"
+        )
+    peers = Peers(coordinator, number, process, patience, silence, what)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        f"{peers.host}:{peers.port}",
+        number,
+        process,
+        local_device_ids=local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=round(patience) + 60,
+        # Who is lost is the coordinator's to find. JAX would abort all of them at the first.
+        heartbeat_timeout_seconds=10**6,
+        # Process 0 starts a service in any case; this one nobody uses.
+        coordinator_bind_address="127.0.0.1:0",
+    )
+    _peers = peers
+
+
+def detect() -> tuple[str, int, int, list[int] | None]:
+    """(coordinator, number, process, local_devices) from SLURM, Open MPI, Kubernetes or a TPU pod.
+
+    Raises UserError where none of them started this process.
+    """
+    from jax._src import clusters  # what `jax.distributed.initialize` itself asks; not public
+
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, 60
+    )
+    if None in found[:3]:
+        raise UserError(
+            "--distributed: neither SLURM, Open MPI, Kubernetes nor a TPU pod has started this"
+            " process: give --coordinator, --num_processes and --process_id"
+        )
+    address, number, process, local = found
+    return address, int(number), int(process), local and list(local)
+
+
+@contextlib.contextmanager
+def together():
+    """Around what the processes do together: all reach its end, or all end with one's error.
+
+    An exception with an attribute `of_all` that is true is one that all of them raise.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if _peers and getattr(error, "of_all", False):
+            _leave()
+        elif _peers:
+            words = str(error) or type(error).__name__
+            code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
+            if not hasattr(error, "exit_code") and isinstance(error, Exception):
+                # Perhaps one that is lost took it along: the news of that is on its way.
+                _peers.wait_for_news()
+            _peers.failed(words, code)
+        raise
+    if _peers:
+        _leave()
+
+
+def _leave() -> None:
+    """Once all have come here: nobody waits for one that has left."""
+    global _peers
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices("the end")
+    jax.distributed.shutdown()
+    _peers.leave()
+    _peers = None
+
+
+def share_stop(stop) -> None:
+    """Tells the others when `stop`, a `signals.StopRequest`, is asked for, and it when they are."""
+    if _peers:
+        _peers.stop = stop
+
+
+def say(*lines: str, file=None) -> None:
+    """Prints, in the first process alone."""
+    if is_first():
+        print(*lines, sep="\n", file=file or sys.stdout, flush=True)
+
+
+def from_first(make: Callable[[], bytes]) -> bytes:
+    """What `make()` gives in the first process, in all of them; the others do not call it."""
+    if count() == 1:
+        return make()
+    content = make() if is_first() else b""
+    size = int.from_bytes(_broadcast(np.array([len(content)], np.uint64).view(np.uint8)), "little")
+    parts = []
+    for start in range(0, size, _CHUNK):
+        length = min(_CHUNK, size - start)
+        part = np.zeros(length, np.uint8)
+        if is_first():
+            part[:] = np.frombuffer(content, np.uint8, length, start)
+        parts.append(_broadcast(part))
+    return b"".join(parts)
+
+
+def _broadcast(values: np.ndarray) -> bytes:
+    """The first process's bytes; the others give as many."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(values)).tobytes()
+
+
+def tree_from_first(tree):
+    """The first process's tree of arrays, in all of them, bit for bit.
+
+    The others give a tree of the same structure, shapes and dtypes.
+    """
+    if count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    content = from_first(lambda: b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
+    found, start = [], 0
+    for leaf in leaves:
+        dtype, size = np.dtype(leaf.dtype), int(np.prod(leaf.shape, dtype=np.int64))
+        flat = np.frombuffer(content, dtype, size, start)
+        found.append(flat.reshape(leaf.shape).copy())
+        start += flat.nbytes
+    return structure.unflatten(found)
+
+
+def arrays_from_first(make: Callable[[], dict]) -> dict[str, np.ndarray]:
+    """As `from_first`, of named arrays."""
+    return _unpack(from_first(lambda: _pack(make())))
+
+
+def _pack(arrays: dict) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _unpack(content: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as npz:
+        return dict(npz)
+
+
+def gather(**arrays: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """The arrays of every process, in all of them, by number. Their lengths may differ."""
+    if count() == 1:
+        return [arrays]
+    from jax.experimental import multihost_utils
+
+    content = np.frombuffer(_pack(arrays), np.uint8)
+    own = np.array([len(content)], np.uint64).view(np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(own)).copy().view(np.uint64)[:, 0]
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(content)] = content
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [_unpack(row[: int(size)].tobytes()) for row, size in zip(rows, sizes, strict=True)]
