@@ -1,8 +1,9 @@
 """Checkpoints by Orbax: asynchronous, atomic, the newest few and the best.
 
 A checkpoint of step n holds the state as NumPy arrays (so any number and kind of devices can
-take it up again) and a description: layout version and, for every array, its shape, dtype and
-SHA-256, which is compared on restore.
+take it up again) and a description: layout version, step, test error and, for every array, its
+shape, dtype and SHA-256, with a SHA-256 of all that. On restore everything is compared: Orbax's
+own format notices damage to some of its files only.
 """
 
 import hashlib
@@ -18,7 +19,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import UserError, one_line
 
-LAYOUT = 2  # 2: the optimizer's state holds the rate and what its rules have seen
+# 2: the optimizer's state holds the rate and what its rules have seen. 3: the description has a
+# checksum of its own, and the metrics.
+LAYOUT = 3
 DIRECTORY = "checkpoints"
 DAMAGED = "damaged"
 METRIC = "test/top1_error"
@@ -37,8 +40,17 @@ def _describe(state) -> dict[str, list]:
     }
 
 
+def _digest(description: dict) -> str:
+    """SHA-256 of a description but for its `digest`."""
+    rest = {name: value for name, value in description.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def _check(found: dict[str, list], expected: dict[str, list]) -> None:
     """Raises ValueError unless these arrays are the ones that were saved."""
+    if found.keys() != expected.keys():
+        name = min(found.keys() ^ expected.keys())
+        raise ValueError(f"{name} is {'missing' if name in expected else 'new'}")
     for name, entry in found.items():
         if entry != expected[name]:
             raise ValueError(f"the contents of {name} do not match their checksum")
@@ -111,15 +123,27 @@ class Checkpoints:
         """The saved step with the lowest test error; None if none was evaluated."""
         scored = {}
         for step in self.steps():
-            metrics = self._manager.metrics(step)
-            if metrics and METRIC in metrics:
+            try:
+                metrics = self._read_description(step)["metrics"] or {}
+            except UserError:
+                raise
+            except Exception as error:
+                self._report(step, error)
+                continue
+            if METRIC in metrics:
                 scored[step] = metrics[METRIC]
         return min(scored, key=lambda step: (scored[step], step)) if scored else None
 
     def save(self, step: int, state, metrics: dict | None = None) -> None:
         """Starts a save; returns once the state is copied. An earlier save's failure shows here."""
         state = _to_host(state)
-        description = {"layout": LAYOUT, "step": step, "arrays": _describe(state)}
+        description = {
+            "layout": LAYOUT,
+            "step": step,
+            "metrics": metrics,
+            "arrays": _describe(state),
+        }
+        description["digest"] = _digest(description)
         try:
             self._manager.wait_until_finished()
             if step in self._manager.all_steps():
@@ -196,12 +220,17 @@ class Checkpoints:
         read = self._manager.restore(
             step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
         ).description
+        intact = read.get("digest") == _digest(read)
+        if "digest" in read and not intact:
+            raise ValueError("its description does not match its checksum")
         if read["layout"] != LAYOUT:
             raise UserError(
                 f"checkpoint {step} in {self.directory} has layout {read['layout']}; this version"
                 f" of Canon reads layout {LAYOUT}: go on with the version that made it, or in"
                 " another --workdir"
             )
+        if not intact or read["step"] != step:
+            raise ValueError("its description is not the one of this step")
         return read
 
     def _read(self, step: int, like):
@@ -231,8 +260,14 @@ class Checkpoints:
         parts = {name: state[name] for name in ("params", "model_state", "average")}
         for name, part in parts.items():
             # As the state itself would be described: its first level has attributes.
-            found = {f".{name}{path}": entry for path, entry in _describe(part).items()}
-            _check(found, read["arrays"])
+            own = f".{name}"
+            found = {f"{own}{path}": entry for path, entry in _describe(part).items()}
+            expected = {
+                path: entry
+                for path, entry in read["arrays"].items()
+                if path == own or path.startswith((f"{own}[", f"{own}."))
+            }
+            _check(found, expected)
         params = parts["params"] if parts["average"] is None else parts["average"]
         return {"params": params, **parts["model_state"]}
 

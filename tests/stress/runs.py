@@ -1,0 +1,155 @@
+"""A small run with everything that has a memory, the state and records it ends with, and victims.
+
+    python -m tests.stress.runs WORKDIR [ARMED_FILE STEP]
+
+trains it; with a file, that file is there from the beginning of the save of STEP to its end.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import numpy as np
+
+from configs.mlp import get_config
+from errors import UserError
+from train_lib import checkpoints, loop, metrics
+from train_lib.train import Stopped, train_and_evaluate
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 18
+CLOCKED = ("train/images_per_second", "train/data_wait")
+
+
+def config():
+    """Dropout, distortions, plateau, warm-up, averages; tests at 3, 6, ..., saves at 5, 10, ..."""
+    found = get_config("30")
+    found.update_from_flattened_dict(
+        {
+            "dataset.name": "digits",
+            "batch_size": 100,
+            "epochs": 1.2,
+            "num_devices": 1,
+            "log_every_steps": 2,
+            "steps_per_dispatch": 2,
+            "model.regulariser": "dropout",
+            "augment.translate": 1.0,
+            "augment.shear": 0.1,
+            "evaluate.every_epochs": 0.2,
+            "checkpoint.every_steps": 5,
+            "optimizer.averaging": 0.8,
+            "schedule.name": "plateau",
+            "schedule.learning_rate": 0.2,
+            "schedule.warmup_rate": 0.01,
+            "schedule.warmup_error": 0.99,
+            "schedule.plateau.patience": 1,
+            "schedule.plateau.min_improvement": 0.9,
+        }
+    )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """state: {path: array}. records: those of metrics.jsonl without what a clock gave."""
+
+    state: dict
+    records: list
+
+    def differences(self, other: "End") -> list[str]:
+        """What is not the same to the bit."""
+        names = self.state.keys() ^ other.state.keys()
+        found = [f"{name} is in one only" for name in sorted(names)]
+        for name in self.state.keys() & other.state.keys():
+            one, two = self.state[name], other.state[name]
+            if one.dtype != two.dtype or one.shape != two.shape or one.tobytes() != two.tobytes():
+                found.append(f"{name} differs")
+        if self.records != other.records:
+            found.append("metrics.jsonl differs")
+        return found
+
+
+def records(workdir: pathlib.Path) -> list[dict]:
+    return [
+        {name: value for name, value in record.items() if name not in CLOCKED}
+        for record in metrics.read(workdir)
+    ]
+
+
+def finish(workdir: pathlib.Path) -> End:
+    """Trains, or goes on, in this process, to the end."""
+    loop.Run.finish = lambda *_: None  # the plots take seconds
+    state = jax.device_get(train_and_evaluate(config(), workdir))
+    leaves = {jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree.leaves_with_path(state)}
+    return End(leaves, records(workdir))
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **extra}
+
+
+def start(workdir: pathlib.Path, *arguments, **extra: str) -> subprocess.Popen:
+    """The run as a process of its own. extra: environment variables."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.stress.runs", str(workdir), *map(str, arguments)],
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def build_interposer(folder: pathlib.Path) -> pathlib.Path:
+    """Compiles interpose.c. Raises CalledProcessError without a C compiler."""
+    library = folder / "interpose.so"
+    source = pathlib.Path(__file__).with_name("interpose.c")
+    command = ["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"]
+    subprocess.run(list(map(str, command)), check=True)
+    return library
+
+
+def use_compilation_cache() -> None:
+    """Of this process and those that it starts: they all compile the same steps."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="canon-stress-")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def arm(file: pathlib.Path, step: int) -> None:
+    """Makes the file for the time of the save of `step`."""
+    save = checkpoints.Checkpoints.save
+
+    def armed(self, at, *rest):
+        if at != step:
+            return save(self, at, *rest)
+        self.wait()  # an earlier one is none of this one's
+        file.write_text("")
+        try:
+            save(self, at, *rest)
+            self.wait()
+        finally:
+            file.unlink()
+
+    checkpoints.Checkpoints.save = armed
+
+
+def main(workdir: str, file: str = "", step: str = "0") -> None:
+    if file:
+        arm(pathlib.Path(file), int(step))
+    try:
+        end = finish(pathlib.Path(workdir))
+    except (UserError, Stopped) as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(json.dumps(len(end.records)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
