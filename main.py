@@ -55,6 +55,17 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_) -> None:
     """The one call that the flags ask for."""
+    from train_lib.signals import StopRequest
+
+    if MODE.value == "train":  # from here on a signal finds somebody who listens
+        with StopRequest(owns_process=True) as stop:
+            _checked(stop)
+    else:
+        _checked(None)
+
+
+def _checked(stop) -> None:
+    """The call, once the config is known to be one."""
     from input_pipeline import sources
     from train_lib import config as config_lib
 
@@ -67,22 +78,22 @@ def main(_) -> None:
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
 
     if DISTRIBUTED.value or COORDINATOR.value:
-        _run_together(config, workdir)
+        _run_together(config, workdir, stop)
     elif MODE.value == "summary":
         from train_lib.description import summarise
 
         print(summarise(config, FORMAT.value))
     else:
-        _run(config, workdir)
+        _run(config, workdir, stop)
 
 
-def _run(config, workdir: pathlib.Path) -> None:
+def _run(config, workdir: pathlib.Path, stop) -> None:
     """What needs the folder of a run; one of several processes prints its result."""
     from train_lib import modes, processes
     from train_lib.train import train_and_evaluate
 
     if MODE.value == "train":
-        train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value)
+        train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value, stop)
     elif MODE.value == "evaluate":
         processes.say(modes.evaluate_run(config, workdir))
     elif MODE.value == "predict":
@@ -91,7 +102,7 @@ def _run(config, workdir: pathlib.Path) -> None:
         processes.say(modes.export_run(config, workdir, OUTPUT.value))
 
 
-def _run_together(config, workdir: pathlib.Path | None) -> None:
+def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
     """As one of several processes."""
     if MODE.value not in ("train", "evaluate", "predict"):
         raise UserError(f"--mode={MODE.value} is one process's work: leave out --coordinator")
@@ -107,7 +118,7 @@ def _run_together(config, workdir: pathlib.Path | None) -> None:
         coordinator, number, process, what, devices, START_TIMEOUT.value, PEER_TIMEOUT.value
     )
     with processes.together():
-        _run(config, workdir)
+        _run(config, workdir, stop)
 
 
 def guarded_main(argv) -> None:
@@ -117,11 +128,13 @@ def guarded_main(argv) -> None:
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if not isinstance(error, UserError) and not hasattr(error, "exit_code"):
+        # OSError: a disk, a file or a descriptor that is not to be had.
+        code = getattr(error, "exit_code", 2 if isinstance(error, OSError) else None)
+        if code is None:
             raise
         print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.stdout.flush()
-        sys.exit(error.exit_code)
+        sys.exit(code)
     except KeyboardInterrupt:  # before the training loop, which saves first
         print(f"{pathlib.Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(130)

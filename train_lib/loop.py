@@ -1,6 +1,7 @@
 """The loop over steps, and what the host does between them: records, tests, checkpoints."""
 
 import collections
+import contextlib
 import json
 import math
 import sys
@@ -15,6 +16,7 @@ from input_pipeline import batches, sources, stream
 from train_lib import console, metrics, parallel, processes
 from train_lib.checkpoints import METRIC
 from train_lib.evaluate import evaluate
+from train_lib.signals import StopRequest
 from train_lib.steps import record_of
 
 
@@ -57,7 +59,7 @@ class Run:
         self.last_result = (None, None)  # the newest test: step and Result
         self.batches = None
         self.skipped = 0  # unreadable images that were left out
-        self.asked = lambda: False  # whether this process was asked to stop
+        self.asked = StopRequest()  # whether this process was asked to stop
         self.agreed = False  # whether all processes know that one was
 
     def train(self, state, step: int, train_step, stop):
@@ -100,6 +102,7 @@ class Run:
             ahead = self._next_batch(records) if more else None
             if steps not in compiled:
                 jax.block_until_ready(records)
+                self.asked.nothing_to_save = False
                 compiled.add(steps)
                 self.progress.forget()
             pending.append((step, records))
@@ -234,15 +237,16 @@ class Run:
         return evaluate(self.eval_step, state, self.exp.eval_batches, self.test_split, stop)
 
     def close(self) -> None:
-        try:
-            if self.batches is not None:
-                self.batches.close()  # and the workers that decode for it
-            if self.checkpoints:
-                self.checkpoints.close()
-        finally:
+        """Each part is closed, whatever comes of the others; the last error is raised."""
+        with contextlib.ExitStack() as closing:
+            if self.progress:
+                closing.callback(self.progress.close)
             if self.writer:
-                self.writer.close()
-                self.progress.close()
+                closing.callback(self.writer.close)
+            if self.checkpoints:
+                closing.callback(self.checkpoints.close)
+            if self.batches is not None:
+                closing.callback(self.batches.close)  # and the workers that decode for it
 
     def finish(self, state) -> None:
         """Plots and the closing lines."""

@@ -1,10 +1,14 @@
 """metrics.jsonl and the TensorBoard events of a workdir. No TensorFlow."""
 
+import contextlib
 import json
 import os
 import pathlib
+import time
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 from errors import UserError
 from train_lib.workdir import write_text
@@ -51,43 +55,74 @@ class Writer(Mirror):
     """Appends one record a step. Opened at `step`, it first drops all that came behind it.
 
     So a run that goes on from a checkpoint neither repeats nor misses a step. last: the newest
-    record.
+    record. Raises UserError where it cannot write.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
-        self.path = workdir / FILE
         super().__init__()
-        kept = [record for record in read(workdir) if record["step"] <= step]
-        self.last = kept[-1] if kept else self.last
-        if self.path.exists():
-            text = "".join(json.dumps(record) + "\n" for record in kept)
-            if text.encode() != self.path.read_bytes():
-                write_text(self.path, text)
-        self._file = self.path.open("a")
-        self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
+        self.path = workdir / FILE
+        with self._named():
+            kept = [record for record in read(workdir) if record["step"] <= step]
+            self.last = kept[-1] if kept else self.last
+            if self.path.exists():
+                text = "".join(json.dumps(record) + "\n" for record in kept)
+                if text.encode() != self.path.read_bytes():
+                    write_text(self.path, text)
+            self._file = self.path.open("a")
+            self._events = _Events(workdir / "events", step + 1)
 
     def write(self, record: dict) -> None:
         """record: step, epoch and any of the values named in the README."""
-        try:
+        with self._named():
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
-            for name, value in record.items():
-                if name not in ("step", "test/examples"):
-                    self._events.add_scalar(name, value, record["step"])
-        except OSError as error:
-            raise self._failed(error) from error
+            self._events.write(record)
         self.last = record
 
     def sync(self) -> None:
         """Puts all records on the disk: called before a checkpoint that lies behind them."""
-        try:
+        with self._named():
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> UserError:
-        return UserError(f"cannot write {self.path} ({error}): free some space, run again")
+    @contextlib.contextmanager
+    def _named(self):
+        """Errors of the system as a UserError."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path} or the events beside it ({error}): free some space or"
+                " check the folder, then run the same command again"
+            ) from error
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        with self._named(), contextlib.closing(self._file):
+            self._events.close()
+
+
+class _Events:
+    """A file of TensorBoard events, written at once.
+
+    tensorboardX's own SummaryWriter leaves that to a thread: an error ends the thread, and the
+    next records wait for it for ever.
+    """
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        """TensorBoard forgets what earlier files have from `first_step` on."""
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(event_pb2.Event(step=first_step, session_log=start))
+
+    def _add(self, event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+
+    def write(self, record: dict) -> None:
+        for name, value in record.items():
+            if name not in ("step", "test/examples"):
+                self._add(event_pb2.Event(step=record["step"], summary=scalar(name, value)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

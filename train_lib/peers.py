@@ -11,8 +11,7 @@ import time
 
 from errors import UserError
 from train_lib import coordinator
-
-AGAIN = 75  # exit status, EX_TEMPFAIL: the same command goes on
+from train_lib.signals import STOPPED
 
 
 class Peers:
@@ -82,10 +81,10 @@ class Peers:
             if self._ending:
                 return
             if "gone" in said:
-                self._end(f"the coordinator at {self.host} {said['gone']}", AGAIN)
+                self._end(f"the coordinator at {self.host} {said['gone']}", STOPPED)
             elif "lost" in said:
                 who = f"process {said['process']} of {self.count} (on {said['host']})"
-                self._end(f"{who} {said['lost']}", AGAIN)
+                self._end(f"{who} {said['lost']}", STOPPED)
             elif "failed" in said:
                 self._end(f"process {said['process']}: {said['failed']}", said["code"], "")
             elif "stop" in said and self.stop:

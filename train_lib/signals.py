@@ -1,11 +1,19 @@
 """SIGTERM and Ctrl-C during training: the handler only sets a flag, the loop looks at it."""
 
+import os
 import signal
+import sys
 import threading
+
+STOPPED = 75  # exit status, EX_TEMPFAIL: a scheduler may start the same command again
 
 
 class StopRequest:
     """A context in which the first SIGTERM or SIGINT sets `name`; a second one acts as usual.
+
+    owns_process: it may end the process itself, by a thread that sees signals while the main
+    thread is busy in a compilation: at the first signal while `nothing_to_save` (whoever trains
+    sets it to False, once there is something), at a second one in any case.
 
     peer: whether it was another process of this run that was asked.
     """
@@ -13,16 +21,42 @@ class StopRequest:
     name: str | None = None
     peer = False
 
+    def __init__(self, owns_process: bool = False):
+        self._owns_process = self.nothing_to_save = owns_process
+        self._previous: dict = {}
+        self._wakeup = None
+
     def __enter__(self) -> "StopRequest":
-        self._previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)
+            if self._owns_process:
+                read, write = os.pipe()
+                os.set_blocking(write, False)
+                self._wakeup = (write, signal.set_wakeup_fd(write, warn_on_full_buffer=False))
+                threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         return self
 
+    def _watch(self, read: int) -> None:
+        """Ends the process where the loop could not, or need not."""
+        seen = 0
+        while number := os.read(read, 1):
+            if number[0] not in self._previous:
+                continue
+            seen += 1
+            name = signal.Signals(number[0]).name
+            if seen > 1 or self.nothing_to_save:
+                program = os.path.basename(sys.argv[0])
+                said = "stopped at once" if seen > 1 else "stopped before the first step"
+                status = 128 + number[0] if seen > 1 else STOPPED
+                print(f"{program}: {said}, by {name}", file=sys.stderr, flush=True)
+                os._exit(status)
+        os.close(read)
+
     def _handle(self, number, frame) -> None:
-        self.name, self.peer = self.name or signal.Signals(number).name, self.peer
-        self._restore()
+        self.name = self.name or signal.Signals(number).name
+        if not self._owns_process:
+            self._restore()
 
     def of_peer(self, name: str) -> None:
         """Another process of this run was asked to stop."""
@@ -35,6 +69,11 @@ class StopRequest:
 
     def __exit__(self, *_) -> None:
         self._restore()
+        if self._wakeup:
+            write, before = self._wakeup
+            signal.set_wakeup_fd(before)
+            os.close(write)
+            self._wakeup = None
 
     def __call__(self) -> bool:
         return self.name is not None

@@ -16,29 +16,45 @@ from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
 from train_lib.loop import Run
-from train_lib.signals import StopRequest
+from train_lib.signals import STOPPED, StopRequest
 from train_lib.steps import make_train_step, several
 
 
 class Stopped(Exception):
     """Training was asked to stop, and has saved its state."""
 
-    exit_code = 75  # EX_TEMPFAIL: a scheduler may start the same command again
+    exit_code = STOPPED
     of_all = True  # of several processes; that which saves has done so before they part
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | pathlib.Path, allow_config_change: bool = False
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    allow_config_change: bool = False,
+    stop: StopRequest | None = None,
 ) -> state_lib.TrainState:
     """Trains, or goes on with, the run in `workdir`; returns the final state.
 
     Writes config.json, dataset.json, statistics.npz (if the config needs any), metrics.jsonl,
     events/, checkpoints/ and plots/ there.
+    stop: one that listens already; by default, one that does so while this trains.
     Raises UserError for whatever the user can put right, Stopped after SIGTERM or Ctrl-C.
 
     Of several processes (see `processes`) all call this; the first alone needs the workdir.
     """
     workdir = pathlib.Path(workdir)
+    try:
+        with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
+            return _in_folder(config, workdir, allow_config_change, stop)
+    except OSError as error:  # wherever a disk is full or broken
+        raise UserError(
+            f"cannot go on in {workdir} ({error}): free some space or check the folder, then run"
+            " the same command again"
+        ) from error
+
+
+def _in_folder(config, workdir: pathlib.Path, allow_config_change: bool, stop: StopRequest):
+    """`train_and_evaluate`, once the folder can be the run's and no other's."""
     if config.init_from and processes.is_first() and not folder.has_checkpoints(workdir):
         initial.check(config.init_from)
     exp = experiment.build(config, workdir)
@@ -53,10 +69,10 @@ def train_and_evaluate(
             held.enter_context(lock.held(workdir))
             # Again: another run may have made the folder its own meanwhile.
             folder.open_for_training(workdir, config, allow_config_change)
-        return _train(exp, plan, workdir, train_split, test_split)
+        return _train(exp, plan, workdir, train_split, test_split, stop)
 
 
-def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_lib.TrainState:
+def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: StopRequest):
     """From the newest checkpoint, or the start, to the end of the plan."""
     config = exp.config
     rate = rates.make_rate(
@@ -103,17 +119,19 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_l
     state = parallel.replicate(state, exp.devices)
     run = Run(exp, plan, workdir, checkpoints, rate, train_split, test_split)
     try:
-        with StopRequest() as stop:
-            processes.share_stop(stop)
-            if origin:  # from here on the run needs the other one no more
-                checkpoints.save(0, state)
-            train_step = parallel.train_step(several(step_function), exp.devices)
-            state = run.train(state, step, train_step, stop)
-            # A pending save is waited for; its failure fails the run.
-            if checkpoints:
-                checkpoints.wait()
-    finally:
-        run.close()
+        processes.share_stop(stop)
+        if origin:  # from here on the run needs the other one no more
+            checkpoints.save(0, state)
+        train_step = parallel.train_step(several(step_function), exp.devices)
+        state = run.train(state, step, train_step, stop)
+        # A pending save is waited for; its failure fails the run.
+        if checkpoints:
+            checkpoints.wait()
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            run.close()
+        raise
+    run.close()
     if int(state.step) < plan.total_steps:
         raise Stopped(
             f"stopped by {stop.name} at step {int(state.step)}, saved in {workdir}: the same"
