@@ -203,6 +203,17 @@ def base() -> ConfigDict:
         }
     )
 
+    # A loss or gradient that is infinite or no number.
+    config.not_finite = ConfigDict(
+        {
+            # stop: end the run, and say where. skip: leave the step's update out. roll_back: go on
+            # from the last checkpoint with the rate times rate_factor.
+            "action": "stop",
+            "limit": 10,  # so often; then stop
+            "rate_factor": 0.5,
+        }
+    )
+
     config.checkpoint = ConfigDict(
         {
             "every_epochs": 1.0,

@@ -35,7 +35,7 @@ def _all_finite(tree):
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
 
 
-def first_not_finite(params) -> str | None:
+def parameter_not_finite(params) -> str | None:
     """The name, as "conv1/kernel", of the first parameter that is not finite; None if all are."""
     for name, is_finite in flatten_dict(jax.device_get(_all_finite(params)), sep="/").items():
         if not is_finite:
@@ -70,6 +70,7 @@ class Run:
         train_step: `several` steps, already parallel.
         """
         plan, self.asked = self.plan, stop
+        self.shapes = jax.tree.map(lambda leaf: None, state.params)
         self.writer = (
             metrics.Writer(self.workdir, step) if processes.is_first() else metrics.Mirror()
         )
@@ -164,22 +165,42 @@ class Run:
         return step % self.config.log_every_steps == 0 or step == self.plan.total_steps
 
     def _check_finite(self, step: int, record: dict, state=None) -> None:
-        """Raises NotFinite if the loss is not finite; given a state, also for a parameter."""
-        if not math.isfinite(record["loss"]):
-            raise NotFinite(f"the loss is {record['loss']} at step {step}", record["rate"])
-        name = state and first_not_finite(state.params)
+        """Raises NotFinite for a loss or gradient, or, given a state, a parameter that is not.
+
+        Those that were skipped count only once there are too many.
+        """
+        rate = record["rate"]
+        section = self.config.not_finite
+        if section.action == "skip":
+            if record["skipped"] > section.limit:
+                what = f"{int(record['skipped'])} updates were not finite, the last at step {step}"
+                raise NotFinite(what, rate)
+        elif record.get("bad", -1) >= 0 or not math.isfinite(record["loss"]):
+            found = [] if math.isfinite(record["loss"]) else [f"the loss is {record['loss']}"]
+            names = [*flatten_dict(self.shapes, sep="/")]
+            if 0 <= record.get("bad", -1) < len(names):
+                found.append(f"the gradient of {names[record['bad']]} is not finite")
+            raise NotFinite(f"{' and '.join(found)} at step {step}", rate)
+        name = state and parameter_not_finite(state.params)
         if name:
-            raise NotFinite(f"{name} is not finite after step {step}", record["rate"])
+            raise NotFinite(f"{name} is not finite after step {step}", rate)
 
     def _train_record(self, step: int, record: dict) -> dict:
         """record: `steps.record_of` the state after `step`, on the host."""
         examples = float(record["examples"])
+        means = {}
+        if examples:  # not all were skipped
+            means = {
+                "train/loss": float(record["loss"]) / examples,
+                "train/top1_error": float(record["errors"]) / examples,
+            }
+        skipped = {"train/skipped": int(record["skipped"])} if "skipped" in record else {}
         return {
             "step": step,
             "epoch": self.plan.epoch(step),
-            "train/loss": float(record["loss"]) / examples,
-            "train/top1_error": float(record["errors"]) / examples,
+            **means,
             "train/learning_rate": float(record["rate"]),  # that of the last update
+            **skipped,
         }
 
     def _write(self, record: dict, rate: float | None) -> None:

@@ -141,13 +141,8 @@ def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
     step = _check(exp, workdir)
     config = exp.config
     # For the structure of its state alone, which durations do not change.
-    optimizer = optimizers.make_optimizer(
-        config.optimizer, rates.make_rate(config.schedule, 1.0, 1)
-    )
-    averaged = config.optimizer.averaging > 0
-    like = jax.eval_shape(
-        lambda: state_lib.create(exp.module, optimizer, config.seed, exp.input_shape, averaged)
-    )
+    optimizer = optimizers.make_optimizer(config.optimizer, rates.for_config(config, 1.0, 1))
+    like = jax.eval_shape(lambda: state_lib.for_config(exp, optimizer))
     restored = (0, like)
     if processes.is_first():
         restored = Checkpoints(workdir, read_only=True).restore(like, step)

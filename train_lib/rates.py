@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from train_lib import schedules
+from train_lib.config import rate_scale
 
 # Weight of the past in the running training error: about the last 50 steps count.
 MEMORY = 0.98
@@ -41,23 +42,29 @@ class Warmup(NamedTuple):
 
 
 class RateState(NamedTuple):
-    """step: updates made, int32. rate: that of the last one, float32. The rules' states, if any."""
+    """step: updates made, int32. rate: that of the last one, float32. The rules' states, if any.
+
+    rolled_back: how often the run went back to a checkpoint, int32, if it may.
+    """
 
     step: jax.Array
     rate: jax.Array
     plateau: Plateau | None
     warmup: Warmup | None
+    rolled_back: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
     """schedule: step -> rate. plateau: a config's `schedule.plateau` section, if the rule is on.
     warmup: (rate, error): the rate until the training error was below that, if the rule is on.
+    roll_back: the factor on the rate for each time the run has gone back, if it may.
     """
 
     schedule: optax.Schedule
     plateau: Mapping[str, Any] | None = None
     warmup: tuple[float, float] | None = None
+    roll_back: float | None = None
 
     def scale(self) -> optax.GradientTransformationExtraArgs:
         """Multiplies by minus the rate: `optax.scale_by_learning_rate` with rules.
@@ -73,7 +80,11 @@ class Rate:
             plateau = Plateau(jnp.float32(jnp.inf), count, count, count)
             warmup = Warmup(jnp.ones((), jnp.float32), jnp.zeros((), bool))
             return RateState(
-                count, zero, plateau if self.plateau else None, warmup if self.warmup else None
+                count,
+                zero,
+                plateau if self.plateau else None,
+                warmup if self.warmup else None,
+                count if self.roll_back else None,
             )
 
         def update(updates, state, params=None, *, train_error=None, **_):
@@ -86,9 +97,13 @@ class Rate:
                 error = MEMORY * warmup.error + (1 - MEMORY) * train_error
                 warmup = Warmup(error, warmup.over | (error < self.warmup[1]))
                 rate = jnp.where(warmup.over, rate, self.warmup[0])
+            if self.roll_back:
+                rate *= jnp.float32(self.roll_back) ** state.rolled_back
             rate = jnp.asarray(rate, jnp.float32)
             updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
-            return updates, RateState(state.step + 1, rate, state.plateau, warmup)
+            return updates, RateState(
+                state.step + 1, rate, state.plateau, warmup, state.rolled_back
+            )
 
         return optax.GradientTransformationExtraArgs(init, update)
 
@@ -119,14 +134,51 @@ class Rate:
         return jax.tree.map(look, opt_state, is_leaf=lambda node: isinstance(node, Plateau))
 
 
-def make_rate(section, steps_per_epoch: float, total_steps: int, scale: float = 1.0) -> Rate:
+def make_rate(
+    section,
+    steps_per_epoch: float,
+    total_steps: int,
+    scale: float = 1.0,
+    roll_back: float | None = None,
+) -> Rate:
     """The rate of a config's `schedule` section. scale: a factor on it in all its phases."""
     schedule = schedules.make_schedule(section, steps_per_epoch, total_steps)
     return Rate(
         schedule if scale == 1 else lambda step: scale * schedule(step),
         section.plateau.to_dict() if section.name == "plateau" else None,
         (scale * section.warmup_rate, section.warmup_error) if section.warmup_error else None,
+        roll_back,
     )
+
+
+def for_config(config, steps_per_epoch: float, total_steps: int) -> Rate:
+    """`make_rate`, as a whole config has it."""
+    section = config.not_finite
+    return make_rate(
+        config.schedule,
+        steps_per_epoch,
+        total_steps,
+        rate_scale(config),
+        section.rate_factor if section.action == "roll_back" else None,
+    )
+
+
+def rolled_back(opt_state, times: int):
+    """The optimizer's state once the run has gone back so many times, on the host."""
+
+    def look(node):
+        if not isinstance(node, RateState) or node.rolled_back is None:
+            return node
+        return node._replace(rolled_back=np.int32(times))
+
+    return jax.tree.map(look, opt_state, is_leaf=lambda node: isinstance(node, RateState))
+
+
+def times_rolled_back(opt_state) -> int:
+    """How often the run has gone back so far."""
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, RateState))
+    found = [node.rolled_back for node in nodes if isinstance(node, RateState)]
+    return int(found[0]) if found and found[0] is not None else 0
 
 
 def current(opt_state) -> jax.Array:

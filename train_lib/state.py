@@ -19,6 +19,8 @@ class TrainState:
     window: sums over the steps since the last logged one (loss, errors, examples), float32 [].
         They are here so that a run that goes on logs the same values as one never stopped.
     average: a running average of params, if the config asks for one, else None.
+    skipped: int32 [], updates left out because they were not finite, if the config asks for
+        that, else None.
     """
 
     step: jax.Array
@@ -27,6 +29,7 @@ class TrainState:
     opt_state: optax.OptState
     window: dict[str, jax.Array]
     average: Any = None
+    skipped: jax.Array | None = None
 
     def variables(self) -> dict:
         """What `module.apply` takes to evaluate or predict: averaged parameters, if there are."""
@@ -43,8 +46,12 @@ def create(
     seed: int,
     input_shape,
     averaged: bool = False,
+    skips: bool = False,
 ) -> TrainState:
-    """The state at step 0: parameters drawn from `seed`. averaged: whether it has an average."""
+    """The state at step 0: parameters drawn from `seed`.
+
+    averaged: whether it has an average. skips: whether it counts updates that are left out.
+    """
 
     @jax.jit  # one compilation, where drawing layer by layer would take one for each shape
     def draw(seed):
@@ -58,6 +65,20 @@ def create(
             opt_state=optimizer.init(params),
             window={name: jnp.float32(value) for name, value in EMPTY_WINDOW.items()},
             average=jax.tree.map(jnp.copy, params) if averaged else None,
+            skipped=jnp.zeros((), jnp.int32) if skips else None,
         )
 
     return draw(seed)
+
+
+def for_config(exp, optimizer: optax.GradientTransformation) -> TrainState:
+    """`create`, as an `experiment.Experiment` has it."""
+    config = exp.config
+    return create(
+        exp.module,
+        optimizer,
+        config.seed,
+        exp.input_shape,
+        averaged=config.optimizer.averaging > 0,
+        skips=config.not_finite.action == "skip",
+    )

@@ -23,6 +23,7 @@ def make_train_step(
     drop_scale: Callable = lambda step: 1.0,
     auxiliary_weight: float = 0.0,
     averaging: float = 0.0,
+    skip_not_finite: bool = False,
 ) -> Callable:
     """train_step(state, batch) -> (state, record), to run under `parallel.train_step`.
 
@@ -32,6 +33,8 @@ def make_train_step(
     same step by it.
     record: `record_of(state)` after the step. The window starts afresh behind each logged step;
     its loss is that of the model's own logits.
+    skip_not_finite: a loss or gradient that is not finite changes nothing but counters, and the
+    state's `skipped` counts it.
     drop_scale: step -> factor on every drop rate. auxiliary_weight: of the loss of each
     auxiliary head's logits (the collection `auxiliary`). averaging: see `averaged`.
     """
@@ -70,6 +73,7 @@ def make_train_step(
         here = parallel.total(
             {"loss": value * count, "errors": errors, "examples": jnp.float32(count)}
         )
+        bad = first_not_finite(gradient, here["loss"])
         updates, opt_state = optimizer.update(
             gradient,
             state.opt_state,
@@ -77,9 +81,22 @@ def make_train_step(
             train_error=here["errors"] / here["examples"],
         )
         params = optax.apply_updates(state.params, updates)
-        average = state.average
+        average, skipped = state.average, state.skipped
         if averaging:
             average = averaged(average, params, averaging, state.step)
+        if skip_not_finite:
+            is_bad = bad >= 0
+
+            def unless_bad(new, old):
+                # Counters go on: schedules are functions of the step.
+                return jnp.where(is_bad, old, new) if jnp.issubdtype(new, jnp.inexact) else new
+
+            old = (state.params, state.opt_state, state.model_state, state.average)
+            params, opt_state, model_state, average = jax.tree.map(
+                unless_bad, (params, opt_state, model_state, average), old
+            )
+            here = jax.tree.map(lambda value: jnp.where(is_bad, 0, value), here)
+            skipped = skipped + is_bad
         fresh = state.step % log_every_steps == 0
         window = {
             name: jnp.where(fresh, EMPTY_WINDOW[name], state.window[name]) + here[name]
@@ -92,8 +109,9 @@ def make_train_step(
             opt_state=opt_state,
             window=window,
             average=average,
+            skipped=skipped,
         )
-        record = record_of(state)
+        record = record_of(state) | {"bad": bad}
         if "stop" in batch:
             record["stop"] = parallel.total(batch["stop"])
         return state, record
@@ -102,8 +120,22 @@ def make_train_step(
 
 
 def record_of(state: TrainState) -> dict[str, jax.Array]:
-    """What is logged of a step: the window's sums, and the `rate` of its update, float32 []."""
-    return {**state.window, "rate": rates.current(state.opt_state)}
+    """What is logged of a step: the window's sums, and the `rate` of its update, float32 [].
+
+    skipped: int32 [], if the state counts it. The train step adds `bad`, see `first_not_finite`.
+    """
+    counted = {} if state.skipped is None else {"skipped": state.skipped}
+    return {**state.window, "rate": rates.current(state.opt_state), **counted}
+
+
+def first_not_finite(gradient, loss: jax.Array) -> jax.Array:
+    """The number, int32 [], of the first leaf of a gradient that is not finite.
+
+    One past the last where all are, but the loss is not; -1 where all is finite.
+    """
+    flags = [~jnp.isfinite(leaf).all() for leaf in [*jax.tree.leaves(gradient), loss]]
+    flags = jnp.stack(flags)
+    return jnp.where(flags.any(), jnp.argmax(flags), -1).astype(jnp.int32)
 
 
 def averaged(average, params, decay: float, step: jax.Array):

@@ -5,6 +5,7 @@
 
 import contextlib
 import pathlib
+import sys
 
 from ml_collections import ConfigDict
 
@@ -15,7 +16,7 @@ from train_lib import console, experiment, initial, lock, optimizers, parallel, 
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
-from train_lib.loop import Run
+from train_lib.loop import NotFinite, Run
 from train_lib.signals import STOPPED, StopRequest
 from train_lib.steps import make_train_step, several
 
@@ -75,9 +76,7 @@ def _in_folder(config, workdir: pathlib.Path, allow_config_change: bool, stop: S
 def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: StopRequest):
     """From the newest checkpoint, or the start, to the end of the plan."""
     config = exp.config
-    rate = rates.make_rate(
-        config.schedule, plan.steps_per_epoch, plan.total_steps, config_lib.rate_scale(config)
-    )
+    rate = rates.for_config(config, plan.steps_per_epoch, plan.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, rate, plan.steps_per_epoch)
     step_function = make_train_step(
         exp.module,
@@ -89,24 +88,11 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
         exp.drop_scale,
         config.loss.auxiliary_weight,
         config.optimizer.averaging,
+        config.not_finite.action == "skip",
     )
-
-    # Where the run begins: 1. the newest good checkpoint of this folder, 2. the weights of another
-    # run (config.init_from), 3. scratch.
-    state = state_lib.create(
-        exp.module, optimizer, config.seed, exp.input_shape, config.optimizer.averaging > 0
-    )
-    parameters = experiment.count_parameters(state)
-    checkpoints = origin = None
-    if processes.is_first():
-        checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-        restored = checkpoints.restore(state)
-        if restored is not None:
-            _, state = restored
-        elif config.init_from:
-            state, origin = initial.take_over(state, config.init_from, config.init_layers)
-    state = processes.tree_from_first(state)
-    step = int(state.step)
+    train_step = parallel.train_step(several(step_function), exp.devices)
+    checkpoints, state, origin = _beginning(exp, optimizer, workdir)
+    step, times = int(state.step), rates.times_rolled_back(state.opt_state)
     if step > plan.total_steps:
         raise UserError(
             f"{workdir} is at step {step}, but this config ends at step {plan.total_steps}: raise"
@@ -115,23 +101,40 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
     statistics = exp.statistics  # of all processes together
     if processes.is_first():
         folder.describe(workdir, config, exp.info, statistics)
+        parameters = experiment.count_parameters(state)
         _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step)
-    state = parallel.replicate(state, exp.devices)
-    run = Run(exp, plan, workdir, checkpoints, rate, train_split, test_split)
-    try:
-        processes.share_stop(stop)
-        if origin:  # from here on the run needs the other one no more
-            checkpoints.save(0, state)
-        train_step = parallel.train_step(several(step_function), exp.devices)
-        state = run.train(state, step, train_step, stop)
-        # A pending save is waited for; its failure fails the run.
-        if checkpoints:
-            checkpoints.wait()
-    except BaseException:
-        with contextlib.suppress(Exception):  # the first error is the one to tell
+    processes.share_stop(stop)
+    while True:
+        run = Run(exp, plan, workdir, checkpoints, rate, train_split, test_split)
+        try:
+            if origin:  # from here on the run needs the other one no more
+                checkpoints.save(0, state)
+            state = parallel.replicate(state, exp.devices)
+            state = run.train(state, step, train_step, stop)
+            # A pending save is waited for; its failure fails the run.
+            if checkpoints:
+                checkpoints.wait()
             run.close()
-        raise
-    run.close()
+            break
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                run.close()
+            times += 1
+            may_go_back = (
+                config.not_finite.action == "roll_back" and times <= config.not_finite.limit
+            )
+            if not isinstance(error, NotFinite) or not may_go_back:
+                raise
+            said = str(error).partition(":")[0]
+        checkpoints, state, origin = _beginning(exp, optimizer, workdir)
+        step = int(state.step)
+        state = state.replace(opt_state=rates.rolled_back(state.opt_state, times))
+        factor = config.not_finite.rate_factor**times
+        processes.say(
+            f"{said}: going back to step {step}, with {factor:g} of the rate ({times} of at most"
+            f" {config.not_finite.limit} times)",
+            file=sys.stderr,
+        )
     if int(state.step) < plan.total_steps:
         raise Stopped(
             f"stopped by {stop.name} at step {int(state.step)}, saved in {workdir}: the same"
@@ -139,6 +142,25 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
         )
     run.finish(state)
     return state
+
+
+def _beginning(exp, optimizer, workdir: pathlib.Path):
+    """(checkpoints, state, origin) with which a run begins, or goes on.
+
+    Where it begins: 1. the newest good checkpoint of this folder, 2. the weights of another run
+    (config.init_from, whose `initial.Origin` is the origin), 3. scratch.
+    """
+    config = exp.config
+    state = state_lib.for_config(exp, optimizer)
+    checkpoints = origin = None
+    if processes.is_first():
+        checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        restored = checkpoints.restore(state)
+        if restored is not None:
+            _, state = restored
+        elif config.init_from:
+            state, origin = initial.take_over(state, config.init_from, config.init_layers)
+    return checkpoints, processes.tree_from_first(state), origin
 
 
 def _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step) -> None:

@@ -1,0 +1,179 @@
+"""Losses and gradients that are not finite: stop, skip, or roll back, each at the very step."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.mlp import get_config
+from errors import UserError
+from train_lib import loop, losses, metrics, rates, train
+from train_lib.train import train_and_evaluate
+
+
+def config(**overrides):
+    found = get_config("10")
+    found.update_from_flattened_dict(
+        {
+            "dataset.name": "digits",
+            "batch_size": 100,
+            "epochs": 2.0,
+            "num_devices": 1,
+            "log_every_steps": 1,
+            "steps_per_dispatch": 3,
+            "schedule.name": "constant",
+            "schedule.learning_rate": 0.05,
+            "checkpoint.every_steps": 5,
+            **overrides,
+        }
+    )
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    monkeypatch.setattr(loop.Run, "finish", lambda self, state: None)
+
+
+@jax.custom_vjp
+def no_gradient(x, bad):
+    return x
+
+
+no_gradient.defvjp(
+    lambda x, bad: (x, bad), lambda bad, g: (jnp.where(bad, jnp.nan, g), jnp.zeros_like(bad))
+)
+
+
+def poison(monkeypatch, *steps, gradient=False):
+    """The loss of these steps, or its gradient alone, is NaN: their labels, all 0, say so."""
+    make_batch, make_loss = loop.batches.train_batches, losses.make_loss
+
+    def train_batches(split, seed, first, count, *rest):
+        batch = make_batch(split, seed, first, count, *rest)
+        for step in steps:
+            if first < step <= first + count:
+                batch["label"] = batch["label"].copy()
+                batch["label"][:, step - first - 1] = 0
+        return batch
+
+    def nan_loss(section):
+        plain = make_loss(section)
+
+        def loss(logits, labels):
+            bad = (labels == 0).all() & (len(labels) == 100)
+            if gradient:
+                return plain(no_gradient(logits, bad.astype(jnp.float32)), labels)
+            return jnp.where(bad, jnp.nan, plain(logits, labels))
+
+        return loss
+
+    monkeypatch.setattr(loop.batches, "train_batches", train_batches)
+    monkeypatch.setattr("train_lib.experiment.losses.make_loss", nan_loss)
+
+
+def steps_of(workdir):
+    return [record["step"] for record in metrics.read(workdir)]
+
+
+def saved(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_a_loss_stops_the_run_at_its_step(tmp_path, monkeypatch):
+    poison(monkeypatch, 8)
+    with pytest.raises(UserError) as error:
+        train_and_evaluate(config(), tmp_path)
+    assert str(error.value).startswith(
+        "the loss is nan at step 8: lower config.schedule.learning_rate (now 0.05), or"
+    )
+    assert steps_of(tmp_path) == list(range(1, 8))
+    assert saved(tmp_path) == [5]
+
+
+def test_a_gradient_alone_does_too(tmp_path, monkeypatch):
+    poison(monkeypatch, 4, gradient=True)
+    with pytest.raises(UserError, match=r"^the gradient of h1/bias is not finite at step 4: "):
+        train_and_evaluate(config(), tmp_path)
+    assert steps_of(tmp_path) == [1, 2, 3]
+
+
+def test_skipped_updates_change_nothing_and_are_counted(tmp_path, monkeypatch):
+    """As if the step had had a gradient of zero and no momentum; also when the run is resumed."""
+    fields = {"not_finite.action": "skip", "not_finite.limit": 2, "optimizer.momentum": 0.0}
+    poison(monkeypatch, 4, 11)
+    whole = jax.device_get(train_and_evaluate(config(**fields), tmp_path / "whole"))
+    assert (int(whole.step), int(whole.skipped)) == (29, 2)
+    records = {record["step"]: record for record in metrics.read(tmp_path / "whole")}
+    assert sorted(records) == list(range(1, 30))
+    assert "train/loss" not in records[4] and "train/loss" in records[5]
+    assert all(np.isfinite(list(record.values())).all() for record in records.values())
+    # Resumed between the two: the count goes on.
+    assert saved(tmp_path / "whole")[-3:] == [20, 25, 29]
+    fewer = config(**fields | {"not_finite.limit": 1})
+    with pytest.raises(UserError, match="2 updates were not finite, the last at step 11: lower"):
+        train_and_evaluate(fewer, tmp_path / "fewer")
+    again = train_and_evaluate(config(**fields), tmp_path / "fewer", allow_config_change=True)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), whole)
+
+
+def test_a_skipped_update_leaves_parameters_and_velocity_alone(tmp_path, monkeypatch):
+    fields = {"not_finite.action": "skip", "checkpoint.every_steps": 1, "checkpoint.keep": 100}
+    poison(monkeypatch, 7, gradient=True)
+    train_and_evaluate(config(**fields, epochs=0.6), tmp_path)
+    states = {}
+    for step in (6, 7, 8):
+        checkpoints = train.Checkpoints(tmp_path, read_only=True)
+        states[step] = (
+            checkpoints.restore_variables() if step is None else _arrays(checkpoints, step)
+        )
+    for name, leaf in states[6].items():
+        changed = not np.array_equal(leaf, states[7][name])
+        is_counter = leaf.dtype.kind == "i"
+        assert changed == (is_counter or "window" in name), name
+    assert any(not np.array_equal(leaf, states[8][n]) for n, leaf in states[7].items())
+
+
+def _arrays(checkpoints, step):
+    import orbax.checkpoint as ocp
+
+    state = checkpoints._manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+    ).state
+    return {jax.tree_util.keystr(path): v for path, v in jax.tree.leaves_with_path(state)}
+
+
+def test_rolling_back_lowers_the_rate_until_it_goes(tmp_path, capsys):
+    """A rate that no net survives; some thousandth of it does."""
+    fields = {"not_finite.action": "roll_back", "not_finite.rate_factor": 0.001}
+    high = {"schedule.learning_rate": 1e30, "not_finite.limit": 9, "model.activation": "relu"}
+    state = train_and_evaluate(config(**fields, **high), tmp_path / "run")
+    times = rates.times_rolled_back(state.opt_state)
+    assert times >= 2
+    said = capsys.readouterr().err
+    assert "going back to step 0, with 0.001 of the rate (1 of at most 9 times)" in said
+    assert said.count("going back") == times
+    records = metrics.read(tmp_path / "run")
+    assert [record["step"] for record in records] == list(range(1, 30))
+    for record in records:
+        assert record["train/learning_rate"] == pytest.approx(1e30 * 0.001**times, rel=1e-5)
+    json.dumps(records, allow_nan=False)
+    with pytest.raises(UserError, match=r"lower config\.schedule"):
+        train_and_evaluate(
+            config(**fields, **high | {"not_finite.limit": times - 1}), tmp_path / "less"
+        )
+
+
+def test_rolling_back_begins_at_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    poison(monkeypatch, 8)
+    fields = {"not_finite.action": "roll_back", "not_finite.limit": 2}
+    with pytest.raises(UserError, match="the loss is nan at step 8"):
+        train_and_evaluate(config(**fields), tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("going back to step 5") == 2
+    assert steps_of(tmp_path) == list(range(1, 8))
+    found = {r["step"]: r["train/learning_rate"] for r in metrics.read(tmp_path)}
+    assert found[5] == pytest.approx(0.05)
+    assert found[6] == pytest.approx(0.0125)
