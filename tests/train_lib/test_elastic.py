@@ -1,0 +1,71 @@
+"""A checkpoint is of no number of devices, and of one layout."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY
+
+from configs.mlp import get_config
+from errors import UserError
+from train_lib import checkpoints, experiment, loop, members
+from train_lib.train import train_and_evaluate
+
+COUNTS = (1, 2, 4, 8)
+
+
+def config(devices):
+    found = get_config("10")
+    found.update_from_flattened_dict(
+        TINY | {"dataset.name": "digits", "batch_size": 96, "epochs": 1.0, "num_devices": devices}
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """{number of devices: (workdir, final state)}."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Run, "finish", lambda self, state: None)
+        for count in COUNTS:
+            workdir = tmp_path_factory.mktemp(f"on{count}")
+            found[count] = (workdir, jax.device_get(train_and_evaluate(config(count), workdir)))
+    return found
+
+
+def assert_same_bits(found, expected):
+    def same(a, b):
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+    jax.tree.map(same, jax.device_get(found), jax.device_get(expected))
+
+
+@pytest.mark.parametrize("saved_on", COUNTS)
+@pytest.mark.parametrize("restored_on", COUNTS)
+def test_any_number_of_devices_takes_it_up(trained, saved_on, restored_on):
+    workdir, expected = trained[saved_on]
+    exp = experiment.build(config(restored_on), workdir)
+    step, state = members.load_state(exp, workdir)
+    assert step == int(expected.step)
+    assert len(state.params["h1"]["bias"].sharding.device_set) == restored_on
+    assert_same_bits(state, expected)
+
+
+def test_a_notebook_without_the_config_reads_it(trained):
+    workdir, expected = trained[8]
+    step, variables = checkpoints.Checkpoints(workdir, read_only=True).restore_variables()
+    assert step == int(expected.step)
+    assert_same_bits(variables["params"], expected.params)
+
+
+def test_another_layout_is_refused_by_its_number(tmp_path, monkeypatch):
+    state = {"params": {"w": np.arange(3.0)}}
+    monkeypatch.setattr(checkpoints, "LAYOUT", 99)
+    written = checkpoints.Checkpoints(tmp_path)
+    written.save(1, state)
+    written.close()
+    monkeypatch.undo()
+    for read_only in (True, False):
+        with pytest.raises(UserError, match=r"checkpoint 1 in .* has layout 99; this version"):
+            checkpoints.Checkpoints(tmp_path, read_only=read_only).restore(state)
+    assert (tmp_path / "checkpoints" / "1").is_dir()  # nothing was moved
