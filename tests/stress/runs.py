@@ -81,6 +81,11 @@ def records(workdir: pathlib.Path) -> list[dict]:
     ]
 
 
+def step_of(line: str) -> int:
+    """Of a line of metrics.jsonl."""
+    return json.loads(line)["step"]
+
+
 def finish(workdir: pathlib.Path) -> End:
     """Trains, or goes on, in this process, to the end."""
     loop.Run.finish = lambda *_: None  # the plots take seconds
