@@ -91,6 +91,7 @@ def finish(workdir: pathlib.Path) -> End:
     loop.Run.finish = lambda *_: None  # the plots take seconds
     state = jax.device_get(train_and_evaluate(config(), workdir))
     leaves = {jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree.leaves_with_path(state)}
+    jax.clear_caches()  # hundreds of runs' compiled steps take all memory maps there are
     return End(leaves, records(workdir))
 
 
