@@ -183,26 +183,55 @@ if __name__ == "__main__":
     batches = stream.train_batches(Noise(), reading(workers=2), *endless)
     next(batches)
     print("ready", flush=True)
-    time.sleep(600)
+    time.sleep(1)
+    for batch in batches:
+        pass
 """
 
 
 @linux
-def test_workers_die_with_a_killed_parent(tmp_path):
+@pytest.mark.parametrize("victim", ["parent", "worker"])
+def test_no_process_and_no_shared_memory_outlives_a_killed_one(tmp_path, victim):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     here = os.path.dirname(__file__)
     root = os.path.dirname(os.path.dirname(here))
     command = [sys.executable, str(script), root, here]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as parent:
         assert parent.stdout.readline() == "ready\n"
         children = _children(parent.pid)
         assert len(children) >= 2
-        parent.send_signal(signal.SIGKILL)
+        shared = set().union(*map(_shared_memory, [parent.pid, *children]))
+        assert shared
+        os.kill(parent.pid if victim == "parent" else _workers(children)[0], signal.SIGKILL)
+        said = parent.communicate(timeout=60)[1]
+        assert parent.returncode == (-signal.SIGKILL if victim == "parent" else 1)
+        assert victim == "parent" or "a process that decodes images ended" in said
     deadline = time.monotonic() + 30
     while any(map(_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(map(_alive, children))
+    while shared & set(os.listdir("/dev/shm")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not shared & set(os.listdir("/dev/shm"))
+
+
+def _shared_memory(pid):
+    """Names of the shared memory that a process has mapped."""
+    with open(f"/proc/{pid}/maps") as file:
+        found = [line.split("/dev/shm/")[1].split()[0] for line in file if "/dev/shm/" in line]
+    return {name for name in found if os.path.exists(f"/dev/shm/{name}")}
+
+
+def _workers(pids):
+    """Without the process that cleans up behind the others."""
+    found = []
+    for pid in pids:
+        with open(f"/proc/{pid}/cmdline") as file:
+            if "resource_tracker" not in file.read():
+                found.append(pid)
+    return found
 
 
 # ------------------------------------------------------------------------------- bad examples
