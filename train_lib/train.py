@@ -56,14 +56,14 @@ def train_and_evaluate(
         return _train(exp, plan, workdir, train_split, test_split)
 
 
-def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_lib.TrainState:
-    """From the newest checkpoint, or the start, to the end of the plan."""
+def make_step(exp, plan):
+    """(train_step, optimizer, rate) of an experiment; see `make_train_step` and `rates.Rate`."""
     config = exp.config
     rate = rates.make_rate(
         config.schedule, plan.steps_per_epoch, plan.total_steps, config_lib.rate_scale(config)
     )
     optimizer = optimizers.make_optimizer(config.optimizer, rate, plan.steps_per_epoch)
-    step_function = make_train_step(
+    train_step = make_train_step(
         exp.module,
         exp.loss,
         optimizer,
@@ -74,6 +74,13 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_l
         config.loss.auxiliary_weight,
         config.optimizer.averaging,
     )
+    return train_step, optimizer, rate
+
+
+def _train(exp, plan, workdir: pathlib.Path, train_split, test_split) -> state_lib.TrainState:
+    """From the newest checkpoint, or the start, to the end of the plan."""
+    config = exp.config
+    step_function, optimizer, rate = make_step(exp, plan)
 
     # Where the run begins: 1. the newest good checkpoint of this folder, 2. the weights of another
     # run (config.init_from), 3. scratch.
