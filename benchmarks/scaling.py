@@ -156,10 +156,14 @@ def image_shape(exp: experiment.Experiment) -> tuple[int, int, int]:
 
 def reduced(state) -> dict[str, list[int]]:
     """What a step is to sum over devices, in bytes of each tensor."""
-    trees = {"gradient": state.params, "statistics": state.model_state, "scalars": SCALARS}
+
+    def sizes(tree):
+        return [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
+
     return {
-        name: [size if name == "scalars" else size.size * size.dtype.itemsize for size in leaves]
-        for name, leaves in ((name, jax.tree.leaves(tree)) for name, tree in trees.items())
+        "gradient": sizes(state.params),
+        "statistics": sizes(state.model_state),
+        "scalars": list(SCALARS.values()),
     }
 
 
@@ -363,8 +367,11 @@ def main():
     jax.config.update("jax_num_cpu_devices", DEVICES)
 
     rows = []
-    for recipe in filter(None, arguments.only.split(",")) if arguments.only else RECIPES:
-        rows.append(read(recipe))
+    for recipe in arguments.only.split(",") if arguments.only else RECIPES:
+        try:
+            rows.append(read(recipe))
+        except (ModuleNotFoundError, ValueError) as error:
+            parser.error(f"--only={recipe}: {error}")
         print(f"{recipe}: {rows[-1]['seconds']:.1f} s", flush=True)
         jax.clear_caches()
     if arguments.out:
