@@ -73,12 +73,12 @@ def _in_folder(config, workdir: pathlib.Path, allow_config_change: bool, stop: S
         return _train(exp, plan, workdir, train_split, test_split, stop)
 
 
-def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: StopRequest):
-    """From the newest checkpoint, or the start, to the end of the plan."""
+def make_step(exp, plan):
+    """(train_step, optimizer, rate) of an experiment; see `make_train_step` and `rates.Rate`."""
     config = exp.config
     rate = rates.for_config(config, plan.steps_per_epoch, plan.total_steps)
     optimizer = optimizers.make_optimizer(config.optimizer, rate, plan.steps_per_epoch)
-    step_function = make_train_step(
+    train_step = make_train_step(
         exp.module,
         exp.loss,
         optimizer,
@@ -90,6 +90,13 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
         config.optimizer.averaging,
         config.not_finite.action == "skip",
     )
+    return train_step, optimizer, rate
+
+
+def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: StopRequest):
+    """From the newest checkpoint, or the start, to the end of the plan."""
+    config = exp.config
+    step_function, optimizer, rate = make_step(exp, plan)
     train_step = parallel.train_step(several(step_function), exp.devices)
     checkpoints, state, origin = _beginning(exp, optimizer, workdir)
     step, times = int(state.step), rates.times_rolled_back(state.opt_state)

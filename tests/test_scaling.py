@@ -1,0 +1,80 @@
+"""What a compiled step sends between eight devices: its gradient, and next to nothing else."""
+
+import jax
+import pytest
+
+from benchmarks import scaling
+
+HLO = """
+%body (p: (s32[], f32[6])) -> (s32[], f32[6]) {
+  %all-reduce.3 = (f32[6]{0}, bf16[5,5,1,6]{3,2,1,0:T(8,128)}, /*index=2*/f32[]) all-reduce(%a, %b)
+  %gte = f32[6]{0} get-tuple-element(%all-reduce.3), index=0, metadata={op_name="all-reduce(x)"}
+  ROOT %all-to-all.1 = u8[16]{0} all-to-all(%d), dimensions={0}
+}
+ENTRY %main {
+  %psum.1 = s32[] all-reduce-start(%e), channel_id=2, to_apply=%add
+  %done = s32[] all-reduce-done(%psum.1)
+  %ag = ((f32[4]{0}, pred[2]{0}), (f32[32]{0}, pred[16]{0})) all-gather-start(%f, %g)
+  %permute = (f32[4,2]{1,0}, f32[4,2]{1,0}, u32[], u32[]) collective-permute-start(%h)
+  %scatter = f64[3]{0} reduce-scatter(%i), dimensions={0}
+}
+"""
+
+
+def test_every_form_of_a_collective_is_read():
+    found = [(one.operation, one.bytes) for one in scaling.collectives(HLO)]
+    assert found == [
+        ("all-reduce", 6 * 4 + 150 * 2 + 4),
+        ("all-to-all", 16),
+        ("all-reduce", 4),
+        ("all-gather", 32 * 4 + 16),  # results, not operands
+        ("collective-permute", 8 * 4),
+        ("reduce-scatter", 3 * 8),
+    ]
+
+
+def sent(recipe, share, **overrides):
+    """The collectives of a recipe's step with `share` images a device, and its state's shapes."""
+    config = scaling.load(recipe)
+    config.update_from_flattened_dict(overrides)
+    lowered, state = scaling.lower(scaling.prepare(config), share)
+    return scaling.sent(lowered), state
+
+
+SMALL = {"preprocess.crop": 16}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "parameters", "statistics"),
+    [
+        ("lenet5:mnist", {"steps_per_dispatch": 1}, 60_000, 0),  # LeCun 1998; mlp: 50 in a loop
+        ("mlp:300", {}, 785 * 300 + 301 * 10, 0),
+        # 0.27 million (He 2015, table 6); mean and variance of 7 layers of 16, 6 of 32, 6 of 64
+        ("resnet_cifar10:20", SMALL, 269_722, 2 * (7 * 16 + 6 * 32 + 6 * 64)),
+    ],
+)
+def test_a_step_sends_its_gradient_once_whatever_the_batch(
+    recipe, overrides, parameters, statistics
+):
+    for share in (1, 2):
+        found, state = sent(recipe, share, **overrides)
+        assert {one.operation for one in found} == {"all-reduce"}
+        # The sums of loss, errors and examples for the log, and of who was asked to stop.
+        assert sum(one.bytes for one in found) == 4 * (parameters + statistics + 4)
+        # And tensor by tensor: no gradient is sent in place of another.
+        leaves = jax.tree.leaves((state.params, state.model_state))
+        expected = [leaf.size * leaf.dtype.itemsize for leaf in leaves] + [4] * 4
+        assert sorted(size for one in found for size in one.sizes) == sorted(expected)
+
+
+def test_predictions_follow_the_closed_forms():
+    row = {"macs": 10**9, "bytes": 10**8, "reductions": 2, "batch": 256, "share": 32}
+    slow = scaling.Cluster(peak=1e14, on_host=8, inside=1e11, between=1e10, latency=1e-5)
+    assert scaling.compute_seconds(10**9, 32, slow) == pytest.approx(192e9 / 30e12)
+    inside = 2 * 7 / 8 * 1e8 / 1e11 + 2 * 3 * 2 * 3e-6
+    assert scaling.reduce_seconds(10**8, 2, 8, slow) == pytest.approx(inside)
+    between = 2 * 63 / 64 * 1e8 / 1e10 + 2 * 6 * 2 * 1e-5  # 19.93 ms beside 6.4 of computing
+    assert scaling.reduce_seconds(10**8, 2, 64, slow) == pytest.approx(between)
+    low, high = scaling.efficiencies(row, 32, 64, slow)
+    assert low == pytest.approx(6.4 / (6.4 + 19.9275), rel=1e-4)
+    assert high == pytest.approx(6.4 / (6.4 / 3 + 19.9275), rel=1e-4)
