@@ -25,6 +25,9 @@ def base() -> ConfigDict:
     config.num_devices = 0  # 0: all that this process sees
     config.steps_per_dispatch = 1  # steps in one device call (lax.scan)
     config.log_every_steps = 100
+    # GPUs: the same sums in the same order every time, so that a run repeats to the bit; slower.
+    # CPUs and TPUs do so anyway.
+    config.deterministic = False
     # Another run's workdir, whose newest weights this one starts with (averaged ones, if it
     # averages), or a file of --mode=export. Once begun, a run does not need them any more.
     config.init_from = ""

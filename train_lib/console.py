@@ -24,7 +24,7 @@ class Progress:
     """A bar on a terminal; elsewhere a plain line at each evaluation, and twice a minute.
 
     Also the clock of images per second: it leaves out compilation (the first call), evaluation
-    and saving.
+    and saving. spent: seconds, by what they went into.
     """
 
     def __init__(self, total_steps: int, step: int, batch_size: int, quiet: bool = False):
@@ -44,6 +44,8 @@ class Progress:
         self._latest = None  # the last rate
         self.waited = 0.0  # the share of the time behind the last rate that devices waited
         self._watch = concurrent.futures.ThreadPoolExecutor(1)  # sees steps end
+        self._began = time.monotonic()
+        self.spent = dict.fromkeys(("steps", "data", "compilation", "tests", "saving"), 0.0)
 
     def running(self) -> None:
         """Steps are being computed from now on."""
@@ -52,9 +54,34 @@ class Progress:
 
     def paused(self) -> None:
         """Something else is about to be done, and no step is under way."""
-        if self._started is not None:
-            self._seconds += time.monotonic() - self._started
+        self._lap("steps")
         self._started = None
+
+    def _lap(self, what: str) -> None:
+        """Counts the time since the last lap."""
+        if self._started is not None:
+            now = time.monotonic()
+            self._seconds += now - self._started
+            self.spent[what] += now - self._started
+            self._started = now
+
+    @contextlib.contextmanager
+    def timed(self, what: str):
+        """Around what is done between steps."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[what] += time.monotonic() - start
+
+    def summary(self) -> str:
+        """Where the time went, for people."""
+        total = max(1e-9, time.monotonic() - self._began)
+        spent = self.spent | {"steps": self.spent["steps"] - self.spent["data"]}
+        spent["rest"] = total - sum(spent.values())
+        shares = ", ".join(f"{name} {max(0.0, v) / total:.0%}" for name, v in spent.items())
+        minutes, seconds = divmod(round(total), 60)
+        return f"time {minutes} min {seconds} s: {shares}"
 
     @contextlib.contextmanager
     def waiting(self, running=None):
@@ -69,12 +96,12 @@ class Progress:
         if ended is not None:
             idle = max(idle, ended.result()) if ended.done() else now
         self._waited += max(0.0, now - idle)
+        self.spent["data"] += max(0.0, now - idle)
 
     def forget(self) -> None:
         """What was measured so far does not count: it contained a compilation."""
+        self._lap("compilation")
         self._seconds = self._images = self._waited = 0.0
-        if self._started is not None:
-            self._started = time.monotonic()
 
     def done(self, steps: int) -> None:
         """`steps` more are complete."""
@@ -83,9 +110,7 @@ class Progress:
 
     def rate(self) -> float | None:
         """Images per second since the last rate; None until enough was timed to mean something."""
-        if self._started is not None:
-            now = time.monotonic()
-            self._seconds, self._started = self._seconds + now - self._started, now
+        self._lap("steps")
         if self._seconds < _SHORTEST_TIMED:
             return None
         self._latest = rate = self._images / self._seconds

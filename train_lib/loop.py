@@ -228,7 +228,8 @@ class Run:
             else:
                 record = {"step": step, "epoch": self.plan.epoch(step)}
             if evaluation_due:
-                result = self._evaluate(state, self.asked)
+                with self.progress.timed("tests"):
+                    result = self._evaluate(state, self.asked)
                 self.agreed = self.agreed or result is None
             if result is not None or not evaluation_due:
                 self._write(record | (result.metrics() if result else {}), self.progress.rate())
@@ -238,8 +239,9 @@ class Run:
         stopping = self._stopping()
         due = self.checkpoints and (step in self.plan.save_at or stopping)
         if step > 0 and due and (result or step not in self.checkpoints.steps()):
-            self.writer.sync()  # the records up to a checkpoint are on the disk before it is
-            self.checkpoints.save(step, state, {METRIC: result.top1_error} if result else None)
+            with self.progress.timed("saving"):
+                self.writer.sync()  # the records up to a checkpoint are on the disk before it is
+                self.checkpoints.save(step, state, {METRIC: result.top1_error} if result else None)
         return state, stopping
 
     def _observed(self, state, step: int):

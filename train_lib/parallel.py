@@ -22,6 +22,26 @@ from train_lib import processes
 AXIS = "batch"
 
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def be_deterministic() -> None:
+    """Makes XLA choose deterministic kernels on GPUs. Before JAX first looks for devices.
+
+    Raises UserError where it is too late.
+    """
+    if DETERMINISTIC in os.environ.get("XLA_FLAGS", ""):
+        return
+    from jax._src import xla_bridge  # no public way to ask without looking for devices
+
+    if not xla_bridge.backends_are_initialized():
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+    elif jax.default_backend() == "gpu":
+        raise UserError(
+            f"config.deterministic comes too late: set XLA_FLAGS={DETERMINISTIC} before JAX starts"
+        )
+
+
 def devices(count: int) -> list[jax.Device]:
     """This process's share of `count` devices, its first ones; all where count is 0."""
     found, hosts = jax.local_devices(), processes.count()

@@ -120,7 +120,9 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
             state = run.train(state, step, train_step, stop)
             # A pending save is waited for; its failure fails the run.
             if checkpoints:
-                checkpoints.wait()
+                with run.progress.timed("saving"):
+                    checkpoints.wait()
+            processes.say(run.progress.summary(), file=sys.stderr)
             run.close()
             break
         except BaseException as error:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 
 import flax.linen as nn
 import jax
@@ -60,8 +61,8 @@ def _reduced(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Arra
     return nn.pool(x, start, op, (window, window), (stride, stride), pads)
 
 
-# On a CPU: in slices where gradients are wanted, as without them `lax.reduce_window` is faster.
-_on_cpu = jax.custom_vjp(_reduced, nondiff_argnums=(1, 2, 3, 4, 5))
+# In slices where gradients are wanted; without them `lax.reduce_window` is faster.
+_sliced = jax.custom_vjp(_reduced, nondiff_argnums=(1, 2, 3, 4, 5))
 
 
 def _windows_forward(x, *static):
@@ -72,7 +73,14 @@ def _windows_backward(kind, window, stride, pads, out_size, vjp, g):
     return vjp(g)
 
 
-_on_cpu.defvjp(_windows_forward, _windows_backward)
+_sliced.defvjp(_windows_forward, _windows_backward)
+
+
+def _wants_slices() -> bool:
+    """On a CPU, for speed; elsewhere where XLA is to be deterministic, which select-and-scatter is
+    not on a GPU: under this flag it does not compile."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return jax.default_backend() == "cpu" or "--xla_gpu_deterministic_ops=true" in flags
 
 
 def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> jax.Array:
@@ -97,7 +105,7 @@ def _pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> j
         return window_sum(x, window) / window**2
     if padding or ceil:
         x = extent.fill(x, -jnp.inf if kind == "max" else 0.0)
-    reduce = _on_cpu if jax.default_backend() == "cpu" else _reduced
+    reduce = _sliced if _wants_slices() else _reduced
     pooled = reduce(x, kind, window, stride, pads, (out_h, out_w))
     if kind == "max":
         return pooled

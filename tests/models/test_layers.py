@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from models import layers
-from models.layers import kernels
+from models.layers import kernels, pooling
 
 # Limits that send a small convolution down each of the ways that `kernels.convolve` has on a CPU:
 # patches, XLA's forward with a convolution as the kernel's gradient, and with strips.
@@ -233,3 +233,20 @@ def test_activations(name, expected):
 
     found, _ = One().init_with_output(jax.random.key(0), jnp.array([[-2.0, 0.0, 3.0]]))
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
+
+
+def test_deterministic_pooling_has_no_select_and_scatter_on_other_backends(monkeypatch):
+    """Which XLA would refuse to compile on a GPU; and its gradient is that of the other form."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 9, 3)), jnp.float32)
+
+    def loss(x):
+        return (pooling.pool(x, "max", 3, 2, 1, False) ** 2).sum()
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for flags, has in (("", True), ("--xla_gpu_deterministic_ops=true", False)):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        text = jax.jit(lambda x: jax.grad(loss)(x)).lower(x).as_text()
+        assert ("select_and_scatter" in text) == has
+    found = jax.grad(loss)(x)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    np.testing.assert_allclose(found, jax.grad(loss)(x), rtol=1e-6)
