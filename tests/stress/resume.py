@@ -201,9 +201,12 @@ def main() -> int:
     parser.add_argument("--reach", type=int, default=-1, help="steps; 0: to the end")
     arguments = parser.parse_args()
     hidden = layers.Head.hidden
-    layers.Head.hidden = functools.wraps(hidden)(
-        lambda self, x, units, *rest, **named: hidden(self, x, min(units, 32), *rest, **named)
-    )
+
+    @functools.wraps(hidden)
+    def narrow(self, x, units, *rest, **named):
+        return hidden(self, x, 32 if units == 4096 else units, *rest, **named)
+
+    layers.Head.hidden = narrow
     failures, total = [], 0
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
