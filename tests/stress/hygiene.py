@@ -1,0 +1,92 @@
+"""Whether a long run stays as small as it was: memory, open files and threads over many steps.
+
+    python -m tests.stress.hygiene [--steps=50000]
+
+Trains a small net, one step a call, with a log every 100 steps and twenty tests and saves, and
+looks at this process between steps. The last tenth must not have more memory (5 % and 10 MB are
+allowed), open files, threads or arrays on the devices than the second tenth had.
+"""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+import psutil
+
+from configs.mlp import get_config
+from input_pipeline import sources
+from train_lib import loop
+from train_lib.train import train_and_evaluate
+
+LOOKS = 1000
+
+
+def config(steps: int):
+    found = get_config("30")
+    found.update_from_flattened_dict(
+        {
+            "dataset.name": "digits",
+            "batch_size": 32,
+            "epochs": steps * 32 / 1442,
+            "num_devices": 1,
+            "log_every_steps": 100,
+            "steps_per_dispatch": 1,
+            "evaluate.every_epochs": steps * 32 / 1442 / 20,
+            "checkpoint.every_epochs": steps * 32 / 1442 / 20,
+        }
+    )
+    return found
+
+
+def main() -> int:
+    """The number of quantities that grew."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=50_000)
+    arguments = parser.parse_args()
+    process, looks, count = psutil.Process(), [], 0
+    every = max(1, arguments.steps // LOOKS)
+    next_batch = loop.Run._next_batch
+
+    def watched(run, running=None):
+        nonlocal count
+        count += 1
+        if count % every == 0:
+            looks.append(
+                (
+                    process.memory_info().rss / 1e6,
+                    process.num_fds(),
+                    process.num_threads(),
+                    len(jax.live_arrays()),
+                )
+            )
+        return next_batch(run, running)
+
+    loop.Run._next_batch = watched
+    loop.Run.finish = lambda *_: None
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        run_config = config(arguments.steps)
+        state = train_and_evaluate(run_config, pathlib.Path(folder) / "run")
+        examples = len(sources.load(run_config.dataset, "train"))
+    table = np.array(looks)
+    tenth = len(table) // 10
+    early, late = np.median(table[tenth : 2 * tenth], axis=0), np.median(table[-tenth:], axis=0)
+    grown = 0
+    for i, name in enumerate(("MB of memory", "open files", "threads", "arrays on devices")):
+        allowed = early[i] * 1.05 + 10 if i == 0 else early[i]
+        is_more = bool(late[i] > allowed)
+        grown += is_more
+        print(f"{name:>18}  {early[i]:8.1f} -> {late[i]:8.1f}{'  GROWN' if is_more else ''}")
+    print(
+        f"{int(state.step):,} steps of {examples:,} examples in"
+        f" {time.monotonic() - started:.0f} s, {len(table)} looks, {grown} grown"
+    )
+    return int(grown)
+
+
+if __name__ == "__main__":
+    sys.exit(bool(main()))
