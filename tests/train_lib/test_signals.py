@@ -1,0 +1,65 @@
+"""Signals while the main thread is where no Python runs, as in a compilation, and at the start."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from train_lib.signals import StopRequest
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Minutes of C code that no signal interrupts.
+BUSY = """
+import hashlib, sys
+from train_lib.signals import StopRequest
+with StopRequest(owns_process=True) as stop:
+    stop.nothing_to_save = sys.argv[1] == "start"
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(("moment", "signals"), [("start", 1), ("step", 2)])
+def test_a_busy_process_ends_where_it_may(name, moment, signals):
+    number = getattr(signal, name)
+    command = [sys.executable, "-c", BUSY, moment]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "busy\n"
+        for i in range(signals):
+            if i:
+                time.sleep(0.5)
+                assert process.poll() is None  # the first one waits for the loop
+            process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    if signals == 1:
+        assert (process.returncode, said) == (75, f"-c: stopped before the first step, by {name}\n")
+    else:
+        assert (process.returncode, said) == (128 + number, f"-c: stopped at once, by {name}\n")
+
+
+def test_a_start_that_is_stopped_asks_to_be_started_again(tmp_path):
+    """From the first moment on, before JAX is there; and nothing is left that hinders."""
+    arguments = ["--config=configs/mlp.py:10", "--config.dataset.name=digits"]
+    command = [sys.executable, "main.py", *arguments, f"--workdir={tmp_path / 'run'}"]
+    for seconds in (0.7, 2.5):
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == 75, said
+        assert "stopped" in said.splitlines()[-1]
+
+
+def test_outside_of_it_signals_are_as_they_were():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest(owns_process=True) as stop:
+        assert not stop()
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert signal.set_wakeup_fd(-1) == -1
