@@ -4,7 +4,8 @@
 
 options: `net` (lenet5 or mlp), `config` (dotted overrides), `devices` (of each process),
 `patience` and `silence` (seconds), `mode` (train, or evaluate: the run, and it twice as an
-ensemble), `odd` (a process that says that it does something else), and perhaps `harm`: [SIGNAL,
+ensemble), `odd` (a process that says that it does something else), `note`
+(a file for the time of the harm), and perhaps `harm`: [SIGNAL,
 MOMENT, STEP], of which MOMENT is "starting" (before it joins), "restoring" (as the state comes
 from the first process), "dispatch" (before the steps from STEP on), "between" (when the first one
 saves STEP) or "parting" (at the last barrier).
@@ -15,6 +16,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 
 import conftest
 
@@ -31,6 +33,8 @@ def main(port, count, index, workdir, options):
     name, moment, step = options.get("harm") or ("SIGTERM", "never", 0)
 
     def now():
+        if "note" in options:
+            pathlib.Path(options["note"]).write_text(str(time.time()))
         os.kill(os.getpid(), getattr(signal, name))
 
     def before(owner, attribute, is_time=lambda *_: True):

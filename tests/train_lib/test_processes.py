@@ -1,12 +1,7 @@
 """Several processes that train together, over the loopback interface, and what ends them."""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -15,48 +10,9 @@ from conftest import tiny_config
 
 from errors import UserError
 from input_pipeline import batches, sources
+from tests.stress.together import run_together
 from train_lib import metrics, processes
 from train_lib.train import train_and_evaluate
-
-TESTS = pathlib.Path(__file__).parents[1]
-SCRIPT = TESTS / "train_lib" / "run_one_of.py"
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def run_together(workdir, count, harm=None, victim=None, seconds=150, starts=None, **options):
-    """[(exit status or None if it was left, standard output, standard error, seconds)] of each."""
-    port, options = free_port(), {"devices": 4 // count, **options}
-    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
-    started = []
-    for index in range(count) if starts is None else starts:
-        own = options | {"harm": harm if index == victim else None}
-        arguments = [port, count, index, workdir, json.dumps(own)]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, SCRIPT, *map(str, arguments)],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    found, begun = [], time.monotonic()
-    try:
-        for index, process in enumerate(started):
-            if harm and harm[0] == "SIGSTOP" and index == victim:
-                found.append((None, "", "", 0))
-                continue
-            out, err = process.communicate(timeout=seconds)
-            found.append((process.returncode, out, err, time.monotonic() - begun))
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-    return found
 
 
 def records(workdir):
@@ -161,7 +117,7 @@ def test_four_processes_train_as_one_and_test_as_one(tmp_path, alone):
     assert {p: p.read_bytes() for p in before} == before
 
 
-# A sample; `python -m tests.stress.processes` has every process, moment and signal.
+# A sample; `python -m tests.stress.together` has every process, moment and signal.
 @pytest.mark.parametrize(
     "victim, harm, said",
     [

@@ -1,0 +1,111 @@
+"""Several processes on the loopback interface, one of which may be killed or stopped.
+
+    python -m tests.stress.together [--count=2] [--silence=30] [--patience=50]
+
+runs, for every process, SIGKILL and SIGSTOP, and every moment (before it joins, as the state is
+restored, in a step, while the first one saves, at the last barrier), a training of so many
+processes in which that one is killed or stopped then. The others must end with status 75 (2 where
+it never came) and name it; printed is how long that took, from the signal to the last one's end.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+TESTS = pathlib.Path(__file__).parents[1]
+SCRIPT = TESTS / "train_lib" / "run_one_of.py"
+MOMENTS = {"starting": 0, "restoring": 0, "dispatch": 7, "between": 10, "parting": 0}
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def run_together(workdir, count, harm=None, victim=None, seconds=150, starts=None, **options):
+    """[(exit status or None if left alone, standard output and error, time of its end)] of each.
+
+    harm: [SIGNAL, MOMENT, STEP] for process `victim`; options: see run_one_of.py.
+    """
+    port, options = free_port(), {"devices": 4 // count, **options}
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+    started = []
+    for index in range(count) if starts is None else starts:
+        own = options | {"harm": harm if index == victim else None}
+        arguments = [port, count, index, workdir, json.dumps(own)]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, SCRIPT, *map(str, arguments)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    found = []
+    try:
+        for index, process in enumerate(started):
+            if harm and harm[0] == "SIGSTOP" and index == victim:
+                found.append((None, "", "", 0))
+                continue
+            out, err = process.communicate(timeout=seconds)
+            found.append((process.returncode, out, err, time.time()))
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    return found
+
+
+def main() -> int:
+    """The number of cases that did not end as they should."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=2)
+    parser.add_argument("--silence", type=float, default=30)
+    parser.add_argument("--patience", type=float, default=50)
+    arguments = parser.parse_args()
+    failures, longest = 0, 0.0
+    for name, moment, victim in itertools.product(
+        ("SIGKILL", "SIGSTOP"), MOMENTS, range(arguments.count)
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            ends = run_together(
+                pathlib.Path(folder) / "run",
+                arguments.count,
+                harm=(name, moment, MOMENTS[moment]),
+                victim=victim,
+                net="mlp",
+                devices=1,
+                silence=arguments.silence,
+                patience=arguments.patience,
+                note=str(pathlib.Path(folder) / "note"),
+            )
+            harmed = float((pathlib.Path(folder) / "note").read_text())
+        others = [end for i, end in enumerate(ends) if i != victim]
+        # One that never came is missing; without process 0 nobody is there to say who.
+        expected = 2 if moment == "starting" else 75
+        names = (f"process {victim} of", f"processes {victim} did not come", "process 0 is not")
+        well = all(
+            code == expected and any(n in err.splitlines()[-1] for n in names)
+            for code, _, err, _ in others
+        )
+        seconds = max(ended for *_, ended in others) - harmed
+        longest, failures = max(longest, seconds), failures + (not well)
+        print(
+            f"{name} {victim} {moment:>10}: {seconds:5.1f} s{'' if well else '  WRONG'}",
+            *([] if well else [(code, err[-300:]) for code, _, err, _ in others]),
+            flush=True,
+        )
+    print(f"{failures} failures; the longest took {longest:.1f} s")
+    return failures
+
+
+if __name__ == "__main__":
+    sys.exit(bool(main()))
