@@ -56,10 +56,14 @@ def config():
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """state: {path: array}. records: those of metrics.jsonl without what a clock gave."""
+    """state: {path: array}. records: those of metrics.jsonl without what a clock gave.
+
+    best: the step of the best checkpoint.
+    """
 
     state: dict
     records: list
+    best: int | None = None
 
     def differences(self, other: "End") -> list[str]:
         """What is not the same to the bit."""
@@ -71,6 +75,8 @@ class End:
                 found.append(f"{name} differs")
         if self.records != other.records:
             found.append("metrics.jsonl differs")
+        if self.best != other.best:
+            found.append(f"the best checkpoint is {self.best}, not {other.best}")
         return found
 
 
@@ -92,7 +98,8 @@ def finish(workdir: pathlib.Path) -> End:
     state = jax.device_get(train_and_evaluate(config(), workdir))
     leaves = {jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree.leaves_with_path(state)}
     jax.clear_caches()  # hundreds of runs' compiled steps take all memory maps there are
-    return End(leaves, records(workdir))
+    best = checkpoints.Checkpoints(workdir, read_only=True).best_step()
+    return End(leaves, records(workdir), best)
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -1,0 +1,141 @@
+"""Whether the tests would notice: each promise's line taken out of the code, in turn.
+
+    python -m tests.stress.mutations [--only=NAME,...]
+
+For each mutation a copy of the sources is changed in one place, and the tests named beside it run
+there: they must fail. Without a change they must pass.
+"""
+
+import argparse
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).parents[2]
+CORRUPTION = "tests/stress/test_samples.py::test_a_sample[corruption]"
+RULES = "tests/train_lib/test_rules_resume.py"
+RESUME = "tests/train_lib/test_resume.py::test_interrupted_runs_equal_the_undisturbed_one"
+
+# name: (file, what is replaced, by what, the test that must notice)
+MUTATIONS = {
+    "arrays' checksum": (
+        "train_lib/checkpoints.py",
+        "        if entry != expected[name]:",
+        "        if entry[:2] != expected[name][:2]:",
+        CORRUPTION,
+    ),
+    "description's checksum": (
+        "train_lib/checkpoints.py",
+        'read.get("digest") == _digest(read)',
+        "True",
+        CORRUPTION,
+    ),
+    "files replaced whole": (
+        "train_lib/workdir.py",
+        'temporary = path.with_name(f".{path.name}.{os.getpid()}")',
+        "temporary = path",
+        "tests/train_lib/test_workdir.py",
+    ),
+    "records behind the checkpoint dropped": (
+        "train_lib/metrics.py",
+        'if record["step"] <= step]',
+        "]",
+        "tests/train_lib/test_metrics.py",
+    ),
+    "sums of the log in the state": (
+        "train_lib/checkpoints.py",
+        "        return state\n\n    def _read_variables",
+        "        return state.replace(window={k: 0 * v for k, v in state.window.items()})"
+        " if hasattr(state, 'window') else state\n\n    def _read_variables",
+        RESUME,
+    ),
+    "velocity in the state": (
+        "train_lib/checkpoints.py",
+        "        return state\n\n    def _read_variables",
+        "        import jax.numpy as jnp\n        return state.replace(opt_state=jax.tree.map("
+        "lambda v: 0 * v if v.ndim else v, state.opt_state)) if hasattr(state, 'window') else state"
+        "\n\n    def _read_variables",
+        RESUME,
+    ),
+    "random keys from the seed and the step alone": (
+        "train_lib/steps.py",
+        "    base_key = jax.random.fold_in(jax.random.key(seed), 1)",
+        "    import os\n    base_key = jax.random.fold_in(jax.random.key(seed), os.getpid())",
+        RESUME,
+    ),
+    "order of the examples from the step": (
+        "train_lib/loop.py",
+        "            step = first\n            while step < plan.total_steps:",
+        "            step = 0\n            while step < plan.total_steps:",
+        RESUME,
+    ),
+    "plateau's memory": (
+        "train_lib/loop.py",
+        "        state = self._observed(state, step)",
+        "        state = self._observed(state, step) if step % 2 else state",
+        RULES,
+    ),
+    "lock": (
+        "train_lib/lock.py",
+        "            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "            return None",
+        "tests/train_lib/test_lock.py",
+    ),
+    "what is not finite": (
+        "train_lib/steps.py",
+        "    return jnp.where(flags.any(), jnp.argmax(flags), -1).astype(jnp.int32)",
+        "    return jnp.int32(-1)",
+        "tests/train_lib/test_not_finite.py",
+    ),
+    "each process its own part": (
+        "input_pipeline/batches.py",
+        "[:, host[0]].transpose",
+        "[:, 0].transpose",
+        "tests/train_lib/test_processes.py::test_their_batches_are_parts_of_one",
+    ),
+}
+
+
+def copy_of_sources(folder: pathlib.Path) -> pathlib.Path:
+    target = folder / "canon"
+    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", "*_cache")
+    shutil.copytree(ROOT, target, ignore=ignored)
+    return target
+
+
+def run(sources: pathlib.Path, test: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
+    return subprocess.run(command, cwd=sources, capture_output=True, text=True)
+
+
+def main() -> int:
+    """The number of mutations that the tests did not notice."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(MUTATIONS))
+    arguments = parser.parse_args()
+    missed, passed = [], set()
+    with tempfile.TemporaryDirectory() as folder:
+        sources = copy_of_sources(pathlib.Path(folder))
+        for name in arguments.only.split(","):
+            file, old, new, test = MUTATIONS[name]
+            if test not in passed:
+                done = run(sources, test)
+                assert done.returncode == 0, f"{test} fails as it is: {done.stdout[-1500:]}"
+                passed.add(test)
+            path = sources / file
+            text = path.read_text()
+            assert text.count(old) == 1, f"{name}: {old!r} stands there {text.count(old)} times"
+            path.write_text(text.replace(old, new))
+            noticed = run(sources, test).returncode == 1
+            path.write_text(text)
+            if not noticed:
+                missed.append(name)
+            print(f"{'noticed' if noticed else 'MISSED':>8}  {name}  ({test})", flush=True)
+    print(f"{len(missed)} missed")
+    return len(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(bool(main()))
