@@ -8,7 +8,9 @@ own format notices damage to some of its files only.
 
 import hashlib
 import json
+import os
 import pathlib
+import re
 import shutil
 import sys
 
@@ -174,9 +176,12 @@ class Checkpoints:
         self._manager.close()
 
     def _failed(self, error: Exception) -> UserError:
+        # What the system said stands far back in TensorStore's long lines.
+        system = re.search(r"os_error_code='(\d+)'", str(error))
+        why = os.strerror(int(system.group(1))) if system else one_line(error)
         return UserError(
-            f"could not save a checkpoint in {self.directory} ({one_line(error)}): free some"
-            " space or check the folder, then run the same command again"
+            f"could not save a checkpoint in {self.directory} ({why}): free some space or check the"
+            " folder, then run the same command again"
         )
 
     def restore(self, like, step: int | None = None):

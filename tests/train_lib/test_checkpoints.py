@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, and what is done about a damaged one."""
 
+import os
 import shutil
 
 import numpy as np
@@ -88,6 +89,17 @@ def test_another_model_is_refused_and_nothing_moved(tmp_path):
     with pytest.raises(UserError, match=r"is of another model: \['params'\]\['w'\]"):
         Checkpoints(tmp_path).restore(other)
     assert not (tmp_path / "damaged").exists()
+
+
+def test_the_newest_is_the_one_of_the_highest_step(tmp_path):
+    """Not the one that was touched last, and not by the order of the digits."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (9, 10):
+        checkpoints.save(step, state(step))
+    checkpoints.close()
+    for path in (tmp_path / "checkpoints" / "9").rglob("*"):
+        os.utime(path, (2e9, 2e9))
+    assert Checkpoints(tmp_path).restore(state())[0] == 10
 
 
 def test_an_empty_folder_has_none(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 from conftest import tiny_config
 
 from errors import UserError
-from train_lib import metrics, train
+from tests.stress import runs
+from train_lib import loop, metrics, train
 from train_lib.train import train_and_evaluate
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -30,7 +32,7 @@ CHAINS = {
         ("SIGTERM", "evaluating", 15),  # the evaluation is cut short, and made on return
         ("SIGKILL", "recording", 20),  # half a line is left in metrics.jsonl
         ("SIGINT", "dispatch", 22),
-        ("SIGKILL", "dispatch", 28),
+        ("SIGTERM", "saving", 25),
         ("SIGKILL", "saving", 29),
         ("SIGKILL", "saved", 29),  # complete but for the plots
     ],
@@ -181,6 +183,41 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"c1/kernel is not finite after step 10: lower.*now 0\."):
         train_and_evaluate(tiny_config(), tmp_path)
     assert checkpoints_of(tmp_path) == [saved_at]
+
+
+def test_a_folder_that_disappears_is_one_line(tmp_path, monkeypatch):
+    workdir, make = tmp_path / "run", loop.batches.train_batches
+
+    def train_batches(split, seed, first, *rest):
+        if first == 7:
+            shutil.rmtree(workdir)
+        return make(split, seed, first, *rest)
+
+    monkeypatch.setattr(loop.batches, "train_batches", train_batches)
+    with pytest.raises(UserError, match=rf"{workdir}.* check the folder") as error:
+        train_and_evaluate(tiny_config(), workdir)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_limit_on_the_size_of_files_is_one_line_and_loses_nothing(tmp_path):
+    """A real error of the system, within a save and in the thread that makes it."""
+    import resource
+
+    limited = tmp_path / "limited"
+    command = [sys.executable, "-m", "tests.stress.runs", str(limited)]
+    done = subprocess.run(
+        command,
+        cwd=TESTS.parent,
+        env={**os.environ, "XLA_FLAGS": ""},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert str(limited) in last and "too large" in last, last
+    assert runs.finish(limited).differences(runs.finish(tmp_path / "undisturbed")) == []
 
 
 def checkpoints_of(workdir):
