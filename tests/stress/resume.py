@@ -60,8 +60,8 @@ FAMILIES = {
         },
         0,
     ),
-    "mlp_standout": ("mlp", "30", SMALL | {"model.regulariser": "standout"}, 0),
-    "mlp_skipping": ("mlp", "30", SMALL | {"not_finite.action": "skip"}, 0),
+    "mlp_standout": ("mlp", "30", SMALL | {"model.regulariser": "standout"}, 5),
+    "mlp_skipping": ("mlp", "30", SMALL | {"not_finite.action": "skip"}, 5),
     "maxout": ("maxout", "mnist_dense", SMALL, 5),
     "cuda_convnet": ("cuda_convnet", "18pct", SMALL, 5),
     "resnet_cifar10": (
