@@ -113,7 +113,7 @@ def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
     if DISTRIBUTED.value:
         place = processes.detect()
     coordinator, number, process, devices = place
-    what = config_lib.digest(MODE.value, config)
+    what = config_lib.digest(MODE.value, IMAGES.value, config)
     processes.join(
         coordinator, number, process, what, devices, START_TIMEOUT.value, PEER_TIMEOUT.value
     )
@@ -133,8 +133,8 @@ def guarded_main(argv) -> None:
         if code is None:
             raise
         print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.exit(code)
+        processes = sys.modules.get("train_lib.processes")  # loaded if there are several
+        (processes.end if processes else sys.exit)(code)
     except KeyboardInterrupt:  # before the training loop, which saves first
         print(f"{pathlib.Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -171,6 +171,10 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from error
 
+    def is_saving(self) -> bool:
+        """Whether a save is under way in the background."""
+        return self._manager.is_saving_in_progress()
+
     def close(self) -> None:
         self.wait()
         self._manager.close()
@@ -214,6 +218,11 @@ class Checkpoints:
                     self._manager.close()
                     self._move_aside(candidate)
                     self._open()
+        if steps and len(steps) < len(self.steps()):
+            raise UserError(
+                f"checkpoint {steps[0]} in {self.workdir} cannot be read: use another one, by"
+                " --config.evaluate.checkpoint=latest"
+            )
         if steps:
             raise UserError(
                 f"no checkpoint in {self.workdir} can be read: restore a copy of them, or start"

@@ -7,6 +7,7 @@ import bisect
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import json
 import math
 from collections.abc import Callable
@@ -245,10 +246,11 @@ def differences(stored: dict[str, Any], config: ConfigDict, under: str = "") -> 
     ]
 
 
-def digest(mode: str, config: ConfigDict) -> str:
-    """A word that processes of one run have in common: the same work with the same config."""
+def digest(mode: str, images: list[str], config: ConfigDict) -> str:
+    """A word that processes of one run have in common: the same work, config and version of JAX."""
     flat = {name: value for name, value in flatten(config).items() if name not in _OF_A_MACHINE}
-    return hashlib.sha256(json.dumps([mode, sorted(flat.items())]).encode()).hexdigest()[:16]
+    work = [mode, images, sorted(flat.items()), importlib.metadata.version("jax")]
+    return hashlib.sha256(json.dumps(work).encode()).hexdigest()[:16]
 
 
 def completed(own: dict[str, Any]) -> ConfigDict:

@@ -8,9 +8,9 @@ learn that it is gone, and to go. Standard library, but for JAX's own service, w
 
 Lines of JSON over TCP. A process begins with `process`, `of`, `host` and `what` (a digest of what
 it is about to do); once all COUNT are there, or PATIENCE seconds are over, each gets `jax` (the
-port of JAX's service) or `error`. Then both sides send a line a second; `stop`, `failed` and
-`bye` go from one to all, and so does `lost`, for one that closed its connection without `bye` or
-was silent for SILENCE seconds.
+port of JAX's service) or `error`. Then both sides send a line a second; `stop` and `failed` go
+from one to all, and so does `lost`, for one that closed its connection without `bye` or was silent
+for SILENCE seconds. Once all have said that they are `here` for the n-th time, `all` tells them so.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 
-LONGEST = 4096  # bytes of a line: what is longer is none of ours
+LONGEST = 2**16  # bytes of a line: what is longer is none of ours
 
 
 class Coordinator:
@@ -35,10 +35,11 @@ class Coordinator:
         self._refusal: str | None = None
         self._service = self._port = None
         self._lost_ones: set[int] = set()
+        self._here: dict[int, int] = {}
 
     async def serve(self, port: int) -> None:
         """Until all have left. Prints "ready" once it listens. Raises OSError if it cannot."""
-        host = self._host if _is_here(self._host) else None
+        host = self._host if _is_loopback(self._host) else None
         server = await asyncio.start_server(self._connected, host, port, limit=LONGEST)
         print("ready", flush=True)
         try:
@@ -50,6 +51,7 @@ class Coordinator:
                 f" {self._patience:g} s: start all of them, or raise --start_timeout"
             )
         server.close()  # the port is free for the next run
+        self._is_over()  # perhaps nobody ever came
         watch = asyncio.create_task(self._watch())
         await self._over.wait()
         watch.cancel()
@@ -61,7 +63,7 @@ class Coordinator:
     def _start_service(self) -> None:
         from jaxlib import _jax  # JAX has no public way to run it apart from process 0
 
-        host = self._host if _is_here(self._host) else ""
+        host = self._host if _is_loopback(self._host) else ""
         with socket.create_server((host, 0)) as probe:
             self._port = probe.getsockname()[1]
         # Recoverable: it keeps quiet about who is lost, which is told here. So do its heartbeats.
@@ -78,21 +80,43 @@ class Coordinator:
         try:
             hello = await _read(reader)
             index = self._admit(hello, writer)
-            await self._complete.wait()
+            if not await self._all_came(reader):
+                return self._forget(index)
             if self._refusal is None and self._service is None:
-                self._start_service()
+                try:
+                    self._start_service()
+                except Exception as error:
+                    self._refuse(f"JAX's service does not start ({str(error)[:200]}): try again")
             answer = {"error": self._refusal} if self._refusal else {"jax": self._port}
             _write(writer, answer)
             await writer.drain()
             if not self._refusal:
                 await self._follow(index, reader)
-        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
+        except (OSError, ValueError, KeyError, TypeError, EOFError, asyncio.CancelledError):
+            pass  # a stranger, or one that has gone
         finally:
             writer.close()
             if index is not None and self._writers.get(index) is writer:
                 del self._writers[index]
             self._is_over()
+
+    async def _all_came(self, reader) -> bool:
+        """Waits for all; whether the process on this connection waited as well."""
+        complete = asyncio.create_task(self._complete.wait())
+        gone = asyncio.create_task(reader.read(1))  # nothing is said before the answer
+        await asyncio.wait({complete, gone}, return_when=asyncio.FIRST_COMPLETED)
+        came = self._complete.is_set()
+        for task in (complete, gone):
+            task.cancel()
+        await asyncio.gather(complete, gone, return_exceptions=True)
+        return came
+
+    def _forget(self, index: int) -> None:
+        """One that left while it waited; it may be started again. All end without process 0."""
+        self._hellos.pop(index, None)
+        self._heard.pop(index, None)
+        if index == 0:
+            self._refuse("process 0 ended while it waited for the others: start all again")
 
     def _is_over(self) -> None:
         """All have left, but for those that are lost: one that was stopped is still connected."""
@@ -123,13 +147,17 @@ class Coordinator:
         while True:
             try:
                 said = await _read(reader)
-            except (OSError, ValueError, asyncio.IncompleteReadError):
+            except (OSError, ValueError, EOFError):
                 return self._lost(index, "ended without a word")
             self._heard[index] = time.monotonic()
             if "bye" in said:
                 return self._heard.pop(index, None)
             if "failed" in said:
                 self._heard.pop(index, None)
+            if "here" in said:
+                self._here[index] = said["here"]
+                if len(self._here) == self._count and len(set(self._here.values())) == 1:
+                    self._tell({"all": said["here"]})
             if "failed" in said or "stop" in said:
                 self._tell(said | {"process": index}, but=index)
 
@@ -140,7 +168,7 @@ class Coordinator:
             host = self._hellos[index]["host"]
             self._tell({"lost": why, "process": index, "host": host}, but=index)
 
-    def _tell(self, what: dict, but: int) -> None:
+    def _tell(self, what: dict, but: int | None = None) -> None:
         for index, writer in self._writers.items():
             if index != but:
                 _write(writer, what)
@@ -157,13 +185,10 @@ class Coordinator:
                     self._lost(index, f"has not answered for {self._silence:g} s")
 
 
-def _is_here(host: str) -> bool:
-    """Whether this machine knows the name as its own; it may be another network's for it."""
-    try:
-        socket.create_server((host, 0)).close()
-    except OSError:
-        return False
-    return True
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine is meant. A machine's own name may stand for loopback, too, and
+    is yet meant for the others."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 async def _read(reader) -> dict:

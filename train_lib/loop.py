@@ -29,6 +29,8 @@ class NotFinite(UserError):
             " the recipe are at fault; the last checkpoint is kept"
         )
 
+    of_all = True  # several processes look at the same numbers
+
 
 @jax.jit
 def _all_finite(tree):
@@ -194,7 +196,9 @@ class Run:
                 "train/loss": float(record["loss"]) / examples,
                 "train/top1_error": float(record["errors"]) / examples,
             }
-        skipped = {"train/skipped": int(record["skipped"])} if "skipped" in record else {}
+        skipped = {}
+        if self.config.not_finite.action == "skip":
+            skipped = {"train/skipped": int(record["skipped"])}
         return {
             "step": step,
             "epoch": self.plan.epoch(step),
@@ -239,6 +243,7 @@ class Run:
         stopping = self._stopping()
         due = self.checkpoints and (step in self.plan.save_at or stopping)
         if step > 0 and due and (result or step not in self.checkpoints.steps()):
+            self.asked.nothing_to_save = False
             with self.progress.timed("saving"):
                 self.writer.sync()  # the records up to a checkpoint are on the disk before it is
                 self.checkpoints.save(step, state, {METRIC: result.top1_error} if result else None)
@@ -258,6 +263,10 @@ class Run:
 
     def _evaluate(self, state, stop=lambda: False):
         return evaluate(self.eval_step, state, self.exp.eval_batches, self.test_split, stop)
+
+    def is_complete(self) -> bool:
+        """Whether the last step was made and tested."""
+        return self.writer.last_step == self.plan.total_steps and METRIC in self.writer.last
 
     def close(self) -> None:
         """Each part is closed, whatever comes of the others; the last error is raised."""

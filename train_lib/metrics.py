@@ -110,7 +110,8 @@ class _Events:
     def __init__(self, folder: pathlib.Path, first_step: int):
         """TensorBoard forgets what earlier files have from `first_step` on."""
         folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        # Two of a second, of one process, are two files.
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.time_ns()}")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(event_pb2.Event(step=first_step, session_log=start))
 

@@ -60,6 +60,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
     split_name = sources.split_name(config.dataset, names[section.split])
     split = sources.load(config.dataset, split_name)
     members.check_classes(found, split.info)
+    processes.check_same("data set", [len(split)])
     asked = {
         "dataset": config.dataset.name,
         "split": split_name,

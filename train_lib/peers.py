@@ -13,12 +13,15 @@ from errors import UserError
 from train_lib import coordinator
 from train_lib.signals import STOPPED
 
+_FOR_A_SAVE = 20.0  # seconds
+
 
 class Peers:
     """The other processes of this run, as news of them comes.
 
     index, count: this process's number, and how many there are. port: of JAX's service. stop: a
-    `signals.StopRequest` to share with the others, once there is one.
+    `signals.StopRequest` to share with the others, once there is one. is_saving: whether an end
+    should wait a moment.
     """
 
     def __init__(
@@ -30,6 +33,8 @@ class Peers:
         what: a word that must be the same for all.
         """
         self.index, self.count, self.stop = index, count, None
+        self.is_saving = lambda: False
+        self._meetings, self._met = 0, threading.Event()
         self._lock, self._ending = threading.Lock(), False
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
@@ -42,6 +47,8 @@ class Peers:
         self._socket.settimeout(patience + 10)
         try:
             answer = json.loads(self._lines.readline(coordinator.LONGEST))
+            if not isinstance(answer, dict):
+                raise ValueError("no object")
         except (OSError, ValueError) as error:
             raise UserError(
                 f"no answer from {address}: is another program listening there, or has process 0"
@@ -87,6 +94,8 @@ class Peers:
                 self._end(f"{who} {said['lost']}", STOPPED)
             elif "failed" in said:
                 self._end(f"process {said['process']}: {said['failed']}", said["code"], "")
+            elif "all" in said:
+                self._met.set()
             elif "stop" in said and self.stop:
                 self.stop.of_peer(f"{said['stop']} in process {said['process']}")
 
@@ -96,9 +105,22 @@ class Peers:
         code: int,
         then: str = ": this one ends too; the same commands go on from the last checkpoint",
     ) -> None:
-        """Ends this process at once: its main thread may wait for ever for one that is lost."""
+        """Ends this process: its main thread may wait for ever for one that is lost.
+
+        At once, but for a save in the background, which has a moment.
+        """
+        end = time.monotonic() + _FOR_A_SAVE
+        while self.is_saving() and time.monotonic() < end:
+            time.sleep(0.1)
         print(f"{os.path.basename(sys.argv[0])}: {why}{then}", file=sys.stderr, flush=True)
         os._exit(code)
+
+    def meet(self) -> None:
+        """Returns once all processes are here. For as long as it takes: the lost are seen."""
+        self._meetings += 1
+        self._met.clear()
+        self._send({"here": self._meetings})
+        self._met.wait()
 
     def wait_for_news(self) -> None:
         """Time for the coordinator to notice that one is lost; if so, this does not return."""

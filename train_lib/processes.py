@@ -7,7 +7,11 @@ and writes the run's folder. Everything here is also right for a single process,
 
 import contextlib
 import io
+import json
+import os
 import sys
+import time
+import traceback
 from collections.abc import Callable
 
 import jax
@@ -110,6 +114,9 @@ def together():
             if not hasattr(error, "exit_code") and isinstance(error, Exception):
                 # Perhaps one that is lost took it along: the news of that is on its way.
                 _peers.wait_for_news()
+                traceback.print_exc()
+                _peers.failed(words, code)
+                end(code)
             _peers.failed(words, code)
         raise
     if _peers:
@@ -119,18 +126,54 @@ def together():
 def _leave() -> None:
     """Once all have come here: nobody waits for one that has left."""
     global _peers
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices("the end")
+    _peers.meet()
     jax.distributed.shutdown()
     _peers.leave()
     _peers = None
+
+
+def end(code: int) -> None:
+    """Exits with a status. One of several does so at once, if it did not part from the others: a
+    step that waits for them may never end, and Python would wait for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _peers:
+        os._exit(code)
+    sys.exit(code)
+
+
+def wait_while(is_saving: Callable[[], bool]) -> None:
+    """An end because of another process waits a moment while `is_saving()`."""
+    if _peers:
+        _peers.is_saving = is_saving
+
+
+def check_same(what: str, value) -> None:
+    """Raises UserError, naming one that differs, unless all processes have the same value.
+
+    value: numbers or strings in lists, as JSON has them.
+    """
+    own = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    values = [one["value"].tobytes() for one in gather(value=own)]
+    for process, other in enumerate(values):
+        if other != values[0]:
+            raise UserError(
+                f"process {process} has another {what} ({other.decode()}) than process 0"
+                f" ({values[0].decode()}): give all the same"
+            )
 
 
 def share_stop(stop) -> None:
     """Tells the others when `stop`, a `signals.StopRequest`, is asked for, and it when they are."""
     if _peers:
         _peers.stop = stop
+
+
+def wait_for_name(stop) -> None:
+    """Gives the news of which process was asked to stop a moment to come."""
+    end = time.monotonic() + 3
+    while _peers and stop.name is None and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def say(*lines: str, file=None) -> None:
@@ -144,6 +187,7 @@ def from_first(make: Callable[[], bytes]) -> bytes:
     if count() == 1:
         return make()
     content = make() if is_first() else b""
+    _peers.meet()  # collectives give up on one that is late, and `make` may take long
     size = int.from_bytes(_broadcast(np.array([len(content)], np.uint64).view(np.uint8)), "little")
     parts = []
     for start in range(0, size, _CHUNK):
@@ -203,6 +247,7 @@ def gather(**arrays: np.ndarray) -> list[dict[str, np.ndarray]]:
     from jax.experimental import multihost_utils
 
     content = np.frombuffer(_pack(arrays), np.uint8)
+    _peers.meet()
     own = np.array([len(content)], np.uint64).view(np.uint8)
     sizes = np.asarray(multihost_utils.process_allgather(own)).copy().view(np.uint64)[:, 0]
     padded = np.zeros(int(sizes.max()), np.uint8)

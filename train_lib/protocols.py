@@ -195,10 +195,10 @@ def _with_mirrors(x: jax.Array) -> jax.Array:
 
 def _single(exp) -> Pass:
     """The images as the net's own test has them."""
-    apply = _probabilities(exp)
+    apply, transform = _probabilities(exp), exp.transform
 
     def step(state, batch):
-        return apply(state, exp.transform(batch["image"]))
+        return apply(state, transform(batch["image"]))
 
     return Pass(1.0, exp.eval_batches, parallel.predict_step(step, exp.devices))
 
@@ -210,13 +210,14 @@ def _crops(exp, kind: str) -> Pass:
     size = _whole_number(exp.eval_batch_size / (2 * reader.count), devices)
     # Crops that go through the net at once; mirrored, twice as many.
     at_once = max(1, exp.eval_batch_size // (2 * devices))
-    apply = _probabilities(exp)
+    # The transform outside of the step: its statistics may have to come from another process.
+    apply, transform = _probabilities(exp), exp.transform
     # A mean image is of the central square at test_scale. Of other crops it has no places: from
     # them its middle is subtracted.
     has_places = kind == "ten_crop" and scales(exp) == (config.view.test_scale,)
 
     def some(state, images, offsets):
-        inputs = exp.transform(images, offsets=offsets if has_places else None)
+        inputs = transform(images, offsets=offsets if has_places else None)
         found = apply(state, _with_mirrors(inputs))
         return (found[: len(images)] + found[len(images) :]) / 2
 
@@ -251,13 +252,14 @@ def _corners(exp) -> Pass:
     config, devices = exp.config, len(exp.devices)
     side, pad = config.preprocess.crop, config.preprocess.pad
     size = _whole_number(exp.eval_batch_size / 10, devices)
-    apply = _probabilities(exp)
+    # The transform outside of the step: its statistics may have to come from another process.
+    apply, transform = _probabilities(exp), exp.transform
 
     def step(state, batch):
         height, width = (length + 2 * pad for length in batch["image"].shape[1:3])
         rows, columns = (corners_and_center(length, side) for length in (height, width))
         places = [(top, left) for (top, _), (_, left) in zip(rows, columns, strict=True)]
-        parts = [_with_mirrors(exp.transform(batch["image"], at=place)) for place in places]
+        parts = [_with_mirrors(transform(batch["image"], at=place)) for place in places]
         found = apply(state, jnp.concatenate(parts))
         return found.reshape(2 * len(places), len(batch["image"]), -1).mean(axis=0)
 

@@ -44,27 +44,27 @@ class Warmup(NamedTuple):
 class RateState(NamedTuple):
     """step: updates made, int32. rate: that of the last one, float32. The rules' states, if any.
 
-    rolled_back: how often the run went back to a checkpoint, int32, if it may.
+    rolled_back: how often the run went back to a checkpoint, int32.
     """
 
     step: jax.Array
     rate: jax.Array
     plateau: Plateau | None
     warmup: Warmup | None
-    rolled_back: jax.Array | None = None
+    rolled_back: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
     """schedule: step -> rate. plateau: a config's `schedule.plateau` section, if the rule is on.
     warmup: (rate, error): the rate until the training error was below that, if the rule is on.
-    roll_back: the factor on the rate for each time the run has gone back, if it may.
+    roll_back: the factor on the rate for each time that the run has gone back.
     """
 
     schedule: optax.Schedule
     plateau: Mapping[str, Any] | None = None
     warmup: tuple[float, float] | None = None
-    roll_back: float | None = None
+    roll_back: float = 1.0
 
     def scale(self) -> optax.GradientTransformationExtraArgs:
         """Multiplies by minus the rate: `optax.scale_by_learning_rate` with rules.
@@ -84,7 +84,7 @@ class Rate:
                 zero,
                 plateau if self.plateau else None,
                 warmup if self.warmup else None,
-                count if self.roll_back else None,
+                count,
             )
 
         def update(updates, state, params=None, *, train_error=None, **_):
@@ -97,8 +97,7 @@ class Rate:
                 error = MEMORY * warmup.error + (1 - MEMORY) * train_error
                 warmup = Warmup(error, warmup.over | (error < self.warmup[1]))
                 rate = jnp.where(warmup.over, rate, self.warmup[0])
-            if self.roll_back:
-                rate *= jnp.float32(self.roll_back) ** state.rolled_back
+            rate *= jnp.float32(self.roll_back) ** state.rolled_back
             rate = jnp.asarray(rate, jnp.float32)
             updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
             return updates, RateState(
@@ -139,7 +138,7 @@ def make_rate(
     steps_per_epoch: float,
     total_steps: int,
     scale: float = 1.0,
-    roll_back: float | None = None,
+    roll_back: float = 1.0,
 ) -> Rate:
     """The rate of a config's `schedule` section. scale: a factor on it in all its phases."""
     schedule = schedules.make_schedule(section, steps_per_epoch, total_steps)
@@ -153,13 +152,12 @@ def make_rate(
 
 def for_config(config, steps_per_epoch: float, total_steps: int) -> Rate:
     """`make_rate`, as a whole config has it."""
-    section = config.not_finite
     return make_rate(
         config.schedule,
         steps_per_epoch,
         total_steps,
         rate_scale(config),
-        section.rate_factor if section.action == "roll_back" else None,
+        config.not_finite.rate_factor,
     )
 
 
@@ -167,7 +165,7 @@ def rolled_back(opt_state, times: int):
     """The optimizer's state once the run has gone back so many times, on the host."""
 
     def look(node):
-        if not isinstance(node, RateState) or node.rolled_back is None:
+        if not isinstance(node, RateState):
             return node
         return node._replace(rolled_back=np.int32(times))
 
@@ -178,7 +176,7 @@ def times_rolled_back(opt_state) -> int:
     """How often the run has gone back so far."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, RateState))
     found = [node.rolled_back for node in nodes if isinstance(node, RateState)]
-    return int(found[0]) if found and found[0] is not None else 0
+    return int(found[0]) if found else 0
 
 
 def current(opt_state) -> jax.Array:

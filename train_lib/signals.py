@@ -4,7 +4,9 @@ import os
 import signal
 import sys
 import threading
+import time
 
+_ONE_REQUEST = 1.0  # seconds within which signals count as one
 STOPPED = 75  # exit status, EX_TEMPFAIL: a scheduler may start the same command again
 
 
@@ -39,11 +41,14 @@ class StopRequest:
 
     def _watch(self, read: int) -> None:
         """Ends the process where the loop could not, or need not."""
-        seen = 0
+        seen, first = 0, 0.0
         while number := os.read(read, 1):
             if number[0] not in self._previous:
                 continue
-            seen += 1
+            # Launchers may pass a signal on that the terminal or they themselves sent already.
+            if seen and time.monotonic() - first < _ONE_REQUEST:
+                continue
+            seen, first = seen + 1, time.monotonic()
             name = signal.Signals(number[0]).name
             if seen > 1 or self.nothing_to_save:
                 program = os.path.basename(sys.argv[0])

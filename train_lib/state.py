@@ -19,8 +19,7 @@ class TrainState:
     window: sums over the steps since the last logged one (loss, errors, examples), float32 [].
         They are here so that a run that goes on logs the same values as one never stopped.
     average: a running average of params, if the config asks for one, else None.
-    skipped: int32 [], updates left out because they were not finite, if the config asks for
-        that, else None.
+    skipped: int32 [], updates left out because they were not finite; None where nothing trains.
     """
 
     step: jax.Array
@@ -46,12 +45,8 @@ def create(
     seed: int,
     input_shape,
     averaged: bool = False,
-    skips: bool = False,
 ) -> TrainState:
-    """The state at step 0: parameters drawn from `seed`.
-
-    averaged: whether it has an average. skips: whether it counts updates that are left out.
-    """
+    """The state at step 0: parameters drawn from `seed`. averaged: whether it has an average."""
 
     @jax.jit  # one compilation, where drawing layer by layer would take one for each shape
     def draw(seed):
@@ -65,7 +60,7 @@ def create(
             opt_state=optimizer.init(params),
             window={name: jnp.float32(value) for name, value in EMPTY_WINDOW.items()},
             average=jax.tree.map(jnp.copy, params) if averaged else None,
-            skipped=jnp.zeros((), jnp.int32) if skips else None,
+            skipped=jnp.zeros((), jnp.int32),
         )
 
     return draw(seed)
@@ -80,5 +75,4 @@ def for_config(exp, optimizer: optax.GradientTransformation) -> TrainState:
         config.seed,
         exp.input_shape,
         averaged=config.optimizer.averaging > 0,
-        skips=config.not_finite.action == "skip",
     )

@@ -64,6 +64,7 @@ def _in_folder(config, workdir: pathlib.Path, allow_config_change: bool, stop: S
     train_split = exp.train_split
     test_split = sources.load(config.dataset, config.dataset.test_split)
     plan = config_lib.make_plan(config, len(train_split))
+    processes.check_same("data set", [len(train_split), len(test_split), *exp.info.class_names])
     with contextlib.ExitStack() as held:
         if processes.is_first():
             folder.open_for_training(workdir, config, allow_config_change)
@@ -111,8 +112,12 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
         parameters = experiment.count_parameters(state)
         _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step)
     processes.share_stop(stop)
+    skipped = 0
     while True:
         run = Run(exp, plan, workdir, checkpoints, rate, train_split, test_split)
+        run.skipped = skipped
+        if checkpoints:
+            processes.wait_while(checkpoints.is_saving)
         try:
             if origin:  # from here on the run needs the other one no more
                 checkpoints.save(0, state)
@@ -126,15 +131,16 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
             run.close()
             break
         except BaseException as error:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
-                run.close()
             times += 1
             may_go_back = (
                 config.not_finite.action == "roll_back" and times <= config.not_finite.limit
             )
             if not isinstance(error, NotFinite) or not may_go_back:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    run.close()
                 raise
-            said = str(error).partition(":")[0]
+            said, skipped = str(error).partition(":")[0], run.skipped
+            run.close()
         checkpoints, state, origin = _beginning(exp, optimizer, workdir)
         step = int(state.step)
         state = state.replace(opt_state=rates.rolled_back(state.opt_state, times))
@@ -144,10 +150,11 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
             f" {config.not_finite.limit} times)",
             file=sys.stderr,
         )
-    if int(state.step) < plan.total_steps:
+    if not run.is_complete():
+        processes.wait_for_name(stop)
         raise Stopped(
-            f"stopped by {stop.name} at step {int(state.step)}, saved in {workdir}: the same"
-            " command goes on from there"
+            f"stopped by {stop.name or 'a signal'} at step {int(state.step)}, saved in {workdir}:"
+            " the same command goes on from there"
         )
     run.finish(state)
     return state

@@ -4,11 +4,11 @@
 
 options: `net` (lenet5 or mlp), `config` (dotted overrides), `devices` (of each process),
 `patience` and `silence` (seconds), `mode` (train, or evaluate: the run, and it twice as an
-ensemble), `odd` (a process that says that it does something else), `note`
-(a file for the time of the harm), and perhaps `harm`: [SIGNAL,
-MOMENT, STEP], of which MOMENT is "starting" (before it joins), "restoring" (as the state comes
-from the first process), "dispatch" (before the steps from STEP on), "between" (when the first one
-saves STEP) or "parting" (at the last barrier).
+ensemble), `odd` (a process that says that it does something else), `note` (a file for the time of
+the harm), and perhaps `harm`: [SIGNAL, MOMENT, STEP]. SIGNAL may be ERROR, an exception; MOMENT is
+"starting" (before it joins), "restoring" (as the state comes from the first process), "dispatch"
+(before the steps from STEP on), "between" (when the first one saves STEP) or "parting" (at the
+last barrier).
 """
 
 import json
@@ -25,8 +25,6 @@ def main(port, count, index, workdir, options):
     port, count, index, options = int(port), int(count), int(index), json.loads(options)
     workdir = pathlib.Path(workdir)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={options['devices']}"
-    from jax.experimental import multihost_utils
-
     from errors import UserError
     from train_lib import loop, modes, plots, processes, train
 
@@ -35,6 +33,8 @@ def main(port, count, index, workdir, options):
     def now():
         if "note" in options:
             pathlib.Path(options["note"]).write_text(str(time.time()))
+        if name == "ERROR":
+            raise UserError("an image is gone")
         os.kill(os.getpid(), getattr(signal, name))
 
     def before(owner, attribute, is_time=lambda *_: True):
@@ -57,7 +57,7 @@ def main(port, count, index, workdir, options):
     elif moment == "between":
         before(loop.Run, "_between_steps", lambda run, state, at: at == step)
     elif moment == "parting":
-        before(multihost_utils, "sync_global_devices")
+        before(processes, "_leave")
     plots.write_all = lambda *_: None  # they take seconds
 
     overrides = {"num_devices": count * options["devices"]} | options.get("config", {})
@@ -86,7 +86,7 @@ def main(port, count, index, workdir, options):
                 train.train_and_evaluate(config, workdir)
     except (UserError, train.Stopped) as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        processes.end(error.exit_code)
 
 
 if __name__ == "__main__":

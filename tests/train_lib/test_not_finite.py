@@ -126,12 +126,10 @@ def test_a_skipped_update_leaves_parameters_and_velocity_alone(tmp_path, monkeyp
     states = {}
     for step in (6, 7, 8):
         checkpoints = train.Checkpoints(tmp_path, read_only=True)
-        states[step] = (
-            checkpoints.restore_variables() if step is None else _arrays(checkpoints, step)
-        )
+        states[step] = _arrays(checkpoints, step)
     for name, leaf in states[6].items():
         changed = not np.array_equal(leaf, states[7][name])
-        is_counter = leaf.dtype.kind == "i"
+        is_counter = leaf.dtype.kind == "i" and "rolled_back" not in name
         assert changed == (is_counter or "window" in name), name
     assert any(not np.array_equal(leaf, states[8][n]) for n, leaf in states[7].items())
 

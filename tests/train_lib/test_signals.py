@@ -33,7 +33,7 @@ def test_a_busy_process_ends_where_it_may(name, moment, signals):
         assert process.stdout.readline() == "busy\n"
         for i in range(signals):
             if i:
-                time.sleep(0.5)
+                time.sleep(1.5)
                 assert process.poll() is None  # the first one waits for the loop
             process.send_signal(number)
         _, said = process.communicate(timeout=30)
@@ -43,17 +43,40 @@ def test_a_busy_process_ends_where_it_may(name, moment, signals):
         assert (process.returncode, said) == (128 + number, f"-c: stopped at once, by {name}\n")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_a_start_that_is_stopped_asks_to_be_started_again(tmp_path):
     """From the first moment on, before JAX is there; and nothing is left that hinders."""
     arguments = ["--config=configs/mlp.py:10", "--config.dataset.name=digits"]
     command = [sys.executable, "main.py", *arguments, f"--workdir={tmp_path / 'run'}"]
-    for seconds in (0.7, 2.5):
+    for seconds in (0, 2):
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            while not _catches(process.pid, signal.SIGTERM):
+                time.sleep(0.01)
             time.sleep(seconds)
             process.send_signal(signal.SIGTERM)
             _, said = process.communicate(timeout=60)
         assert process.returncode == 75, said
         assert "stopped" in said.splitlines()[-1]
+
+
+def _catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    mask = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(mask >> (number - 1) & 1)
+
+
+def test_two_at_once_are_one_request():
+    """As from `timeout`, which tells its child and then the child's group."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY, "step"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "busy\n"
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert process.poll() is None
+        process.kill()
 
 
 def test_outside_of_it_signals_are_as_they_were():
