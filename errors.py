@@ -4,11 +4,19 @@ Its message is one line that says what is wrong and what to do. `main.py` prints
 traceback; any other exception is a defect of Canon and keeps its traceback.
 """
 
+import unicodedata
+
 
 class UserError(Exception):
-    """Bad input of any kind: configuration, image, checkpoint, missing data, full disk."""
+    """Bad input of any kind: configuration, image, checkpoint, missing data, full disk.
+
+    One line whatever it quotes: the message is made `printable`.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 def one_line(error: BaseException) -> str:
@@ -17,6 +25,19 @@ def one_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def printable(path: str) -> str:
-    """A file's name as any terminal or text file takes it: bytes that are no UTF-8 as \\xNN."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def printable(text: str) -> str:
+    r"""A text as any terminal or text file takes it, on one line.
+
+    A file name's bytes that are no UTF-8 become \xNN, line ends and control characters \n, \x1b ...
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte, by surrogateescape
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        return character.encode("unicode_escape").decode()
+    return character

@@ -5,9 +5,12 @@ import json
 import os
 import pathlib
 import uuid
+import zipfile
 from collections.abc import Iterator
 
 import numpy as np
+
+from errors import one_line
 
 STATISTICS = "statistics-"  # files named so are derived, also where they lie among the sources
 
@@ -44,6 +47,25 @@ def _sources(directory: pathlib.Path) -> Iterator[tuple[str, int, int]]:
             if not name.startswith(STATISTICS) and os.path.exists(path):  # no link to nothing
                 status = os.stat(path)
                 yield os.path.relpath(path, directory), status.st_size, status.st_mtime_ns
+
+
+def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """What `write_npz` wrote. Raises OSError, and ValueError for a damaged or other file.
+
+    All checksums first: an array whose header has lost some rows would not be read up to its own.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise ValueError("its arrays are compressed")  # to any size
+            if spoilt := archive.testzip():
+                raise ValueError(f"{spoilt} is damaged")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # zipfile's and NumPy's many kinds
+        raise ValueError(one_line(error)) from error
 
 
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:

@@ -15,6 +15,8 @@ import os
 import pathlib
 import re
 import sys
+import typing
+import uuid
 
 import numpy as np
 from PIL import Image
@@ -209,6 +211,9 @@ def make(
     from array_record.python import array_record_module
     from tqdm import tqdm
 
+    for key in splits:
+        if not re.fullmatch(r"\w[\w.-]*", key):  # a part of the files' names
+            raise UserError(f"{source} has a split called {key!r}, as no file can be: rename it")
     name = name_of(source, side, square, quality)
     folder = out / name / SET_VERSION
     examples = {key: len(split) for key, split in splits.items()}
@@ -272,7 +277,12 @@ def _begin(folder: pathlib.Path, plan: Plan) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(json.dumps(plan.describe(), indent=2) + "\n")
+        temporary = folder / f".{FILE}.{uuid.uuid4().hex}"
+        try:
+            temporary.write_text(json.dumps(plan.describe(), indent=2) + "\n")
+            os.replace(temporary, folder / FILE)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error}): choose another --out") from error
 
@@ -310,11 +320,21 @@ def read(folder: pathlib.Path) -> Plan | None:
         found = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} ({one_line(error)}): make the copy again") from error
-    if not isinstance(found, dict) or found.get("version") != VERSION:
+    if not isinstance(found, dict) or not _is_plan(found):
         raise UserError(
             f"{folder} was prepared by another version of Canon: make the copy again, with"
             " `python -m input_pipeline.prepare`"
         )
     return Plan(**found)
+
+
+def _is_plan(found: dict) -> bool:
+    """Whether it is what this version's `Plan.describe` gives."""
+    fields = {field.name: field.type for field in dataclasses.fields(Plan)}
+    kinds = {name: typing.get_origin(kind) or kind for name, kind in fields.items()}
+    if {name: type(value) for name, value in found.items()} != kinds:
+        return False
+    counts = found["examples"].values()
+    return found["version"] == VERSION and all(type(count) is int for count in counts)

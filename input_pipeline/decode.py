@@ -17,6 +17,8 @@ from PIL.Image import Transpose
 from errors import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+# Of single pictures that a user names. Not all that Pillow knows: for EPS it starts Ghostscript.
+MORE_FORMATS = (*FORMATS, "TIFF", "PPM", "JPEG2000", "AVIF")
 
 # A JPEG that will be shrunk is decoded at 1/2, 1/4 or 1/8 of its size while that is at least this
 # many times the size wanted; the rest is resampled. Pillow's `thumbnail` takes the same figure. On
@@ -36,9 +38,10 @@ _TURNS = {
 }
 _ORIENTATION = 0x0112  # the EXIF tag
 
-# Pillow's limit is an error here. Its own warning would come beside it, and a filter set for the
-# time of one call is not safe in threads.
+# Pillow's limit is an error here, and damaged metadata are no matter. Its own warnings would come
+# beside that, and a filter set for the time of one call is not safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class BadImage(ValueError):
@@ -64,8 +67,8 @@ class Picture:
     height, width: its full size in pixels, with the EXIF orientation applied.
     """
 
-    def __init__(self, source: bytes | str | os.PathLike, formats: tuple | None = FORMATS):
-        """source: an encoded image, or the path of one. formats: Pillow's names; None: all.
+    def __init__(self, source: bytes | str | os.PathLike, formats: tuple = FORMATS):
+        """source: an encoded image, or the path of one. formats: Pillow's names.
 
         Raises BadImage for an empty file, one in no such format, a damaged header, and a picture
         of more than Image.MAX_IMAGE_PIXELS (a decompression bomb); OSError where a path cannot
@@ -242,9 +245,11 @@ def flatten(image: Image.Image) -> Image.Image:
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16 or 32 bits of grey, which may hold 8-bit values
-        grey = np.asarray(image, np.float64)
+        grey = np.array(image, np.float32)  # the one copy, of perhaps 90 million pixels
         top = 65535 if grey.max() > 255 else 255
-        return Image.fromarray(np.rint(grey.clip(0, top) * (255 / top)).astype(np.uint8))
+        np.clip(grey, 0, top, out=grey)
+        grey *= 255 / top
+        return Image.fromarray(np.rint(grey, out=grey).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, printable
 from input_pipeline.sources import FOLDER, Info
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # in any case
@@ -58,12 +58,13 @@ class Files:
         path, label = self.path(i), int(self.labels[i])
         with open(path, "rb") as file:
             content = file.read()
-        return content, label, f"{path} (class {self.info.class_names[label]})"
+        return content, label, printable(f"{path} (class {self.info.class_names[label]})")
 
 
 def describe(dataset) -> Info:
     """The class names, from the folders of the training part, without looking into them.
 
+    They are `printable`, whatever the folders are called.
     Raises UserError, one line that says what to do, where there is no such data set.
     """
     root = _train_root(dataset)
@@ -74,7 +75,11 @@ def describe(dataset) -> Info:
         raise UserError(
             f"{root} has only one class folder, {names[0]!r}: a classifier needs two or more"
         )
-    return Info(FOLDER, (0, 0, 3), names)
+    shown = tuple(map(printable, names))
+    if len(set(shown)) < len(shown):
+        twice = next(name for name in shown if shown.count(name) > 1)
+        raise UserError(f"{root} has two class folders that read {twice}: rename one of them")
+    return Info(FOLDER, (0, 0, 3), shown)
 
 
 def load(dataset, split: str) -> Files:
@@ -94,7 +99,7 @@ def load(dataset, split: str) -> Files:
             " and test"
         )
     names = _class_folders(root)
-    unknown = sorted(set(names) - set(info.class_names))
+    unknown = sorted(set(map(printable, names)) - set(info.class_names))
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise UserError(
@@ -119,7 +124,7 @@ def load(dataset, split: str) -> Files:
             f"split {split!r} of {root} is empty: "
             + ("raise config.dataset.test_fraction" if whole else f"it takes {_LAYOUT}")
         )
-    labels = [info.class_names.index(name) for name in names]
+    labels = [info.class_names.index(printable(name)) for name in names]
     labels = np.repeat(np.array(labels, np.int32), counts)
     ends = np.cumsum(np.fromiter(map(len, paths), np.int64, len(paths)))
     return Files(info, labels, root, b"".join(paths), ends)

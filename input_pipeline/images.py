@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from errors import UserError, one_line
+from errors import UserError, one_line, printable
 from input_pipeline import decode
 from input_pipeline.folder import EXTENSIONS
 from input_pipeline.sources import Info
@@ -27,7 +27,7 @@ def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarra
     """
     height, width, channels = shape
     with _one_line(path):
-        picture = decode.Picture(path, formats=None).image()
+        picture = decode.Picture(path, formats=decode.MORE_FORMATS).image()
     picture = picture.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(picture)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -88,7 +88,7 @@ class Pictures:
 
     def read(self, i: int) -> tuple[bytes, int, str]:
         """The i-th file's content, 0, and its path. Raises OSError where it cannot be read."""
-        return pathlib.Path(self.paths[i]).read_bytes(), 0, self.paths[i]
+        return pathlib.Path(self.paths[i]).read_bytes(), 0, printable(self.paths[i])
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -45,17 +44,24 @@ class Statistics:
         cache.write_npz(path, **{k: np.asarray(v) for k, v in vars(self).items()})
 
 
+def from_arrays(fields: dict[str, np.ndarray]) -> Statistics:
+    """Statistics from arrays that were read. Raises ValueError for others than `Statistics` has."""
+    kinds = {name: (value.ndim, value.dtype.kind) for name, value in fields.items()}
+    wanted = {"image": (3, "f"), "mean": (1, "f"), "eigenvalues": (1, "f")}
+    if kinds != wanted | {"eigenvectors": (2, "f"), "examples": (0, "i")}:
+        raise ValueError("its arrays are none of a set's statistics")
+    channels = fields["image"].shape[2]
+    shapes = [fields[name].shape for name in ("mean", "eigenvalues", "eigenvectors")]
+    if shapes != [(channels,), (channels,), (channels, channels)]:
+        raise ValueError("its arrays do not fit together")
+    return Statistics(**fields | {"examples": int(fields["examples"])})
+
+
 def load(path: pathlib.Path) -> Statistics:
     """What `save` wrote. Raises UserError for a missing, damaged or other file."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            fields = {field.name: arrays[field.name] for field in dataclasses.fields(Statistics)}
-        channels = fields["image"].shape[2]
-        shapes = [fields[name].shape for name in ("mean", "eigenvalues", "eigenvectors")]
-        if shapes != [(channels,), (channels,), (channels, channels)]:
-            raise ValueError("its arrays do not fit together")
-        return Statistics(**fields | {"examples": int(fields["examples"])})
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        return from_arrays(cache.read_npz(path))
+    except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read the statistics {path} ({one_line(error)}): delete it, and they are"
             " computed again"

@@ -5,11 +5,10 @@ Reads the `array_record` format through `tfds.data_source`: no TensorFlow.
 
 import pathlib
 import sys
-import zipfile
 
 import numpy as np
 
-from errors import UserError, one_line
+from errors import UserError, one_line, printable
 from input_pipeline import cache, copies
 from input_pipeline.sources import Info
 
@@ -44,7 +43,8 @@ def describe(name: str, directory: pathlib.Path) -> Info:
     """
     features = builder(name, directory).info.features
     shape = tuple(size or 0 for size in features["image"].shape)
-    return Info(name, shape, tuple(features["label"].names), copies.read(directory))
+    names = tuple(map(printable, features["label"].names))
+    return Info(name, shape, names, copies.read(directory))
 
 
 def count(name: str, directory: pathlib.Path, split: str) -> int:
@@ -100,11 +100,11 @@ def load(
     """
     path = _cache_file(name, directory, split, cache_dir)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["images"], arrays["labels"]
+        arrays = cache.read_npz(path)
+        return arrays["images"], arrays["labels"]
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         print(f"the cache {path} is damaged ({one_line(error)}): made again", file=sys.stderr)
     images, labels = _decode(name, directory, split)
     try:

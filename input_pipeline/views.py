@@ -26,6 +26,7 @@ INTERPOLATIONS = {
 # area is the mean of the pixels that fall together, Pillow's box.
 RANDOM = ("bilinear", "bicubic", "box", "nearest")
 RANDOM_TEST = "bicubic"
+_LARGEST = 2**16  # pixels of a side, or times as wide as high
 TRIES = 10  # of a random area whose shape fits into the image
 
 
@@ -82,7 +83,8 @@ class View:
             refuse("interpolation", f"choose one of {', '.join(INTERPOLATIONS)}, random")
         for field in ("train_scale", "area", "aspect"):
             values = getattr(self, field)
-            if len(values) != 2 or not 0 < values[0] <= values[1] < math.inf:
+            numbers = all(isinstance(v, int | float) for v in values) and len(values) == 2
+            if not numbers or not 0 < values[0] <= values[1] <= _LARGEST:
                 refuse(field, "must be two numbers above 0, the smaller one first")
         if self.area[1] > 1:
             refuse("area", "must be at most 1, the whole image")

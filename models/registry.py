@@ -28,10 +28,10 @@ BOOL = (False, True)
 RATE = _number((int, float), lambda v: 0 <= v < 1, "must be at least 0 and less than 1")
 POSITIVE = _number((int, float), lambda v: 0 < v < 1e6, "must be a number more than 0")
 ANY_NUMBER = _number((int, float), lambda v: abs(v) < 1e6, "must be a number")
-COUNT = _number(int, lambda v: v >= 1, "must be a whole number of at least 1")
-PIECES = _number(int, lambda v: v >= 2, "must be a whole number of at least 2")
+COUNT = _number(int, lambda v: 1 <= v < 1e6, "must be a whole number of at least 1")
+PIECES = _number(int, lambda v: 2 <= v < 1e3, "must be a whole number of at least 2")
 SIZES = Check(
-    lambda v: isinstance(v, tuple | list) and all(isinstance(n, int) and n > 0 for n in v),
+    lambda v: isinstance(v, tuple | list) and all(isinstance(n, int) and 0 < n < 1e9 for n in v),
     "must be a tuple of whole numbers, such as (300, 100), or () for none",
 )
 BATCH_NORM = ("per_device", "across_devices")
@@ -103,7 +103,7 @@ MODELS: dict[str, Entry] = {
         {
             "variant": tuple(vgg.VARIANTS),
             "image_size": _number(
-                int, lambda v: v > 0 and v % vgg.STRIDE == 0, "must be a multiple of 32"
+                int, lambda v: 0 < v <= 2**16 and v % vgg.STRIDE == 0, "must be a multiple of 32"
             ),
         },
     ),
@@ -145,7 +145,7 @@ MODELS: dict[str, Entry] = {
             "variant": tuple(maxout.VARIANTS),
             "input_drop_rate": RATE,
             "maxout_pieces": _number(
-                int, lambda v: v == 0 or v >= 2, "must be 0 (as published) or at least 2"
+                int, lambda v: v == 0 or PIECES.holds(v), "must be 0 (as published) or at least 2"
             ),
         },
     ),

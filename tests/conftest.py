@@ -16,7 +16,20 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="canon-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# Of each property: the same few cases every time or, with CANON_EXAMPLES=1000, so many new ones.
+_EXAMPLES = int(os.environ.get("CANON_EXAMPLES", "0"))
+hypothesis.settings.register_profile(
+    "canon",
+    max_examples=_EXAMPLES or 50,
+    derandomize=not _EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.load_profile("canon")
 
 
 def pytest_unconfigure():

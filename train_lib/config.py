@@ -16,7 +16,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs.common import base
-from errors import UserError
+from errors import UserError, one_line
+from train_lib import kinds
 
 # Kept apart from their modules' own tables (which need JAX); a test holds them together.
 LOSSES = ("map", "mse", "softmax")
@@ -28,12 +29,20 @@ MEANS = ("none", "channel", "pixel")
 LIGHTINGS = ("none", "eigenvalues", "deviations")
 
 
+_MOST_PIXELS = 2**16  # of a side; a square of such sides is 64 times what Pillow reads
+_MOST_EVENTS = 1_000_000  # tests, or saves, of a run
+
+
 def _above(low: float) -> tuple[Callable, str]:
-    return lambda v: v > low and math.isfinite(v), f"must be more than {low}"
+    return lambda v: kinds.is_number(v) and v > low, f"must be more than {low}"
 
 
 def _at_least(low: float) -> tuple[Callable, str]:
-    return lambda v: v >= low and math.isfinite(v), f"must be {low} or more"
+    return lambda v: kinds.is_number(v) and v >= low, f"must be {low} or more"
+
+
+def _up_to(high: int) -> tuple[Callable, str]:
+    return lambda v: 0 <= v <= high, f"must be in 0 .. {high:,}"
 
 
 def _share(low: bool, high: bool) -> tuple[Callable, str]:
@@ -56,10 +65,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset.name": (lambda v: v != "", "names no data set"),
     "dataset.on_bad_image": _one_of("error", "skip"),
     "dataset.test_fraction": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
-    "dataset.workers": _at_least(0),
-    "view.size": _at_least(0),
-    "preprocess.pad": _at_least(0),
-    "preprocess.crop": _at_least(0),
+    "dataset.workers": _up_to(1024),
+    "view.size": _up_to(_MOST_PIXELS),
+    "view.test_scale": _up_to(_MOST_PIXELS),
+    "preprocess.pad": _up_to(_MOST_PIXELS),
+    "preprocess.crop": _up_to(_MOST_PIXELS),
     "preprocess.mean": _one_of(*MEANS),
     "augment.translate": _at_least(0),
     "augment.scale": (lambda v: 0 <= v < 1, "must be in 0 .. 1"),
@@ -129,6 +139,8 @@ def _validate_optimizer(section: ConfigDict) -> None:
         "layer_decays": _at_least(0),
     }.items():
         for name, value in section[field].items():
+            if not isinstance(name, str):
+                raise UserError(f"config.optimizer.{field}: {name!r} is no name of a layer")
             if not holds(value):
                 raise UserError(f"config.optimizer.{field}.{name}={value}: {what}")
     if bool(section.momentum_end) != bool(section.momentum_epochs):
@@ -140,8 +152,8 @@ def _validate_optimizer(section: ConfigDict) -> None:
 
 def _validate_schedule(schedule: ConfigDict, epochs: float) -> None:
     for name in ("boundaries", "factors"):
-        if not all(isinstance(v, int | float) for v in schedule[name]):
-            raise UserError(f"config.schedule.{name}={schedule[name]}: must be numbers")
+        if not all(kinds.is_number(v) and v >= 0 for v in schedule[name]):
+            raise UserError(f"config.schedule.{name}={schedule[name]}: must be numbers, 0 or more")
     if len(schedule.boundaries) != len(schedule.factors):
         raise UserError("config.schedule.boundaries and .factors must have the same length")
     if list(schedule.boundaries) != sorted(schedule.boundaries):
@@ -175,6 +187,9 @@ def _validate_schedule(schedule: ConfigDict, epochs: float) -> None:
 
 def validate(config: ConfigDict) -> None:
     """Raises UserError, naming the field and what it may be, for the first impossible value."""
+    wrong = kinds.wrong(config, base())
+    if wrong:
+        raise UserError(wrong)
     flat = flatten(config)
     for name, (holds, what) in RULES.items():
         if name in flat and not holds(flat[name]):
@@ -193,7 +208,7 @@ def validate(config: ConfigDict) -> None:
             " one size with config.view.square and config.preprocess.mean=pixel, the mean of such"
             " squares"
         )
-    if not all(isinstance(side, int) and side > 0 for side in config.evaluate.scales):
+    if not all(_is_side(side) for side in config.evaluate.scales):
         raise UserError(
             f"config.evaluate.scales={config.evaluate.scales}: must be whole numbers of pixels, as"
             " (256, 288)"
@@ -217,6 +232,10 @@ def validate(config: ConfigDict) -> None:
         )
     if config.loss.name == "map" and "j" not in config.loss:
         raise UserError("config.loss.name=map needs config.loss.j")
+
+
+def _is_side(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_PIXELS
 
 
 def rate_scale(config: ConfigDict) -> float:
@@ -254,13 +273,26 @@ def digest(mode: str, images: list[str], config: ConfigDict) -> str:
 
 
 def completed(own: dict[str, Any]) -> ConfigDict:
-    """A stored config, perhaps of an older version: fields that it has not yet are neutral."""
+    """A stored config, perhaps of an older version: fields that it has not yet are neutral.
+
+    Raises ValueError for what is no config.
+    """
 
     def over(below: dict, above: dict) -> dict:
         both = {k for k in below.keys() & above.keys() if isinstance(below[k], dict)}
+        both = {k for k in both if isinstance(above[k], dict)}
         return below | above | {k: over(below[k], above[k]) for k in both}
 
-    return ConfigDict(over(base().to_dict(), own))
+    if not isinstance(own, dict):
+        raise ValueError("it holds no fields")
+    try:
+        config = ConfigDict(over(base().to_dict(), own))
+    except (KeyError, TypeError, AttributeError) as error:  # names that no field can have
+        raise ValueError(one_line(error)) from error
+    wrong = kinds.wrong(config, base())
+    if wrong:
+        raise ValueError(wrong)
+    return config
 
 
 def to_json(config: ConfigDict) -> str:
@@ -300,23 +332,42 @@ class Plan:
 
 
 def make_plan(config: ConfigDict, num_examples: int) -> Plan:
-    """The plan of a run over a training set of `num_examples`."""
+    """The plan of a run over a training set of `num_examples`.
+
+    Raises UserError for more steps, tests or saves than can be.
+    """
     steps_per_epoch = num_examples / config.batch_size
+    if config.epochs * steps_per_epoch > kinds.LARGEST_INT:
+        raise UserError(
+            f"config.epochs={config.epochs}: these are {config.epochs * steps_per_epoch:.3g} steps,"
+            " which must be less than 2^31"
+        )
     total = max(1, math.ceil(config.epochs * steps_per_epoch))
 
-    def every(epochs: float) -> set[int]:
+    def check(field: str, count: float) -> None:
+        if count > _MOST_EVENTS:
+            raise UserError(
+                f"config.{field}: that is {count:.3g} times in this run, and must be"
+                f" {_MOST_EVENTS:,} or less: raise it"
+            )
+
+    def every(section: str) -> set[int]:
+        epochs = config[section].every_epochs
+        check(f"{section}.every_epochs={epochs}", config.epochs / epochs)
         count = math.ceil(config.epochs / epochs)
         # Rounded against 60.00000001 steps; never before the first step.
-        steps = (math.ceil(round(i * epochs * steps_per_epoch, 6)) for i in range(1, count + 1))
+        ends = (end for i in range(1, count + 1) if (end := i * epochs) <= config.epochs)
+        steps = (math.ceil(round(end * steps_per_epoch, 6)) for end in ends)
         return {max(1, step) for step in steps if step < total} | {total}
 
-    save_at = every(config.checkpoint.every_epochs)
-    if config.checkpoint.every_steps:
-        save_at |= set(range(config.checkpoint.every_steps, total, config.checkpoint.every_steps))
+    save_at, steps = every("checkpoint"), config.checkpoint.every_steps
+    if steps:
+        check(f"checkpoint.every_steps={steps}", total / steps)
+        save_at |= set(range(steps, total, steps))
     return Plan(
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
-        evaluate_at=frozenset(every(config.evaluate.every_epochs)),
+        evaluate_at=frozenset(every("evaluate")),
         save_at=frozenset(save_at),
         steps_per_dispatch=config.steps_per_dispatch,
     )

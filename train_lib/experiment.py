@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -161,8 +162,9 @@ def state_shapes(module: nn.Module, input_shape):
 
 
 def check_memory(exp: Experiment) -> None:
-    """Raises UserError if a device cannot hold even parameters, gradient, velocity and average.
+    """Raises UserError if the devices cannot hold even parameters and updates, or a batch.
 
+    Parameters, gradient, velocity and average, on each of them; a batch's images on all together.
     Asked before they are made: a machine that runs out of memory kills the process without a word.
     """
     leaves = jax.tree.leaves(state_shapes(exp.module, exp.input_shape))
@@ -170,6 +172,12 @@ def check_memory(exp: Experiment) -> None:
     needed = held * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     there = parallel.memory(exp.devices[0])
     copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
+    batch = exp.config.batch_size * math.prod(exp.input_shape) * 4 // processes.count()
+    if there is not None and batch > there * len(exp.devices) // copies:
+        raise UserError(
+            f"config.batch_size={exp.config.batch_size}: such a batch has {batch / 1e9:,.0f} GB,"
+            f" and a device has {there / 1e9:,.0f} GB: lower it"
+        )
     if there is not None and needed * copies > there:
         raise UserError(
             f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters"

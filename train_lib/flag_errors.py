@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from errors import UserError, one_line
+from errors import UserError, one_line, printable
 from train_lib import config as config_lib
 
 
@@ -74,5 +74,5 @@ def as_one_line(argv: list[str]):
         raise
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else _explain(error, argv)
-        print(f"{argv[0].rsplit('/', 1)[-1]}: {text}", file=sys.stderr)
+        print(f"{argv[0].rsplit('/', 1)[-1]}: {printable(text)}", file=sys.stderr)
         sys.exit(2)

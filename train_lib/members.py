@@ -48,6 +48,12 @@ def find(config: ConfigDict, workdir: pathlib.Path, ensemble: bool = True) -> li
         found = [_run(str(workdir), config, workdir)]
     for member in found:
         protocols.check(member.exp)
+        if len(member.class_names) != member.exp.info.num_classes:
+            raise UserError(
+                f"{member.name} names {len(member.class_names)} classes and"
+                f" {member.exp.info.name} has {member.exp.info.num_classes}: give the data set that"
+                " it was trained on"
+            )
         if member.class_names != found[0].class_names:
             raise UserError(
                 f"{member.name} and {found[0].name} know other classes: an ensemble's members must"

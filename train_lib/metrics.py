@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import time
@@ -14,20 +15,39 @@ from errors import UserError
 from train_lib.workdir import write_text
 
 FILE = "metrics.jsonl"
+_LARGEST = 3.4e38  # a float32
 
 
 def read(workdir: pathlib.Path) -> list[dict]:
-    """The records of a workdir, in order; a half-written last line is left out."""
+    """The records of a workdir, in order; half-written and damaged lines are left out.
+
+    Raises UserError where the file cannot be read.
+    """
     path = workdir / FILE
-    records = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the process was killed within this line
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
+    try:
+        text = path.read_text(errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error}): move it away, or make it readable"
+        ) from error
+    return [record for line in text.split("\n") if (record := _record(line))]
+
+
+def _record(line: str) -> dict | None:
+    """The record that a line holds; None if it is damaged: the process was killed within it."""
+    try:
+        record = json.loads(line)
+        step = record["step"]
+        whole = type(step) is int and step >= 0 and "epoch" in record
+        good = whole and all(_is_finite(value) for value in record.values())
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return record if good else None
+
+
+def _is_finite(value) -> bool:
+    """Whether it is a number that TensorBoard and a plot take."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST and not math.isnan(value)
 
 
 class Mirror:

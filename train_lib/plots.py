@@ -4,6 +4,7 @@ The functions return figures that belong to no window system: a notebook shows t
 """
 
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -41,7 +42,8 @@ def learning_curves(records: list[dict]) -> Figure:
             within = max(values) < 10 * min(values)
             axis.yaxis.set_minor_formatter("{x:g}" if within else NullFormatter())
         axis.grid(alpha=0.3, which="both")
-        axis.legend()
+        if axis.get_lines():
+            axis.legend()
     return figure
 
 
@@ -56,8 +58,8 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names) -> Figure
     image = axis.imshow(errors, cmap="Reds", vmin=0, vmax=max(1, errors.max()))
     figure.colorbar(image, label="misclassified images")
     if count <= MOST_NAMED:
-        axis.set_xticks(range(count), names, rotation=0 if count <= 10 else 90)
-        axis.set_yticks(range(count), names)
+        axis.set_xticks(range(count), names, rotation=0 if count <= 10 else 90, parse_math=False)
+        axis.set_yticks(range(count), names, parse_math=False)
         for row, column in zip(*np.nonzero(matrix), strict=True):
             dark = errors[row, column] > 0.6 * errors.max() and row != column
             axis.text(
@@ -116,7 +118,8 @@ def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -
         image = picture(index)
         axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
         true = names[result.labels[index]]
-        axis.set_title(f"{true}->{names[predicted[index]]}", fontsize=8)
+        title = f"{true}->{names[predicted[index]]}"
+        axis.set_title(title, fontsize=8, parse_math=False)
     more = "" if len(shown) == len(wrong) else f" (the first {len(shown)})"
     figure.suptitle(f"{len(wrong)} of {result.examples} misclassified{more}", fontsize=9)
     return figure
@@ -134,7 +137,7 @@ def contact_sheet(picture: Callable[[int], np.ndarray | None], captions: Sequenc
         image = picture(index)
         if image is not None:
             axis.imshow(image)
-        axis.set_title(captions[index], fontsize=8)
+        axis.set_title(captions[index], fontsize=8, parse_math=False)
     if count < len(captions):
         figure.suptitle(f"the first {count} of {len(captions)}", fontsize=9)
     return figure
@@ -170,6 +173,10 @@ def save(figure: Figure, path: pathlib.Path) -> None:
     """Writes a PNG file. Raises UserError, one line, where that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, format="png")
+        with warnings.catch_warnings():
+            # Of class names that are too long, or in a script that the font has not (boxes stand
+            # for its letters).
+            warnings.simplefilter("ignore", UserWarning)
+            figure.savefig(path, dpi=150, format="png")
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}): free some space, run again") from error

@@ -115,7 +115,9 @@ def contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> N
 
     def thumbnail(i: int) -> np.ndarray | None:
         try:
-            return decode.pixels(decode.Picture(paths[i], formats=None).image(side=160))
+            return decode.pixels(
+                decode.Picture(paths[i], formats=decode.MORE_FORMATS).image(side=160)
+            )
         except decode.BadImage:  # one that was skipped
             return None
 

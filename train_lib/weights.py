@@ -2,10 +2,12 @@
 
 Tensors: "params/conv1/kernel", "batch_stats/bn1/mean", ... as `TrainState.variables` has them
 (averaged parameters of a run that averages), and "statistics/..." of the training set where the
-recipe needs some. Metadata: the config, the names of the classes, the data set's, and the step.
+recipe needs some. Metadata: the config, the names of the classes, the data set's, and the step;
+and a checksum of all that, by which damage is noticed.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -15,12 +17,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from errors import UserError, one_line
-from input_pipeline.statistics import Statistics
+from input_pipeline.statistics import Statistics, from_arrays
 from train_lib import config as config_lib
 from train_lib import workdir as folder
 
 SUFFIX = ".safetensors"
-VERSION = "1"
+VERSION = "2"  # 1 had no checksum
+_CHECKSUM = "sha256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,17 @@ class Weights:
     step: int
     variables: dict[str, Any]
     statistics: Statistics | None = None
+
+
+def with_checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> dict[str, str]:
+    """The metadata with a SHA-256 of themselves and the tensors (C order), names and shapes."""
+    metadata = {key: value for key, value in metadata.items() if key != _CHECKSUM}
+    arrays = [tensors[name] for name in sorted(tensors)]
+    kinds = [(name, tensors[name].dtype.str, tensors[name].shape) for name in sorted(tensors)]
+    digest = hashlib.sha256(json.dumps([sorted(metadata.items()), kinds]).encode())
+    for array in arrays:
+        digest.update(array.reshape(-1).view(np.uint8))
+    return metadata | {_CHECKSUM: digest.hexdigest()}
 
 
 def save(path: pathlib.Path, weights: Weights) -> None:
@@ -52,7 +66,7 @@ def save(path: pathlib.Path, weights: Weights) -> None:
     }
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     try:
-        content = safetensors.numpy.save(arrays, metadata)
+        content = safetensors.numpy.save(arrays, with_checksum(metadata, arrays))
         path.parent.mkdir(parents=True, exist_ok=True)
         folder.replace(path, content)
     except OSError as error:
@@ -64,10 +78,13 @@ def save(path: pathlib.Path, weights: Weights) -> None:
 def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
     """What `save` wrote; with shapes_only the shapes of the variables in place of their values.
 
-    Raises UserError for a missing, damaged or foreign file.
+    Raises UserError for a missing, damaged or foreign file; with shapes_only, whose point is not
+    to read it all, without looking at the checksum.
     """
     import safetensors
 
+    if not path.is_file():
+        raise UserError(f"no weight file {path}: write one with --mode=export")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -82,23 +99,31 @@ def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
                 else file.get_tensor(name)
                 for name in file.keys()  # noqa: SIM118
             }
-        paths = {tuple(name.split("/")): value for name, value in tensors.items()}
-        variables = unflatten_dict(paths)
-        statistics = variables.pop("statistics", None)
-        if statistics:
-            statistics = Statistics(**statistics | {"examples": int(statistics["examples"])})
-        return Weights(
-            config=config_lib.completed(json.loads(metadata["config"])),
-            class_names=json.loads(metadata["class_names"]),
-            dataset=metadata["dataset"],
-            step=int(metadata["step"]),
-            variables=variables,
-            statistics=statistics,
-        )
-    except FileNotFoundError as error:
-        raise UserError(f"no weight file {path}: write one with --mode=export") from error
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        if not shapes_only and with_checksum(metadata, tensors) != metadata:
+            raise ValueError("its checksum is wrong")
+        return _read(metadata, tensors)
+    except UserError:
+        raise
+    except Exception as error:  # safetensors', JSON's and flax's many kinds
         raise UserError(
             f"cannot read the weight file {path} ({one_line(error)}): write it again with"
             " --mode=export"
         ) from error
+
+
+def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
+    """Raises ValueError, KeyError or TypeError for what `save` does not write."""
+    paths = {tuple(name.split("/")): value for name, value in tensors.items()}
+    own = {path[1:]: paths.pop(path) for path in list(paths) if path[0] == "statistics"}
+    statistics = {"/".join(path): value for path, value in own.items()}
+    step = int(metadata["step"])
+    if not 0 <= step < 2**31:
+        raise ValueError(f"step {step}")
+    return Weights(
+        config=config_lib.completed(json.loads(metadata["config"])),
+        class_names=folder.checked_names(json.loads(metadata["class_names"])),
+        dataset=metadata["dataset"],
+        step=step,
+        variables=unflatten_dict(paths),
+        statistics=from_arrays(statistics) if statistics else None,
+    )

@@ -4,10 +4,11 @@ import json
 import os
 import pathlib
 import tempfile
+import uuid
 
 from ml_collections import ConfigDict
 
-from errors import UserError
+from errors import UserError, one_line, printable
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.sources import Info
 from train_lib import config as config_lib
@@ -19,9 +20,9 @@ STATISTICS = "statistics.npz"
 
 def replace(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that it is there whole or not at all. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:  # never through a link that lies there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -42,20 +43,24 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def stored_config(workdir: pathlib.Path) -> dict | None:
     """The flattened config that the folder was made with; None if there is none."""
     path = workdir / CONFIG
-    try:
-        return config_lib.flatten(ConfigDict(json.loads(path.read_text())))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path} ({error}): restore it, or choose another --workdir"
-        ) from error
+    found = _stored(path) if path.exists() else None
+    return None if found is None else config_lib.flatten(found[0])
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
     """The config that a run was made with, `completed`. Raises UserError if it cannot be read."""
-    stored_config(workdir)  # raises for a damaged one
-    return config_lib.completed(json.loads((workdir / CONFIG).read_text()))
+    return _stored(workdir / CONFIG)[1]
+
+
+def _stored(path: pathlib.Path) -> tuple[dict, ConfigDict]:
+    """A config as it is stored, and `completed`. Raises UserError if it cannot be read."""
+    try:
+        own = json.loads(path.read_text())
+        return own, config_lib.completed(own)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"cannot read {path} ({one_line(error)}): restore it, or choose another --workdir"
+        ) from error
 
 
 def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:
@@ -135,6 +140,18 @@ def class_names(workdir: pathlib.Path) -> list[str]:
     """The names of the classes that the run was trained on."""
     path = workdir / DATASET
     try:
-        return json.loads(path.read_text())["class_names"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read {path} ({error}): is {workdir} a run's folder?") from error
+        return checked_names(json.loads(path.read_text())["class_names"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"cannot read {path} ({one_line(error)}): is {workdir} a run's folder?"
+        ) from error
+
+
+def checked_names(found) -> list[str]:
+    """Class names as they were read. Raises ValueError for what are no names."""
+    if not isinstance(found, list) or not found:
+        raise ValueError("it has no list of class names")
+    for name in found:
+        if not isinstance(name, str) or name != printable(name):
+            raise ValueError(f"{name!r} is no name of a class")
+    return found
