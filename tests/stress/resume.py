@@ -133,7 +133,6 @@ class Family:
         loop.Run.finish = lambda *_: None
         self.state = train.train_and_evaluate(self.config, self.whole)
         self.last = int(self.state.step)
-        self.records = runs.records(self.whole)
         self.at = self.whole / "checkpoints"
 
     def _reuse(self) -> None:
@@ -178,9 +177,10 @@ class Family:
         between = loop.Run._between_steps
 
         def watched(run, state, step):
-            if step >= target < self.last:
+            found = between(run, state, step)
+            if step >= target < self.last:  # behind its test, which a signal would cut short
                 stop.name = "a test"
-            return between(run, state, step)
+            return found
 
         loop.Run._between_steps = watched
         try:
@@ -189,9 +189,14 @@ class Family:
             pass
         finally:
             loop.Run._between_steps = between
-        one = runs.End(self.arrays(workdir, target), runs.records(workdir))
-        until = [record for record in self.records if record["step"] <= target]
-        return one.differences(runs.End(self.arrays(self.whole, target), until))
+        expected, found = (
+            runs.End(
+                self.arrays(place, target),
+                [record for record in runs.records(place) if record["step"] <= target],
+            )
+            for place in (self.whole, workdir)
+        )
+        return found.differences(expected)
 
 
 def main() -> int:
@@ -218,12 +223,16 @@ def main() -> int:
             if arguments.cuts:
                 cuts = np.unique(np.linspace(1, family.last - 1, arguments.cuts, dtype=int))
             reach = family.reach if arguments.reach < 0 else arguments.reach
-            wrong = {int(cut): found for cut in cuts if (found := family.resume(int(cut), reach))}
-            failures += [f"{name} at {cut}: {found[:3]}" for cut, found in wrong.items()]
+            wrong = 0
+            for cut in map(int, cuts):
+                if found := family.resume(cut, reach):
+                    wrong += 1
+                    failures.append(f"{name} at {cut}: {len(found)} differ: {found[:3]}")
+                    print(failures[-1], flush=True)
             total += len(cuts)
             print(
                 f"{name:>22}  {family.last} steps, {len(cuts)} cuts, resumed"
-                f" {f'for {reach} steps' if reach else 'to the end'}: {len(wrong)} differ"
+                f" {f'for {reach} steps' if reach else 'to the end'}: {wrong} differ"
                 f" ({time.monotonic() - started:.0f} s)",
                 flush=True,
             )
