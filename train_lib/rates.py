@@ -76,15 +76,16 @@ class Rate:
 
         def init(params):
             del params
-            count, zero = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
-            plateau = Plateau(jnp.float32(jnp.inf), count, count, count)
+            # Each its own array: a step's state is donated, and no buffer can be twice.
+            counts = [jnp.zeros((), jnp.int32) for _ in range(5)]
+            plateau = Plateau(jnp.float32(jnp.inf), *counts[:3])
             warmup = Warmup(jnp.ones((), jnp.float32), jnp.zeros((), bool))
             return RateState(
-                count,
-                zero,
+                counts[3],
+                jnp.zeros((), jnp.float32),
                 plateau if self.plateau else None,
                 warmup if self.warmup else None,
-                count,
+                counts[4],
             )
 
         def update(updates, state, params=None, *, train_error=None, **_):

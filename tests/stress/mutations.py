@@ -34,7 +34,7 @@ MUTATIONS = {
     ),
     "files replaced whole": (
         "train_lib/workdir.py",
-        'temporary = path.with_name(f".{path.name}.{os.getpid()}")',
+        'temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")',
         "temporary = path",
         "tests/train_lib/test_workdir.py",
     ),
