@@ -16,7 +16,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).parents[2]
 CORRUPTION = "tests/stress/test_samples.py::test_a_sample[corruption]"
 RULES = "tests/train_lib/test_rules_resume.py"
-RESUME = "tests/train_lib/test_resume.py::test_interrupted_runs_equal_the_undisturbed_one"
+RESUME = "tests/train_lib/test_resume.py::test_interrupted_runs_equal_the_undisturbed_one[4]"
 
 # name: (file, what is replaced, by what, the test that must notice)
 MUTATIONS = {
