@@ -28,7 +28,7 @@ interposer = pytest.mark.skipif(
         (("resume", "--only=mlp", "--cuts=3"), "3 cuts, 0 failures"),
         (("hygiene", "--steps=4000"), " 0 grown"),
     ],
-    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+    ids=["corruption", "kills", "faults", "resume", "hygiene"],
 )
 def test_a_sample(arguments, said):
     name, *options = arguments
