@@ -14,7 +14,6 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[2]
-CORRUPTION = "tests/stress/test_samples.py::test_a_sample[corruption]"
 RULES = "tests/train_lib/test_rules_resume.py"
 RESUME = "tests/train_lib/test_resume.py::test_interrupted_runs_equal_the_undisturbed_one[4]"
 
@@ -24,13 +23,13 @@ MUTATIONS = {
         "train_lib/checkpoints.py",
         "        if entry != expected[name]:",
         "        if entry[:2] != expected[name][:2]:",
-        CORRUPTION,
+        "tests/train_lib/test_checkpoints.py",
     ),
     "description's checksum": (
         "train_lib/checkpoints.py",
         'read.get("digest") == _digest(read)',
         "True",
-        CORRUPTION,
+        "tests/train_lib/test_checkpoints.py",
     ),
     "files replaced whole": (
         "train_lib/workdir.py",

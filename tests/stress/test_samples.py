@@ -18,7 +18,7 @@ interposer = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("corruption", "--every=151"), "\n0 failures"),
+        (("corruption", "--every=61"), "\n0 failures"),
         pytest.param(
             ("kills", "--every=37", "--random=1", "--chains=0"), "\n0 failures", marks=interposer
         ),

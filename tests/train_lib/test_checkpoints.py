@@ -75,6 +75,18 @@ def test_a_damaged_newest_one_is_reported_and_the_one_before_it_used(tmp_path, c
     checkpoints.close()
 
 
+def test_a_description_that_says_another_error_is_damaged(tmp_path, capsys):
+    """What is still JSON, and tells of a better step than there was."""
+    filled(tmp_path).close()
+    (path,) = (tmp_path / "checkpoints" / "4" / "description").glob("*")
+    text = path.read_text()
+    assert text.count("0.3") == 1
+    path.write_text(text.replace("0.3", "0.0"))
+    assert Checkpoints(tmp_path, read_only=True).best_step() == 2
+    assert "checkpoints/4 is damaged" in capsys.readouterr().err
+    assert Checkpoints(tmp_path).restore(state())[0] == 3
+
+
 def test_all_damaged_is_an_error_and_not_a_start_from_scratch(tmp_path):
     filled(tmp_path, count=2).close()
     for step in ("1", "2"):
