@@ -78,7 +78,7 @@ def test_a_damaged_newest_one_is_reported_and_the_one_before_it_used(tmp_path, c
 def test_a_description_that_says_another_error_is_damaged(tmp_path, capsys):
     """What is still JSON, and tells of a better step than there was."""
     filled(tmp_path).close()
-    (path,) = (tmp_path / "checkpoints" / "4" / "description").glob("*")
+    path = tmp_path / "checkpoints" / "4" / "description" / "metadata"
     text = path.read_text()
     assert text.count("0.3") == 1
     path.write_text(text.replace("0.3", "0.0"))
