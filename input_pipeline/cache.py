@@ -6,7 +6,7 @@ import os
 import pathlib
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -68,19 +68,27 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(one_line(error)) from error
 
 
-def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Writes arrays so that the file is there whole or not at all. Raises OSError.
+def write_whole(path: pathlib.Path, write: Callable, prefix: str = ".") -> None:
+    """Writes a file so that it is there whole or not at all: by `write(file)`. Raises OSError.
 
-    A .npz has a checksum for each array: damage is noticed on reading.
+    prefix: of the name that it has meanwhile, beside the one that it gets.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{STATISTICS}{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f"{prefix}{path.name}.{uuid.uuid4().hex}")
     try:
-        with open(temporary, "xb") as file:
-            np.savez(file, **arrays)
+        with temporary.open("xb") as file:  # never through a link that lies there
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes arrays so that the file is there whole or not at all. Raises OSError.
+
+    A .npz has a checksum for each array: damage is noticed on reading.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda file: np.savez(file, **arrays), STATISTICS)

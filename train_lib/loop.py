@@ -87,9 +87,8 @@ class Run:
         compiled = set()
 
         while True:
-            stopping = (
-                self._stopping()
-            )  # looked at once: a signal after this line waits for the next round
+            # Looked at once: a signal after this line waits for the next round.
+            stopping = self._stopping()
             if stopping or step in plan.evaluate_at or step in plan.save_at:
                 while pending:
                     self._log(*pending.popleft(), held=step)

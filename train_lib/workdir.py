@@ -1,14 +1,13 @@
 """The folder of a run: opened for one config, with the config and class names beside the rest."""
 
 import json
-import os
 import pathlib
 import tempfile
-import uuid
 
 from ml_collections import ConfigDict
 
 from errors import UserError, one_line, printable
+from input_pipeline import cache
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.sources import Info
 from train_lib import config as config_lib
@@ -20,16 +19,7 @@ STATISTICS = "statistics.npz"
 
 def replace(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that it is there whole or not at all. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:  # never through a link that lies there
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    cache.write_whole(path, lambda file: file.write(content))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

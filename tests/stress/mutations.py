@@ -32,8 +32,8 @@ MUTATIONS = {
         "tests/train_lib/test_checkpoints.py",
     ),
     "files replaced whole": (
-        "train_lib/workdir.py",
-        'temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")',
+        "input_pipeline/cache.py",
+        'temporary = path.with_name(f"{prefix}{path.name}.{uuid.uuid4().hex}")',
         "temporary = path",
         "tests/train_lib/test_workdir.py",
     ),
