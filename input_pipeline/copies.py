@@ -16,13 +16,12 @@ import pathlib
 import re
 import sys
 import typing
-import uuid
 
 import numpy as np
 from PIL import Image
 
 from errors import UserError, one_line
-from input_pipeline import decode, views
+from input_pipeline import cache, decode, views
 
 VERSION = 1
 FILE = "canon_copy.json"
@@ -277,12 +276,8 @@ def _begin(folder: pathlib.Path, plan: Plan) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{FILE}.{uuid.uuid4().hex}"
-        try:
-            temporary.write_text(json.dumps(plan.describe(), indent=2) + "\n")
-            os.replace(temporary, folder / FILE)
-        finally:
-            temporary.unlink(missing_ok=True)
+        text = json.dumps(plan.describe(), indent=2) + "\n"
+        cache.write_whole(folder / FILE, lambda file: file.write(text.encode()))
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error}): choose another --out") from error
 
