@@ -133,13 +133,11 @@ def _leave() -> None:
 
 
 def end(code: int) -> None:
-    """Exits with a status. One of several does so at once, if it did not part from the others: a
-    step that waits for them may never end, and Python would wait for it."""
+    """Exits with a status, at once: Python would wait for threads that may wait for ever, as for
+    a step of one of several processes, or for ten minutes, as Orbax's do after a failed save."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if _peers:
-        os._exit(code)
-    sys.exit(code)
+    os._exit(code)
 
 
 def wait_while(is_saving: Callable[[], bool]) -> None:
