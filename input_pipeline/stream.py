@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker, shared_memory
 
 import numpy as np
 from absl import flags
@@ -140,14 +141,26 @@ def _say_once(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _die_with(parent: int) -> None:
-    """In a worker: ends it when its parent is gone, however that ended. Grain's own would stay."""
+def _begin_worker(parent: int) -> None:
+    """In a worker: ends it when its parent is gone, however that ended. Grain's own would stay.
+
+    And nothing of its memory stays behind: Python tells the process that cleans up of each block
+    once it is there, so that one of a worker killed in between would never be freed. Here it is
+    told before.
+    """
 
     def watch():
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 
+    def announced() -> str:
+        name = make_name()
+        resource_tracker.register(name, "shared_memory")
+        return name
+
+    make_name = shared_memory._make_filename
+    shared_memory._make_filename = announced
     threading.Thread(target=watch, daemon=True).start()
 
 
@@ -178,7 +191,7 @@ def _opened(split, reading: Reading, count: int, share: int, reader=None, **orde
             flags.FLAGS.mark_as_parsed()
         parent = os.getpid()
         options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=1)
-        dataset = dataset.mp_prefetch(options, lambda *_: _die_with(parent))
+        dataset = dataset.mp_prefetch(options, lambda *_: _begin_worker(parent))
     iterator = iter(dataset)
 
     def join(batches: int) -> dict | None:

@@ -217,6 +217,35 @@ def test_no_process_and_no_shared_memory_outlives_a_killed_one(tmp_path, victim)
     assert not shared & set(os.listdir("/dev/shm"))
 
 
+KILLED_EARLY = """
+import os, signal, sys
+from multiprocessing import resource_tracker, shared_memory
+sys.path.insert(0, sys.argv[1])
+from input_pipeline import stream
+resource_tracker.ensure_running()
+if not os.fork():
+    def killed(block, size):  # the block has a name, no size yet
+        path = os.readlink(f"/proc/self/fd/{block}")
+        print(path, os.path.exists(path), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    stream._begin_worker(os.getppid())
+    os.ftruncate = killed
+    shared_memory.SharedMemory(create=True, size=10)
+os.wait()
+"""
+
+
+@linux
+def test_shared_memory_that_a_worker_was_just_making_is_freed():
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    # Ends when the process that cleans up does, which has the same standard error.
+    command = [sys.executable, "-c", KILLED_EARLY, root]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    path, was_there = done.stdout.split()
+    assert was_there == "True", done.stderr
+    assert not os.path.exists(path)
+
+
 def _shared_memory(pid):
     """Names of the shared memory that a process has mapped."""
     with open(f"/proc/{pid}/maps") as file:
