@@ -89,10 +89,11 @@ def _checked(stop) -> None:
 
 def _run(config, workdir: pathlib.Path, stop) -> None:
     """What needs the folder of a run; one of several processes prints its result."""
-    from train_lib import modes, processes
+    from train_lib import checkpoints, modes, processes
     from train_lib.train import train_and_evaluate
 
     if MODE.value == "train":
+        checkpoints.ignore_late_writes()
         train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value, stop)
     elif MODE.value == "evaluate":
         processes.say(modes.evaluate_run(config, workdir))
@@ -133,8 +134,9 @@ def guarded_main(argv) -> None:
         if code is None:
             raise
         print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        processes = sys.modules.get("train_lib.processes")  # loaded if there are several
-        (processes.end if processes else sys.exit)(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads that Python would wait for may wait for what never comes
     except KeyboardInterrupt:  # before the training loop, which saves first
         print(f"{pathlib.Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -63,6 +63,21 @@ def _to_host(state):
     return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
 
 
+def ignore_late_writes() -> None:
+    """Keeps quiet about writes of a save that ends after the save has failed.
+
+    Each would print a traceback from a thread of TensorStore, among and after the one line that
+    says what failed.
+    """
+
+    def hook(unraisable):
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
+
+
 class Checkpoints:
     """The checkpoints of one workdir."""
 

@@ -81,6 +81,7 @@ class End:
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
+    """Those of metrics.jsonl without the values that a clock gave."""
     return [
         {name: value for name, value in record.items() if name not in CLOCKED}
         for record in metrics.read(workdir)
@@ -156,6 +157,7 @@ def arm(file: pathlib.Path, step: int) -> None:
 def main(workdir: str, file: str = "", step: str = "0") -> None:
     if file:
         arm(pathlib.Path(file), int(step))
+    checkpoints.ignore_late_writes()
     try:
         end = finish(pathlib.Path(workdir))
     except (UserError, Stopped) as error:

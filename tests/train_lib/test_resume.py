@@ -16,7 +16,8 @@ from conftest import tiny_config
 
 from errors import UserError
 from tests.stress import runs
-from train_lib import loop, metrics, train
+from tests.stress.runs import records
+from train_lib import loop, train
 from train_lib.train import train_and_evaluate
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -53,14 +54,6 @@ def overrides(steps_per_dispatch):
         "log_every_steps": 2,
         "evaluate.batch_size": 64,
     }
-
-
-def records(workdir):
-    """The records without the values that a clock gives."""
-    clocked = ("train/images_per_second", "train/data_wait")
-    return [
-        {k: v for k, v in record.items() if k not in clocked} for record in metrics.read(workdir)
-    ]
 
 
 def assert_equal_states(found, expected):
@@ -217,6 +210,7 @@ def test_a_limit_on_the_size_of_files_is_one_line_and_loses_nothing(tmp_path):
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
     assert str(limited) in last and "too large" in last, last
+    assert "Traceback" not in done.stderr
     assert runs.finish(limited).differences(runs.finish(tmp_path / "undisturbed")) == []
 
 
