@@ -46,6 +46,7 @@ class Result:
         }
 
 
+# What `make_eval_step` sums; a process without an example has zeros of them.
 SUMS = ("loss", "top1_errors", "top5_errors", "examples")
 
 

@@ -60,6 +60,7 @@ class Run:
         self.writer = self.progress = None
         self.last_result = (None, None)  # the newest test: step and Result
         self.batches = None
+        self.names: list[str] = []  # of the parameters, in the order of the tree's leaves
         self.skipped = 0  # unreadable images that were left out
         self.asked = StopRequest()  # whether this process was asked to stop
         self.agreed = False  # whether all processes know that one was
@@ -72,7 +73,8 @@ class Run:
         train_step: `several` steps, already parallel.
         """
         plan, self.asked = self.plan, stop
-        self.shapes = jax.tree.map(lambda leaf: None, state.params)
+        leaves = jax.tree.leaves_with_path(state.params)
+        self.names = ["/".join(key.key for key in path) for path, _ in leaves]
         self.writer = (
             metrics.Writer(self.workdir, step) if processes.is_first() else metrics.Mirror()
         )
@@ -178,9 +180,8 @@ class Run:
                 raise NotFinite(what, rate)
         elif record.get("bad", -1) >= 0 or not math.isfinite(record["loss"]):
             found = [] if math.isfinite(record["loss"]) else [f"the loss is {record['loss']}"]
-            names = [*flatten_dict(self.shapes, sep="/")]
-            if 0 <= record.get("bad", -1) < len(names):
-                found.append(f"the gradient of {names[record['bad']]} is not finite")
+            if 0 <= record.get("bad", -1) < len(self.names):
+                found.append(f"the gradient of {self.names[record['bad']]} is not finite")
             raise NotFinite(f"{' and '.join(found)} at step {step}", rate)
         name = state and parameter_not_finite(state.params)
         if name:

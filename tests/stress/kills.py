@@ -4,8 +4,9 @@
 
 1. SIGKILL before each call (every N-th) that changes a file below the workdir during the save of
    a step, in turn: `interpose.c` counts them (it needs a C compiler; Linux).
-2. SIGKILL at so many random moments of a run, from its start to its end.
-3. So many chains of 3 to 8 random kills, one after the other on the same run.
+2. SIGKILL at so many random moments of a run's time as it was without one, but for its first 30 %,
+   in which Python loads. (A run that ends earlier than then is not killed, and counts.)
+3. So many chains of 3 to 8 of those, in the second half of that time, on the same run.
 
 After each, the run goes on here and must end with the state and the records of the one that
 nothing disturbed, to the bit.

@@ -10,16 +10,10 @@ from conftest import tiny_config
 
 from errors import UserError
 from input_pipeline import batches, sources
+from tests.stress.runs import records
 from tests.stress.together import run_together
 from train_lib import metrics, processes
 from train_lib.train import train_and_evaluate
-
-
-def records(workdir):
-    clocked = ("train/images_per_second", "train/data_wait")
-    return [
-        {k: v for k, v in record.items() if k not in clocked} for record in metrics.read(workdir)
-    ]
 
 
 def assert_close(found, expected):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs.mlp import get_config
+from tests.stress.runs import records
 from train_lib import checkpoints, loop, metrics, train
 from train_lib.train import train_and_evaluate
 
@@ -57,13 +58,6 @@ def config_of_rules():
         }
     )
     return config
-
-
-def records(workdir):
-    return [
-        {k: v for k, v in record.items() if k not in ("train/images_per_second", "train/data_wait")}
-        for record in metrics.read(workdir)
-    ]
 
 
 def run(workdir):

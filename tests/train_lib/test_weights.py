@@ -1,6 +1,7 @@
 """A net in one file: exact, self-contained, and never read wrongly."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -11,7 +12,6 @@ from configs import mlp
 from errors import UserError
 from train_lib import config as config_lib
 from train_lib import members, modes, weights
-from train_lib import workdir as workdir_lib
 from train_lib.train import train_and_evaluate
 
 OVERRIDES = {
@@ -105,7 +105,7 @@ def test_a_flipped_name_or_a_full_disk_leaves_nothing(exported, tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(workdir_lib.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
         modes.export_run(config_of(), workdir, str(tmp_path / "net.safetensors"))
     assert list(tmp_path.iterdir()) == []
