@@ -15,6 +15,7 @@ import tempfile
 
 import jax
 import numpy as np
+from absl import logging
 
 from configs.mlp import get_config
 from errors import UserError
@@ -157,6 +158,7 @@ def arm(file: pathlib.Path, step: int) -> None:
 def main(workdir: str, file: str = "", step: str = "0") -> None:
     if file:
         arm(pathlib.Path(file), int(step))
+    logging.set_verbosity(logging.FATAL)  # as the command line does
     checkpoints.ignore_late_writes()
     try:
         end = finish(pathlib.Path(workdir))
