@@ -95,14 +95,17 @@ def base() -> ConfigDict:
 
     # In this order: pad by pixels of 0 on each side (of the mean, where one is subtracted), crop to
     # a square (0: not; centred, but at random in training with augment.crop). Then images u in
-    # 0..1 become low + (high - low) u or, with a mean m of the training set, high (u - m).
+    # 0..1 become low + (high - low) u or, with a mean m, high (u - m); either divided by deviation.
     config.preprocess = ConfigDict(
         {
             "pad": 0,
             "crop": 0,
             "low": 0.0,
             "high": 1.0,
-            "mean": "none",  # none, channel (one value a colour), pixel (a mean image)
+            # none; of the training set: channel (one value a colour), pixel (a mean image); given
+            "mean": "none",
+            "given_mean": (),  # one value a colour, 0..1, as weights from elsewhere were made with
+            "deviation": (),  # one value a colour, 0..1; (): no division
         }
     )
 

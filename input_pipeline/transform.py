@@ -12,7 +12,7 @@ import numpy as np
 from errors import UserError
 from input_pipeline import augment
 
-MEANS = ("none", "channel", "pixel")
+MEANS = ("none", "channel", "pixel", "given")
 _AFFINE = ("translate", "scale", "squeeze", "shear")
 
 # Each augmentation draws from the example's key folded with its own number (the affine distortion
@@ -24,9 +24,16 @@ def output_shape(preprocessing, image_shape: tuple[int, int, int]) -> tuple[int,
     """(height, width, channels) that the transform of a `preprocess` section gives.
 
     image_shape: of the images handed over; zeros where they differ in size. Raises UserError
-    where that, or a crop larger than the image, leaves no size.
+    where that, or a crop larger than the image, leaves no size, and for a given mean or deviations
+    of other colours.
     """
     height, width, channels = image_shape
+    for name in ("given_mean", "deviation"):
+        if len(preprocessing[name]) not in (0, channels):
+            raise UserError(
+                f"config.preprocess.{name}={tuple(preprocessing[name])}: the images have {channels}"
+                f" colour{'s' if channels > 1 else ''}, give a number for each"
+            )
     if not height or not width:
         raise UserError("the images differ in size: set config.view.size")
     height, width = (size + 2 * preprocessing.pad for size in (height, width))
@@ -40,7 +47,7 @@ def output_shape(preprocessing, image_shape: tuple[int, int, int]) -> tuple[int,
 
 def needs_statistics(preprocessing, augmentation) -> bool:
     """Whether these sections ask for statistics of the training set."""
-    return preprocessing.mean != "none" or augmentation.lighting != "none"
+    return preprocessing.mean in ("channel", "pixel") or augmentation.lighting != "none"
 
 
 def make_transform(preprocessing, augmentation, statistics=None):
@@ -53,7 +60,8 @@ def make_transform(preprocessing, augmentation, statistics=None):
     In this order: affine distortion, photometric distortion, lighting, the mean subtracted, pad,
     crop, flip, scale. Without a mean, padding is background, value 0 before scaling (LeNet-5:
     pad 2, -0.1 to 1.175; LeCun 1998, sec. III.A-B), and pixels u in 0..255 become
-    low + (high - low) u / 255. With one they become high (u - mean) / 255, and padding 0.
+    low + (high - low) u / 255. With one they become high (u - mean) / 255, and padding 0. Either is
+    divided by `deviation`, one value a colour, if there is one.
 
     A mean image may be larger than the images, of which each is then a part: offsets, int32
     [batch, 2], say where the part begins (top, left); None: in the middle.
@@ -64,9 +72,15 @@ def make_transform(preprocessing, augmentation, statistics=None):
     pad, side = preprocessing.pad, preprocessing.crop
     low, high = preprocessing.low, preprocessing.high
     mean = axes = None
-    if preprocessing.mean != "none":
+    if preprocessing.mean == "given":
+        mean = 255.0 * np.asarray(preprocessing.given_mean)
+    elif preprocessing.mean != "none":
         mean = statistics.image if preprocessing.mean == "pixel" else statistics.mean
+    if mean is not None:
         mean = np.asarray(mean, np.float32)
+    scale = (high - low) / 255.0
+    if preprocessing.deviation:
+        low, scale = (np.float32(v) / np.float32(preprocessing.deviation) for v in (low, scale))
     if augmentation.lighting != "none":
         axes = augment.light_axes(
             augmentation.lighting, statistics.eigenvalues, statistics.eigenvectors
@@ -96,7 +110,7 @@ def make_transform(preprocessing, augmentation, statistics=None):
             images = images[:, top : top + side, left : left + side]
         if train and augmentation.flip:
             images = each(augment.flip, images, _FLIP)
-        return low + images.astype(jnp.float32) * ((high - low) / 255.0)
+        return low + images.astype(jnp.float32) * scale
 
     return transform
 

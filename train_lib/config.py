@@ -25,7 +25,7 @@ SCHEDULES = ("constant", "cosine", "steps", "exponential", "linear", "plateau")
 PROTOCOLS = ("auto", "full", "center", "ten_crop", "multi_crop", "dense", "dense_and_multi_crop")
 CROPS = ("grid", "squares")  # of crops.KINDS, those of multi_crop
 MAP_AVERAGES = ("scores", "probabilities")
-MEANS = ("none", "channel", "pixel")
+MEANS = ("none", "channel", "pixel", "given")
 LIGHTINGS = ("none", "eigenvalues", "deviations")
 
 
@@ -132,6 +132,25 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _validate_colours(section: ConfigDict) -> None:
+    """A given mean and deviations: one value a colour."""
+    if bool(section.given_mean) != (section.mean == "given"):
+        raise UserError(
+            f"config.preprocess.mean={section.mean} and .given_mean={tuple(section.given_mean)}: a"
+            " given mean needs mean=given, and that needs one"
+        )
+    for name, holds, what in (
+        ("given_mean", lambda v: 0 <= v <= 1, "0 .. 1"),
+        ("deviation", lambda v: 0 < v <= 1, "more than 0 .. 1"),
+    ):
+        values = section[name]
+        if not all(kinds.is_number(v) and holds(v) for v in values):
+            raise UserError(
+                f"config.preprocess.{name}={tuple(values)}: must be numbers, {what}, as"
+                " (0.5, 0.5, 0.5)"
+            )
+
+
 def _validate_optimizer(section: ConfigDict) -> None:
     for field, (holds, what) in {
         "max_norms": _above(0),
@@ -200,6 +219,7 @@ def validate(config: ConfigDict) -> None:
             f"config.preprocess.low={low}: must be 0 with config.preprocess.mean={mean}, which is"
             " what becomes 0"
         )
+    _validate_colours(config.preprocess)
     view = config.view
     fixed = tuple(view.train_scale) == (view.test_scale, view.test_scale)
     if view.size and view.square and mean == "pixel" and not fixed:

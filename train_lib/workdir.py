@@ -31,22 +31,18 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def stored_config(workdir: pathlib.Path) -> dict | None:
-    """The flattened config that the folder was made with; None if there is none."""
-    path = workdir / CONFIG
-    found = _stored(path) if path.exists() else None
-    return None if found is None else config_lib.flatten(found[0])
+    """The flattened config that the folder was made with; None if there is none.
+
+    Fields that it has not yet are neutral, so that runs of an older version go on.
+    """
+    return config_lib.flatten(read_config(workdir)) if (workdir / CONFIG).exists() else None
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
     """The config that a run was made with, `completed`. Raises UserError if it cannot be read."""
-    return _stored(workdir / CONFIG)[1]
-
-
-def _stored(path: pathlib.Path) -> tuple[dict, ConfigDict]:
-    """A config as it is stored, and `completed`. Raises UserError if it cannot be read."""
+    path = workdir / CONFIG
     try:
-        own = json.loads(path.read_text())
-        return own, config_lib.completed(own)
+        return config_lib.completed(json.loads(path.read_text()))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {path} ({one_line(error)}): restore it, or choose another --workdir"

@@ -9,7 +9,14 @@ A module that does arithmetic also has `cost(in_shape, out_shape) -> Cost`, whic
 (features,).
 """
 
-from models.layers.activations import ACTIVATIONS, PReLU, leaky_relu, maxout, prelu, scaled_tanh
+from models.layers.activations import (
+    ACTIVATIONS,
+    Activation,
+    leaky_relu,
+    maxout,
+    prelu,
+    scaled_tanh,
+)
 from models.layers.convolution import Conv, FullyConnected, LocalConv, TableConv
 from models.layers.cost import Cost
 from models.layers.dropping import (
@@ -46,6 +53,7 @@ __all__ = [
     "REGULARISERS",
     "RULES",
     "SCALINGS",
+    "Activation",
     "BatchNorm",
     "Conv",
     "Cost",
@@ -60,7 +68,6 @@ __all__ = [
     "LocalResponseNorm",
     "LocalResponseNormWithinMap",
     "Net",
-    "PReLU",
     "Pool",
     "Standout",
     "Style",

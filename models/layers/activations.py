@@ -66,14 +66,22 @@ def bind(module: nn.Module, name: str, channels: int, pieces: int = 1) -> Callab
     return FUNCTIONS[name]
 
 
-class PReLU(nn.Module):
-    """Parametric ReLU. [..., channels] -> the same; parameter `slope`, [channels] or [] if shared.
+class Activation(nn.Module):
+    """A named activation as a layer, so that what it gives can be looked at by its name.
 
-    It starts at 0.25, takes no weight decay and may have any sign (He 2015, sec. 2).
+    [..., channels] -> [..., channels] ([..., channels / pieces] for maxout). kind: a name of
+    `ACTIVATIONS`. Parametric ReLU has a parameter `slope`, [channels] or [] if shared; it starts
+    at 0.25, takes no weight decay and may have any sign (He 2015, sec. 2). No other has any.
     """
 
-    shared: bool = False
+    kind: str
+    pieces: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return bind(self, "prelu_shared" if self.shared else "prelu", x.shape[-1])(x)
+        return bind(self, self.kind, x.shape[-1], self.pieces)(x)
+
+
+def layer_name(layer: str, kind: str) -> str:
+    """What the activation behind `layer` is called: conv1_relu, conv1_prelu, ..."""
+    return f"{layer}_{'prelu' if kind == 'prelu_shared' else kind}"

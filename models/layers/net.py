@@ -76,11 +76,9 @@ class Style:
         )
 
     def activate(self, x: jax.Array, name: str) -> jax.Array:
-        """The activation behind layer `name`, whose PReLU is called `<name>_prelu`."""
-        if self.activation in ("prelu", "prelu_shared"):
-            shared = self.activation == "prelu_shared"
-            return activations.PReLU(shared, name=f"{name}_prelu")(x)
-        return activations.bind(None, self.activation, x.shape[-1], self.pieces)(x)
+        """The activation behind layer `name`, called as `activations.layer_name` says."""
+        own = activations.layer_name(name, self.activation)
+        return activations.Activation(self.activation, self.pieces, name=own)(x)
 
     def normalise(
         self,

@@ -50,6 +50,28 @@ def test_lenet_scaling_puts_background_at_minus_01_and_ink_at_1175():
     assert float(found[0, 7, 8, 0]) == pytest.approx(-0.1 + 1.275 * 0.2)
 
 
+def test_a_given_mean_and_deviations_a_colour():
+    """As weights that others distribute want it, from their numbers (here torchvision's)."""
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    images = pictures(2, 5, 4)
+    given = {"mean": "given", "given_mean": mean, "deviation": deviation}
+    section = base().preprocess
+    section.update(given)
+    assert not needs_statistics(section, base().augment)
+    expected = (images.astype(np.float64) / 255 - mean) / deviation
+    np.testing.assert_allclose(make(given)(images), expected, rtol=1e-5, atol=1e-6)
+    given["high"] = 255.0
+    padded = make(given | {"pad": 1, "deviation": ()})(images)
+    assert np.all(padded[:, 0] == 0)
+    expected = images - 255 * np.float64(mean)
+    np.testing.assert_allclose(padded[:, 1:-1, 1:-1], expected, rtol=1e-4, atol=1e-4)
+    found = make({"low": -1.0, "high": 1.0, "deviation": (0.5, 0.5, 1.0)})(images)
+    expected = (images / 127.5 - 1) / (0.5, 0.5, 1.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match=r"given_mean=.*: the images have 1 colour, give"):
+        output_shape(section, (5, 4, 1))
+
+
 def test_sizes_that_cannot_be_are_refused():
     section = base().preprocess
     with pytest.raises(UserError, match=r"set config\.view\.size"):

@@ -71,7 +71,7 @@ def test_response_normalisation_within_maps(beta):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_prelu(shared):
-    module = layers.PReLU(shared=shared)
+    module = layers.Activation("prelu_shared" if shared else "prelu")
     slope = np.float32(0.25).reshape(()) if shared else normal(6)
 
     @nchw

@@ -1,6 +1,7 @@
 """Validation, differences and the plan of steps."""
 
 import json
+import re
 
 import pytest
 from conftest import tiny_config
@@ -65,6 +66,22 @@ def test_schedules_that_cannot_be_are_refused(fields, said):
     config = tiny_config()
     config.schedule.update(fields)
     with pytest.raises(UserError, match=said.replace(".", r"\.")):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mean": "given"}, "given mean needs mean=given, and that needs one"),
+        ({"given_mean": (0.5,)}, "given mean needs mean=given, and that needs one"),
+        ({"mean": "given", "given_mean": (127.0,)}, "given_mean=(127.0,): must be numbers, 0 .. 1"),
+        ({"deviation": (0.0,)}, "deviation=(0.0,): must be numbers, more than 0 .. 1"),
+    ],
+)
+def test_colours_that_cannot_be_are_refused(fields, said):
+    config = tiny_config()
+    config.preprocess.update({"low": 0.0} | fields)
+    with pytest.raises(UserError, match=re.escape(said)):
         config_lib.validate(config)
 
 
