@@ -91,6 +91,12 @@ class Pictures:
         return pathlib.Path(self.paths[i]).read_bytes(), 0, printable(self.paths[i])
 
 
+def content(path: str) -> bytes:
+    """What is in a picture file. Raises UserError where there is none to read."""
+    with _one_line(path):
+        return pathlib.Path(path).read_bytes()
+
+
 @contextlib.contextmanager
 def _one_line(path: str):
     if not pathlib.Path(path).is_file():

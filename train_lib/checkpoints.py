@@ -213,12 +213,13 @@ class Checkpoints:
         steps = self.steps() if step is None else [step]
         return self._newest(steps, lambda candidate: self._read(candidate, like))
 
-    def restore_variables(self):
+    def restore_variables(self, step: int | None = None):
         """(step, what `TrainState.variables` gives) of the newest good checkpoint, of any model.
 
-        None if there is none; errors as in `restore`.
+        step: of this one. None if there is none; errors as in `restore`.
         """
-        return self._newest(self.steps(), self._read_variables)
+        steps = self.steps() if step is None else [s for s in self.steps() if s == step]
+        return self._newest(steps, self._read_variables)
 
     def _newest(self, steps: list[int], read):
         """(step, read(step)) for the last of `steps` that is not damaged; None without steps."""

@@ -119,15 +119,17 @@ def build(
     config: ConfigDict,
     workdir: pathlib.Path | None = None,
     statistics: statistics_lib.Statistics | None = None,
+    info: sources.Info | None = None,
 ) -> Experiment:
     """workdir, statistics: see `Experiment`. Compiles and reads nothing.
 
+    info: of the data set, which then need not be there.
     Raises UserError for anything in the config that cannot be.
     """
     config_lib.validate(config)
     if config.deterministic:
         parallel.be_deterministic()
-    info = sources.describe(config.dataset)
+    info = info or sources.describe(config.dataset)
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
     reading = stream.Reading.from_config(config)
     if info.copy:

@@ -34,18 +34,21 @@ class Member:
     load: Callable[[], tuple[int, state_lib.TrainState]]
 
 
-def find(config: ConfigDict, workdir: pathlib.Path, ensemble: bool = True) -> list[Member]:
+def find(
+    config: ConfigDict, workdir: pathlib.Path, ensemble: bool = True, data: bool = True
+) -> list[Member]:
     """The run of `workdir`, or the members of config.evaluate.ensemble (unless `ensemble` is off).
 
+    data: whether the data set must be there; what it looked like is known without.
     A member of an ensemble keeps its own model, preprocessing and views; what is tested, and how,
     is in `config`. Raises UserError for what is no run or weight file, for a net that cannot be
     tested so, and for members of different classes.
     """
     names = [name.strip() for name in config.evaluate.ensemble.split(",") if name.strip()]
     if names and ensemble:
-        found = [_member(config, name) for name in names]
+        found = [_member(config, name, data) for name in names]
     else:
-        found = [_run(str(workdir), config, workdir)]
+        found = [_run(str(workdir), config, workdir, data)]
     for member in found:
         protocols.check(member.exp)
         if len(member.class_names) != member.exp.info.num_classes:
@@ -73,17 +76,17 @@ def check_classes(found: Sequence[Member], info: Info) -> None:
         )
 
 
-def _member(config: ConfigDict, name: str) -> Member:
+def _member(config: ConfigDict, name: str, data: bool) -> Member:
     path = pathlib.Path(name).expanduser()
     if path.suffix == weights.SUFFIX:
         stored = weights.load(path, shapes_only=True)
-        exp = experiment.build(_asked(stored.config, config), statistics=stored.statistics)
-        own = experiment.state_shapes(exp.module, exp.input_shape)
-        if stored.variables != jax.tree.map(lambda leaf: leaf.shape, dict(own)):
-            raise UserError(f"the weight file {path} does not fit its own model: write it again")
+        own = _asked(stored.config, config)
+        info = None if data else stored.info
+        exp = experiment.build(own, statistics=stored.statistics, info=info)
+        weights.check_fits(stored, exp, path)
         return Member(name, exp, stored.class_names, functools.partial(_from_file, exp, path))
     folder.check_run(path, ENSEMBLE)
-    return _run(name, _asked(folder.read_config(path), config), path)
+    return _run(name, _asked(folder.read_config(path), config), path, data)
 
 
 def _asked(own: ConfigDict, config: ConfigDict) -> ConfigDict:
@@ -94,8 +97,9 @@ def _asked(own: ConfigDict, config: ConfigDict) -> ConfigDict:
     return own
 
 
-def _run(name: str, config: ConfigDict, workdir: pathlib.Path) -> Member:
-    exp = experiment.build(config, workdir)
+def _run(name: str, config: ConfigDict, workdir: pathlib.Path, data: bool) -> Member:
+    known = not data and (workdir / folder.DATASET).exists()
+    exp = experiment.build(config, workdir, info=folder.info(workdir) if known else None)
     _check(exp, workdir)
     return Member(
         name, exp, folder.class_names(workdir), functools.partial(load_state, exp, workdir)

@@ -121,7 +121,7 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, images: Sequence[s
     paths = image_files.find(images)
     if config.predict.contact_sheet:
         reports.check_writable(config.predict.contact_sheet)
-    found = members.find(config, workdir)
+    found = members.find(config, workdir, data=False)
     total, skipped = 0.0, np.zeros(len(paths), bool)
     for member in found:  # each has its own idea of an image
         split, inverted = _pictures(member.exp, paths)
@@ -147,7 +147,7 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, images: Sequence[s
 
 def export_run(config: ConfigDict, workdir: pathlib.Path, output: str) -> str:
     """Writes a run's net to one file, see `weights`; WORKDIR/weights.safetensors by default."""
-    (member,) = members.find(config, workdir, ensemble=False)
+    (member,) = members.find(config, workdir, ensemble=False, data=False)
     path = pathlib.Path(output).expanduser() if output else workdir / f"weights{weights.SUFFIX}"
     if path.suffix != weights.SUFFIX:
         raise UserError(f"--output={output}: the file's name must end in {weights.SUFFIX}")
@@ -161,6 +161,7 @@ def export_run(config: ConfigDict, workdir: pathlib.Path, output: str) -> str:
         step=step,
         variables=jax.device_get(state.variables()),
         statistics=member.exp.statistics,
+        image_shape=member.exp.info.image_shape,
     )
     weights.save(path, stored)
     count = sum(leaf.size for leaf in jax.tree.leaves(stored.variables["params"]))

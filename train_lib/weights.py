@@ -17,8 +17,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from errors import UserError, one_line
+from input_pipeline.sources import Info
 from input_pipeline.statistics import Statistics, from_arrays
 from train_lib import config as config_lib
+from train_lib import experiment
 from train_lib import workdir as folder
 
 SUFFIX = ".safetensors"
@@ -29,7 +31,7 @@ _CHECKSUM = "sha256"
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """What a file holds. variables: {"params": ..., "batch_stats": ...}, NumPy arrays (or, see
-    `load`, their shapes)."""
+    `load`, their shapes). image_shape: of the data set's images, zeros where they differ."""
 
     config: ConfigDict
     class_names: list[str]
@@ -37,6 +39,14 @@ class Weights:
     step: int
     variables: dict[str, Any]
     statistics: Statistics | None = None
+    image_shape: tuple[int, int, int] | None = None
+
+    @property
+    def info(self) -> Info | None:
+        """What the data set looked like, without it; None if the file does not say."""
+        if self.image_shape is None:
+            return None
+        return Info(self.dataset, self.image_shape, tuple(self.class_names))
 
 
 def with_checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> dict[str, str]:
@@ -64,6 +74,8 @@ def save(path: pathlib.Path, weights: Weights) -> None:
         "dataset": weights.dataset,
         "step": str(weights.step),
     }
+    if weights.image_shape is not None:
+        metadata["image_shape"] = json.dumps(weights.image_shape)
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     try:
         content = safetensors.numpy.save(arrays, with_checksum(metadata, arrays))
@@ -111,6 +123,17 @@ def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
         ) from error
 
 
+def check_fits(stored: Weights, exp, path: pathlib.Path) -> None:
+    """Raises UserError unless the variables (or shapes) are those of the `Experiment`'s module."""
+
+    def shapes(tree):
+        flat = flatten_dict(tree)
+        return {p: leaf if isinstance(leaf, tuple) else leaf.shape for p, leaf in flat.items()}
+
+    if shapes(stored.variables) != shapes(experiment.state_shapes(exp.module, exp.input_shape)):
+        raise UserError(f"the weight file {path} does not fit its own model: write it again")
+
+
 def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
     """Raises ValueError, KeyError or TypeError for what `save` does not write."""
     paths = {tuple(name.split("/")): value for name, value in tensors.items()}
@@ -126,4 +149,5 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
         step=step,
         variables=unflatten_dict(paths),
         statistics=from_arrays(statistics) if statistics else None,
+        image_shape=folder.checked_shape(json.loads(metadata.get("image_shape", "null"))),
     )

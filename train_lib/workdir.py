@@ -104,7 +104,11 @@ def describe(
     Once the run is known to begin with them. Statistics that are there stay.
     """
     write_text(workdir / CONFIG, config_lib.to_json(config))
-    description = {"name": info.name, "class_names": info.class_names}
+    description = {
+        "name": info.name,
+        "class_names": info.class_names,
+        "image_shape": info.image_shape,
+    }
     if info.copy:
         description["copy"] = info.copy.describe()
     write_text(workdir / DATASET, json.dumps(description, indent=2) + "\n")
@@ -124,13 +128,36 @@ def statistics(workdir: pathlib.Path) -> statistics_lib.Statistics | None:
 
 def class_names(workdir: pathlib.Path) -> list[str]:
     """The names of the classes that the run was trained on."""
+    return _data_set(workdir)[0]
+
+
+def info(workdir: pathlib.Path) -> Info | None:
+    """What the run's data set looked like, without it; None for a run that did not store that."""
+    names, shape, name = _data_set(workdir)
+    return None if shape is None else Info(name, shape, tuple(names))
+
+
+def _data_set(workdir: pathlib.Path) -> tuple[list[str], tuple[int, int, int] | None, str]:
+    """Class names, image shape and name of a run's data set. Raises UserError if damaged."""
     path = workdir / DATASET
     try:
-        return checked_names(json.loads(path.read_text())["class_names"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        found = json.loads(path.read_text())
+        shape = found.get("image_shape")
+        return checked_names(found["class_names"]), checked_shape(shape), str(found["name"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"cannot read {path} ({one_line(error)}): is {workdir} a run's folder?"
         ) from error
+
+
+def checked_shape(found) -> tuple[int, int, int] | None:
+    """An image shape as it was read, None where there is none. Raises ValueError for others."""
+    if found is None:
+        return None
+    whole = isinstance(found, list) and all(type(n) is int and 0 <= n < 2**16 for n in found)
+    if not whole or len(found) != 3 or found[2] not in (1, 3):
+        raise ValueError(f"{found!r} is no image shape")
+    return tuple(found)
 
 
 def checked_names(found) -> list[str]:

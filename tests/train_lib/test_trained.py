@@ -1,0 +1,158 @@
+"""A run or a file in the hand of a notebook: without its data set, and as the modes see it."""
+
+import csv
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+from PIL import Image
+
+from errors import UserError
+from input_pipeline import sources
+from train_lib import modes, weights
+from train_lib.checkpoints import Checkpoints
+from train_lib.train import train_and_evaluate
+from train_lib.trained import load_run
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A short run of LeNet-5, its state, and its exported file."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    config = tiny_config()
+    state = jax.device_get(train_and_evaluate(config, workdir))
+    modes.export_run(config, workdir, "")
+    return workdir, state
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run on a folder of photographs, made up, that is gone since; and one of the pictures."""
+    from configs.resnet import get_config
+
+    root = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / "data" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "data" / name / f"{i}.png")
+    config = get_config("18")
+    config.update_from_flattened_dict(
+        {
+            "dataset.name": "folder",
+            "dataset.data_dir": str(root / "data"),
+            "dataset.test_fraction": 0.5,
+            "view.size": 32,
+            "view.train_scale": (32, 40),
+            "view.test_scale": 36,
+            "batch_size": 4,
+            "epochs": 1.0,
+            "num_devices": 1,
+        }
+    )
+    train_and_evaluate(config, root / "run")
+    shutil.copy(root / "data" / "cat" / "0.png", root / "cat.png")
+    line = modes.predict_images(config, root / "run", [str(root / "cat.png")])
+    shutil.rmtree(root / "data")
+    return root, config, line
+
+
+def test_a_run_has_all_that_it_was_trained_with(digits):
+    workdir, state = digits
+    net = load_run(workdir)
+    assert net.step == 29
+    assert net.params["c3"]["kernel"].shape == (5, 5, 60)
+    jax.tree.map(np.testing.assert_array_equal, net.params, dict(state.params))
+    assert (net.input_shape, list(net.class_names)) == ((32, 32, 1), list("0123456789"))
+    assert net.config.loss.name == "map"
+    split = sources.load(net.config.dataset, net.config.dataset.test_split)
+    logits = net.module.apply(net.variables, net.preprocess(split.images))
+    modes.evaluate_run(net.config, workdir)
+    (file,) = workdir.glob("evaluation/*/predictions.csv")
+    rows = list(csv.DictReader(file.open()))
+    assert [row["class1"] for row in rows] == [str(i) for i in np.argmax(logits, axis=1)]
+    found = net.predict(split.images).max(axis=1)
+    expected = [float(row["probability1"]) for row in rows]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_other_checkpoints_of_it(digits):
+    workdir, _ = digits
+    assert load_run(workdir, 20).step == 20
+    best = Checkpoints(workdir, read_only=True).best_step()
+    assert load_run(str(workdir), "best").step == best
+    with pytest.raises(UserError, match="there is no checkpoint 7 in"):
+        load_run(workdir, 7)
+    with pytest.raises(UserError, match="give latest, best, or a step"):
+        load_run(workdir, "first")
+    with pytest.raises(UserError, match="no run with a checkpoint"):
+        load_run(workdir / "nothing")
+
+
+def test_a_file_is_the_same_net(digits):
+    workdir, _ = digits
+    net, run = load_run(workdir / "weights.safetensors"), load_run(workdir)
+    jax.tree.map(np.testing.assert_array_equal, dict(net.variables), dict(run.variables))
+    digit = np.full((28, 28), 200, np.uint8)
+    np.testing.assert_array_equal(net.predict(digit), run.predict(digit))
+    assert net.top(digit)[0][0][1] == net.predict(digit).max()
+
+
+def test_pictures_of_every_kind_are_one(digits, tmp_path):
+    net = load_run(digits[0])
+    pixels = np.random.default_rng(0).integers(0, 100, (28, 28)).astype(np.uint8)
+    pixels[0] = pixels[-1] = pixels[:, 0] = pixels[:, -1] = 0  # dark: as the digits are
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    kinds = [pixels, pixels[..., None], Image.fromarray(pixels), tmp_path / "a.png"]
+    for kind in [*kinds, [kinds[2]], np.stack([pixels[..., None]])]:
+        np.testing.assert_array_equal(net.views(kind), pixels[None, ..., None])
+    assert net.predict([*kinds, str(tmp_path / "a.png")]).shape == (5, 10)
+    assert net.activations(pixels)["s4"].shape == (1, 5, 5, 16)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "said"),
+    [
+        (
+            np.zeros((28, 28), np.float32),
+            r"array of float32 \[28, 28, 1\] is no picture: give uint8",
+        ),
+        (np.zeros((29, 28), np.uint8), r"has \[29, 28, 1\], and the net takes \[28, 28, 1\]"),
+        (np.zeros((28, 28, 3), np.uint8), r"has \[28, 28, 3\], and the net takes \[28, 28, 1\]"),
+        (["nothing.png"], "no image file nothing.png"),
+        ([], "no pictures"),
+    ],
+)
+def test_what_is_no_picture_is_one_line(digits, pictures, said):
+    with pytest.raises(UserError, match=said) as error:
+        load_run(digits[0]).predict(pictures)
+    assert "\n" not in str(error.value)
+
+
+def test_the_data_set_need_not_be_there(folder, tmp_path):
+    root, config, line = folder
+    net = load_run(root / "run")
+    probabilities = dict(net.top(root / "cat.png")[0])
+    assert line.endswith(", ".join(f"{name} {p:.4f}" for name, p in probabilities.items()))
+    assert modes.predict_images(config, root / "run", [str(root / "cat.png")]) == line
+    pixels = np.asarray(Image.open(root / "cat.png"))
+    np.testing.assert_array_equal(net.predict(pixels), net.predict(str(root / "cat.png")))
+    modes.export_run(config, root / "run", str(tmp_path / "a.safetensors"))
+    stored = load_run(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(stored.predict(pixels), net.predict(pixels))
+    config.evaluate.ensemble = str(tmp_path / "a.safetensors")
+    assert modes.predict_images(config, tmp_path, [str(root / "cat.png")]) == line
+
+
+def test_files_that_do_not_say_what_their_images_were(digits, tmp_path):
+    workdir, _ = digits
+    stored = weights.load(workdir / "weights.safetensors")
+    weights.save(
+        tmp_path / "a.safetensors", stored.__class__(**vars(stored) | {"image_shape": None})
+    )
+    digit = np.full((28, 28), 200, np.uint8)
+    expected = load_run(workdir).predict(digit)
+    np.testing.assert_array_equal(load_run(tmp_path / "a.safetensors").predict(digit), expected)
