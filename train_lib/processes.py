@@ -76,6 +76,22 @@ def join(
         coordinator_bind_address="127.0.0.1:0",
     )
     _peers = peers
+    with _no_output():
+        gather()
+
+
+@contextlib.contextmanager
+def _no_output():
+    """For the time in which Gloo connects: it says so in C++, which would stand among results."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def detect() -> tuple[str, int, int, list[int] | None]:
