@@ -15,8 +15,11 @@ MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "predict", "summary", "export"], "What to do."
 )
 IMAGES = flags.DEFINE_list("images", [], "--mode=predict: image files or folders, with commas.")
-OUTPUT = flags.DEFINE_string("output", "", "--mode=export: the file, NAME.safetensors.")
-FORMAT = flags.DEFINE_enum("format", "table", ["table", "json"], "--mode=summary: output.")
+OUTPUT = flags.DEFINE_string("output", "", "--mode=export: the file, NAME.safetensors or .jax.")
+FORMATS = {"summary": ("table", "json"), "export": ("canon", "torchvision", "jax")}
+FORMAT = flags.DEFINE_string(
+    "format", "", "--mode=summary: table or json. --mode=export: canon, torchvision or jax."
+)
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of several processes, as SLURM or a TPU pod starts them."
 )
@@ -45,6 +48,10 @@ def parse(argv: list[str]) -> list[str]:
         list(CONFIG.value.items())  # a config that failed to load says so here
         if MODE.value != "summary" and not WORKDIR.value:
             raise UserError("which folder? Give --workdir=DIR")
+        formats = FORMATS.get(MODE.value, ())
+        if FORMAT.value and FORMAT.value not in formats:
+            choice = f"choose one of {', '.join(formats)}" if formats else "leave it out"
+            raise UserError(f"--format={FORMAT.value} with --mode={MODE.value}: {choice}")
         given = (COORDINATOR.value != "", NUM_PROCESSES.value > 0, PROCESS_ID.value >= 0)
         if any(given) and (not all(given) or DISTRIBUTED.value):
             raise UserError(
@@ -82,7 +89,7 @@ def _checked(stop) -> None:
     elif MODE.value == "summary":
         from train_lib.description import summarise
 
-        print(summarise(config, FORMAT.value))
+        print(summarise(config, FORMAT.value or "table"))
     else:
         _run(config, workdir, stop)
 
@@ -100,7 +107,10 @@ def _run(config, workdir: pathlib.Path, stop) -> None:
     elif MODE.value == "predict":
         processes.say(modes.predict_images(config, workdir, IMAGES.value))
     else:
-        processes.say(modes.export_run(config, workdir, OUTPUT.value))
+        from train_lib import exporting
+
+        form = FORMAT.value or "canon"
+        processes.say(exporting.export_run(config, workdir, OUTPUT.value, form))
 
 
 def _run_together(config, workdir: pathlib.Path | None, stop) -> None:

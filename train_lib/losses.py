@@ -24,7 +24,7 @@ def map_criterion(logits: jax.Array, labels: jax.Array, j: float) -> jax.Array:
     j > 0 is the constant of the class of everything that is no character ("rubbish"). The paper
     gives it no value.
     """
-    rubbish = jnp.full((len(logits), 1), -j, logits.dtype)
+    rubbish = jnp.full((logits.shape[0], 1), -j, logits.dtype)
     everything = jax.nn.logsumexp(jnp.concatenate([logits, rubbish], axis=1), axis=1)
     return mse(logits, labels) + everything
 
@@ -44,6 +44,6 @@ def probabilities(section: Mapping[str, Any], logits: jax.Array) -> jax.Array:
     Under the MAP criterion the rubbish class has a share too: what is missing to 1.
     """
     if section["name"] == "map":
-        rubbish = jnp.full((len(logits), 1), -section["j"], logits.dtype)
+        rubbish = jnp.full((logits.shape[0], 1), -section["j"], logits.dtype)
         return jax.nn.softmax(jnp.concatenate([logits, rubbish], axis=1), axis=1)[:, :-1]
     return jax.nn.softmax(logits, axis=1)

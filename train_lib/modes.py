@@ -1,4 +1,4 @@
-"""The modes that need a trained run: evaluate, predict, export. Each returns what is printed."""
+"""The modes that test a trained run: evaluate and predict. Each returns what is printed."""
 
 import contextlib
 import json
@@ -6,14 +6,13 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError, printable
 from input_pipeline import images as image_files
 from input_pipeline import sources
-from train_lib import console, experiment, members, processes, protocols, reports, weights
+from train_lib import console, experiment, members, processes, protocols, reports
 from train_lib.evaluate import evaluate, from_probabilities
 
 
@@ -143,26 +142,3 @@ def predict_images(config: ConfigDict, workdir: pathlib.Path, images: Sequence[s
     if config.predict.contact_sheet and processes.is_first():
         reports.contact_sheet(config.predict.contact_sheet, paths, captions)
     return "\n".join(lines)
-
-
-def export_run(config: ConfigDict, workdir: pathlib.Path, output: str) -> str:
-    """Writes a run's net to one file, see `weights`; WORKDIR/weights.safetensors by default."""
-    (member,) = members.find(config, workdir, ensemble=False, data=False)
-    path = pathlib.Path(output).expanduser() if output else workdir / f"weights{weights.SUFFIX}"
-    if path.suffix != weights.SUFFIX:
-        raise UserError(f"--output={output}: the file's name must end in {weights.SUFFIX}")
-    step, state = member.load()
-    config = config.copy_and_resolve_references()
-    config.dataset.update({"data_dir": "", "cache_dir": ""})  # of this machine
-    stored = weights.Weights(
-        config=config,
-        class_names=member.class_names,
-        dataset=config.dataset.name,
-        step=step,
-        variables=jax.device_get(state.variables()),
-        statistics=member.exp.statistics,
-        image_shape=member.exp.info.image_shape,
-    )
-    weights.save(path, stored)
-    count = sum(leaf.size for leaf in jax.tree.leaves(stored.variables["params"]))
-    return f"written: {path} ({count:,} parameters, step {step})"

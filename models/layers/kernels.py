@@ -187,7 +187,8 @@ def _convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
                     f"the image is too small: a {height}x{width} map under a"
                     f" {kernel.shape[0]}x{kernel.shape[1]} kernel"
                 )
-    if jax.default_backend() != "cpu" or dilated or not plain or groups > _MAX_GROUPS:
+    unknown = not isinstance(x.shape[0], int)  # the batch of an exported function, for any backend
+    if jax.default_backend() != "cpu" or unknown or dilated or not plain or groups > _MAX_GROUPS:
         return lax.conv_general_dilated(x, kernel, window_strides, padding, **kwargs)
     if groups > 1:
         alone = {**kwargs, "feature_group_count": 1}

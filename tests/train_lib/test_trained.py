@@ -11,7 +11,7 @@ from PIL import Image
 
 from errors import UserError
 from input_pipeline import sources
-from train_lib import modes, weights
+from train_lib import exporting, modes, weights
 from train_lib.checkpoints import Checkpoints
 from train_lib.train import train_and_evaluate
 from train_lib.trained import load_run
@@ -23,14 +23,14 @@ def digits(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained") / "run"
     config = tiny_config()
     state = jax.device_get(train_and_evaluate(config, workdir))
-    modes.export_run(config, workdir, "")
+    exporting.export_run(config, workdir, "")
     return workdir, state
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run on a folder of photographs, made up, that is gone since; and one of the pictures."""
-    from configs.resnet import get_config
+    from configs.mlp import get_config
 
     root = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
         for i in range(4):
             pixels = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(root / "data" / name / f"{i}.png")
-    config = get_config("18")
+    config = get_config("20")
     config.update_from_flattened_dict(
         {
             "dataset.name": "folder",
@@ -140,7 +140,7 @@ def test_the_data_set_need_not_be_there(folder, tmp_path):
     assert modes.predict_images(config, root / "run", [str(root / "cat.png")]) == line
     pixels = np.asarray(Image.open(root / "cat.png"))
     np.testing.assert_array_equal(net.predict(pixels), net.predict(str(root / "cat.png")))
-    modes.export_run(config, root / "run", str(tmp_path / "a.safetensors"))
+    exporting.export_run(config, root / "run", str(tmp_path / "a.safetensors"))
     stored = load_run(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(stored.predict(pixels), net.predict(pixels))
     config.evaluate.ensemble = str(tmp_path / "a.safetensors")

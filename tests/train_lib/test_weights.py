@@ -11,7 +11,7 @@ from conftest import tiny_config
 from configs import mlp
 from errors import UserError
 from train_lib import config as config_lib
-from train_lib import members, modes, weights
+from train_lib import exporting, members, modes, weights
 from train_lib.train import train_and_evaluate
 
 OVERRIDES = {
@@ -36,7 +36,7 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     train_and_evaluate(config_of(), folder / "run")
     file = folder / "net.safetensors"
-    said = modes.export_run(config_of(), folder / "run", str(file))
+    said = exporting.export_run(config_of(), folder / "run", str(file))
     assert str(file) in said
     return folder / "run", file
 
@@ -100,14 +100,14 @@ def test_another_file_is_refused_in_one_line(exported, tmp_path, what):
 def test_a_flipped_name_or_a_full_disk_leaves_nothing(exported, tmp_path, monkeypatch):
     workdir, _ = exported
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
-        modes.export_run(config_of(), workdir, str(tmp_path / "net.bin"))
+        exporting.export_run(config_of(), workdir, str(tmp_path / "net.bin"))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        modes.export_run(config_of(), workdir, str(tmp_path / "net.safetensors"))
+        exporting.export_run(config_of(), workdir, str(tmp_path / "net.safetensors"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,121 @@
+"""Nets as files for others: JAX without Canon, and torchvision (whose side is in tests/parity)."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors
+from conftest import tiny_config
+from jax import export
+
+from errors import UserError
+from models import registry
+from train_lib import experiment, exporting
+from train_lib.train import train_and_evaluate
+from train_lib.trained import Trained, load_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("exporting") / "run"
+    train_and_evaluate(tiny_config(), workdir)
+    return workdir
+
+
+WITHOUT_CANON = """
+import json, pathlib, sys
+import numpy as np
+from jax import export
+
+file = pathlib.Path(sys.argv[1])
+net = export.deserialize(bytearray(file.read_bytes()))
+about = json.loads(file.with_suffix(".json").read_text())
+assert about["input"] == {"dtype": "uint8", "shape": ["batch", 28, 28, 1]}, about
+assert about["class_names"] == list("0123456789")
+images = np.load(sys.argv[2])
+np.save(sys.argv[3], np.concatenate([net.call(images[:1]), net.call(images[1:])]))
+assert "flax" not in sys.modules and "models" not in sys.modules
+"""
+
+
+def test_jax_runs_it_without_canon_for_any_number_of_images(run, tmp_path):
+    file = tmp_path / "net.jax"
+    said = exporting.export_run(tiny_config(), run, str(file), "jax")
+    assert said.startswith(f"written: {file} (60,000 parameters, step 29)")
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1)).astype(np.uint8)
+    np.save(tmp_path / "in.npy", images)
+    command = [sys.executable, "-c", WITHOUT_CANON, file, tmp_path / "in.npy", tmp_path / "out.npy"]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = load_run(run).predict(images)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-4, atol=1e-7)
+
+
+NETS = {
+    "mlp": ({"hidden": (20,)}, (8, 8, 1)),
+    "alexnet": ({}, (224, 224, 3)),
+    "vgg": ({"variant": "D"}, (224, 224, 3)),
+    "googlenet": ({}, (224, 224, 3)),
+    "resnet": ({"depth": 50}, (224, 224, 3)),
+    "resnet_cifar10": ({}, (32, 32, 3)),
+    "cuda_convnet": ({}, (24, 24, 3)),
+    "maxout": ({"variant": "cifar10"}, (32, 32, 3)),
+}
+SMALL = ("mlp", "resnet_cifar10", "cuda_convnet")
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_family_goes_with_any_number_of_images(name):
+    options, shape = NETS[name]
+    module = registry.create({"name": name, "dtype": "float32", **options}, num_classes=10)
+
+    def infer(variables, images):
+        return module.apply(variables, images / 255.0, train=False)
+
+    images = jnp.zeros((1, *shape))
+    if name in SMALL:
+        variables = jax.jit(module.init)(jax.random.key(0), images)
+    else:  # all values are one: nothing is computed with them
+        shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+        variables = jax.tree.map(lambda s: np.full(s.shape, 0.01, s.dtype), shapes)
+    found = export.deserialize(bytearray(exporting.serialise(infer, variables, shape)))
+    (output,) = found.out_avals
+    assert (str(output.shape), output.dtype) == ("(batch, 10)", np.float32)
+    assert set(exporting.PLATFORMS) == set(found.platforms)
+    if name in SMALL:
+        images = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.uint8)
+        expected = jax.jit(infer)(variables, images)
+        np.testing.assert_allclose(found.call(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_form_cannot_hold_is_one_line(run, tmp_path):
+    with pytest.raises(UserError, match=r"must end in \.jax with --format=jax"):
+        exporting.export_run(tiny_config(), run, str(tmp_path / "net.safetensors"), "jax")
+    with pytest.raises(UserError, match="torchvision has no LeNet5"):
+        exporting.export_run(tiny_config(), run, str(tmp_path / "a.safetensors"), "torchvision")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_torchvisions_names_and_the_classes(tmp_path):
+    from configs.resnet import get_config
+
+    config = get_config("18")
+    config.dataset.name = "digits"
+    config.view.update({"size": 32, "train_scale": (32, 32), "test_scale": 32})
+    exp = experiment.build(config)
+    rng = np.random.default_rng(0)
+    shapes = experiment.state_shapes(exp.module, exp.input_shape)
+    variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), dict(shapes))
+    net = Trained(exp, variables, list("0123456789"), 7)
+    _, write = exporting.FORMS["torchvision"]
+    assert "preprocessing is not in it" in write(tmp_path / "net.safetensors", net)
+    with safetensors.safe_open(tmp_path / "net.safetensors", "numpy") as file:
+        assert file.metadata()["format"] == "pt"
+        assert json.loads(file.metadata()["class_names"]) == list("0123456789")
+        kernel = variables["params"]["conv3_1"]["projection"]["kernel"]
+        theirs = file.get_tensor("layer2.0.downsample.0.weight")
+        np.testing.assert_array_equal(theirs, np.transpose(kernel, (3, 2, 0, 1)))
