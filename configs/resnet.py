@@ -52,6 +52,7 @@ def get_config(argument: str = "50") -> ConfigDict:
     config.model.name = "resnet"
     config.model.depth = int(argument.removeprefix("plain-").removesuffix("-v1.5"))
     config.model.stride = "v1.5" if argument.endswith("-v1.5") else "v1"
+    config.model.pool1_padding = 1  # or 0, in ceil mode, as in the authors' released nets
     # A, B, C, or none for the plain nets
     config.model.shortcut = "none" if argument.startswith("plain-") else "B"
     config.model.zero_gamma = False

@@ -120,6 +120,7 @@ MODELS: dict[str, Entry] = {
         {
             "depth": tuple(resnet.DEPTHS),
             "stride": resnet.STRIDES,
+            "pool1_padding": resnet.POOL1_PADDINGS,
             "shortcut": resnet.SHORTCUTS,
             "zero_gamma": BOOL,
             "batch_norm": BATCH_NORM,

@@ -19,6 +19,7 @@ DEPTHS = {
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
 SHORTCUTS = ("A", "B", "C", "none")
 STRIDES = ("v1", "v1.5")
+POOL1_PADDINGS = (1, 0)  # the second in ceil mode
 
 
 class Block(nn.Module):
@@ -149,6 +150,9 @@ class ResNet(_Stages):
         others call ResNet-18 and -34.
     stride: of the bottlenecks that halve the map: "v1" in the first 1x1 (the paper's released
         nets) or "v1.5" in the 3x3 (torchvision's). Raises ValueError for v1.5 without bottlenecks.
+    pool1_padding: pixels on each side of the first pooling: 1, or 0 and windows that reach over the
+        far edges (ceil mode), as in the authors' released nets; at 224x224 both give 56x56. The
+        paper does not say.
 
     A regulariser acts on the input of `fc`; the paper has none. Initialisation is He's with
     fan-in; `fc` starts with N(0, 0.01^2), which is not in the paper.
@@ -156,6 +160,7 @@ class ResNet(_Stages):
 
     depth: int = 50
     stride: str = "v1"
+    pool1_padding: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
@@ -168,9 +173,10 @@ class ResNet(_Stages):
         x = style.conv(64, 7, "conv1", stride=2, padding=3, bias=None)(x)
         x = style.activate(style.batch_norm("bn1", train)(x), "conv1")
         x = style.normalise(x, "norm1")
-        x = style.pool(x, "pool1", "max", 3, 2, padding=1)
+        padding = {"padding": self.pool1_padding, "ceil": self.pool1_padding == 0}
+        x = style.pool(x, "pool1", "max", 3, 2, **padding)
         x = self.run_stages(x, train, 64, stages, bottleneck, 2 if self.stride == "v1.5" else 1)
-        side = style.pooled(_halved(self.image_size), 3, 2, padding=1)
+        side = style.pooled(_halved(self.image_size), 3, 2, **padding)
         return self.classify(x, self.head(train, drop_scale), _halved(side, times=3))
 
 

@@ -173,7 +173,7 @@ def assert_same_training_step(module, variables, entries, net, x, tolerance=1e-6
     for entry in entries:
         if not entry.path:
             continue
-        leaf = entry.to_torch(ours[entry.path])
+        leaf = entry.to_theirs(ours[entry.path])
         if entry.path[0] == "params":
             assert_close(leaf, theirs[entry.key].grad, f"gradient of {entry.key}", tolerance)
             continue

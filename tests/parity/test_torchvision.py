@@ -13,8 +13,9 @@ from against import (
 from against import torchvision as tv
 from torchvision.models.googlenet import BasicConv2d, Inception, InceptionAux
 
-from models import torch_weights
 from models.alexnet import AlexNet
+from models.exchange import from_torchvision, to_torchvision
+from models.exchange import torchvision as names
 from models.googlenet import GoogLeNet
 from models.resnet import ResNet
 from models.vgg import VGG
@@ -48,10 +49,10 @@ def test_logits_and_round_trip(name):
     constructor, options, module = NETS[name]
     net = random_net(constructor, **options)
     state_dict = arrays(net)
-    variables = torch_weights.from_torchvision(module, state_dict, (224, 224, 3))
+    variables = from_torchvision(module, state_dict, (224, 224, 3))
     assert_same_logits(module, variables, net, images(2, 224))
 
-    back = torch_weights.to_torchvision(module, variables)
+    back = to_torchvision(module, variables)
     assert back.keys() == state_dict.keys()
     assert all(np.array_equal(back[key], state_dict[key]) for key in back)
     assert all(back[key].dtype == state_dict[key].dtype for key in back)
@@ -91,6 +92,6 @@ def test_training_step(name, options, batch, side):
     constructor, more, module = NETS[name]
     constructor = tv.models.GoogLeNet if "blocks" in options else constructor
     net = random_net(constructor, **more, **options)
-    variables = torch_weights.from_torchvision(module, arrays(net), (224, 224, 3))
-    entries = torch_weights.name_map(module)
+    variables = from_torchvision(module, arrays(net), (224, 224, 3))
+    entries = names.name_map(module)
     assert_same_training_step(module, variables, entries, net, images(batch, side))

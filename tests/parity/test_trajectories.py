@@ -18,8 +18,9 @@ from transcriptions import CifarResNet as TorchCifarResNet
 from transcriptions import same_names
 
 from configs.common import base
-from models import torch_weights
 from models.alexnet import AlexNet
+from models.exchange import torchvision as names
+from models.exchange.entries import dump
 from models.resnet import CifarResNet, ResNet
 from train_lib import losses, optimizers, parallel, rates
 from train_lib import state as state_lib
@@ -31,12 +32,12 @@ MOMENTUM, DECAY = 0.9, 0.1
 
 def alexnet():
     module = AlexNet(10, variant="one_tower", regulariser="none", initializer="he", bias_start=0.1)
-    return module, tv.models.alexnet(num_classes=10, dropout=0.0), torch_weights.name_map(module)
+    return module, tv.models.alexnet(num_classes=10, dropout=0.0), names.name_map(module)
 
 
 def resnet18():
     module = ResNet(10, depth=18)
-    return module, tv.models.resnet18(num_classes=10), torch_weights.name_map(module)
+    return module, tv.models.resnet18(num_classes=10), names.name_map(module)
 
 
 def resnet20():
@@ -127,7 +128,7 @@ def both(make, steps, dtype):
     module, net, entries = make()
     x, labels = batches(steps, batch, side)
     variables = state_lib.create(module, optax.identity(), 0, (side, side, 3)).variables()
-    start = torch_weights.dump(module, entries, jax.device_get(variables), (side, side, 3))
+    start = dump(module, entries, jax.device_get(variables), (side, side, 3))
     net.load_state_dict({key: torch.from_numpy(array) for key, array in start.items()})
     net = net.to(getattr(torch, dtype))
     losses_there, elements = train_there(net, x, labels, *how, dtype)
@@ -153,7 +154,7 @@ def test_twenty_steps(make):
             # torch's running variance is of unbiased ones, larger by n / (n - 1); ours of biased.
             n, left = elements[name], 0.9**steps * start[entry.key]
             last = left + (last - left) * (n - 1) / n
-        assert_close(entry.to_torch(leaves[entry.path]), last, entry.key, 1e-6)
+        assert_close(entry.to_theirs(leaves[entry.path]), last, entry.key, 1e-6)
         moved = np.abs(last - start[entry.key]).max() / np.abs(last).max()
         assert moved > 1e-4, entry.key  # a hundred times what is compared
 

@@ -18,8 +18,8 @@ from against import (
 )
 from transcriptions import PaperGoogLeNet, TwoTowerAlexNet, same_names
 
-from models import torch_weights
 from models.alexnet import IMAGE_SIZES, AlexNet
+from models.exchange.entries import load
 from models.googlenet import GoogLeNet
 from models.layers import normalization
 
@@ -34,7 +34,7 @@ def two_tower(side, kept=1.0, **options):
     net = random_net(TwoTowerAlexNet, padding=IMAGE_SIZES[side], kept=kept)
     entries = same_names(net, {"fc6": 6})
     module = AlexNet(image_size=side, **options)
-    variables = torch_weights.load(module, entries, arrays(net), (side, side, 3))
+    variables = load(module, entries, arrays(net), (side, side, 3))
     return net, entries, module, variables
 
 
@@ -58,7 +58,7 @@ def test_the_papers_googlenet():
     net = random_net(PaperGoogLeNet)
     module = GoogLeNet(regulariser="none")
     entries = same_names(net, {"fc1": 4})
-    variables = torch_weights.load(module, entries, arrays(net), (224, 224, 3))
+    variables = load(module, entries, arrays(net), (224, 224, 3))
     x = pixels(2, 224)
     assert_same_logits(module, variables, net, x)
 

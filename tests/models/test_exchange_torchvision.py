@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from errors import UserError
-from models import torch_weights
 from models.alexnet import AlexNet
+from models.exchange import from_torchvision, to_torchvision, torchvision
+from models.exchange.entries import Entry, shapes
 from models.googlenet import GoogLeNet
 from models.mlp import MLP
 from models.resnet import ResNet
-from models.torch_weights import Entry
 from models.vgg import VGG
 
 SHAPE = (224, 224, 3)
@@ -23,10 +23,10 @@ def module():
 @pytest.fixture(scope="module")
 def state_dict(module):
     rng = np.random.default_rng(0)
-    shapes = torch_weights._shapes(module, SHAPE)
+    ours = shapes(module, SHAPE)
     return {
-        e.key: rng.normal(size=e.torch_shape(shapes[e.path])).astype(np.float32)
-        for e in torch_weights.name_map(module)
+        e.key: rng.normal(size=e.their_shape(ours[e.path])).astype(np.float32)
+        for e in torchvision.name_map(module)
         if e.path
     }
 
@@ -37,17 +37,17 @@ def test_a_linear_layer_sees_its_map_channel_by_channel(ours):
     image, weight = rng.normal(size=(2, 2, 3)), rng.normal(size=(5, 12)).astype(np.float32)
     expected = weight @ image.transpose(2, 0, 1).ravel()  # as torch flattens
     entry = Entry(("params", "fc", "kernel"), "fc.weight", "linear", side=2)
-    kernel = entry.from_torch(weight, ours)
+    kernel = entry.from_theirs(weight, ours)
     np.testing.assert_allclose(image.ravel() @ kernel.reshape(12, 5), expected, rtol=1e-5)
-    np.testing.assert_array_equal(entry.to_torch(kernel), weight)
+    np.testing.assert_array_equal(entry.to_theirs(kernel), weight)
 
 
 def test_a_kernel_keeps_its_place_and_maps():
     weight = np.random.default_rng(0).normal(size=(5, 4, 3, 3)).astype(np.float32)
     entry = Entry(("params", "conv", "kernel"), "conv.weight", "conv")
-    kernel = entry.from_torch(weight, (3, 3, 4, 5))
+    kernel = entry.from_theirs(weight, (3, 3, 4, 5))
     assert kernel[0, 2, 1, 4] == weight[4, 1, 0, 2]
-    np.testing.assert_array_equal(entry.to_torch(kernel), weight)
+    np.testing.assert_array_equal(entry.to_theirs(kernel), weight)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_a_kernel_keeps_its_place_and_maps():
     ],
 )
 def test_the_list_names_every_tensor_once(net, tensors):
-    entries = torch_weights.name_map(net)
+    entries = torchvision.name_map(net)
     paths = [e.path for e in entries if e.path]
     assert len({e.key for e in entries}) == len(entries) == tensors
-    assert sorted(paths) == sorted(torch_weights._shapes(net, SHAPE))
+    assert sorted(paths) == sorted(shapes(net, SHAPE))
 
 
 def test_what_comes_in_is_a_copy(module, state_dict):
-    variables = torch_weights.from_torchvision(module, state_dict, SHAPE)
+    variables = from_torchvision(module, state_dict, SHAPE)
     assert not any(
         np.shares_memory(variables["params"]["fc"][ours], state_dict[f"fc.{theirs}"])
         for ours, theirs in (("kernel", "weight"), ("bias", "bias"))
@@ -83,17 +83,17 @@ def test_every_tensor_that_does_not_fit_is_named_in_one_line(module, state_dict)
         del wrong[f"layer{n}.1.conv2.weight"]
     wrong["bn1.num_batches_tracked"] = np.array(7)  # this one is known, and needs no counterpart
     with pytest.raises(UserError) as error:
-        torch_weights.from_torchvision(module, wrong, SHAPE)
+        from_torchvision(module, wrong, SHAPE)
     assert str(error.value) == (
         "the weights do not fit the model: "
         "5 missing (bn1.running_var; layer1.1.conv2.weight; layer2.1.conv2.weight; ...), "
         "1 unexpected (aux.weight), "
         "1 misshapen (fc.weight [512, 1000], not [1000, 512])"
     )
-    variables = torch_weights.from_torchvision(module, state_dict, SHAPE)
+    variables = from_torchvision(module, state_dict, SHAPE)
     del variables["batch_stats"]["conv2_1"]
     with pytest.raises(UserError, match=r"4 missing \(batch_stats/conv2_1/bn1/mean; "):
-        torch_weights.to_torchvision(module, variables)
+        to_torchvision(module, variables)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,10 @@ def test_every_tensor_that_does_not_fit_is_named_in_one_line(module, state_dict)
         (GoogLeNet(), "model.normalisation=lrn"),
         (ResNet(depth=50), "model.stride=v1"),
         (ResNet(depth=18, shortcut="A"), "model.shortcut=A"),
+        (ResNet(depth=18, pool1_padding=0), "model.pool1_padding=0"),
         (ResNet(depth=18, activation="prelu"), "model.activation=prelu"),
     ],
 )
 def test_nets_that_torchvision_lacks_are_refused(net, message):
     with pytest.raises(UserError, match=message):
-        torch_weights.name_map(net)
+        torchvision.name_map(net)

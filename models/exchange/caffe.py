@@ -1,0 +1,194 @@
+"""Weights from the Caffe files of bvlc_alexnet, VGG's authors, bvlc_googlenet and ResNet's authors.
+
+Their nets take blue, green, red: the first kernel's input maps are turned round on the way in,
+so that ours takes red, green, blue. BatchNorm is two layers there, one with the statistics and one
+with gamma and beta.
+"""
+
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from errors import UserError
+from models import alexnet, googlenet, resnet, vgg
+from models.exchange import fields
+from models.exchange.entries import Entry, layer, load, refuse, require
+
+# Channel means, red, green, blue, in 0..255. bvlc: of the nets' own training files. VGG: of its
+# authors' page. ResNet: its authors subtract a mean image, of which this is the mean of each
+# channel; one value a colour also serves images of other sizes, and users of the file have it so.
+BVLC_MEAN = fields.from_255(123.0, 117.0, 104.0)
+VGG_MEAN = fields.from_255(123.68, 116.779, 103.939)
+RESNET_MEAN = fields.from_255(123.151630838, 115.902882574, 103.062623801)
+
+
+def _alexnet(module) -> Iterator[Entry]:
+    for number in range(1, 6):
+        yield from layer((f"conv{number}",), f"conv{number}")
+    yield from _classifiers(side=6)
+
+
+def _vgg(module) -> Iterator[Entry]:
+    for block, sizes in enumerate(vgg.VARIANTS[module.variant], 1):
+        for number in range(1, len(sizes) + 1):
+            yield from layer((f"conv{block}_{number}",), f"conv{block}_{number}")
+    yield from _classifiers(side=7)
+
+
+def _classifiers(side) -> Iterator[Entry]:
+    for name, seen in (("fc6", side), ("fc7", 1), ("fc8", 1)):
+        yield from layer((name,), name, "linear", seen)
+
+
+def _googlenet(module) -> Iterator[Entry]:
+    yield from layer(("conv1",), "conv1/7x7_s2")
+    yield from layer(("conv2_reduce",), "conv2/3x3_reduce")
+    yield from layer(("conv2",), "conv2/3x3")
+    for row in googlenet.MODULES:
+        for name in ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj"):
+            yield from layer((f"inception_{row}", name), f"inception_{row}/{name}")
+    for number in (1, 2) if module.auxiliary_heads else ():
+        yield from layer((f"aux{number}", "conv"), f"loss{number}/conv")
+        yield from layer((f"aux{number}", "fc1"), f"loss{number}/fc", "linear", side=4)
+        yield from layer((f"aux{number}", "fc2"), f"loss{number}/classifier", "linear")
+    yield from layer(("fc",), "loss3/classifier", "linear")
+
+
+def units(depth: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], str]]:
+    """Each convolution of a bottleneck net: its path here, its BatchNorm's, and the authors' name.
+
+    The name goes behind "res", "bn" and "scale": "2a_branch2a". Not of the first convolution.
+    """
+    for stage, blocks in enumerate(resnet.DEPTHS[depth][0], 2):
+        # The deeper nets count the blocks of their long stages: 3a, 3b1, 3b2, ...
+        counted = depth > 50 and stage in (3, 4)
+        names = [f"b{n}" if counted and n else string.ascii_lowercase[n] for n in range(blocks)]
+        for number, name in enumerate(names, 1):
+            path = f"conv{stage}_{number}"
+            for n, letter in enumerate("abc", 1):
+                yield (path, f"conv{n}"), (path, f"bn{n}"), f"{stage}{name}_branch2{letter}"
+            if number == 1:
+                yield (path, "projection"), (path, "projection_bn"), f"{stage}{name}_branch1"
+
+
+def _resnet(module) -> Iterator[Entry]:
+    def unit(path, bn_path, name, bn, scale):
+        yield from layer(path, name, bias=False)
+        yield Entry(("params", *bn_path, "scale"), f"{scale}.weight")
+        yield Entry(("params", *bn_path, "bias"), f"{scale}.bias")
+        yield Entry(("batch_stats", *bn_path, "mean"), f"{bn}.mean")
+        yield Entry(("batch_stats", *bn_path, "var"), f"{bn}.variance")
+
+    yield from unit(("conv1",), ("bn1",), "conv1", "bn_conv1", "scale_conv1")
+    for path, bn_path, name in units(module.depth):
+        yield from unit(path, bn_path, f"res{name}", f"bn{name}", f"scale{name}")
+    yield from layer(("fc",), "fc1000", "linear")
+
+
+_CAFFES_LRN = {"lrn": ["caffe"]}
+_NO_LRN = {"lrn": ["published", "none"]}
+_VARIANTS = ["A", "B", "C", "D", "E"]
+_NETS = {
+    alexnet.AlexNet: (
+        _alexnet,
+        {"variant": ["two_tower"], "image_size": [227], "lrn_over": ["all_maps"], **_CAFFES_LRN},
+    ),
+    vgg.VGG: (_vgg, {"variant": _VARIANTS, "image_size": [224], **_NO_LRN}),
+    googlenet.GoogLeNet: (_googlenet, {"normalisation": ["lrn"], **_CAFFES_LRN}),
+    resnet.ResNet: (
+        _resnet,
+        {
+            "depth": [50, 101, 152],
+            "stride": ["v1"],
+            "shortcut": ["B"],
+            "pool1_padding": [0],
+            **_NO_LRN,
+        },
+    ),
+}
+_FIRST = {alexnet.AlexNet: "conv1", vgg.VGG: "conv1_1", googlenet.GoogLeNet: "conv1/7x7_s2"}
+
+
+def name_map(module: nn.Module) -> list[Entry]:
+    """Every tensor of `module` with its name in the Caffe file of that net (`caffemodel.read`).
+
+    Raises UserError where there is no such file: another model, or options with which ours computes
+    something else.
+    """
+    if type(module) not in _NETS:
+        raise refuse("Caffe", type(module).__name__, [net.__name__ for net in _NETS])
+    entries, options = _NETS[type(module)]
+    require("Caffe", module, options)
+    return list(entries(module))
+
+
+def variables(
+    module: nn.Module, tensors: Mapping[str, np.ndarray], input_shape, order: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`module`'s variables with a Caffe file's weights. order: of the layers in the file.
+
+    Raises UserError as `name_map`; for tensors that do not fit, naming them; and for an AlexNet
+    that pools before it normalises (CaffeNet), which only the order of its layers shows.
+    """
+    entries = name_map(module)
+    if isinstance(module, alexnet.AlexNet) and _pools_first(order):
+        raise UserError(
+            "the weights are of CaffeNet, which pools before it normalises: take bvlc_alexnet's"
+        )
+    tensors = reverse_colours(tensors, f"{_FIRST.get(type(module), 'conv1')}.weight", axis=1)
+    if isinstance(module, resnet.ResNet):
+        pairs = [("conv1", "bn_conv1")]
+        pairs += [(f"res{name}", f"bn{name}") for _, _, name in units(module.depth)]
+        tensors = without_biases(tensors, pairs)
+    return load(module, entries, tensors, input_shape)
+
+
+def _pools_first(order: Sequence[str]) -> bool:
+    return {"norm1", "pool1"} <= set(order) and order.index("pool1") < order.index("norm1")
+
+
+def reverse_colours(tensors: Mapping[str, np.ndarray], key: str, axis: int) -> dict:
+    """The tensors with the first kernel's input maps turned round: blue, green, red and back."""
+    kernel = tensors.get(key)
+    if kernel is None or kernel.ndim != 4:  # what is wrong is said when shapes are compared
+        return dict(tensors)
+    return {**tensors, key: np.flip(kernel, axis)}
+
+
+def without_biases(tensors: Mapping[str, np.ndarray], pairs) -> dict[str, np.ndarray]:
+    """The tensors with the biases of convolutions taken into the means of the BatchNorms behind.
+
+    pairs: names of a convolution and its BatchNorm. y + b less the mean m is y less m - b: the same
+    outputs, in training and in evaluation.
+    """
+    tensors = dict(tensors)
+    for name, bn in pairs:
+        bias, mean = tensors.get(f"{name}.bias"), tensors.get(f"{bn}.mean")
+        if bias is not None and mean is not None and bias.shape == mean.shape:
+            tensors[f"{bn}.mean"] = mean - bias
+            del tensors[f"{name}.bias"]
+    return tensors
+
+
+def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The config fields that belong to the Caffe weights of the model in a config's section.
+
+    Raises UserError for a model without such a file.
+    """
+    scaling = {"model.dropout_scaling": "train"}
+    if model["name"] == "alexnet":
+        own = {"model.lrn": "caffe", "model.lrn_over": "all_maps", "model.image_size": 227}
+        return fields.view(BVLC_MEAN, high=255.0, size=227) | scaling | own
+    if model["name"] == "vgg":
+        own = {"model.image_size": 224}
+        return fields.view(VGG_MEAN, high=255.0) | scaling | own
+    if model["name"] == "googlenet":
+        own = fields.auxiliary(any(key.startswith("loss1/") for key in tensors))
+        return fields.view(BVLC_MEAN, high=255.0) | scaling | {"model.lrn": "caffe"} | own
+    if model["name"] == "resnet":
+        own = {"model.stride": "v1", "model.pool1_padding": 0}
+        return fields.view(RESNET_MEAN, high=255.0) | own
+    raise refuse("Caffe", model["name"], ["alexnet", "vgg", "googlenet", "resnet"])

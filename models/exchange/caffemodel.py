@@ -1,0 +1,133 @@
+"""Reads .caffemodel files, by the few fields of Caffe's public schema that weights need.
+
+The schema is BVLC/caffe's src/caffe/proto/caffe.proto; other fields are passed over. Numbers are
+declared as bytes, which packed numbers are on the wire: half a gigabyte of them is not taken apart
+in Python.
+"""
+
+import functools
+import math
+import pathlib
+
+import numpy as np
+
+# Of V1LayerParameter's enumeration, the old way to write a layer.
+_V1_TYPES = {4: "Convolution", 14: "InnerProduct"}
+# What a layer's blobs are called here, in their order.
+_ROLES = {
+    "Convolution": ("weight", "bias"),
+    "InnerProduct": ("weight", "bias"),
+    "BatchNorm": ("mean", "variance", "factor"),
+    "Scale": ("weight", "bias"),
+}
+# message -> fields: (name, number, type of FieldDescriptorProto or another message, repeated).
+_SCHEMA = {
+    "BlobShape": [("dim", 1, "INT64", True)],
+    "BlobProto": [
+        *((name, n, "INT64", False) for n, name in enumerate(("num", "channels"), 1)),
+        *((name, n, "INT64", False) for n, name in enumerate(("height", "width"), 3)),
+        ("data", 5, "BYTES", True),
+        ("shape", 7, "BlobShape", False),
+        ("double_data", 8, "BYTES", True),
+    ],
+    "V1LayerParameter": [
+        ("name", 4, "STRING", False),
+        ("type", 5, "INT32", False),
+        ("blobs", 6, "BlobProto", True),
+    ],
+    "LayerParameter": [
+        ("name", 1, "STRING", False),
+        ("type", 2, "STRING", False),
+        ("blobs", 7, "BlobProto", True),
+    ],
+    "NetParameter": [
+        ("layers", 2, "V1LayerParameter", True),
+        ("layer", 100, "LayerParameter", True),
+    ],
+}
+
+
+@functools.cache
+def schema(message: str = "NetParameter"):
+    """The protobuf class of a message of `_SCHEMA`."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(
+        name="canon_caffe.proto", package="canon_caffe", syntax="proto2"
+    )
+    field_type = descriptor_pb2.FieldDescriptorProto
+    for name, rows in _SCHEMA.items():
+        declared = file.message_type.add(name=name)
+        for field, number, kind, repeated in rows:
+            label = field_type.LABEL_REPEATED if repeated else field_type.LABEL_OPTIONAL
+            added = declared.field.add(name=field, number=number, label=label)
+            if kind in _SCHEMA:
+                added.type, added.type_name = field_type.TYPE_MESSAGE, f".canon_caffe.{kind}"
+            else:
+                added.type = getattr(field_type, f"TYPE_{kind}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"canon_caffe.{message}"))
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The tensors of a .caffemodel, and the names of all its layers in order.
+
+    Tensors are called by layer: "conv1.weight" [out, in, k, k] (linear: [out, in]), "conv1.bias";
+    "bn.mean", "bn.variance", already divided by BatchNorm's third blob, which counts the updates
+    that they are sums of; "scale.weight", "scale.bias"; of other layers "NAME.0", "NAME.1".
+    Raises ValueError or protobuf's errors for what is no such file, or damaged.
+    """
+    net = schema()()
+    net.ParseFromString(path.read_bytes())
+    layers = [*net.layers, *net.layer]
+    tensors = {}
+    for layer in layers:
+        kind = _V1_TYPES.get(layer.type, "") if isinstance(layer.type, int) else layer.type
+        roles = _ROLES.get(kind, ())
+        blobs = {}
+        for number, blob in enumerate(layer.blobs):
+            role = roles[number] if number < len(roles) else str(number)
+            blobs[role] = _squeezed(_array(blob, layer.name), kind, role)
+        if kind == "BatchNorm":
+            blobs = _averaged(blobs, layer.name)
+        for role, array in blobs.items():
+            name = f"{layer.name}.{role}"
+            if name in tensors:
+                raise ValueError(f"it has two layers {layer.name}")
+            tensors[name] = array
+    if not tensors:
+        raise ValueError("it has no layers with weights")
+    return tensors, tuple(layer.name for layer in layers)
+
+
+def _array(blob, layer: str) -> np.ndarray:
+    """A blob's numbers in its shape: a list of sizes or, in old files, four numbers."""
+    data = np.frombuffer(b"".join(blob.data), "<f4")
+    if not data.size:
+        data = np.frombuffer(b"".join(blob.double_data), "<f8")
+    if blob.HasField("shape"):
+        raw = blob.shape.dim
+    else:
+        raw = (blob.num, blob.channels, blob.height, blob.width)
+    sizes = tuple(raw)
+    if min(sizes, default=1) < 0 or math.prod(sizes) != data.size:
+        raise ValueError(f"layer {layer} has {data.size} numbers in the shape {list(sizes)}")
+    return data.reshape(sizes)
+
+
+def _squeezed(array: np.ndarray, kind: str, role: str) -> np.ndarray:
+    """Without the axes of length 1 with which old files fill up vectors and matrices to four."""
+    axes = {"Convolution": 4, "InnerProduct": 2}.get(kind, 1) if role == "weight" else 1
+    while array.ndim > axes and array.shape[0] == 1:
+        array = array[0]
+    return array
+
+
+def _averaged(blobs: dict[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:
+    """BatchNorm's statistics: sums, until they are divided by the third blob (0: no updates)."""
+    factor = blobs.pop("factor", None)
+    if factor is None or factor.size != 1 or not np.isfinite(factor).all():
+        raise ValueError(f"BatchNorm layer {layer} has no factor for its statistics")
+    scale = 0.0 if factor.item() == 0 else 1 / factor.item()
+    return {role: (array * scale).astype(array.dtype) for role, array in blobs.items()}

@@ -1,0 +1,160 @@
+"""One tensor in two worlds: what it is called there, how its axes lie there, and strict checks.
+
+A list of `Entry` says it for a whole net. Both directions go through that list, so that a round
+trip is exact to the bit.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from errors import UserError
+
+
+class Entry(NamedTuple):
+    """A tensor in both worlds.
+
+    path: of the leaf in our variables, collection first: ("params", "conv1", "kernel"). None for
+        torch's count of BatchNorm's updates, which has no counterpart here: ignored on the way in,
+        0 on the way out.
+    key: its name in the other framework.
+    layout: "same" in both; "conv": ours [k, k, in, out], theirs [out, in, k, k]; "linear": ours
+        [side, side, c, out], or that flattened to [side * side * c, out], theirs
+        [out, c * side * side]; "rows": ours as for "linear", theirs [side * side * c, out], its
+        rows in our order (Keras).
+    side: of the map that a linear layer sees; 1 where it sees a vector.
+    """
+
+    path: tuple[str, ...] | None
+    key: str
+    layout: str = "same"
+    side: int = 1
+
+    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Their shape of a tensor that has `shape` here."""
+        if self.layout == "same":
+            return shape
+        if self.layout == "conv":
+            return (shape[3], shape[2], *shape[:2])
+        rows = math.prod(shape[:-1])
+        return (rows, shape[-1]) if self.layout == "rows" else (shape[-1], rows)
+
+    def to_theirs(self, leaf) -> np.ndarray:
+        """A copy of our tensor in their layout."""
+        shape = np.shape(leaf)
+        if self.layout in ("same", "rows"):
+            return np.array(leaf).reshape(self.their_shape(shape))
+        spread = np.asarray(leaf).reshape(*self._sides(shape), -1, shape[-1])
+        return np.array(spread.transpose(3, 2, 0, 1), order="C").reshape(self.their_shape(shape))
+
+    def from_theirs(self, tensor, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy of their tensor, float32, in our layout, where it has `shape`."""
+        if self.layout in ("same", "rows"):
+            return np.array(tensor, np.float32, order="C").reshape(shape)
+        spread = np.asarray(tensor).reshape(shape[-1], -1, *self._sides(shape))
+        return np.array(spread.transpose(2, 3, 1, 0), np.float32, order="C").reshape(shape)
+
+    def _sides(self, shape) -> tuple[int, int]:
+        return shape[:2] if self.layout == "conv" else (self.side, self.side)
+
+
+def layer(
+    path, name, layout="conv", side=1, bias=True, roles=("weight", "bias")
+) -> Iterator[Entry]:
+    """The tensors of a convolution or a linear layer; roles: how weights and biases are called."""
+    yield Entry(("params", *path, "kernel"), f"{name}.{roles[0]}", layout, side)
+    if bias:
+        yield Entry(("params", *path, "bias"), f"{name}.{roles[1]}")
+
+
+def load(module, entries: Sequence[Entry], tensors, input_shape) -> dict[str, Any]:
+    """`module`'s variables {"params": ..., "batch_stats": ...}, float32, from their tensors.
+
+    tensors: their name -> array. input_shape: (height, width, channels) of an image. Raises
+    UserError, naming the first ones, for tensors that are missing, unexpected or of another shape.
+    """
+    expected, ours = shapes(module, input_shape), [e for e in entries if e.path]
+    counts = {e.key for e in entries if not e.path}
+    check(
+        {e.key: e.their_shape(expected[e.path]) for e in ours},
+        {key: np.shape(tensor) for key, tensor in tensors.items() if key not in counts},
+    )
+    return unflatten_dict({e.path: e.from_theirs(tensors[e.key], expected[e.path]) for e in ours})
+
+
+def dump(module, entries: Sequence[Entry], variables, input_shape) -> dict[str, np.ndarray]:
+    """Their tensors from `module`'s variables. Errors as `load`, with our names."""
+    leaves = flatten_dict(variables)
+    check(
+        {"/".join(path): shape for path, shape in shapes(module, input_shape).items()},
+        {"/".join(path): np.shape(leaf) for path, leaf in leaves.items()},
+    )
+    return {
+        e.key: e.to_theirs(leaves[e.path]) if e.path else np.zeros((), np.int64) for e in entries
+    }
+
+
+def shapes(module, input_shape) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The shape of every leaf of `module`'s variables, by path, from abstract evaluation."""
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    keys = {name: jax.random.key(0) for name in ("params", "dropout")}
+    variables = jax.eval_shape(lambda x: module.init(keys, x, train=False), images)
+    return {path: leaf.shape for path, leaf in flatten_dict(variables).items()}
+
+
+def check(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
+    """Raises UserError, one line, unless both have the same names and shapes."""
+    wrong = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "misshapen": [
+            f"{name} {list(found[name])}, not {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and tuple(found[name]) != tuple(shape)
+        ],
+    }
+    parts = [
+        f"{len(names)} {kind} ({'; '.join(names[:3])}{'; ...' if len(names) > 3 else ''})"
+        for kind, names in wrong.items()
+        if names
+    ]
+    if parts:
+        raise UserError(f"the weights do not fit the model: {', '.join(parts)}")
+
+
+def require(framework: str, module: nn.Module, options: Mapping[str, Sequence]) -> None:
+    """Raises UserError unless `module` computes what `framework`'s net of its kind computes.
+
+    options: the values allowed of options that the tensors do not show; to them come those that
+    all frameworks share: ReLU, published pooling, no regulariser or dropout, scaled in training
+    (weights for the other scaling are larger by 1 / (1 - rate)).
+    """
+    options = {
+        **options,
+        "activation": ["relu"],
+        "regulariser": ["none", "dropout"],
+        "pooling": ["published"],
+    }
+    if module.regulariser == "dropout":
+        options["dropout_scaling"] = ["train"]
+    for option, allowed in options.items():
+        value = getattr(module, option)
+        if value not in allowed:
+            raise UserError(
+                f"model.{option}={value}: {framework}'s {type(module).__name__} has"
+                f" {' or '.join(map(str, allowed))}"
+            )
+
+
+def refuse(framework: str, name: str, nets: Sequence[str]) -> UserError:
+    """The error for a net that a framework's files do not hold."""
+    return UserError(
+        f"{framework} has no {name}: weights are exchanged for {', '.join(nets)}; for others give"
+        " the names of the tensors in a JSON file (docs/weights.md)"
+    )

@@ -1,0 +1,141 @@
+"""Weights by a list of names that the user writes: {"conv1/kernel": "their.name", ...} as JSON.
+
+Ours is the path of a leaf, without the collection; theirs is a tensor of the file. Each must be
+used, and used once. How the axes lie follows from the shapes and from the kind of file.
+"""
+
+import difflib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from errors import UserError, one_line
+from models.exchange.entries import Entry, load, shapes
+
+_COUNT = "num_batches_tracked"  # torch's, which has no counterpart here
+
+
+def read(path: pathlib.Path) -> dict[str, str]:
+    """The names in a JSON file. Raises UserError, one line, for a file that does not hold them."""
+    try:
+        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_twins)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"cannot read the names in {path} ({one_line(error)}): write a JSON object such as"
+            ' {"conv1/kernel": "features.0.weight"}'
+        ) from error
+    if (
+        not isinstance(pairs, dict)
+        or not pairs
+        or not all(isinstance(value, str) for value in pairs.values())
+    ):
+        raise UserError(
+            f'{path} holds no names: write a JSON object such as {{"conv1/kernel":'
+            ' "features.0.weight"}'
+        )
+    return pairs
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twins = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twins:
+        raise ValueError(f"{twins[0]} stands there twice")
+    return dict(pairs)
+
+
+def variables(
+    module: nn.Module,
+    tensors: Mapping[str, np.ndarray],
+    input_shape,
+    names: Mapping[str, str],
+    channels_last: bool,
+) -> dict[str, Any]:
+    """`module`'s variables with the tensors that `names` says.
+
+    channels_last: kernels are [k, k, in, out] and [in, out] there (Keras) and not [out, in, k, k]
+    and [out, in]. Raises UserError, naming the first ones, for names of no leaf or no tensor, for a
+    tensor named twice, and for leaves and tensors that are left over or of another shape.
+    """
+    expected = shapes(module, input_shape)
+    leaves = {"/".join(path[1:]): path for path in expected}
+    seen = list(names.values())
+    _known("parameter of the model", list(names), list(leaves))
+    _known("tensor of the file", seen, list(tensors))
+    _complete("the model's parameters", leaves, names)
+    counted = [name for name in tensors if name.split(".")[-1] != _COUNT]
+    _complete("the file's tensors", counted, set(seen))
+    twice = [name for name in dict.fromkeys(seen) if seen.count(name) > 1]
+    if twice:
+        raise UserError(f"the names give {_first(twice)} to two parameters: correct one of them")
+    sides = _sides(module, input_shape)
+    entries = []
+    for ours, theirs in names.items():
+        path = leaves[ours]
+        layout, side = _layout(expected[path], tensors[theirs].ndim, channels_last)
+        if layout == "linear" and len(expected[path]) == 2:
+            side = sides.get(path[1:-1], 1)
+        entries.append(Entry(path, theirs, layout, side))
+    return load(module, entries, {name: tensors[name] for name in seen}, input_shape)
+
+
+def _layout(shape: tuple[int, ...], their_axes: int, channels_last: bool) -> tuple[str, int]:
+    """Layout and side, see `Entry`, of a leaf of `shape`."""
+    if len(shape) == 4 and their_axes == 4:
+        return ("same" if channels_last else "conv"), 1
+    if len(shape) in (2, 4) and their_axes == 2:
+        return ("rows" if channels_last else "linear"), shape[0] if len(shape) == 4 else 1
+    return "same", 1
+
+
+def _sides(module: nn.Module, input_shape) -> dict[tuple[str, ...], int]:
+    """Of the map that each layer with a kernel [in, out] flattens: by the layer's path.
+
+    torch flattens it channel by channel, and we pixel by pixel. Raises UserError for a map that is
+    not square.
+    """
+    sides = {}
+
+    def note(call, args, kwargs, context):
+        layer = context.module
+        if context.method_name == "__call__" and getattr(layer, "window", 0) is None:
+            shape = args[0].shape
+            if len(shape) == 4 and shape[1] != shape[2]:
+                raise UserError(
+                    f"{'/'.join(layer.path)} sees a map of {shape[1]}x{shape[2]}: give a square"
+                    " image size"
+                )
+            sides[layer.path] = shape[1] if len(shape) == 4 else 1
+        return call(*args, **kwargs)
+
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    keys = {name: jax.random.key(0) for name in ("params", "dropout")}
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda x: module.init(keys, x, train=False), images)
+    return sides
+
+
+def _known(what: str, names: list[str], known: list[str]) -> None:
+    """Raises UserError for names that are not `known`, with the nearest to the first."""
+    every = set(known)
+    strange = [name for name in names if name not in every]
+    if strange:
+        near = difflib.get_close_matches(strange[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the first is called {known[0]}"
+        raise UserError(f"no {what} is called {_first(strange)}: {hint}")
+
+
+def _complete(of: str, wanted, given) -> None:
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise UserError(f"the names leave out {len(missing)} of {of} ({_first(missing)}): add them")
+
+
+def _first(names: list[str]) -> str:
+    return "; ".join(names[:3]) + ("; ..." if len(names) > 3 else "")

@@ -1,0 +1,46 @@
+"""Weights from timm's VGG nets, whose fully connected layers are convolutions with own names.
+
+timm's ResNets have torchvision's names, and are read as those.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from models import vgg
+from models.exchange import fields, torchvision
+from models.exchange.entries import Entry, layer, refuse, require
+
+
+def recognises(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the names are timm's and not torchvision's."""
+    return any(key.startswith("pre_logits.") for key in tensors)
+
+
+def name_map(module: nn.Module) -> list[Entry]:
+    """Every tensor of a VGG with its name in timm's vgg11, vgg13, vgg16 or vgg19.
+
+    Raises UserError for another model, and for options with which ours computes something else.
+    """
+    if not isinstance(module, vgg.VGG):
+        raise refuse("timm", type(module).__name__, ["VGG", "ResNet"])
+    lrn = {"lrn": ["published", "none"]}
+    require("timm", module, {"variant": ["A", "B", "D", "E"], "image_size": [224], **lrn})
+    convolutions = [e for e in torchvision.name_map(module) if e.key.startswith("features.")]
+    return [
+        *convolutions,
+        *layer(("fc6",), "pre_logits.fc1"),
+        *layer(("fc7",), "pre_logits.fc2"),
+        *layer(("fc8",), "head.fc", "linear"),
+    ]
+
+
+def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The config fields that belong to timm's VGG weights, which are torchvision's."""
+    if model["name"] != "vgg":
+        raise refuse("timm", model["name"], ["vgg", "resnet"])
+    torchvision.no_batch_norm("vgg", tensors)
+    own = {"model.image_size": 224, "model.dropout_scaling": "train"}
+    return fields.view(torchvision.MEAN, torchvision.DEVIATION) | own

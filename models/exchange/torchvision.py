@@ -1,0 +1,167 @@
+"""Weights to and from torchvision's state dicts, without torch; timm's ResNets have the same names.
+
+`name_map` says which tensor of a net is called what by torchvision, and how its axes lie there.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from errors import UserError
+from models import alexnet, googlenet, resnet, vgg
+from models.exchange import fields
+from models.exchange.entries import Entry, dump, layer, load, refuse, require
+
+# The colours' mean and deviation of ImageNet's training set, in 0..1, as torchvision has them.
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _batch_norm(path, name) -> Iterator[Entry]:
+    yield Entry(("params", *path, "scale"), f"{name}.weight")
+    yield Entry(("params", *path, "bias"), f"{name}.bias")
+    yield Entry(("batch_stats", *path, "mean"), f"{name}.running_mean")
+    yield Entry(("batch_stats", *path, "var"), f"{name}.running_var")
+    yield Entry(None, f"{name}.num_batches_tracked")
+
+
+def _alexnet(module) -> Iterator[Entry]:
+    for number, place in enumerate((0, 3, 6, 8, 10), 1):
+        yield from layer((f"conv{number}",), f"features.{place}")
+    for name, place, side in (("fc6", 1, 6), ("fc7", 4, 1), ("fc8", 6, 1)):
+        yield from layer((name,), f"classifier.{place}", "linear", side)
+
+
+def _vgg(module) -> Iterator[Entry]:
+    place = 0
+    for block, sizes in enumerate(vgg.VARIANTS[module.variant], 1):
+        for number in range(1, len(sizes) + 1):
+            yield from layer((f"conv{block}_{number}",), f"features.{place}")
+            place += 2  # a ReLU lies between
+        place += 1  # the pooling
+    for name, place, side in (("fc6", 0, 7), ("fc7", 3, 1), ("fc8", 6, 1)):
+        yield from layer((name,), f"classifier.{place}", "linear", side)
+
+
+def _googlenet(module) -> Iterator[Entry]:
+    def unit(path, name):
+        yield from layer(path, f"{name}.conv", bias=False)
+        yield from _batch_norm((*path[:-1], f"{path[-1]}_bn"), f"{name}.bn")
+
+    for number, name in enumerate(("conv1", "conv2_reduce", "conv2"), 1):
+        yield from unit((name,), f"conv{number}")
+    branches = {
+        "1x1": "branch1",
+        "3x3_reduce": "branch2.0",
+        "3x3": "branch2.1",
+        "5x5_reduce": "branch3.0",
+        "5x5": "branch3.1",
+        "pool_proj": "branch4.1",
+    }
+    for row in googlenet.MODULES:
+        for name, branch in branches.items():
+            yield from unit((f"inception_{row}", name), f"inception{row}.{branch}")
+    for head in ("aux1", "aux2") if module.auxiliary_heads else ():
+        yield from unit((head, "conv"), f"{head}.conv")
+        yield from layer((head, "fc1"), f"{head}.fc1", "linear", side=4)
+        yield from layer((head, "fc2"), f"{head}.fc2", "linear")
+    yield from layer(("fc",), "fc", "linear")
+
+
+def _resnet(module) -> Iterator[Entry]:
+    stages, bottleneck = resnet.DEPTHS[module.depth]
+    yield from layer(("conv1",), "conv1", bias=False)
+    yield from _batch_norm(("bn1",), "bn1")
+    for stage, blocks in enumerate(stages):
+        for block in range(blocks):
+            path, name = f"conv{stage + 2}_{block + 1}", f"layer{stage + 1}.{block}"
+            for n in range(1, 4 if bottleneck else 3):
+                yield from layer((path, f"conv{n}"), f"{name}.conv{n}", bias=False)
+                yield from _batch_norm((path, f"bn{n}"), f"{name}.bn{n}")
+            if block == 0 and (stage > 0 or bottleneck):
+                yield from layer((path, "projection"), f"{name}.downsample.0", bias=False)
+                yield from _batch_norm((path, "projection_bn"), f"{name}.downsample.1")
+    yield from layer(("fc",), "fc", "linear")
+
+
+# The nets that torchvision has, and the options with which ours compute what it computes.
+_ONE_TOWER = {"variant": ["one_tower"]}
+_NETS = {
+    alexnet.AlexNet: (_alexnet, {**_ONE_TOWER, "image_size": [224]}),
+    vgg.VGG: (_vgg, {"variant": ["A", "B", "D", "E"], "image_size": [224]}),
+    googlenet.GoogLeNet: (_googlenet, {"normalisation": ["batch_norm"]}),
+    resnet.ResNet: (_resnet, {"shortcut": ["B"], "pool1_padding": [1]}),
+}
+
+
+def name_map(module: nn.Module) -> list[Entry]:
+    """Every tensor of `module` with its name and layout in torchvision's net of that kind.
+
+    Raises UserError where torchvision has no such net: another model, variant, activation or
+    regulariser, or dropout scaled at test time.
+    """
+    if type(module) not in _NETS:
+        raise refuse("torchvision", type(module).__name__, [net.__name__ for net in _NETS])
+    entries, options = _NETS[type(module)]
+    options = {**options, "lrn": ["published", "none"]}  # published are none in these nets
+    if isinstance(module, resnet.ResNet) and resnet.DEPTHS[module.depth][1]:
+        options["stride"] = ["v1.5"]
+    require("torchvision", module, options)
+    return list(entries(module))
+
+
+def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The config fields that belong to torchvision's weights of the model in a config's section.
+
+    GoogLeNet's were trained by its authors' preprocessing, (u - 0.5) / 0.5, to which torchvision
+    converts its common input (`transform_input`). Raises UserError for a model that torchvision
+    lacks, and for VGG's variants with BatchNorm, which Canon lacks.
+    """
+    name = model["name"]
+    if name == "googlenet":
+        own = fields.auxiliary(any(key.startswith("aux") for key in tensors))
+        return fields.view((0.5,) * 3, (0.5,) * 3) | {"model.dropout_scaling": "train"} | own
+    own = {
+        "alexnet": {"model.lrn": "none", "model.image_size": 224, "model.dropout_scaling": "train"},
+        "vgg": {"model.image_size": 224, "model.dropout_scaling": "train"},
+        "resnet": {"model.pool1_padding": 1},
+    }
+    if name not in own:
+        raise refuse("torchvision", name, ["googlenet", *own])
+    no_batch_norm(name, tensors)
+    # A depth that is none is refused where the model is made.
+    if name == "resnet" and resnet.DEPTHS.get(model["depth"], ((), False))[1]:
+        own[name]["model.stride"] = "v1.5"
+    return fields.view(MEAN, DEVIATION) | own[name]
+
+
+def no_batch_norm(name: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError for tensors of a VGG with BatchNorm."""
+    if name == "vgg" and any(key.endswith("running_mean") for key in tensors):
+        raise UserError(
+            "the weights are of a VGG with BatchNorm, which Canon has not (nor has the paper): take"
+            " those of the net without"
+        )
+
+
+def from_torchvision(
+    module: nn.Module, state_dict: Mapping[str, np.ndarray], input_shape=(224, 224, 3)
+) -> dict[str, Any]:
+    """`module`'s variables {"params": ..., "batch_stats": ...} with torchvision's weights.
+
+    state_dict: name -> array, all of torchvision's net of the same kind. input_shape: (height,
+    width, channels) of an image. Raises UserError for a net that torchvision lacks, and, naming
+    them, for tensors that are missing, unexpected or of another shape.
+    """
+    return load(module, name_map(module), state_dict, input_shape)
+
+
+def to_torchvision(
+    module: nn.Module, variables: Mapping[str, Any], input_shape=(224, 224, 3)
+) -> dict[str, np.ndarray]:
+    """The state dict of torchvision's net with `module`'s variables; it loads with strict=True.
+
+    Errors as in `from_torchvision`, with our names of the tensors.
+    """
+    return dump(module, name_map(module), variables, input_shape)
