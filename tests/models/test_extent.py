@@ -13,6 +13,7 @@ from models import layers, registry
 NETS = [
     ("resnet_cifar10", {}, 32),
     ("resnet", {"depth": 18, "shortcut": "A"}, 64),
+    ("resnet", {"depth": 18, "pool1_padding": 0}, 64),
     ("resnet", {"depth": 50, "lrn": "within_map", "pooling": "average"}, 64),
     ("googlenet", {"auxiliary_heads": False, "initializer": "he"}, 64),
     (

@@ -1,0 +1,325 @@
+"""Reading weight files of other frameworks: what they hold, or one line. None is from elsewhere."""
+
+import json
+import pickle
+import sys
+import types
+
+import h5py
+import numpy as np
+import pytest
+import safetensors.numpy
+from foreign_files import block, caffemodel, whole, write_keras
+
+from errors import UserError
+from models import exchange
+from models.exchange import files
+
+RNG = np.random.default_rng(0)
+CONV = RNG.normal(size=(4, 3, 2, 2)).astype(np.float32)
+BIAS = RNG.normal(size=4).astype(np.float32)
+FC = RNG.normal(size=(5, 7)).astype(np.float32)
+
+
+def write(tmp_path, content, name="net.caffemodel"):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def tensors(path):
+    return files.read(path)[0]
+
+
+@pytest.mark.parametrize("v1", [False, True])
+def test_caffe_convolutions_and_linear_layers(tmp_path, v1):
+    layers = [("conv/1", "Convolution", [CONV, BIAS]), ("relu", "ReLU", []), ("fc", "InnerProduct")]
+    layers[-1] = (*layers[-1], [FC, BIAS])
+    found, order = files.read(write(tmp_path, caffemodel(layers, v1)))
+    assert order == ("conv/1", "relu", "fc")
+    expected = {"conv/1.weight": CONV, "conv/1.bias": BIAS, "fc.weight": FC, "fc.bias": BIAS}
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_one_output_map_keeps_its_axes_in_old_files(tmp_path):
+    layers = [("conv", "Convolution", [CONV[:1]]), ("fc", "InnerProduct", [FC[:1], BIAS[:1]])]
+    found = tensors(write(tmp_path, caffemodel(layers, v1=True)))
+    shapes = {"conv.weight": (1, 3, 2, 2), "fc.weight": (1, 7), "fc.bias": (1,)}
+    assert {name: array.shape for name, array in found.items()} == shapes
+
+
+@pytest.mark.parametrize(("factor", "scale"), [(4.0, 0.25), (1.0, 1.0), (0.0, 0.0)])
+def test_caffe_batch_norm_divides_by_its_factor(tmp_path, factor, scale):
+    blobs = [BIAS, np.abs(BIAS), np.array([factor], np.float32)]
+    found = tensors(write(tmp_path, caffemodel([("bn", "BatchNorm", blobs)])))
+    assert found.keys() == {"bn.mean", "bn.variance"}
+    np.testing.assert_allclose(found["bn.mean"], BIAS * scale)
+    np.testing.assert_allclose(found["bn.variance"], np.abs(BIAS) * scale)
+
+
+def test_caffe_doubles_and_other_layers(tmp_path):
+    found = tensors(write(tmp_path, caffemodel([("relu", "PReLU", [BIAS.astype(np.float64)])])))
+    assert found["relu.0"].dtype == np.float64
+    np.testing.assert_array_equal(found["relu.0"], BIAS)
+
+
+WRONG_SHAPE = block(100, block(1, "conv") + block(7, block(5, b"\0" * 8) + whole(1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no layers with weights"),
+        (caffemodel([("conv", "Convolution", [CONV])])[:-40], "cannot read the weights in"),
+        (b"\x80\x02}q\x00.", "cannot read the weights in"),
+        (caffemodel([("relu", "ReLU", [])]), "no layers with weights"),
+        (caffemodel([("c", "Convolution", [CONV])] * 2), "two layers c"),
+        (caffemodel([("bn", "BatchNorm", [BIAS, BIAS])]), "no factor"),
+        (WRONG_SHAPE, "layer conv has 2 numbers in the shape"),
+    ],
+)
+def test_damaged_caffe_files(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        exchange.read(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("group", ["", "model_weights"])
+@pytest.mark.parametrize(
+    ("style", "kernel", "variance"),
+    [
+        ("{layer}/{weight}:0", "kernel", "moving_variance"),  # Keras 2
+        ("{layer}_{weight}_1:0", "W", "running_std"),  # Keras 1
+        ("{weight}", "kernel", "moving_variance"),  # Keras 3
+        ("{layer}/{layer}/{weight}:0", "kernel", "moving_variance"),
+    ],
+)
+def test_keras_names_of_all_times(tmp_path, group, style, kernel, variance):
+    layers = {"input": {}, "conv1": {kernel: CONV}, "bn_conv1": {"gamma": BIAS, variance: BIAS**2}}
+    path = tmp_path / "net.h5"
+    write_keras(path, layers, group, style)
+    found = tensors(path)
+    assert found.keys() == {"conv1.kernel", "bn_conv1.gamma", "bn_conv1.variance"}
+    np.testing.assert_array_equal(found["conv1.kernel"], CONV)
+    np.testing.assert_array_equal(found["bn_conv1.variance"], BIAS**2)
+
+
+def test_keras_layers_within_layers_keep_their_names(tmp_path):
+    path = tmp_path / "net.h5"
+    write_keras(path, {"vgg": {"a/kernel:0": CONV, "b/kernel:0": CONV}}, style="{weight}")
+    assert tensors(path).keys() == {"vgg/a/kernel:0", "vgg/b/kernel:0"}
+
+
+def test_arrays_by_their_place_without_keras_lists(tmp_path):
+    path = tmp_path / "net.hdf5"
+    with h5py.File(path, "w") as file:
+        file["layers/conv/vars/0"] = CONV
+    np.testing.assert_array_equal(tensors(path)["layers/conv/vars/0"], CONV)
+
+
+def test_lists_of_names_in_pieces(tmp_path):
+    path = tmp_path / "net.h5"
+    with h5py.File(path, "w") as file:
+        for number in (0, 1):
+            group = file.create_group(f"fc{number}")
+            file.attrs[f"layer_names{number}"] = [f"fc{number}"]
+            group.attrs["weight_names"] = ["kernel"]
+            group["kernel"] = FC
+    assert tensors(path).keys() == {"fc0.kernel", "fc1.kernel"}
+
+
+def put(content):
+    return lambda group: group.__setitem__("kernel", content)
+
+
+def virtual(group):
+    layout = h5py.VirtualLayout((5, 7), "f4")
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "kernel", (5, 7))
+    group.create_virtual_dataset("kernel", layout)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda group: None, "cannot read"),  # the array is not there
+        (lambda group: group.create_group("kernel"), "fc/kernel is no array"),
+        (put("text"), "holds no numbers"),
+        (
+            lambda group: group.create_dataset("kernel", (10**6, 10**6), "f4", chunks=(9, 9)),
+            "says that it has 4000000000000 bytes",
+        ),
+        (put(h5py.ExternalLink("elsewhere.h5", "x")), "lies in another file"),
+        (
+            lambda group: group.create_dataset(
+                "kernel", (9,), "u1", external=[("elsewhere.bin", 0, 9)]
+            ),
+            "lies in another file",
+        ),
+        (virtual, "lies in another file"),
+    ],
+)
+def test_keras_files_that_are_refused(tmp_path, change, message):
+    path = tmp_path / "net.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["fc"]
+        group = file.create_group("fc")
+        group.attrs["weight_names"] = ["kernel"]
+        change(group)
+    with pytest.raises(UserError, match=message) as error:
+        exchange.read(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", exchange.SUFFIXES)
+@pytest.mark.parametrize("content", [b"", b"no such file at all", b"PK\x03\x04 cut"])
+def test_files_of_another_kind(tmp_path, suffix, content):
+    if suffix in (".pth", ".pt"):
+        pytest.importorskip("torch")
+    path = write(tmp_path, content, f"net{suffix}")
+    with pytest.raises(UserError, match="net") as error:
+        exchange.read(path)
+    assert "\n" not in str(error.value)
+    path.unlink()
+    with pytest.raises(UserError, match="no weight file"):
+        exchange.read(path)
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"give one of \.safetensors, \.pth"):
+        exchange.read(tmp_path / "net.onnx")
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "net.safetensors"
+    safetensors.numpy.save_file({"fc.weight": FC.astype(np.float16)}, path)
+    assert exchange.is_foreign(path)
+    found = exchange.read(path)
+    assert found.source == "torchvision"
+    assert found.tensors["fc.weight"].dtype == np.float32
+    np.testing.assert_array_equal(found.tensors["fc.weight"], FC.astype(np.float16))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="it is damaged"):
+        exchange.read(path)
+
+
+def test_what_is_foreign(tmp_path):
+    own = tmp_path / "own.safetensors"
+    safetensors.numpy.save_file({"params/fc/kernel": FC}, own, metadata={"canon": "2"})
+    assert not exchange.is_foreign(own)
+    assert not exchange.is_foreign(tmp_path / "run")
+    assert not exchange.is_foreign(tmp_path / "missing.safetensors")
+    (tmp_path / "run.pt").mkdir()
+    assert not exchange.is_foreign(tmp_path / "run.pt")
+    assert exchange.is_foreign(tmp_path / "vgg.caffemodel")
+
+
+def test_pth_without_torch_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"needs torch: .*safetensors"):
+        exchange.read(write(tmp_path, b"", "net.pth"))
+
+
+def test_h5_without_h5py_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(UserError, match="needs h5py"):
+        exchange.read(write(tmp_path, b"", "net.h5"))
+
+
+class Hub(types.SimpleNamespace):
+    """huggingface_hub as far as it is used."""
+
+    def hf_hub_download(self, repository, name, revision):
+        if repository == "timm/missing":
+            raise OSError("404 Client Error.\nand more lines")
+        return f"/cache/{repository}/{revision}/{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("hub:timm/resnet18.a1_in1k", "/cache/timm/resnet18.a1_in1k/None/model.safetensors"),
+        ("hub:timm/vgg11@v1.0", "/cache/timm/vgg11/v1.0/model.safetensors"),
+        ("nets/a.pth", "nets/a.pth"),
+    ],
+)
+def test_names_of_the_hub(monkeypatch, name, path):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub())
+    assert exchange.locate(name).as_posix() == path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hub:resnet18", "names no model of the hub"),
+        ("hub:timm/../x", "names no model of the hub"),
+        (
+            "hub:timm/missing",
+            r"cannot get model.safetensors of hub:timm/missing \(404 ",
+        ),
+    ],
+)
+def test_names_that_the_hub_lacks(monkeypatch, name, message):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub())
+    with pytest.raises(UserError, match=message):
+        exchange.locate(name)
+
+
+def test_the_hub_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="pip install huggingface_hub"):
+        exchange.locate("hub:timm/resnet18")
+
+
+class Touch:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_is_not_run(tmp_path):
+    torch = pytest.importorskip("torch")
+    path, touched = tmp_path / "net.pth", tmp_path / "touched"
+    for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
+        save({"fc.weight": Touch(touched)}, path)
+        with pytest.raises(UserError, match="more than tensors"):
+            exchange.read(path)
+    assert not touched.exists()
+
+
+def test_state_dicts_as_they_come(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {"fc.weight": torch.from_numpy(FC), "n": torch.tensor(3)}
+    wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
+    for content in (state, {"state_dict": wrapped, "epoch": 3}, {"model": state, "args": None}):
+        torch.save(content, tmp_path / "net.pt")
+        found = exchange.read(tmp_path / "net.pt").tensors
+        assert found.keys() == state.keys()
+        np.testing.assert_array_equal(found["fc.weight"], FC)
+    for content in ({"fc.weight": 3.0}, [torch.ones(3)], {}):
+        torch.save(content, tmp_path / "net.pt")
+        with pytest.raises(UserError, match=r"is no tensor|no dict of tensors"):
+            exchange.read(tmp_path / "net.pt")
+
+
+def test_lists_of_names_that_are_none(tmp_path):
+    path, weights = tmp_path / "names.json", tmp_path / "net.safetensors"
+    safetensors.numpy.save_file({"fc.weight": FC}, weights)
+    for content, message in [
+        ("{", "cannot read the names"),
+        ('{"a": "b", "a": "c"}', "a stands there twice"),
+        ("[]", "holds no names"),
+        ("{}", "holds no names"),
+        (json.dumps({"a": 1}), "holds no names"),
+        ("[" * 100_000, "cannot read the names"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            exchange.read(weights, path)
+    with pytest.raises(UserError, match="cannot read the names"):
+        exchange.read(weights, tmp_path / "missing.json")
