@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from errors import UserError, one_line
-from models import torch_weights
+from models import exchange
 from train_lib import members, trained, weights
 from train_lib import workdir as folder
 
@@ -65,7 +65,7 @@ def _torchvision(path: pathlib.Path, net: trained.Trained) -> str:
     """The state dict of torchvision's net of that kind, as safetensors."""
     import safetensors.numpy
 
-    tensors = torch_weights.to_torchvision(net.module, net.variables, net.input_shape)
+    tensors = exchange.to_torchvision(net.module, net.variables, net.input_shape)
     # "pt": what readers of safetensors know as PyTorch's layout.
     metadata = {"format": "pt", "class_names": json.dumps(list(net.class_names))}
     folder.replace(path, safetensors.numpy.save(tensors, metadata))
