@@ -96,9 +96,12 @@ def _checked(stop) -> None:
 
 def _run(config, workdir: pathlib.Path, stop) -> None:
     """What needs the folder of a run; one of several processes prints its result."""
-    from train_lib import checkpoints, modes, processes
+    from train_lib import checkpoints, foreign, modes, processes
     from train_lib.train import train_and_evaluate
 
+    config = foreign.settled(
+        config, workdir, config_flags.get_override_values(flags.FLAGS["config"])
+    )
     if MODE.value == "train":
         checkpoints.ignore_late_writes()
         train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value, stop)

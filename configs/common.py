@@ -29,8 +29,16 @@ def base() -> ConfigDict:
     # CPUs and TPUs do so anyway.
     config.deterministic = False
     # Another run's workdir, whose newest weights this one starts with (averaged ones, if it
-    # averages), or a file of --mode=export. Once begun, a run does not need them any more.
+    # averages), a file of --mode=export, or one of torchvision, timm, Caffe or Keras
+    # (docs/weights.md). Once begun, a run does not need them any more. The test modes take it where
+    # the workdir has no run.
     config.init_from = ""
+    # Of a file of another framework that Canon does not know: a JSON file, {our name: theirs}.
+    config.init_names = ""
+    # auto: preprocessing, view and options of the model become those that a file of another
+    # framework comes with, but for fields given on the command line. "": they stay. (A run stores
+    # the names of the fields that it took over.)
+    config.init_settings = "auto"
     # Which of its parameters and statistics: patterns of names like "conv1/kernel", "*" for
     # anything; "!fc8/*" leaves out. (): all.
     config.init_layers = ()

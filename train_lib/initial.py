@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from errors import UserError
-from train_lib import weights
+from train_lib import foreign, weights
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
 from train_lib.state import TrainState
@@ -21,8 +21,9 @@ from train_lib.state import TrainState
 class Origin:
     """Where a state's values come from: names as "conv1/kernel" or, for all of it, "conv1".
 
-    workdir, step: the other run's. taken: its values that this state has. drawn: those of this
-    net that are not from there. unused: those there that are not here.
+    workdir, step: the other run's; of a file of another framework, 0. taken: its values that this
+    state has. drawn: those of this net that are not from there. unused: those there that are not
+    here.
     """
 
     workdir: str
@@ -33,8 +34,9 @@ class Origin:
 
     def rows(self) -> dict[str, str]:
         """For the opening block."""
+        step = f", step {self.step}" if self.step else ""
         return {
-            "weights": f"{self.workdir}, step {self.step}: {', '.join(self.taken)}",
+            "weights": f"{self.workdir}{step}: {', '.join(self.taken)}",
             "drawn": ", ".join(self.drawn) or "none",
             "unused": ", ".join(self.unused) or "none",
         }
@@ -43,6 +45,8 @@ class Origin:
 def check(workdir: str) -> None:
     """Raises UserError unless there is a run with a checkpoint, or a weight file."""
     path = pathlib.Path(workdir).expanduser()
+    if foreign.is_foreign(workdir):
+        return  # read already, for its settings
     if path.suffix != weights.SUFFIX:
         folder.check_run(path, "config.init_from")
     elif not path.is_file():
@@ -50,11 +54,12 @@ def check(workdir: str) -> None:
 
 
 def take_over(
-    state: TrainState, workdir: str, patterns: Sequence[str]
+    state: TrainState, workdir: str, patterns: Sequence[str], read: tuple[int, Any] | None = None
 ) -> tuple[TrainState, Origin]:
     """`state` at step 0 with parameters and BatchNorm statistics of the newest checkpoint there.
 
-    workdir: a run's folder, or a file of `weights`.
+    workdir: a run's folder, or a file of `weights`; or any name of what `read` holds already:
+    (step, variables).
     Those that `workdir`'s run evaluates with: averaged ones if it averages. patterns: of names
     like "conv1/kernel" (fnmatch), of which one must fit; of those that begin with "!", none may.
     Everything where there are none of the first kind. Whatever is not there stays as drawn.
@@ -63,7 +68,9 @@ def take_over(
     a checkpoint, and one that has nothing of what is asked for.
     """
     path = pathlib.Path(workdir).expanduser()
-    if path.suffix == weights.SUFFIX:
+    if read is not None:
+        step, variables = read
+    elif path.suffix == weights.SUFFIX:
         stored = weights.load(path)
         step, variables = stored.step, stored.variables
     else:

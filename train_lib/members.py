@@ -12,7 +12,16 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline.sources import Info
 from train_lib import config as config_lib
-from train_lib import experiment, optimizers, parallel, processes, protocols, rates, weights
+from train_lib import (
+    experiment,
+    foreign,
+    optimizers,
+    parallel,
+    processes,
+    protocols,
+    rates,
+    weights,
+)
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
@@ -39,6 +48,7 @@ def find(
 ) -> list[Member]:
     """The run of `workdir`, or the members of config.evaluate.ensemble (unless `ensemble` is off).
 
+    Where the workdir has no run, the net of config.init_from.
     data: whether the data set must be there; what it looked like is known without.
     A member of an ensemble keeps its own model, preprocessing and views; what is tested, and how,
     is in `config`. Raises UserError for what is no run or weight file, for a net that cannot be
@@ -47,6 +57,8 @@ def find(
     names = [name.strip() for name in config.evaluate.ensemble.split(",") if name.strip()]
     if names and ensemble:
         found = [_member(config, name, data) for name in names]
+    elif config.init_from and not folder.has_checkpoints(workdir):
+        found = [_member(config, config.init_from, data)]
     else:
         found = [_run(str(workdir), config, workdir, data)]
     for member in found:
@@ -78,6 +90,10 @@ def check_classes(found: Sequence[Member], info: Info) -> None:
 
 def _member(config: ConfigDict, name: str, data: bool) -> Member:
     path = pathlib.Path(name).expanduser()
+    if foreign.is_foreign(name):
+        exp, class_names = foreign.experiment_of(config, name, data=data)
+        load = functools.partial(_from_foreign, exp)
+        return Member(name, exp, class_names, load)
     if path.suffix == weights.SUFFIX:
         stored = weights.load(path, shapes_only=True)
         own = _asked(stored.config, config)
@@ -108,15 +124,24 @@ def _run(name: str, config: ConfigDict, workdir: pathlib.Path, data: bool) -> Me
 
 def _from_file(exp: experiment.Experiment, path: pathlib.Path):
     stored = weights.load(path)
-    variables = dict(stored.variables)
+    return _state(exp, stored.step, stored.variables)
+
+
+def _from_foreign(exp: experiment.Experiment):
+    return _state(exp, 0, foreign.variables(exp.config, exp.module, exp.input_shape))
+
+
+def _state(exp: experiment.Experiment, step: int, variables):
+    """(step, replicated state) of a net that is only asked."""
+    variables = dict(variables)
     state = state_lib.TrainState(
-        step=jnp.int32(stored.step),
+        step=jnp.int32(step),
         params=variables.pop("params"),
         model_state=variables,
         opt_state=(),
         window={},
     )
-    return stored.step, parallel.replicate(state, exp.devices)
+    return step, parallel.replicate(state, exp.devices)
 
 
 def _check(exp: experiment.Experiment, workdir: pathlib.Path) -> int | None:

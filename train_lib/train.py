@@ -12,7 +12,17 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline import sources
 from train_lib import config as config_lib
-from train_lib import console, experiment, initial, lock, optimizers, parallel, processes, rates
+from train_lib import (
+    console,
+    experiment,
+    foreign,
+    initial,
+    lock,
+    optimizers,
+    parallel,
+    processes,
+    rates,
+)
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
@@ -56,6 +66,7 @@ def train_and_evaluate(
 
 def _in_folder(config, workdir: pathlib.Path, allow_config_change: bool, stop: StopRequest):
     """`train_and_evaluate`, once the folder can be the run's and no other's."""
+    config = foreign.settled(config, workdir)
     if config.init_from and processes.is_first() and not folder.has_checkpoints(workdir):
         initial.check(config.init_from)
     exp = experiment.build(config, workdir)
@@ -175,7 +186,10 @@ def _beginning(exp, optimizer, workdir: pathlib.Path):
         if restored is not None:
             _, state = restored
         elif config.init_from:
-            state, origin = initial.take_over(state, config.init_from, config.init_layers)
+            name, read = config.init_from, None
+            if foreign.is_foreign(name):
+                read = (0, foreign.fitting(config, exp.module, exp.input_shape))
+            state, origin = initial.take_over(state, name, config.init_layers, read)
     return checkpoints, processes.tree_from_first(state), origin
 
 

@@ -12,6 +12,7 @@ No flags, no workdir of its own, no data set: any machine with the folder or the
 
 import dataclasses
 import functools
+import importlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,12 +22,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import configs
 from errors import UserError
 from input_pipeline import decode, views
 from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
-from models import inspection
-from train_lib import experiment, losses, weights
+from models import inspection, registry
+from train_lib import experiment, foreign, losses, weights
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
 
@@ -188,6 +190,50 @@ def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trai
         raise UserError(f"there is no checkpoint {checkpoint} in {path}")
     step, variables = restored
     return Trained(exp, variables, folder.class_names(path), step)
+
+
+def load_pretrained(
+    model: str | ConfigDict,
+    file: str | pathlib.Path,
+    names: str | pathlib.Path = "",
+    class_names: Sequence[str] | None = None,
+) -> Trained:
+    """A net with the weights of another framework's file, and the preprocessing they belong to.
+
+        net = load_pretrained("resnet:50-v1.5", "resnet50.pth")
+
+    model: a config, or its file and argument as --config has them, "resnet:50-v1.5" or "vgg:D".
+    file: of torchvision, timm, Caffe or Keras, or "hub:ORG/NAME" (docs/weights.md). names: a JSON
+    file of tensors' names, for weights that Canon does not know. class_names: by default those of
+    the config's data set if it is there, else numbers.
+
+    Raises UserError, one line, for a model, file or list of names that does not fit.
+    """
+    config = _config_of(model) if isinstance(model, str) else model.copy_and_resolve_references()
+    config.update({"init_from": str(file), "init_names": str(names)})
+    if not foreign.is_foreign(config.init_from):
+        raise UserError(
+            f"{file} is no weight file of another framework: open a run, or a file of"
+            " --mode=export, by load_run"
+        )
+    exp, known = foreign.experiment_of(config, config.init_from, class_names, data=False)
+    return Trained(exp, foreign.variables(exp.config, exp.module, exp.input_shape), known, 0)
+
+
+def _config_of(model: str) -> ConfigDict:
+    """The config of "resnet:50-v1.5". Raises UserError for a name or an argument that is none."""
+    name, _, argument = model.partition(":")
+    folder = pathlib.Path(configs.__file__).parent
+    every = sorted(path.stem for path in folder.glob("*.py") if path.stem not in _NO_CONFIGS)
+    registry.choose("model", name, every)
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    try:
+        return get_config(argument) if argument else get_config()
+    except ValueError as error:
+        raise UserError(f"model={model}: {error}") from error
+
+
+_NO_CONFIGS = ("__init__", "common")
 
 
 def _from_file(path: pathlib.Path) -> Trained:

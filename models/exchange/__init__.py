@@ -14,11 +14,12 @@ import numpy as np
 
 from models.exchange import caffe, files, keras, timm, torchvision
 from models.exchange import names as names_lib
-from models.exchange.entries import load
-from models.exchange.files import SUFFIXES, is_foreign, locate
+from models.exchange.entries import class_bias, load
+from models.exchange.files import HUB, SUFFIXES, is_foreign, locate
 from models.exchange.torchvision import from_torchvision, to_torchvision
 
 __all__ = [
+    "HUB",
     "SUFFIXES",
     "Foreign",
     "from_torchvision",
@@ -62,6 +63,26 @@ class Foreign:
         if self.source == _BY_NAMES:
             return {}
         return _SETTINGS[self.source](model, self.tensors)
+
+    def num_classes(self, module: nn.Module, input_shape: tuple[int, int, int]) -> int:
+        """How many classes the file's net knows; the module's number if the file does not say.
+
+        Raises UserError as `variables`, but for tensors that do not fit.
+        """
+        path = class_bias(module, input_shape)
+        bias = self.tensors.get(self._names(module).get(path, ""))
+        return module.num_classes if bias is None else bias.size
+
+    def _names(self, module: nn.Module) -> dict[tuple[str, ...], str]:
+        """Their name of each leaf of the module's variables; by a list of names, of params only."""
+        if self.source == _BY_NAMES:
+            return {("params", *name.split("/")): key for name, key in self.names.items()}
+        if self.source == "keras":
+            entries = keras.name_map(module, self.tensors)
+        else:
+            sources = {"caffe": caffe, "timm": timm, "torchvision": torchvision}
+            entries = sources[self.source].name_map(module)
+        return {entry.path: entry.key for entry in entries if entry.path}
 
     def variables(self, module: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Any]:
         """`module`'s variables {"params": ..., "batch_stats": ...} with the weights, float32.

@@ -108,6 +108,13 @@ def shapes(module, input_shape) -> dict[tuple[str, ...], tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flatten_dict(variables).items()}
 
 
+def class_bias(module: nn.Module, input_shape) -> tuple[str, ...] | None:
+    """The path of the leaf with one value a class; None for a net without (RBF's fixed codes)."""
+    two, three = (shapes(module.clone(num_classes=count), input_shape) for count in (2, 3))
+    found = [path for path, shape in two.items() if len(shape) == 1 and shape != three[path]]
+    return found[-1] if found else None
+
+
 def check(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
     """Raises UserError, one line, unless both have the same names and shapes."""
     wrong = {

@@ -3,6 +3,7 @@
 `name_map` says which tensor of a net is called what by torchvision, and how its axes lie there.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -138,7 +139,7 @@ def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dic
 
 def no_batch_norm(name: str, tensors: Mapping[str, np.ndarray]) -> None:
     """Raises UserError for tensors of a VGG with BatchNorm."""
-    if name == "vgg" and any(key.endswith("running_mean") for key in tensors):
+    if name == "vgg" and any(re.fullmatch(r"features\.\d+\.running_mean", key) for key in tensors):
         raise UserError(
             "the weights are of a VGG with BatchNorm, which Canon has not (nor has the paper): take"
             " those of the net without"

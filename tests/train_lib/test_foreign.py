@@ -1,0 +1,175 @@
+"""A net with another framework's weights: its settings, its values, and what is left of the file.
+
+The file is of torchvision's kind, written here; tests/models and tests/parity look at all kinds.
+"""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from configs.resnet import get_config
+from errors import UserError
+from models import exchange
+from models.resnet import ResNet
+from train_lib import exporting, foreign, modes
+from train_lib.checkpoints import Checkpoints
+from train_lib.train import train_and_evaluate
+from train_lib.trained import load_pretrained, load_run
+
+GIVEN = {"view.size", "view.test_scale", "view.train_scale"}  # small pictures
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLASSES = ["ant", "bee", "cat"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder of photographs, made up, and weights of torchvision's ResNet-18 for its classes."""
+    root = tmp_path_factory.mktemp("foreign")
+    rng = np.random.default_rng(0)
+    for name in CLASSES:
+        for part, count in (("train", 4), ("val", 3)):
+            (root / "data" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(root / "data" / part / name / f"{i}.png")
+    module = ResNet(depth=18, num_classes=3)
+    variables = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    variables["params"]["fc"]["kernel"] *= 3  # so that the classes differ
+    tensors = exchange.to_torchvision(module, jax.device_get(variables), (32, 32, 3))
+    safetensors.numpy.save_file(tensors, root / "net.safetensors")
+    return root
+
+
+def config_of(root, **fields):
+    config = get_config("18")
+    config.update_from_flattened_dict(
+        {
+            "dataset.name": "folder",
+            "dataset.data_dir": str(root / "data"),
+            "view.size": 32,
+            "view.train_scale": (32, 32),
+            "view.test_scale": 32,
+            "init_from": str(root / "net.safetensors"),
+            "num_devices": 1,
+            **fields,
+        }
+    )
+    return config
+
+
+def pictures(root):
+    paths = sorted((root / "data" / "val").glob("*/*.png"))
+    return paths, np.stack([np.asarray(Image.open(path)) for path in paths])
+
+
+def by_hand(root):
+    module = ResNet(depth=18, num_classes=3)
+    tensors = safetensors.numpy.load_file(root / "net.safetensors")
+    variables = exchange.from_torchvision(module, tensors, (32, 32, 3))
+    inputs = (pictures(root)[1] / np.float32(255) - np.float32(MEAN)) / np.float32(DEVIATION)
+    return np.asarray(jax.nn.softmax(module.apply(variables, inputs)))
+
+
+def test_settings_come_with_the_weights_but_for_those_that_are_given(root, capsys):
+    config = config_of(root)
+    own = foreign.settled(config, given=GIVEN)
+    assert own.preprocess.given_mean == MEAN
+    assert own.preprocess.deviation == DEVIATION
+    assert (own.preprocess.mean, own.preprocess.high) == ("given", 1.0)
+    assert (own.view.size, own.view.test_scale) == (32, 32)
+    assert config.preprocess.mean == "pixel"  # a copy was changed
+    assert "comes with preprocess.mean=given, " in capsys.readouterr().err
+    assert foreign.settled(own) is own  # once
+    assert foreign.settled(config).view.size == 224
+    config.init_settings = ""
+    assert foreign.settled(config) is config
+
+
+def test_it_is_tested_and_exported_without_a_run(root, tmp_path):
+    config = foreign.settled(config_of(root), given=GIVEN)
+    line = json.loads(modes.evaluate_run(config, tmp_path))
+    expected, labels = by_hand(root), np.repeat([0, 1, 2], 3)
+    assert (line["examples"], line["step"]) == (9, 0)
+    assert line["top1_error"] == np.mean(expected.argmax(axis=1) != labels)
+    loss = -np.log(expected[np.arange(9), labels]).mean()
+    assert line["loss"] == pytest.approx(loss, rel=1e-4)
+    exporting.export_run(config, tmp_path, str(tmp_path / "own.safetensors"))
+    net = load_run(tmp_path / "own.safetensors")
+    assert list(net.class_names) == CLASSES
+    np.testing.assert_allclose(net.predict(pictures(root)[1]), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_in_a_notebook_by_one_call(root, capsys):
+    config = config_of(root, **{"dataset.name": "imagenet2012", "dataset.data_dir": "/nowhere"})
+    config.init_settings = ""
+    config.preprocess.update(
+        {"mean": "given", "given_mean": MEAN, "deviation": DEVIATION, "high": 1.0}
+    )
+    net = load_pretrained(config, root / "net.safetensors")
+    assert list(net.class_names) == ["0", "1", "2"]
+    paths, images = pictures(root)
+    np.testing.assert_allclose(net.predict(images), by_hand(root), rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(net.predict(paths), net.predict(images))
+    named = load_pretrained("resnet:18", root / "net.safetensors", class_names=CLASSES)
+    assert list(named.class_names) == CLASSES
+    assert named.input_shape == (224, 224, 3)
+    for call, said in (
+        (("resnet:19", "net.safetensors"), "choose one of 50, 18"),
+        (("resnext:50", "net.safetensors"), "model=resnext: did you mean resnet"),
+        (("resnet:50", "net.safetensors"), "the weights do not fit the model: "),
+        (("vgg:A", "net.safetensors"), "do not fit the model: .*missing"),
+        (("lenet5", "net.safetensors"), "torchvision has no lenet5"),
+        (("resnet:18", "data"), "no weight file of another framework"),
+        (("resnet:18", "no.pth"), "no weight file .*no.pth"),
+    ):
+        with pytest.raises(UserError, match=said) as error:
+            load_pretrained(call[0], root / call[1])
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="knows 3 classes, not 2"):
+        load_pretrained("resnet:18", root / "net.safetensors", class_names=["a", "b"])
+
+
+def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
+    """Another number of classes: all but the last layer, and again when the file has gone."""
+    shutil.copytree(root / "data", tmp_path / "data")
+    for part in ("train", "val"):
+        shutil.rmtree(tmp_path / "data" / part / "cat")
+    shutil.copy(root / "net.safetensors", tmp_path)
+    fields = {"init_layers": ("!fc/*",), "epochs": 1.0, "batch_size": 8, "augment.lighting": "none"}
+
+    def config():
+        return foreign.settled(config_of(tmp_path, **fields), tmp_path / "run", GIVEN)
+
+    state = train_and_evaluate(config(), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert re.search(r"net\.safetensors: .*conv1, conv2_1/bn1, ", said)
+    assert "drawn  fc" in said
+    assert state.params["fc"]["bias"].shape == (2,)
+    start = Checkpoints(tmp_path / "run", read_only=True).restore_variables(0)[1]
+    tensors = safetensors.numpy.load_file(root / "net.safetensors")
+    kernel = np.transpose(tensors["layer1.0.conv1.weight"], (2, 3, 1, 0))
+    np.testing.assert_array_equal(start["params"]["conv2_1"]["conv1"]["kernel"], kernel)
+    (tmp_path / "net.safetensors").unlink()
+    fields["epochs"] = 2.0
+    assert train_and_evaluate(config(), tmp_path / "run", allow_config_change=True).step == 2
+    assert tuple(load_run(tmp_path / "run").config.preprocess.given_mean) == MEAN
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(UserError, match=r"config\.init_from=.*there is no such file"):
+        train_and_evaluate(config(), tmp_path / "run")
+
+
+def test_what_does_not_fit_is_one_line(root, tmp_path):
+    config = config_of(root, **{"model.depth": 34})
+    with pytest.raises(UserError, match=r"net\.safetensors: the weights do not fit .* missing"):
+        modes.evaluate_run(foreign.settled(config, given=GIVEN), tmp_path)
+    content = (root / "net.safetensors").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[:1000])
+    config = config_of(root, init_from=str(tmp_path / "cut.pth"))
+    with pytest.raises(UserError, match=r"cut\.pth"):
+        foreign.settled(config)

@@ -1,0 +1,121 @@
+"""Nets with the weights of another framework: what belongs to them in a config, and their values.
+
+`models.exchange` reads the files; docs/weights.md says which.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from errors import UserError
+from models import exchange
+from train_lib import experiment, processes
+from train_lib import workdir as folder
+
+AUTO = "auto"  # config.init_settings: take over what belongs to the weights
+
+
+def is_foreign(name: str) -> bool:
+    """Whether config.init_from, or a member of an ensemble, names a file of another framework."""
+    return name.startswith(exchange.HUB) or exchange.is_foreign(pathlib.Path(name).expanduser())
+
+
+def read(config: ConfigDict) -> exchange.Foreign:
+    """The file of config.init_from, by the names in config.init_names if there are any.
+
+    Raises UserError for one that is missing, damaged or of no kind that is known.
+    """
+    names = pathlib.Path(config.init_names).expanduser() if config.init_names else None
+    path = exchange.locate(config.init_from).expanduser()
+    return _read(path, names, path.stat().st_mtime if path.is_file() else 0)
+
+
+@functools.lru_cache(maxsize=1)  # asked for its settings, then for its values
+def _read(path, names, changed) -> exchange.Foreign:
+    return exchange.read(path, names)
+
+
+def settled(
+    config: ConfigDict, workdir: pathlib.Path | None = None, given: Collection[str] = ()
+) -> ConfigDict:
+    """The config, with the fields that belong to the weights of config.init_from.
+
+    The preprocessing that they were trained with, and options of the model: a copy in which
+    init_settings lists them; the config itself if init_from names no file of another framework.
+    given: fields that stay as they are. workdir: of a run that has begun: they are its own then,
+    and the file need not be there. Says on standard error what it sets.
+    Raises UserError as `read`, and for a model that the file's source lacks.
+    """
+    if not config.init_from or config.init_settings != AUTO:
+        return config
+    fields = json.loads(processes.from_first(lambda: json.dumps(_fields(config, workdir)).encode()))
+    if fields is None:
+        return config
+    config = config.copy_and_resolve_references()
+    fields = {name: value for name, value in fields.items() if name not in given}
+    config.update_from_flattened_dict(
+        {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    )
+    config.init_settings = ",".join(fields)
+    if fields:
+        said = ", ".join(f"{name}={value}" for name, value in fields.items())
+        processes.say(f"{config.init_from} comes with {said}", file=sys.stderr)
+    return config
+
+
+def _fields(config: ConfigDict, workdir: pathlib.Path | None) -> dict[str, Any] | None:
+    """What `settled` sets; None if init_from names no file of another framework."""
+    if workdir and (workdir / folder.CONFIG).exists():
+        stored = folder.stored_config(workdir)
+        if stored["init_from"] == config.init_from and stored["init_settings"] != AUTO:
+            names = filter(None, stored["init_settings"].split(","))
+            return {name: stored[name] for name in names if name in stored}
+    return read(config).settings(config.model) if is_foreign(config.init_from) else None
+
+
+def variables(config: ConfigDict, module, input_shape) -> Mapping[str, Any]:
+    """`module`'s variables from the file of config.init_from, NumPy arrays; strict.
+
+    Raises UserError, one line that names some, for tensors that do not fit.
+    """
+    try:
+        return read(config).variables(module, input_shape)
+    except UserError as error:
+        raise UserError(f"{config.init_from}: {error}") from error
+
+
+def fitting(config: ConfigDict, module, input_shape) -> Mapping[str, Any]:
+    """`variables`, of a net that may know another number of classes than `module`."""
+    count = read(config).num_classes(module, input_shape)
+    return variables(config, module.clone(num_classes=count), input_shape)
+
+
+def experiment_of(
+    config: ConfigDict, name: str, class_names: Sequence[str] | None = None, data: bool = True
+) -> tuple[experiment.Experiment, list[str]]:
+    """The experiment of a net that is only asked, with the weights of file `name`, and its classes.
+
+    class_names: by default the data set's. data: False: where the file's net knows another number
+    of classes, they are called by their numbers. Raises UserError as `settled`.
+    """
+    own = config.copy_and_resolve_references()
+    if own.init_from != name:
+        own.init_from, own.init_settings = name, AUTO
+    own = settled(own)
+    own.evaluate.ensemble = ""
+    own.augment.lighting = "none"  # only training has it, and would need the set's colours
+    exp = experiment.build(own)
+    names = class_names or exp.info.class_names
+    if not data:
+        count = read(own).num_classes(exp.module, exp.input_shape)
+        if class_names and len(class_names) != count:
+            raise UserError(f"{name} knows {count} classes, not {len(class_names)}: name them all")
+        names = names if len(names) == count else tuple(map(str, range(count)))
+    info = dataclasses.replace(exp.info, class_names=tuple(names))
+    return experiment.build(own, info=info), list(names)
