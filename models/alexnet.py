@@ -51,6 +51,11 @@ class AlexNet(layers.Net):
     bias_start: float = 1.0
     class_map: bool = False
 
+    @property
+    def towers(self) -> int:
+        """How many equal parts the maps of conv1 fall into that only conv3 joins again."""
+        return 2 if self.variant == "two_tower" else 1
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
         layers.check_size(x, self.image_size, larger=self.class_map)

@@ -13,21 +13,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import Literal
 
+from models import graph
 from models.layers import Cost
-
-
-@dataclasses.dataclass
-class _Call:
-    """A layer's application: the module, its shapes without the batch, and what it sees."""
-
-    layer: nn.Module
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
-    field: tuple[int, int] = (1, 1)
-    step: tuple[int, int] = (1, 1)
 
 
 def describe(module: nn.Module, name: str, input_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -42,8 +30,8 @@ def describe(module: nn.Module, name: str, input_shape: tuple[int, int, int]) ->
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     keys = {name: jax.random.key(0) for name in ("params", "dropout")}
     variables = jax.eval_shape(lambda x: module.init(keys, x, train=False), images)
-    calls = _trace(module, variables, images)
-    rows = [_row(call, variables) for call in calls]
+    calls, _ = graph.trace(module, variables, images)
+    rows = _rows(calls, variables)
     description = {
         "model": name,
         "input_shape": list(input_shape),
@@ -52,70 +40,44 @@ def describe(module: nn.Module, name: str, input_shape: tuple[int, int, int]) ->
     }
     everything = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     if everything > description["total"]["params"]:
-        seen = {call.layer.path for call in calls}
-        calls = [
-            call
-            for call in _trace(module, variables, images, train=True, rngs=keys)
-            if call.layer.path not in seen
-        ]
-        rows = [_row(call, variables) for call in calls]
+        known = {row["name"] for row in rows}
+        calls, _ = graph.trace(module, variables, images, train=True, rngs=keys)
+        rows = [row for row in _rows(calls, variables) if row["name"] not in known]
         description["training_only"] = {"layers": rows, "total": _total(rows)}
     return description
 
 
-def _trace(module, variables, images, **kwargs) -> list[_Call]:
-    """Every application of a layer that has a cost, in order, with its receptive field.
+@dataclasses.dataclass
+class _Seen:
+    """What a unit of a layer sees of the input, in pixels: its extent and the step to the next."""
 
-    The input and output of each layer are marked in the jaxpr (with the names that
-    rematerialisation uses); what lies between marks of two layers (activations, additions,
-    concatenations) sees what its inputs see together.
-    """
-    calls: list[_Call] = []
-
-    def mark(next_call, args, kwargs, context):
-        layer = context.module
-        if context.method_name != "__call__" or not hasattr(layer, "cost"):
-            return next_call(*args, **kwargs)
-        number = len(calls)
-        calls.append(_Call(layer, args[0].shape[1:], ()))
-        x = checkpoint_name(args[0], f"in {number}")
-        output = next_call(x, *args[1:], **kwargs)
-        calls[number].out_shape = output.shape[1:]
-        return checkpoint_name(output, f"out {number}")
-
-    def run(variables, images):
-        mutable = [*variables, "auxiliary"] if kwargs else False
-        return module.apply(variables, images, mutable=mutable, **kwargs)
-
-    with nn.intercept_methods(mark):
-        jaxpr = jax.make_jaxpr(run)(variables, images).jaxpr
-
-    seen = {jaxpr.invars[-1]: ((1, 1), (1, 1))}  # variable -> (receptive field, step)
-    for equation in jaxpr.eqns:
-        inputs = [seen[v] for v in equation.invars if not isinstance(v, Literal) and v in seen]
-        if not inputs:
-            continue
-        field = tuple(max(f[axis] for f, _ in inputs) for axis in (0, 1))
-        step = tuple(max(s[axis] for _, s in inputs) for axis in (0, 1))
-        if equation.primitive.name == "name":
-            side, number = equation.params["name"].split()
-            call = calls[int(number)]
-            if side == "in":
-                call.field, call.step = field, step
-            else:
-                cost = call.layer.cost(call.in_shape, call.out_shape)
-                field = tuple(
-                    f + (w - 1) * s
-                    for f, w, s in zip(call.field, cost.window, call.step, strict=True)
-                )
-                step = tuple(s * by for s, by in zip(call.step, cost.stride, strict=True))
-                call.field, call.step = field, step
-        for variable in equation.outvars:
-            seen[variable] = (field, step)
-    return calls
+    field: tuple[int, int] = (1, 1)
+    step: tuple[int, int] = (1, 1)
 
 
-def _row(call: _Call, variables) -> dict[str, Any]:
+def _receptive_fields(calls: list[graph.Call]) -> list[_Seen]:
+    """Of each call, along the longest path: what lies between layers sees what its inputs see."""
+    found = {graph.IMAGE: _Seen()}
+    for number, call in enumerate(calls):
+        feeders = [found[feeder] for feeder in call.feeders]
+        cost = call.layer.cost(call.in_shape, call.out_shape)
+        field, step = (
+            tuple(max(getattr(feeder, what)[axis] for feeder in feeders) for axis in (0, 1))
+            for what in ("field", "step")
+        )
+        found[number] = _Seen(
+            tuple(f + (w - 1) * s for f, w, s in zip(field, cost.window, step, strict=True)),
+            tuple(s * by for s, by in zip(step, cost.stride, strict=True)),
+        )
+    return [found[number] for number in range(len(calls))]
+
+
+def _rows(calls: list[graph.Call], variables) -> list[dict[str, Any]]:
+    fields = _receptive_fields(calls)
+    return [_row(call, seen, variables) for call, seen in zip(calls, fields, strict=True)]
+
+
+def _row(call: graph.Call, seen: _Seen, variables) -> dict[str, Any]:
     parameters = variables.get("params", {})
     for part in call.layer.path:
         parameters = parameters.get(part, {})
@@ -127,8 +89,8 @@ def _row(call: _Call, variables) -> dict[str, Any]:
         "params": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters)),
         "macs": cost.macs,
         "connections": cost.connections,
-        "receptive_field": max(call.field),
-        "stride": max(call.step),
+        "receptive_field": max(seen.field),
+        "stride": max(seen.step),
     }
 
 

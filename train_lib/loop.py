@@ -294,6 +294,7 @@ class Run:
         plots.write_all(
             self.workdir,
             metrics.read(self.workdir),
+            self.exp.module,
             state.variables()["params"],
             result,
             self.exp.info.class_names,

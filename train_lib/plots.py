@@ -9,42 +9,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from errors import UserError
+from train_lib import pictures
 from train_lib.evaluate import Result
+from train_lib.pictures import panels
 
 MOST_MISCLASSIFIED = 100  # on one contact sheet
 MOST_NAMED = 30  # classes with names and counts in a confusion matrix
 
 
 def learning_curves(records: list[dict]) -> Figure:
-    """Error and loss over the passes, training (while it goes) and test."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, name, label in (
-        (axes[0], "top1_error", "top-1 error, %"),
-        (axes[1], "loss", "loss"),
-    ):
-        scale = 100 if name == "top1_error" else 1
-        for part, style in (("train", "-"), ("test", "o-")):
-            points = [
-                (r["epoch"], scale * r[f"{part}/{name}"]) for r in records if f"{part}/{name}" in r
-            ]
-            if points:
-                axis.plot(*zip(*points, strict=True), style, markersize=3, label=part)
-        axis.set(xlabel="epoch", ylabel=label)
-        values = [y for line in axis.get_lines() for y in line.get_ydata()]
-        if values and min(values) > 0:
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter("{x:g}")
-            # Within a decade there may be no other ticks.
-            within = max(values) < 10 * min(values)
-            axis.yaxis.set_minor_formatter("{x:g}" if within else NullFormatter())
-        axis.grid(alpha=0.3, which="both")
-        if axis.get_lines():
-            axis.legend()
-    return figure
+    """Error and loss of one run over the passes: `pictures.curves` of several."""
+    return pictures.curves({"": records})
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names) -> Figure:
@@ -76,30 +53,6 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names) -> Figure
     return figure
 
 
-def _grid(count: int) -> tuple[int, int]:
-    columns = max(1, round(count**0.5 * 1.3))
-    return -(-count // columns), columns
-
-
-def first_layer_filters(kernel: np.ndarray) -> Figure:
-    """The filters of a first layer: kernel [kh, kw, 1 or 3, filters]; grey is zero."""
-    kernel = np.asarray(kernel, np.float32)
-    count = kernel.shape[-1]
-    rows, columns = _grid(count)
-    figure = Figure(figsize=(1.2 * columns, 1.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    limit = max(1e-12, float(np.abs(kernel).max()))
-    for index, axis in enumerate(axes.flat):
-        axis.axis("off")
-        if index < count:
-            filter_ = kernel[..., index]
-            if filter_.shape[-1] == 1:
-                axis.imshow(filter_[..., 0], cmap="gray", vmin=-limit, vmax=limit)
-            else:
-                axis.imshow(filter_[..., :3] / (2 * limit) + 0.5)
-    return figure
-
-
 def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -> Figure:
     """The misclassified images, each with "true->predicted", as LeCun 1998, fig. 8.
 
@@ -108,7 +61,7 @@ def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -
     predicted = result.classes[:, 0]
     wrong = np.flatnonzero((predicted != result.labels) & (result.labels >= 0))
     shown = wrong[:MOST_MISCLASSIFIED]
-    rows, columns = _grid(max(1, len(shown)))
+    rows, columns = panels.grid(max(1, len(shown)))
     size = (max(4, 0.8 * columns), max(1.5, 0.95 * rows + 0.4))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -128,7 +81,7 @@ def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -
 def contact_sheet(picture: Callable[[int], np.ndarray | None], captions: Sequence[str]) -> Figure:
     """Pictures [h, w, 3], the first MOST_MISCLASSIFIED of them, each with its caption."""
     count = min(len(captions), MOST_MISCLASSIFIED)
-    rows, columns = _grid(count)
+    rows, columns = panels.grid(count)
     figure = Figure(figsize=(1.9 * columns, 2.0 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -143,16 +96,9 @@ def contact_sheet(picture: Callable[[int], np.ndarray | None], captions: Sequenc
     return figure
 
 
-def first_kernel(params) -> np.ndarray | None:
-    """The kernel of the first convolution; None if the model has none that can be drawn."""
-    for layer in params.values():
-        kernel = layer.get("kernel") if hasattr(layer, "get") else None
-        if kernel is not None and kernel.ndim == 4 and kernel.shape[2] in (1, 3):
-            return np.asarray(kernel)
-    return None
-
-
-def write_all(workdir: pathlib.Path, records, params, result: Result, names, picture) -> None:
+def write_all(
+    workdir: pathlib.Path, records, module, params, result: Result, names, picture
+) -> None:
     """Writes learning_curves, confusion_matrix, misclassified and first_layer_filters."""
     counted = result.counted
     figures = {
@@ -162,9 +108,10 @@ def write_all(workdir: pathlib.Path, records, params, result: Result, names, pic
         ),
         "misclassified": misclassified(result, names, picture),
     }
-    kernel = first_kernel(params)
+    kernel = pictures.first_kernel(params)
     if kernel is not None:
-        figures["first_layer_filters"] = first_layer_filters(kernel)
+        towers = getattr(module, "towers", 1)
+        figures["first_layer_filters"] = pictures.filters(kernel, towers)
     for name, figure in figures.items():
         save(figure, workdir / "plots" / f"{name}.png")
 

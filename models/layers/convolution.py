@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.layers.cost import Cost
+from models.layers.cost import Cost, before
 from models.layers.initializers import Init
 from models.layers.kernels import convolve
 
@@ -38,6 +38,7 @@ class Conv(nn.Conv):
             connections=units * (fan_in + self.use_bias),
             window=window,
             stride=tuple(stride or (1, 1)),
+            before=before(self.padding),
         )
 
 
@@ -137,6 +138,7 @@ class LocalConv(nn.Module):
             macs=units * fan_in,
             connections=units * (fan_in + self.use_bias),
             window=tuple(self.kernel_size),
+            before=before(self.padding),
         )
 
 

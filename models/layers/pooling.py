@@ -152,6 +152,7 @@ class Pool(nn.Module):
             connections=math.prod(out_shape) * self.window**2,
             window=(self.window,) * 2,
             stride=(self.stride,) * 2,
+            before=(self.padding,) * 2,
         )
 
 

@@ -1,0 +1,361 @@
+"""What the pictures are drawn from, against values worked out by hand or in another way."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from errors import UserError
+from models import inspection
+from models.alexnet import AlexNet
+from models.googlenet import GoogLeNet
+from models.lenet import LeNet5
+from models.mlp import MLP
+from train_lib import pictures, plots
+from train_lib.pictures import panels
+
+cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
+
+
+def drawn(figure, path):
+    """The figure can be written; returns the arrays of its images."""
+    plots.save(figure, path / "a.png")
+    assert (path / "a.png").read_bytes().startswith(b"\x89PNG")
+    return [np.asarray(i.get_array()) for axis in figure.axes for i in axis.get_images()]
+
+
+def mlp(activation, hidden, **options):
+    module = MLP(hidden=hidden, num_classes=3, activation=activation, **options)
+    images = jax.random.normal(jax.random.key(1), (6, 4, 4, 1))
+    return module, module.init(jax.random.key(0), images), images, jnp.arange(6) % 3
+
+
+def test_filters_of_two_towers_are_two_blocks_in_their_frames(tmp_path):
+    kernel = np.zeros((11, 11, 3, 96), np.float32)
+    kernel[..., 0, 50] = 1.0  # a red filter of the second tower
+    one, two = drawn(pictures.filters(kernel, towers=2), tmp_path)
+    assert one.shape == two.shape == (3 * 12 + 1, 16 * 12 + 1, 3)
+    np.testing.assert_allclose(one[1, 1], 0.5)  # zero is grey
+    np.testing.assert_allclose(two[6, 2 * 12 + 6], (1, 0.5, 0.5))
+    frames = [sheet[0, 0] for sheet in (one, two)]
+    assert np.abs(frames[0] - frames[1]).max() > 0.3
+
+
+def test_filters_of_many_channels_are_rows(tmp_path):
+    kernel = np.random.default_rng(0).normal(size=(5, 5, 48, 256)).astype(np.float32)
+    figure = pictures.filters(kernel)
+    (sheet,) = drawn(figure, tmp_path)
+    shown, channels = 24, 24
+    assert sheet.shape == (shown * 6 + 1, channels * 6 + 1, 3)
+    assert figure.get_suptitle() == (
+        "the first 24 of 256 filters; input channels 0 to 23 of 48, side by side"
+    )
+    limit = np.abs(kernel).max()
+    tile = sheet[7 * 6 + 1 : 8 * 6, 9 * 6 + 1 : 10 * 6, 0]
+    np.testing.assert_allclose(tile, kernel[:, :, 9, 7] / limit / 2 + 0.5, atol=1e-6)
+    (grey,) = drawn(pictures.filters(kernel[:, :, :1, :7]), tmp_path)
+    assert (grey[..., 0] == grey[..., 1]).all()
+    with pytest.raises(UserError, match=r"a kernel \[5, 5, 48, 256\] in 3 towers"):
+        pictures.filters(kernel, towers=3)
+
+
+def test_first_kernels():
+    shapes = {"h10": (300, 3), "h2": (16, 300), "output": (3, 3)}
+    params = {name: {"kernel": np.zeros(shape)} for name, shape in shapes.items()}
+    params["h2"]["kernel"][5, 7] = 1
+    assert pictures.first_kernel(params) is None
+    found = pictures.first_kernel(params, (4, 4, 1))
+    assert found.shape == (4, 4, 1, 300)
+    assert found[1, 1, 0, 7] == 1
+    assert AlexNet().towers == 2
+    assert AlexNet(variant="one_tower").towers == 1
+
+
+def test_feature_maps_are_in_their_places(tmp_path):
+    maps = np.zeros((6, 5, 80), np.float32)
+    maps[2, 3, 17] = 4.0
+    figure = pictures.feature_maps(maps, "conv9")
+    (sheet,) = drawn(figure, tmp_path)
+    assert sheet.shape == (8 * 7 + 1, 8 * 6 + 1, 3)
+    assert np.argwhere((sheet == 1).all(-1)).tolist() == [[2 * 7 + 1 + 2, 1 * 6 + 1 + 3]]
+    assert figure.get_suptitle() == "conv9 (the first 64 of 80)\nblack 0, white 4"
+    (units,) = drawn(pictures.feature_maps(np.arange(84.0)), tmp_path)
+    assert units.shape == (7 + 2, 12 + 2, 3)
+
+
+def test_histograms_of_weights_and_activations(tmp_path):
+    module, variables, images, _ = mlp("relu", (8,) * 10)
+    figure = pictures.weight_histograms(variables)
+    drawn(figure, tmp_path)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    names = [title.split("\n")[0] for title in titles]
+    assert names == [*(f"h{n}" for n in range(1, 11)), "output"]
+    kernel = variables["params"]["h10"]["kernel"]
+    assert titles[9] == f"h10\n{kernel.mean():.2g} ± {kernel.std():.2g}"
+    heights = [patch.get_height() for patch in figure.axes[9].patches]
+    assert sum(heights) == kernel.size
+    found = inspection.activations(module, variables, images)
+    figure = pictures.activation_histograms(found)
+    drawn(figure, tmp_path)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert len(titles) == 21
+    assert f"{np.mean(found['h3_relu'] == 0):.0%} are 0" in titles[5]
+    many = {f"layer{i}": np.ones(3) for i in range(100)}
+    figure = pictures.activation_histograms(many)
+    assert figure.get_suptitle().endswith("(24 of 100 layers)")
+
+
+def test_gradient_norms_by_hand():
+    module, variables, images, labels = mlp("tanh", (5, 4))
+    found = pictures.gradient_norms(module, variables, images, labels, cross_entropy)
+
+    def loss(kernels):
+        x = images.reshape(6, -1)
+        for name in ("h1", "h2"):
+            x = jnp.tanh(x @ kernels[name] + variables["params"][name]["bias"])
+        logits = x @ kernels["output"] + variables["params"]["output"]["bias"]
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(6), labels])
+
+    kernels = {name: variables["params"][name]["kernel"] for name in ("h1", "h2", "output")}
+    expected = {name: float(jnp.sqrt(jnp.sum(g**2))) for name, g in jax.grad(loss)(kernels).items()}
+    assert list(found) == ["h1", "h2", "output"]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_gradient_of_sigmoids_vanishes(tmp_path):
+    # The derivative of a sigmoid is at most 1/4: ten layers are a factor of at most 4^-10 times
+    # that of the weights, which He's initialisation makes such that rectifiers keep the norm.
+    norms = {}
+    for activation in ("sigmoid", "relu"):
+        module, variables, images, labels = mlp(activation, (64,) * 10, initializer="he")
+        norms[activation] = pictures.gradient_norms(
+            module, variables, images, labels, cross_entropy
+        )
+    sigmoid, relu = (list(norms[name].values()) for name in ("sigmoid", "relu"))
+    assert list(norms["relu"]) == [*(f"h{n}" for n in range(1, 11)), "output"]
+    assert relu[0] > 0.1 * relu[9]
+    assert sigmoid[0] < 1e-3 * sigmoid[9]
+    assert sigmoid[0] < 1e-3 * relu[0]
+    figure = pictures.gradient_norm_curves(norms)
+    drawn(figure, tmp_path)
+    axis = figure.axes[0]
+    assert axis.get_yscale() == "log"
+    assert [line.get_label() for line in axis.get_lines()] == ["sigmoid", "relu"]
+    np.testing.assert_allclose(axis.get_lines()[0].get_ydata(), sigmoid)
+
+
+def test_auxiliary_heads_and_layers_without_kernels_are_left_out():
+    module = GoogLeNet(num_classes=2, normalisation="batch_norm")
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
+    from models import graph
+
+    calls, _ = graph.trace(module, shapes, jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32))
+    names = graph.layers_with_kernels(calls, shapes["params"])
+    assert names[:3] == ["conv1", "conv2_reduce", "conv2"]
+    assert names[-1] == "fc"
+    assert len(names) == 3 + 9 * 6 + 1
+
+
+def test_dead_units_are_those_that_no_image_switches_on(tmp_path):
+    module = LeNet5(activation="relu", c3="full", subsampling="max", output="softmax")
+    images = jax.random.normal(jax.random.key(1), (3, 32, 32, 1))
+    variables = module.init(jax.random.key(0), images)
+    params = jax.tree.map(jnp.copy, variables["params"])
+    params["c1"]["bias"] = params["c1"]["bias"].at[:2].set(-1e3)  # two maps of six
+    params["f6"]["bias"] = params["f6"]["bias"].at[:21].set(-1e3)  # a quarter of 84
+    params["c5"]["bias"] = params["c5"]["bias"] + 1e3  # none
+    found = inspection.activations(module, {"params": params}, images)
+    shares = pictures.dead_units(found)
+    assert list(shares) == ["c1_relu", "c3_relu", "c5_relu", "f6_relu"]
+    assert shares["c1_relu"] == pytest.approx(2 / 6)
+    assert shares["c5_relu"] == 0
+    assert 0.25 <= shares["f6_relu"] <= 0.99
+    one_fires = np.zeros((2, 4, 4, 5))
+    one_fires[1, 3, 0, 2] = 1e-3
+    crafted = {"a_leaky_relu": one_fires - 1e-6, "a_prelu": one_fires, "a_tanh": one_fires - 1}
+    assert pictures.dead_units(crafted) == pytest.approx({"a_leaky_relu": 0.8, "a_prelu": 0.8})
+    figure = pictures.dead_unit_bars(shares)
+    drawn(figure, tmp_path)
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths == pytest.approx([100 * share for share in shares.values()])
+
+
+def test_occlusion_of_a_net_that_looks_at_one_pixel(tmp_path):
+    asked = []
+
+    def predict(images):
+        asked.append(len(images))
+        seen = images[:, 5, 7, 0] / 255
+        return np.stack([1 - seen, seen], axis=1)
+
+    image = np.full((12, 14, 1), 255, np.uint8)
+    heat = pictures.occlusion(predict, image, 1, window=4, stride=2, fill=0)
+    # Cells of 2x2; the 4x4 square on cell (i, j) covers rows 2i - 1 .. 2i + 2.
+    rows = [i for i in range(6) if 2 * i - 1 <= 5 <= 2 * i + 2]
+    columns = [j for j in range(7) if 2 * j - 1 <= 7 <= 2 * j + 2]
+    expected = np.ones((6, 7))
+    expected[np.ix_(rows, columns)] = 0
+    np.testing.assert_array_equal(heat, expected)
+    assert set(asked) == {16}  # one size: one compilation
+    assert (image == 255).all()
+    odd = pictures.occlusion(predict, image, 0, window=5, stride=5, fill=51)
+    assert odd.shape == (3, 3)
+    assert odd[1, 1] == pytest.approx(0.8)
+    assert len(drawn(pictures.heat_on(image, heat, "7"), tmp_path)) == 4  # with the colour bar
+    with pytest.raises(UserError, match="window=0"):
+        pictures.occlusion(predict, image, 0, 0, 1, 0)
+
+
+def test_saliency_against_finite_differences():
+    module = MLP(hidden=(6,), num_classes=3, activation="tanh")
+    image = jax.random.normal(jax.random.key(1), (3, 4, 2))
+    variables = module.init(jax.random.key(0), image[None])
+    found = pictures.saliency(module, variables, image, 2)
+
+    def logit(x):
+        with jax.enable_x64():
+            return float(module.apply(variables, jnp.asarray(x, jnp.float64)[None])[0, 2])
+
+    expected = np.zeros((3, 4, 2))
+    for place in np.ndindex(3, 4, 2):
+        step = np.zeros((3, 4, 2))
+        step[place] = 0.05
+        expected[place] = abs(logit(image + step) - logit(image - step)) / 0.1
+    np.testing.assert_allclose(found, expected.max(axis=-1), rtol=0.02, atol=1e-4)
+    np.testing.assert_array_equal(found, pictures.saliency(module, variables, image[None], 2))
+
+
+def test_boxes_are_drawn_where_they_are(tmp_path):
+    figure = pictures.receptive_field_on(
+        np.zeros((32, 32, 1), np.uint8), {"c1": (3, 4, 5, 6), "c5": (0, 0, 32, 32)}
+    )
+    drawn(figure, tmp_path)
+    line = figure.axes[0].get_lines()[0]
+    assert line.get_label() == "c1: 5x6"
+    assert (min(line.get_xdata()), max(line.get_xdata())) == (3.5, 9.5)
+    assert (min(line.get_ydata()), max(line.get_ydata())) == (2.5, 7.5)
+
+
+def test_curves_of_several_runs(tmp_path):
+    records = [
+        {"step": i, "epoch": i / 2, "train/loss": 2.0 / i, "test/top1_error": 0.5 / i}
+        for i in range(1, 5)
+    ]
+    figure = pictures.curves({"plain-20": records, "$ResNet_20": records[:2], "empty": []})
+    drawn(figure, tmp_path)
+    errors, losses = figure.axes
+    lines = errors.get_lines()
+    assert [line.get_label() for line in lines] == ["plain-20 test", "$ResNet_20 test"]
+    np.testing.assert_allclose(lines[0].get_ydata(), [50, 25, 50 / 3, 12.5])
+    np.testing.assert_allclose(lines[0].get_xdata(), [0.5, 1, 1.5, 2])
+    assert [line.get_linestyle() for line in (lines[0], losses.get_lines()[0])] == ["-", "--"]
+    assert lines[0].get_color() != lines[1].get_color()
+    single = plots.learning_curves(records)
+    assert [line.get_label() for line in single.axes[0].get_lines()] == ["test"]
+
+
+def test_the_table_of_c3(tmp_path):
+    figure = pictures.c3_table()
+    (joined,) = drawn(figure, tmp_path)
+    assert joined.shape == (6, 16)
+    # LeCun 1998: six maps of three, nine of four, one of all; 60 in all, and table I's last rows.
+    assert joined.sum(0).tolist() == [3] * 6 + [4] * 9 + [6]
+    assert joined.sum(1).tolist() == [10] * 6
+    assert np.flatnonzero(joined[5]).tolist() == [3, 4, 5, 8, 9, 10, 11, 13, 14, 15]
+    assert len([text for text in figure.axes[0].texts if text.get_text() == "X"]) == 60
+
+
+def test_codes_and_what_f6_gives_beside_them(tmp_path):
+    assert len(drawn(pictures.rbf_codes(), tmp_path)) == 10
+    from models.lenet import rbf_codes
+
+    codes = rbf_codes().astype(np.float32)
+    f6 = np.stack([codes[3], 0.5 * codes[7], -codes[1]])
+    figure = pictures.rbf_codes(f6, labels=[3, 7, 1])
+    images = drawn(figure, tmp_path)
+    assert len(images) == 10 + 2 * 3
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[20] == "code 3: 0.0"
+    assert titles[21] == "code 7: 21.0"  # 84 times 0.25
+    assert titles[22].startswith("code 1: 336.0\nnearest ")
+    np.testing.assert_array_equal(images[10], codes[3].reshape(12, 7))
+    assert [axis.get_title() for axis in pictures.rbf_codes(f6).axes][20] == "code 3: 0.0"
+
+
+def test_masks_drop_their_share(tmp_path):
+    figure = pictures.dropout_masks(np.linspace(0, 1, 900), 0.3, seed=0, count=4)
+    whole, *masked = drawn(figure, tmp_path)
+    red = [(image[..., 0] > image[..., 1] + 0.3) for image in masked]
+    assert len(red) == 4
+    for mask in red:
+        assert 0.22 < mask.mean() < 0.38
+    assert (red[0] != red[1]).any()
+    np.testing.assert_array_equal(masked[0][~red[0]], whole[~red[0]])
+    title = figure.axes[1].get_title()
+    assert title == f"mask 1: {900 - red[0].sum()} kept"
+
+
+class Linear(nn.Module):
+    """Dropout on the input of a linear layer: its logits' expectation is the test's, exactly."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        from models import layers
+
+        return nn.Dense(4)(layers.Dropout(0.5, "train")(x, train))
+
+
+def test_the_average_over_masks_goes_to_the_test(tmp_path):
+    module, x = Linear(), jax.random.normal(jax.random.key(1), (8, 20))
+    variables = module.init(jax.random.key(0), x)
+    found = pictures.dropout_average(module, variables, x, (1, 16, 1024), seed=0)
+    assert found["counts"] == [1, 16, 1024]
+    one, some, many = found["geometric"]
+    assert one == pytest.approx(found["arithmetic"][0], rel=1e-3)
+    # The error of a mean falls with the root of the number: 4 and 32 times.
+    assert 2 < one / some < 8
+    assert 16 < one / many < 64
+    # The arithmetic mean's limit is another one: the mean of the softmax over all masks.
+    assert found["arithmetic"][2] > 3 * many
+    # Another way: the mean of 1,024 masked passes, drawn by hand.
+    masks = jax.random.bernoulli(jax.random.key(5), 0.5, (4096, *x.shape))
+    dense = variables["params"]["Dense_0"]
+    logits = (2 * masks * x) @ dense["kernel"] + dense["bias"]
+    test = jax.nn.softmax(x @ dense["kernel"] + dense["bias"])
+    arithmetic = jnp.abs(jax.nn.softmax(logits).mean(0) - test).sum(-1).mean() / 2
+    assert found["arithmetic"][2] == pytest.approx(float(arithmetic), rel=0.15)
+    figure = pictures.dropout_average_curve(found)
+    drawn(figure, tmp_path)
+    assert len(figure.axes[0].get_lines()) == 3
+
+
+@pytest.mark.parametrize("regulariser", ["dropconnect", "standout"])
+def test_other_regularisers_drop_too_and_batch_norm_does_not_change(regulariser):
+    module, variables, images, _ = mlp("relu", (16,), regulariser=regulariser)
+    found = pictures.dropout_average(module, variables, images, (1, 64), seed=0)
+    assert found["geometric"][0] > 1.5 * found["geometric"][1] > 0
+    module, variables, images, _ = mlp("relu", (16,))
+    with pytest.raises(UserError, match="the net drops nothing"):
+        pictures.dropout_average(module, variables, images, (1,), seed=0)
+
+
+def test_the_gradient_of_max_pooling_goes_to_the_winners(tmp_path):
+    x = np.array([[1, 2, 0, 0], [3, 1, 0, 5], [0, 7, 7, 0], [7, 0, 0, 0]], np.float32)
+    pooled, gradient = pictures.pool_routes(x, 2, 2)
+    np.testing.assert_array_equal(pooled, [[3, 5], [7, 7]])
+    # Of the two 7s of a window, the upper one; the window below right has its own.
+    expected = [[0, 0, 0, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(gradient, expected)
+    # Overlapping 3x3 of stride 1: the first 7, (2, 1), wins all four windows.
+    pooled, gradient = pictures.pool_routes(x, 3, 1)
+    np.testing.assert_array_equal(pooled, [[7, 7], [7, 7]])
+    assert gradient[2, 1] == gradient.sum() == 4
+    assert len(drawn(pictures.max_pool_routing(x, 3, 1), tmp_path)) == 3
+
+
+def test_names_and_choices_of_many():
+    assert panels.naturally(["h10", "h2", "fc", "h1"]) == ["fc", "h1", "h2", "h10"]
+    assert panels.some(list("abcdefghij"), 4) == ["a", "d", "g", "j"]
+    assert panels.some(list("abc"), 4) == ["a", "b", "c"]

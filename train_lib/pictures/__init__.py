@@ -1,0 +1,46 @@
+"""The pictures that a lecture on these nets shows, as functions.
+
+Each takes parameters, activations or records and returns a Matplotlib Figure, which belongs to no
+window system; what is computed for one is a function of its own, which returns numbers.
+`--mode=inspect` writes them all of a run; `docs/inspection.md` says what each shows.
+"""
+
+from models.fields import receptive_field
+from train_lib.pictures.dropping import dropout_average, dropout_average_curve, dropout_masks
+from train_lib.pictures.evidence import heat_on, occlusion, receptive_field_on, saliency
+from train_lib.pictures.gradients import gradient_norm_curves, gradient_norms
+from train_lib.pictures.learning import curves
+from train_lib.pictures.lenet import c3_table, rbf_codes
+from train_lib.pictures.maps import (
+    activation_histograms,
+    dead_unit_bars,
+    dead_units,
+    feature_maps,
+)
+from train_lib.pictures.pooling import max_pool_routing, pool_routes
+from train_lib.pictures.weights import filters, first_kernel, weight_histograms
+
+__all__ = [
+    "activation_histograms",
+    "c3_table",
+    "curves",
+    "dead_unit_bars",
+    "dead_units",
+    "dropout_average",
+    "dropout_average_curve",
+    "dropout_masks",
+    "feature_maps",
+    "filters",
+    "first_kernel",
+    "gradient_norm_curves",
+    "gradient_norms",
+    "heat_on",
+    "max_pool_routing",
+    "occlusion",
+    "pool_routes",
+    "rbf_codes",
+    "receptive_field",
+    "receptive_field_on",
+    "saliency",
+    "weight_histograms",
+]

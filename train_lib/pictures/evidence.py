@@ -1,0 +1,113 @@
+"""Where in an image a net finds a class: occlusion and saliency, and the image with such a map."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from errors import UserError
+from train_lib.pictures import panels
+
+BATCH = 16  # covered images looked at in one call: of one size, so that it compiles once
+
+
+def occlusion(
+    predict: Callable, image: np.ndarray, label: int, window: int, stride: int, fill
+) -> np.ndarray:
+    """The probability of a class while a square hides a part (Zeiler, Fergus 2014, fig. 7).
+
+    predict: images [n, height, width, channels] -> class probabilities [n, classes], as
+    `Trained.predict`; it is asked for 16 at a time. image: [height, width, channels], as predict
+    takes it. window: side of the square. fill: the value, or one a channel, that it is covered by.
+
+    Returns [ceil(height / stride), ceil(width / stride)]: an entry a stride x stride cell of
+    the image, on the centre of which the square lies; the image's edge cuts it off. Where the
+    value is low, the evidence for the class was hidden. Raises UserError for sizes below 1.
+    """
+    image = np.asarray(image)
+    if window < 1 or stride < 1:
+        raise UserError(f"window={window}, stride={stride}: give sizes of at least 1 pixel")
+    height, width = image.shape[:2]
+    cells = [(i, j) for i in range(0, height, stride) for j in range(0, width, stride)]
+    shift = (stride - window) // 2
+    values = []
+    for start in range(0, len(cells), BATCH):
+        batch = np.repeat(image[None], BATCH, axis=0)
+        for covered, (i, j) in zip(batch, cells[start : start + BATCH], strict=False):
+            top, left = i + shift, j + shift
+            covered[max(0, top) : top + window, max(0, left) : left + window] = fill
+        values.append(np.asarray(predict(batch))[:, label])
+    return np.concatenate(values)[: len(cells)].reshape(-(-height // stride), -1)
+
+
+def saliency(
+    module: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, label: int
+) -> np.ndarray:
+    """How much the class's logit changes with each pixel (Simonyan 2013, sec. 3): [h, w].
+
+    The largest over channels of |d logit / d input|; the score before the softmax, as there.
+    inputs: network input of one image, [height, width, channels] or [1, ...]. In evaluation mode.
+    """
+    inputs = jnp.asarray(inputs)
+    inputs = inputs[None] if inputs.ndim == 3 else inputs
+
+    @jax.jit
+    def gradient(variables, inputs):
+        return jax.grad(lambda x: module.apply(variables, x, train=False)[0, label])(inputs)
+
+    return np.abs(np.asarray(gradient(variables, inputs))[0]).max(axis=-1)
+
+
+def heat_on(image: np.ndarray, heat: np.ndarray, title: str = "") -> Figure:
+    """An image, and beside it the same with a map laid over it.
+
+    image: [h, w, 1 or 3], uint8 or float. heat: [rows, columns] of any size, stretched over it.
+    """
+    image, heat = np.asarray(image), np.asarray(heat, np.float32)
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(8, 4.2 * min(1.5, height / width)), layout="constrained")
+    plain, laid = figure.subplots(1, 2)
+    panels.show(plain, image)
+    grey = image.mean(axis=-1) if image.ndim == 3 else image
+    panels.show(laid, grey)
+    drawn = laid.imshow(
+        heat,
+        cmap="inferno",
+        alpha=0.7,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        interpolation="nearest",
+    )
+    figure.colorbar(drawn, ax=laid, shrink=0.85)
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    return figure
+
+
+def receptive_field_on(image: np.ndarray, boxes: Mapping[str, tuple]) -> Figure:
+    """Receptive fields, drawn on the image.
+
+    image: [h, w, 1 or 3], uint8 or float. boxes: label -> `fields.receptive_field`'s (top, left,
+    height, width).
+    """
+    figure = Figure(figsize=(6.5, 4.6), layout="constrained")
+    axis = figure.subplots()
+    panels.show(axis, image)
+    for number, (label, (top, left, height, width)) in enumerate(boxes.items()):
+        # A little within each other: those as large as the image would hide one another.
+        inset = 0.12 * number * min(1.0, min(image.shape[:2]) / 100)
+        rows = top - 0.5 + inset, top + height - 0.5 - inset
+        columns = left - 0.5 + inset, left + width - 0.5 - inset
+        axis.plot(
+            [columns[0], columns[1], columns[1], columns[0], columns[0]],
+            [rows[0], rows[0], rows[1], rows[1], rows[0]],
+            color=f"C{number % 10}",
+            linewidth=1.8,
+            label=f"{label}: {height}x{width}",
+        )
+    legend = figure.legend(loc="outside right upper", fontsize=7)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure

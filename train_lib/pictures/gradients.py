@@ -1,0 +1,82 @@
+"""The size of the gradient by depth: how far from the loss it vanishes, or explodes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+from matplotlib.figure import Figure
+
+from models import graph
+from train_lib.pictures import panels
+
+MOST_NAMED = 40  # layers with names below the curve
+
+
+def gradient_norms(
+    module: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, labels, loss: Callable
+) -> dict[str, float]:
+    """Euclidean norm of the gradient of the mean loss by each layer's kernel, in order of depth.
+
+    inputs: network input [n, height, width, channels]; labels: int [n]; loss: (logits, labels) ->
+    losses [n], as of `losses.make_loss`. Layers are named by their paths; those without a kernel
+    (subsampling, normalisation) are left out, and so are auxiliary heads.
+
+    As in a training step: BatchNorm takes the batch's statistics, and dropout drops, always the
+    same. Norms of large layers are larger: divide by the root of the number of weights to compare
+    layers of other sizes.
+    """
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    rngs = {"dropout": jax.random.key(0)}
+
+    @jax.jit
+    def norms(params, inputs, labels):
+        def mean_loss(params):
+            variables, mutable = {"params": params, **rest}, [*rest, "auxiliary"]
+            logits, _ = module.apply(variables, inputs, train=True, rngs=rngs, mutable=mutable)
+            return loss(logits, labels).mean()
+
+        return jax.tree.map(jnp.linalg.norm, _flat(jax.grad(mean_loss)(params)))
+
+    found = norms(variables["params"], jnp.asarray(inputs), jnp.asarray(labels))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    calls, _ = graph.trace(module, shapes, jax.ShapeDtypeStruct(inputs.shape, jnp.float32))
+    names = graph.layers_with_kernels(calls, variables["params"])
+    return {name: float(found[f"{name}/kernel"]) for name in names}
+
+
+def _flat(params) -> dict[str, jax.Array]:
+    """{"conv1/kernel": array flattened}, of kernels alone."""
+    leaves = flatten_dict(params, sep="/")
+    return {name: leaf.reshape(-1) for name, leaf in leaves.items() if name.endswith("/kernel")}
+
+
+def gradient_norm_curves(nets: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Gradient norms over depth, a line a net, on a logarithmic axis.
+
+    nets: label -> `gradient_norms`. Nets with the same layers have their names below; otherwise
+    the number of the layer from the image stands there. A norm of exactly 0 leaves a gap.
+    """
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axis = figure.subplots()
+    for label, norms in nets.items():
+        values = [norm or float("nan") for norm in norms.values()]
+        axis.plot(range(1, len(values) + 1), values, "o-", markersize=3, label=label)
+    axis.set_yscale("log")
+    axis.grid(alpha=0.3)
+    all_names = {tuple(norms) for norms in nets.values()}
+    if len(all_names) == 1:
+        (names,) = all_names
+        shown = panels.some(names, MOST_NAMED)
+        places = [names.index(name) + 1 for name in shown]
+        rotation = 0 if sum(map(len, shown)) < 50 else 90
+        axis.set_xticks(places, shown, rotation=rotation, fontsize=7, parse_math=False)
+        axis.set_xlabel("layer, from the image to the loss")
+    else:
+        axis.set_xlabel("layer, counted from the image")
+    axis.set_ylabel("norm of the loss's gradient by the kernel")
+    if len(nets) > 1 or any(nets):
+        axis.legend()
+    return figure
