@@ -5,10 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
-# What the nets are compared with. torchvision without what it requires: its own pin of torch may
-# ask for another build of it.
+# What the nets are compared with. torchvision and timm without what they require: torchvision's own
+# pin of torch may ask for another build of it, and timm needs besides only the hub's package.
 TORCH := torch==2.13.0
 TORCHVISION := torchvision==0.29.1
+TIMM := timm==1.0.31
+HUB := huggingface_hub==2.4.0
 
 .PHONY: demo test parity lint setup clean
 
@@ -37,7 +39,8 @@ parity: $(VENV)/parity-ready
 $(VENV)/parity-ready: $(VENV)/ready Makefile
 	@echo "installing torch into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCHVISION)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCHVISION) $(TIMM)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(HUB)
 	@touch $@
 
 lint: setup

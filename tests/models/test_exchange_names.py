@@ -1,6 +1,8 @@
 """Weights by a list of names that the user writes."""
 
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from errors import UserError
 from models import exchange
 from models.cuda_convnet import CudaConvnet
 from models.exchange.entries import shapes
+from models.resnet import CifarResNet
 
 NET = CudaConvnet(variant="26pct")
 NETS_SHAPE = (32, 32, 3)
@@ -113,3 +116,17 @@ def test_a_tensor_named_twice(tmp_path, ours, theirs):
     del theirs["fc10.net.bias"]
     with pytest.raises(UserError, match=r"give conv1\.net\.bias to two parameters"):
         by_names(tmp_path, names, theirs).variables(NET, NETS_SHAPE)
+
+
+def test_the_example_of_the_documentation(tmp_path, monkeypatch):
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "weights.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    names = json.loads((tmp_path / "names.json").read_text())
+    assert names["conv1/kernel"] == "conv1.weight"
+    assert names["conv4_3/bn2/var"] == "layer3.2.bn2.running_var"
+    assert names["fc/bias"] == "linear.bias"
+    leaves = shapes(CifarResNet(depth=20), NETS_SHAPE)
+    assert names.keys() == {"/".join(path[1:]) for path in leaves}
+    assert len(set(names.values())) == len(names)

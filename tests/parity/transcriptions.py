@@ -42,21 +42,27 @@ def lrn():
     return nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
 
 
+def caffes_lrn():
+    """As torch, Caffe divides alpha by n; its k is 1."""
+    return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+
+
 class TwoTowerAlexNet(nn.Module):
     """Krizhevsky 2012. padding: of conv1. kept: share that fc6 and fc7 are scaled by at test."""
 
-    def __init__(self, padding, kept=1.0):
+    def __init__(self, padding, kept=1.0, norm=lrn, maps=(96, 256, 384, 384, 256), classes=1000):
         super().__init__()
         self.kept = kept
-        self.conv1 = nn.Conv2d(3, 96, 11, stride=4, padding=padding)
-        self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=2)
-        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
-        self.conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=2)
-        self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
-        self.fc6 = nn.Linear(256 * 6 * 6, 4096)
+        one, two, three, four, five = maps
+        self.conv1 = nn.Conv2d(3, one, 11, stride=4, padding=padding)
+        self.conv2 = nn.Conv2d(one, two, 5, padding=2, groups=2)
+        self.conv3 = nn.Conv2d(two, three, 3, padding=1)
+        self.conv4 = nn.Conv2d(three, four, 3, padding=1, groups=2)
+        self.conv5 = nn.Conv2d(four, five, 3, padding=1, groups=2)
+        self.fc6 = nn.Linear(five * 6 * 6, 4096)
         self.fc7 = nn.Linear(4096, 4096)
-        self.fc8 = nn.Linear(4096, 1000)
-        self.norm, self.pool = lrn(), nn.MaxPool2d(3, 2)
+        self.fc8 = nn.Linear(4096, classes)
+        self.norm, self.pool = norm(), nn.MaxPool2d(3, 2)
 
     def forward(self, x):
         x = self.pool(self.norm(torch.relu(self.conv1(x))))
@@ -111,7 +117,7 @@ class PaperHead(nn.Module):
 class PaperGoogLeNet(nn.Module):
     """Szegedy 2014, table 1, for 224x224; returns logits, and in training those of aux1, aux2."""
 
-    def __init__(self):
+    def __init__(self, norm=lrn):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3)
         self.conv2_reduce = nn.Conv2d(64, 64, 1)
@@ -122,7 +128,7 @@ class PaperGoogLeNet(nn.Module):
             channels = row[0] + row[2] + row[4] + row[5]
         self.aux1, self.aux2 = PaperHead(512), PaperHead(528)
         self.fc = nn.Linear(channels, 1000)
-        self.norm, self.pool = lrn(), nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.norm, self.pool = norm(), nn.MaxPool2d(3, 2, ceil_mode=True)
 
     def forward(self, x):
         x = self.norm(self.pool(torch.relu(self.conv1(x))))
@@ -177,3 +183,49 @@ class CifarResNet(nn.Module):
         for name in self.blocks:
             x = self.get_submodule(name)(x)
         return self.fc(x.mean((2, 3)))
+
+
+class ReleasedResNet(nn.Module):
+    """The bottleneck net of ResNet's authors, by their prototxt's names, the stride in branch2a.
+
+    blocks: names behind "res" and "bn", and maps of each: ("2a", 64), ... The block "a" of a stage
+    has branch1; it strides by 2 but in stage 2. biases: "first", on conv1, or "all" convolutions.
+    padding: of the pooling; 0 is in ceil mode. epsilon: of BatchNorm.
+    """
+
+    def __init__(self, blocks, classes, biases="first", padding=0, epsilon=1e-5):
+        super().__init__()
+        self.blocks, self.padding = blocks, padding
+
+        def unit(name, bn, channels, maps, size, stride=1):
+            bias = biases == "all" or name == "conv1"
+            conv = nn.Conv2d(channels, maps, size, stride, padding=size // 2, bias=bias)
+            self.add_module(name, conv)
+            self.add_module(bn, nn.BatchNorm2d(maps, eps=epsilon))
+
+        unit("conv1", "bn_conv1", 3, 64, 7, 2)
+        channels = 64
+        for name, maps in blocks:
+            stride = 2 if name[1:] == "a" and name != "2a" else 1
+            if name[1:] == "a":
+                unit(f"res{name}_branch1", f"bn{name}_branch1", channels, 4 * maps, 1, stride)
+            a, b, c = (f"{name}_branch2{letter}" for letter in "abc")
+            unit(f"res{a}", f"bn{a}", channels, maps, 1, stride)
+            unit(f"res{b}", f"bn{b}", maps, maps, 3)
+            unit(f"res{c}", f"bn{c}", maps, 4 * maps, 1)
+            channels = 4 * maps
+        self.fc1000 = nn.Linear(channels, classes)
+
+    def branch(self, name, x):
+        return self.get_submodule(f"bn{name}")(self.get_submodule(f"res{name}")(x))
+
+    def forward(self, x):
+        x = torch.relu(self.bn_conv1(self.conv1(x)))
+        x = nn.functional.max_pool2d(x, 3, 2, self.padding, ceil_mode=self.padding == 0)
+        for name, _ in self.blocks:
+            y = torch.relu(self.branch(f"{name}_branch2a", x))
+            y = torch.relu(self.branch(f"{name}_branch2b", y))
+            y = self.branch(f"{name}_branch2c", y)
+            x = self.branch(f"{name}_branch1", x) if name[1:] == "a" else x
+            x = torch.relu(x + y)
+        return self.fc1000(x.mean((2, 3)))
