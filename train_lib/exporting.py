@@ -66,10 +66,12 @@ def _torchvision(path: pathlib.Path, net: trained.Trained) -> str:
     import safetensors.numpy
 
     tensors = exchange.to_torchvision(net.module, net.variables, net.input_shape)
+    about = {"class_names": list(net.class_names)}
+    about |= {section: net.config[section].to_dict() for section in ("view", "preprocess")}
     # "pt": what readers of safetensors know as PyTorch's layout.
-    metadata = {"format": "pt", "class_names": json.dumps(list(net.class_names))}
+    metadata = {"format": "pt"} | {name: json.dumps(value) for name, value in about.items()}
     folder.replace(path, safetensors.numpy.save(tensors, metadata))
-    return "; the preprocessing is not in it: see `preprocess` in config.json"
+    return "; classes and preprocessing are in its metadata"
 
 
 def _jax(path: pathlib.Path, net: trained.Trained) -> str:

@@ -112,10 +112,11 @@ def test_torchvisions_names_and_the_classes(tmp_path):
     variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), dict(shapes))
     net = Trained(exp, variables, list("0123456789"), 7)
     _, write = exporting.FORMS["torchvision"]
-    assert "preprocessing is not in it" in write(tmp_path / "net.safetensors", net)
+    assert "are in its metadata" in write(tmp_path / "net.safetensors", net)
     with safetensors.safe_open(tmp_path / "net.safetensors", "numpy") as file:
         assert file.metadata()["format"] == "pt"
         assert json.loads(file.metadata()["class_names"]) == list("0123456789")
+        assert json.loads(file.metadata()["preprocess"])["mean"] == "pixel"
         kernel = variables["params"]["conv3_1"]["projection"]["kernel"]
         theirs = file.get_tensor("layer2.0.downsample.0.weight")
         np.testing.assert_array_equal(theirs, np.transpose(kernel, (3, 2, 0, 1)))
