@@ -12,9 +12,18 @@ from errors import UserError
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; again: go on with it.")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "predict", "summary", "export"], "What to do."
+    "mode",
+    "train",
+    ["train", "evaluate", "predict", "inspect", "summary", "export"],
+    "What to do.",
 )
-IMAGES = flags.DEFINE_list("images", [], "--mode=predict: image files or folders, with commas.")
+IMAGES = flags.DEFINE_list(
+    "images", [], "--mode=predict, inspect: image files or folders, with commas."
+)
+LAYER = flags.DEFINE_string("layer", "", "--mode=inspect: the layer whose feature maps are shown.")
+COMPARE = flags.DEFINE_list(
+    "compare", [], "--mode=inspect: other runs' folders, or steps of this run, with commas."
+)
 OUTPUT = flags.DEFINE_string("output", "", "--mode=export: the file, NAME.safetensors or .jax.")
 FORMATS = {"summary": ("table", "json"), "export": ("canon", "torchvision", "jax")}
 FORMAT = flags.DEFINE_string(
@@ -52,6 +61,8 @@ def parse(argv: list[str]) -> list[str]:
         if FORMAT.value and FORMAT.value not in formats:
             choice = f"choose one of {', '.join(formats)}" if formats else "leave it out"
             raise UserError(f"--format={FORMAT.value} with --mode={MODE.value}: {choice}")
+        if MODE.value != "inspect" and (LAYER.value or COMPARE.value):
+            raise UserError("--layer and --compare are for --mode=inspect: leave them out")
         given = (COORDINATOR.value != "", NUM_PROCESSES.value > 0, PROCESS_ID.value >= 0)
         if any(given) and (not all(given) or DISTRIBUTED.value):
             raise UserError(
@@ -109,6 +120,10 @@ def _run(config, workdir: pathlib.Path, stop) -> None:
         processes.say(modes.evaluate_run(config, workdir))
     elif MODE.value == "predict":
         processes.say(modes.predict_images(config, workdir, IMAGES.value))
+    elif MODE.value == "inspect":
+        from train_lib.inspect_run import inspect_run  # Matplotlib
+
+        inspect_run(config, workdir, IMAGES.value, LAYER.value, COMPARE.value)
     else:
         from train_lib import exporting
 

@@ -1,6 +1,6 @@
 """What the layers of a net give for images, by name, as arrays of natural shape."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -50,6 +50,35 @@ def activations(
 
     values = jax.jit(run)(variables, images)
     return dict(zip(names, values, strict=True))
+
+
+def first_input(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    wanted: Callable[[nn.Module], bool],
+) -> tuple[nn.Module, jax.Array] | None:
+    """The first layer, as they compute, for which `wanted` is true, and what it takes.
+
+    None where there is none. The layer is to be read (`layer.window`), not called.
+    """
+    found = []
+
+    def run(variables, images):
+        values = []
+
+        def keep(next_call, args, kwargs, context):
+            if context.method_name == "__call__" and not values and wanted(context.module):
+                found.append(context.module)
+                values.append(args[0])
+            return next_call(*args, **kwargs)
+
+        with nn.intercept_methods(keep):
+            module.apply(variables, images, train=False)
+        return values
+
+    values = jax.jit(run)(variables, images)
+    return (found[0], values[0]) if values else None
 
 
 def activated(found: Mapping[str, Any], layer: str) -> str:

@@ -121,6 +121,22 @@ def test_predict_names_class_and_probability_of_each_image(trained, tmp_path):
     assert hits >= 5
 
 
+def test_inspect_says_what_it_wrote(trained):
+    workdir, _ = trained
+    flags = (CONFIG, f"--workdir={workdir}", *SHORT)
+    refused(run("--mode=inspect", "--layer=c9", *flags), "no layer c9", "c1, c1_scaled_tanh")
+    assert not (workdir / "inspection").exists()
+    done = run("--mode=inspect", "--layer=s4", *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    written = {path.name for path in (workdir / "inspection").iterdir()}
+    assert [line.split(": ")[0] for line in lines] == ["written"] * len(lines)
+    assert {pathlib.Path(line.removeprefix("written: ")).name for line in lines} == written
+    assert {"filters.png", "parameters.txt", "feature_maps_1.png", "f6_and_codes.png"} <= written
+    assert "params/c3/kernel" in (workdir / "inspection" / "parameters.txt").read_text()
+
+
 def test_summary_as_json_and_as_table():
     done = run("--mode=summary", CONFIG, "--format=json")
     found = json.loads(done.stdout)
@@ -164,6 +180,8 @@ def test_summary_as_json_and_as_table():
         ((CONFIG, "more"), ("more is not a flag",)),
         ((CONFIG, "--mode=predict"), ("--images",)),
         ((CONFIG, "--mode=evaluate"), ("no run in",)),
+        ((CONFIG, "--mode=inspect"), ("no run in",)),
+        ((CONFIG, "--layer=c1"), ("--layer and --compare are for --mode=inspect",)),
         ((CONFIG, "--process_id=1"), ("--coordinator, --num_processes and --process_id",)),
         ((CONFIG, "--distributed", "--mode=export"), ("--mode=export is one process's work",)),
         ((CONFIG, "--distributed"), ("neither SLURM", "--coordinator")),

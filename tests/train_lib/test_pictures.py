@@ -203,7 +203,7 @@ def test_occlusion_of_a_net_that_looks_at_one_pixel(tmp_path):
     odd = pictures.occlusion(predict, image, 0, window=5, stride=5, fill=51)
     assert odd.shape == (3, 3)
     assert odd[1, 1] == pytest.approx(0.8)
-    assert len(drawn(pictures.heat_on(image, heat, "7"), tmp_path)) == 4  # with the colour bar
+    assert len(drawn(pictures.heat_on(image, heat, "7"), tmp_path)) == 3
     with pytest.raises(UserError, match="window=0"):
         pictures.occlusion(predict, image, 0, 0, 1, 0)
 

@@ -27,11 +27,12 @@ def dropout_masks(activation: np.ndarray, rate: float, seed: int, count: int) ->
     """
     activation = np.asarray(activation, np.float32)
     layer, ones = layers.Dropout(rate, "test"), jnp.ones(activation.shape)
-    rows, columns = panels.grid(count + 1)
-    figure, axes = panels.blank(rows, columns, (2.3 * columns, 2.5 * rows))
-    low, high = float(activation.min()), float(activation.max())
     flat = activation.ndim == 1
     picture = as_square(activation) if flat else activation
+    rows, columns = panels.grid(count + 1)
+    height = 2.3 * picture.shape[0] / picture.shape[1] + 0.3
+    figure, axes = panels.blank(rows, columns, (2.3 * columns, height * rows + 0.3))
+    low, high = float(activation.min()), float(activation.max())
     grey = panels.shades(picture[None], low, high)[0]
     axes.flat[0].imshow(grey, interpolation="nearest")
     axes.flat[0].set_title(f"{activation.size} units", fontsize=8)

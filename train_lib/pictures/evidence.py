@@ -20,9 +20,10 @@ def occlusion(
 ) -> np.ndarray:
     """The probability of a class while a square hides a part (Zeiler, Fergus 2014, fig. 7).
 
-    predict: images [n, height, width, channels] -> class probabilities [n, classes], as
-    `Trained.predict`; it is asked for 16 at a time. image: [height, width, channels], as predict
-    takes it. window: side of the square. fill: the value, or one a channel, that it is covered by.
+    predict: images [n, height, width, channels] -> class probabilities [n, classes], asked for 16
+    at a time; of a run, `lambda views: net.probabilities(net.variables, views)`. image: [height,
+    width, channels], as predict takes it: of a run, one of `net.views`. window: side of the
+    square. fill: the value, or one a channel, that it is covered by.
 
     Returns [ceil(height / stride), ceil(width / stride)]: an entry a stride x stride cell of
     the image, on the centre of which the square lies; the image's edge cuts it off. Where the

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 PANELS = (("top1_error", "top-1 error, %", 100), ("loss", "loss", 1))
 
@@ -35,9 +35,10 @@ def curves(runs: Mapping[str, Sequence[dict]]) -> Figure:
         values = [y for line in axis.get_lines() for y in line.get_ydata()]
         if values and min(values) > 0:
             axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
-            # Within a decade there may be no other ticks.
-            within = max(values) < 10 * min(values)
+            # Between two of those there may be no other ticks.
+            within = max(values) < 4 * min(values)
             axis.yaxis.set_minor_formatter("{x:g}" if within else NullFormatter())
         axis.grid(alpha=0.3, which="both")
         if axis.get_lines():

@@ -32,7 +32,7 @@ def c3_table() -> Figure:
     axis.tick_params(which="both", length=0)
     axis.set(
         xlabel="map of C3 (and how many it sees)",
-        ylabel="map of S2 (and by how many it is seen)",
+        ylabel="map of S2 (and by how many seen)",
         title=f"{joined.sum()} pairs of maps of {joined.size}",
     )
     return figure

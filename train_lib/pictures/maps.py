@@ -31,7 +31,12 @@ def feature_maps(maps: np.ndarray, title: str = "") -> Figure:
     figure = Figure(
         figsize=(max(3, inches * columns + 0.5), inches * rows + 0.8), layout="constrained"
     )
-    panels.draw_mosaic(figure.subplots(), tiles, columns, (0.12, 0.47, 0.71))
+    axis = figure.subplots()
+    if count == 1:
+        axis.imshow(tiles[0], interpolation="nearest")
+        axis.axis("off")
+    else:
+        panels.draw_mosaic(axis, tiles, columns, (0.12, 0.47, 0.71))
     more = f" (the first {count} of {maps.shape[-1]})" if count < maps.shape[-1] else ""
     values = f"black {maps.min():.3g}, white {maps.max():.3g}"
     figure.suptitle(f"{title}{more}\n{values}".strip(), fontsize=8, parse_math=False)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 INK = "0.35"  # of what stands around pictures
 MOST_HISTOGRAMS = 24  # panels
@@ -117,6 +118,7 @@ def histograms(values: dict[str, np.ndarray], what: str, title, log: bool) -> Fi
         axis.set_title(f"{name}\n{title(flat)}", fontsize=7, parse_math=False)
         axis.tick_params(labelsize=6)
         axis.locator_params(axis="x", nbins=4)
+        axis.yaxis.set_minor_formatter(NullFormatter())
         if not log:
             axis.set_yticks([])
     left_out = f" ({len(names)} of {len(values)} layers)" if len(names) < len(values) else ""

@@ -1,0 +1,165 @@
+"""--mode=inspect on runs of small nets: its files, what it leaves out, and what it refuses."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+from PIL import Image
+
+from errors import UserError
+from models import inspection, layers
+from train_lib.inspect_run import inspect_run
+from train_lib.pictures import of_run
+from train_lib.train import train_and_evaluate
+from train_lib.trained import load_run
+
+WEIGHTS = {"learning_curves.png", "filters.png", "weight_histograms.png", "parameters.txt"}
+LENET = {"c3_table.png", "rbf_codes.png"}
+SEEN = {
+    *(f"{name}_1.png" for name in ("feature_maps", "receptive_fields", "saliency", "occlusion")),
+    "activation_histograms.png",
+    "gradient_norms.png",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """LeNet-5 as published, and a rectified one with max pooling and dropout: folder, config."""
+    root = tmp_path_factory.mktemp("inspect")
+    options = {
+        f"model.{name}": value
+        for name, value in {
+            "activation": "relu",
+            "subsampling": "max",
+            "output": "softmax",
+            "c3": "full",
+            "regulariser": "dropout",
+        }.items()
+    }
+    configs = {"lenet": {}, "relu": options | {"loss.name": "softmax"}}
+    found = {}
+    for name, overrides in configs.items():
+        config = tiny_config(epochs=1.0, **overrides)
+        train_and_evaluate(config, root / name)
+        found[name] = (root / name, config)
+    return found
+
+
+def written(workdir) -> set[str]:
+    return {path.name for path in (workdir / "inspection").iterdir()}
+
+
+def said(capsys) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_published_lenet_and_another_step(runs, capsys):
+    workdir, config = runs["lenet"]
+    inspect_run(config, workdir, (), compare=["10"])
+    expected = {*WEIGHTS, *LENET, *SEEN, "f6_and_codes.png", "difference_step-10.txt"}
+    assert written(workdir) == expected
+    lines = said(capsys)
+    assert sorted(lines) == sorted(f"written: {workdir / 'inspection' / n}" for n in expected)
+    text = (workdir / "inspection" / "difference_step-10.txt").read_text().splitlines()
+    assert text[0] == f"from {workdir}, step 15, to step 10 of this run, step 10"
+    (row,) = (line.split() for line in text if line.startswith("params/c3/kernel"))
+    now, then = (load_run(workdir, step).params["c3"]["kernel"] for step in (15, 10))
+    assert float(row[2]) == pytest.approx(np.linalg.norm(now - then), rel=1e-3)
+    for path in (workdir / "inspection").glob("*.png"):
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 2, path  # something is drawn
+
+
+def test_what_a_net_has_is_drawn_of_given_pictures(runs, capsys, tmp_path):
+    workdir, config = runs["relu"]
+    for number in range(2):
+        pixels = np.zeros((28, 28), np.uint8)
+        pixels[4:24, 10 + number] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    other = runs["lenet"][0]
+    inspect_run(config, workdir, [str(tmp_path)], "c3", [str(other)])
+    names = written(workdir)
+    more = {"dead_units.png", "dropout_masks.png", "dropout_average.png", "max_pool_routing.png"}
+    twice = {name.replace("_1", "_2") for name in SEEN}
+    assert names == {*WEIGHTS, *SEEN, *twice, *more}
+    lines = said(capsys)
+    assert len(lines) == len(names) + 1
+    assert lines[-1].startswith(f"no difference from {other}: these are not of one net: ")
+
+
+def test_a_layer_is_shown_behind_its_activation_and_pooling_is_the_nets(runs):
+    net = load_run(runs["relu"][0])
+    views = np.zeros((2, 28, 28, 1), np.uint8)
+    views[:, 4:20, 9] = 200
+    seen = of_run.LookedAt(net, views, np.array([1, 7]), ["a", "b"], 1, "c3_relu")
+    titles = {name: figure.get_suptitle() for name, figure in of_run.of_activations(seen)}
+    assert titles["feature_maps_1"].startswith("c3_relu of a")
+    assert titles["dead_units"] == "of 2 images"
+    (pooled,) = of_run.of_pooling(seen)
+    assert pooled[1].get_suptitle() == "max pooling 2x2, stride 2"
+    layer, value = inspection.first_input(
+        net.module, net.variables, seen.inputs, lambda m: isinstance(m, layers.Pool)
+    )
+    assert layer.window == 2
+    np.testing.assert_allclose(value, seen.found["c1_relu"], atol=1e-6)
+    assert inspection.first_input(net.module, net.variables, seen.inputs, lambda m: False) is None
+    boxes = of_run._boxes(dataclasses.replace(net, variables={}))
+    assert {name: box[2:] for name, box in boxes.items()} == {
+        "c1": (5, 5),
+        "s2": (6, 6),
+        "c3": (14, 14),
+        "s4": (16, 16),
+        "c5": (32, 32),
+    }
+
+
+def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys):
+    workdir, config = runs["relu"]
+    config = config.copy_and_resolve_references()
+    config.dataset.name, config.dataset.data_dir = "mnist", "/nowhere"
+    for path in (workdir / "inspection").glob("*"):
+        path.unlink()
+    inspect_run(config, workdir, ())
+    assert written(workdir) == WEIGHTS
+    assert said(capsys)[-1].startswith("left out what needs images: give some by --images (no data")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"layer": "c9"}, "there is no layer c9: the net has c1, c1_scaled_tanh, "),
+        ({"images": ["nothing.png"]}, "no image file nothing.png"),
+        ({"compare": ["7"]}, "there is no checkpoint 7 in"),
+        ({"compare": ["nothing"]}, "there is no run with a checkpoint"),
+    ],
+)
+def test_what_there_is_not_is_one_line_before_anything_is_written(runs, tmp_path, asked, message):
+    workdir, config = runs["lenet"]
+    before = written(workdir) if (workdir / "inspection").exists() else None
+    with pytest.raises(UserError, match=message) as error:
+        inspect_run(config, workdir, **({"images": ()} | asked))
+    assert "\n" not in str(error.value)
+    assert (written(workdir) if before is not None else None) == before
+    with pytest.raises(UserError, match="no run in"):
+        inspect_run(config, tmp_path, ())
+
+
+def test_the_initial_nets_gradients_are_beside_the_runs(runs):
+    net = load_run(runs["lenet"][0])
+    views = np.random.default_rng(0).integers(0, 255, (4, 28, 28, 1)).astype(np.uint8)
+    seen = of_run.LookedAt(net, views, np.arange(4), list("abcd"), 1, "c1")
+    ((name, figure),) = of_run.of_gradients(seen)
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].get_lines()}
+    assert name == "gradient_norms"
+    assert list(lines) == ["this run, step 15", "untrained, sigmoid", "untrained, relu"]
+
+    def loss(params):
+        logits = net.module.apply({"params": params}, seen.inputs)
+        return net.exp.loss(logits, seen.labels).mean()
+
+    gradient = jax.jit(jax.grad(loss))(dict(net.params))
+    expected = [np.linalg.norm(gradient[name]["kernel"]) for name in ("c1", "c3", "c5", "f6")]
+    np.testing.assert_allclose(lines["this run, step 15"], expected, rtol=1e-3)
+    assert lines["untrained, sigmoid"][0] < 0.01 * lines["untrained, relu"][0]

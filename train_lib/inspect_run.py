@@ -1,0 +1,148 @@
+"""--mode=inspect: what is inside a run's net, as pictures and tables in WORKDIR/inspection."""
+
+import itertools
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from errors import UserError, printable
+from input_pipeline import decode, sources
+from input_pipeline import images as image_files
+from models import inspection, tables
+from train_lib import members, metrics, pictures, plots, processes, reports
+from train_lib.pictures import of_run
+from train_lib.trained import Trained, load_run
+from train_lib.workdir import write_text
+
+FOLDER = "inspection"
+MOST_SHOWN = 4  # of the given pictures; of a test set, one
+# Of images that activations are held of at once: as many as have so many pixels, within limits.
+PIXELS, FEWEST, MOST = 2**18, 4, 200
+
+
+def inspect_run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    images: Sequence[str],
+    layer: str = "",
+    compare: Sequence[str] = (),
+) -> None:
+    """Writes pictures and tables of a run to WORKDIR/inspection, and says each file's name.
+
+    images: files, and folders of them; none: some of the data set's test images, if it is there.
+    layer: whose feature maps are shown; "": of the first with an activation. compare: other runs'
+    folders, or steps of this run's checkpoints. Files of an earlier inspection are overwritten.
+
+    Raises UserError, before anything is written, for what is no run, image, layer or checkpoint.
+    """
+    (member,) = members.find(config, workdir, ensemble=False, data=False)
+    step, state = member.load()
+    variables = jax.device_get(state.variables())
+    del state
+    net = Trained(member.exp, variables, member.class_names, step)
+    layer = _layer(net, layer)
+    differences, runs, notes = _compared(net, workdir, compare)
+    seen = _looked_at(net, member, images, layer, notes)
+    output = workdir / FOLDER
+    reports.check_writable(output / "parameters.txt")
+    texts = {"parameters": tables.text(tables.parameters(net.variables)) + "\n"} | differences
+    for name, text in texts.items():
+        write_text(output / f"{name}.txt", text)
+        processes.say(f"written: {output / name}.txt")
+    for name, figure in itertools.chain(_learning(runs), of_run.of_weights(net), _of(seen)):
+        plots.save(figure, output / f"{name}.png")
+        processes.say(f"written: {output / name}.png")
+    for note in notes:
+        processes.say(note)
+
+
+def _layer(net: Trained, layer: str) -> str:
+    """The name of an activation. Raises UserError for a layer that there is not."""
+    image = jax.ShapeDtypeStruct((1, *net.input_shape), np.float32)
+    names = jax.eval_shape(
+        lambda image: inspection.activations(net.module, net.variables, image), image
+    )
+    if layer:
+        return inspection.activated(names, layer)
+    return inspection.activated(names, next(iter(names)))
+
+
+def _of(seen: of_run.LookedAt | None) -> Iterator:
+    """All that takes pictures."""
+    if seen is None:
+        return
+    for pictures_of in (
+        of_run.of_activations,
+        of_run.of_gradients,
+        of_run.of_images,
+        of_run.of_dropping,
+        of_run.of_pooling,
+    ):
+        yield from pictures_of(seen)
+
+
+def _learning(runs: dict[str, list[dict]]) -> Iterator:
+    """learning_curves, of all runs that have records."""
+    runs = {label: records for label, records in runs.items() if records}
+    if runs:
+        yield "learning_curves", pictures.curves(runs)
+
+
+def _compared(net: Trained, workdir: pathlib.Path, compare: Sequence[str]):
+    """Texts of differences by name, records of runs by label, and notes on what is left out."""
+    texts, notes = {}, []
+    runs = {str(workdir): metrics.read(workdir)}
+    for name in filter(None, map(str.strip, compare)):
+        if name.isdecimal():
+            other, label = load_run(workdir, int(name)), f"step {name} of this run"
+        else:
+            other, label = load_run(name), printable(name)
+            path = pathlib.Path(name).expanduser()
+            if path.is_dir():
+                runs[label] = metrics.read(path)
+        try:
+            rows = tables.differences(net.variables, other.variables)
+        except UserError as error:
+            notes.append(f"no difference from {label}: {error}")
+            continue
+        title = f"from {workdir}, step {net.step}, to {label}, step {other.step}"
+        short = re.sub(r"[^A-Za-z0-9]+", "-", f"step {name}" if name.isdecimal() else name)
+        texts[f"difference_{short.strip('-')[-100:]}"] = f"{title}\n\n{tables.text(rows)}\n"
+    return texts, runs, notes
+
+
+def _looked_at(net: Trained, member, images, layer: str, notes: list[str]):
+    """The pictures to look at, None (and a note) where there are none."""
+    most = min(MOST, max(FEWEST, PIXELS // int(np.prod(net.input_shape[:2]))))
+    if images:
+        paths = image_files.find(images)[:most]
+        views = net.views(paths)
+        labels = np.argmax(net.probabilities(net.variables, views), axis=1)
+        captions = [
+            f"{printable(pathlib.Path(path).name)} (taken for {net.class_names[label]})"
+            for path, label in zip(paths, labels, strict=True)
+        ]
+        shown = min(MOST_SHOWN, len(paths))
+        return of_run.LookedAt(net, views, labels, captions, shown, layer)
+    dataset = net.config.dataset
+    try:
+        split = sources.load(dataset, sources.split_name(dataset, dataset.test_split))
+    except UserError as error:
+        notes.append(f"left out what needs images: give some by --images ({error})")
+        return None
+    members.check_classes([member], split.info)
+    views, labels, captions = [], [], []
+    for i in np.unique(np.linspace(0, len(split) - 1, most).astype(int)):
+        try:
+            views.append(net.exp.picture(split, i))
+        except decode.BadImage:
+            continue
+        labels.append(split.read(i)[1])
+        captions.append(f"test image {split.id(i)} ({net.class_names[labels[-1]]})")
+    if not views:
+        raise UserError("not one image of the test split can be read: give some by --images")
+    return of_run.LookedAt(net, np.stack(views), np.array(labels), captions, 1, layer)
