@@ -17,9 +17,10 @@ from models import alexnet, googlenet, resnet, vgg
 from models.exchange import fields
 from models.exchange.entries import Entry, layer, load, refuse, require
 
-# Channel means, red, green, blue, in 0..255. bvlc: of the nets' own training files. VGG: of its
-# authors' page. ResNet: its authors subtract a mean image, of which this is the mean of each
-# channel; one value a colour also serves images of other sizes, and users of the file have it so.
+# Channel means, red, green, blue, in 0..255. VGG: of its authors' page. BVLC: as bvlc_googlenet's
+# training file has them; bvlc_alexnet's has a mean image, whose channels have these means rounded.
+# ResNet: its authors subtract a mean image, too, of which this is the mean of each channel, as
+# those who converted the nets have it; one value a colour also serves images of other sizes.
 BVLC_MEAN = fields.from_255(123.0, 117.0, 104.0)
 VGG_MEAN = fields.from_255(123.68, 116.779, 103.939)
 RESNET_MEAN = fields.from_255(123.151630838, 115.902882574, 103.062623801)

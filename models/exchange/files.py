@@ -88,11 +88,11 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path} needs torch: python -m pip install torch, or convert it to .safetensors"
             " where torch is"
         ) from None
-    import pickle
-
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
         raise UserError(
             f"{path} is damaged or holds more than tensors, which may be code and is not run: where"
             " it comes from, torch.save(model.state_dict(), ...)"

@@ -4,6 +4,7 @@ Ours is the path of a leaf, without the collection; theirs is a tensor of the fi
 used, and used once. How the axes lie follows from the shapes and from the kind of file.
 """
 
+import collections
 import difflib
 import json
 import pathlib
@@ -43,8 +44,7 @@ def read(path: pathlib.Path) -> dict[str, str]:
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    twins = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    twins = _repeated([name for name, _ in pairs])
     if twins:
         raise ValueError(f"{twins[0]} stands there twice")
     return dict(pairs)
@@ -71,7 +71,7 @@ def variables(
     _complete("the model's parameters", leaves, names)
     counted = [name for name in tensors if name.split(".")[-1] != _COUNT]
     _complete("the file's tensors", counted, set(seen))
-    twice = [name for name in dict.fromkeys(seen) if seen.count(name) > 1]
+    twice = _repeated(seen)
     if twice:
         raise UserError(f"the names give {_first(twice)} to two parameters: correct one of them")
     sides = _sides(module, input_shape)
@@ -135,6 +135,10 @@ def _complete(of: str, wanted, given) -> None:
     missing = [name for name in wanted if name not in given]
     if missing:
         raise UserError(f"the names leave out {len(missing)} of {of} ({_first(missing)}): add them")
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return [name for name, count in collections.Counter(names).items() if count > 1]
 
 
 def _first(names: list[str]) -> str:

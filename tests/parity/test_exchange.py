@@ -14,12 +14,13 @@ from foreign_files import caffemodel, write_keras
 from transcriptions import (
     CifarResNet,
     PaperGoogLeNet,
+    PlainVGG,
     ReleasedResNet,
     TwoTowerAlexNet,
     caffes_lrn,
 )
 
-from models import alexnet, exchange, registry, resnet
+from models import alexnet, exchange, registry, resnet, vgg
 from models.exchange.entries import shapes
 from models.resnet import CifarResNet as OurCifarResNet
 
@@ -101,6 +102,29 @@ def test_caffes_googlenet(tmp_path):
     section = {"name": "googlenet", "normalisation": "lrn", "regulariser": "dropout"}
     module, variables = loaded(exchange.read(path), section, 224, 1000)
     assert module.auxiliary_heads and {"aux1", "aux2"} <= variables["params"].keys()
+    assert_same_logits(module, variables, backwards(net), pixels(2, 224))
+
+
+@pytest.mark.parametrize("framework", ["caffe", "keras"])
+def test_vgg(tmp_path, monkeypatch, framework):
+    maps = (4, 4, 8, 8, 8)
+    monkeypatch.setattr(vgg, "MAPS", maps)  # a smaller file
+    net = random_net(PlainVGG, maps=maps, counts=(2, 2, 3, 3, 3), classes=7)
+    if framework == "caffe":
+        path = tmp_path / "VGG_ILSVRC_16_layers.caffemodel"
+        path.write_bytes(caffemodel(caffe_layers(net), v1=True))
+    else:
+        path = tmp_path / "vgg16.h5"
+        fixed = {"fc6": "fc1", "fc7": "fc2", "fc8": "predictions"}
+        layers = keras_layers(
+            net, lambda n: fixed.get(n) or n.replace("conv", "block").replace("_", "_conv")
+        )
+        # Keras flattens the last map pixel by pixel.
+        by_channel = layers["fc1"]["kernel"].reshape(8, 7, 7, 4096)
+        layers["fc1"]["kernel"] = by_channel.transpose(1, 2, 0, 3).reshape(-1, 4096)
+        write_keras(path, layers)
+    section = {"name": "vgg", "variant": "D", "regulariser": "dropout"}
+    module, variables = loaded(exchange.read(path), section, 224, 7)
     assert_same_logits(module, variables, backwards(net), pixels(2, 224))
 
 

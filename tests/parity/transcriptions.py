@@ -74,6 +74,30 @@ class TwoTowerAlexNet(nn.Module):
         return self.fc8(x)
 
 
+class PlainVGG(nn.Module):
+    """Simonyan 2015, table 1: blocks of 3x3 convolutions. maps, counts: of each block."""
+
+    def __init__(self, maps, counts, classes):
+        super().__init__()
+        channels, self.counts = 3, counts
+        for block, (features, count) in enumerate(zip(maps, counts, strict=True), 1):
+            for number in range(1, count + 1):
+                conv = nn.Conv2d(channels, features, 3, padding=1)
+                self.add_module(f"conv{block}_{number}", conv)
+                channels = features
+        self.fc6 = nn.Linear(channels * 7 * 7, 4096)
+        self.fc7 = nn.Linear(4096, 4096)
+        self.fc8 = nn.Linear(4096, classes)
+
+    def forward(self, x):
+        for block, count in enumerate(self.counts, 1):
+            for number in range(1, count + 1):
+                x = torch.relu(self.get_submodule(f"conv{block}_{number}")(x))
+            x = nn.functional.max_pool2d(x, 2)
+        x = torch.relu(self.fc6(x.flatten(1)))
+        return self.fc8(torch.relu(self.fc7(x)))
+
+
 class PaperInception(nn.Module):
     """Szegedy 2014, fig. 2b."""
 
