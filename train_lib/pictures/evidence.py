@@ -66,7 +66,8 @@ def saliency(
 def heat_on(image: np.ndarray, heat: np.ndarray, title: str = "") -> Figure:
     """An image, and beside it the same with a map laid over it.
 
-    image: [h, w, 1 or 3], uint8 or float. heat: [rows, columns] of any size, stretched over it.
+    image: [h, w, 1 or 3], uint8 or float. heat: [rows, columns] of any size, stretched over it;
+    its colours begin at 0 if it has nothing below, so that small differences look small.
     """
     image, heat = np.asarray(image), np.asarray(heat, np.float32)
     height, width = image.shape[:2]
@@ -79,6 +80,7 @@ def heat_on(image: np.ndarray, heat: np.ndarray, title: str = "") -> Figure:
         heat,
         cmap="inferno",
         alpha=0.7,
+        vmin=min(0.0, float(heat.min())),
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         interpolation="nearest",
     )
