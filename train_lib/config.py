@@ -238,8 +238,9 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.init_layers={config.init_layers}: must be patterns, as ('conv1/*', 'fc6/*')"
         )
-    if config.init_layers and not config.init_from:
-        raise UserError("config.init_layers needs config.init_from: the run that they come from")
+    for field in ("init_layers", "init_names"):
+        if config[field] and not config.init_from:
+            raise UserError(f"config.{field} needs config.init_from: where the weights come from")
     _validate_schedule(config.schedule, config.epochs)
     # Equations 8 and 9 are about distances to the RBF codes; the softmax loss is not.
     output = config.model.get("output", "softmax")

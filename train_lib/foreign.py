@@ -76,7 +76,14 @@ def _fields(config: ConfigDict, workdir: pathlib.Path | None) -> dict[str, Any] 
         if stored["init_from"] == config.init_from and stored["init_settings"] != AUTO:
             names = filter(None, stored["init_settings"].split(","))
             return {name: stored[name] for name in names if name in stored}
-    return read(config).settings(config.model) if is_foreign(config.init_from) else None
+    if is_foreign(config.init_from):
+        return read(config).settings(config.model)
+    if config.init_names:
+        raise UserError(
+            f"config.init_names={config.init_names}: {config.init_from} is no file of another"
+            " framework, and has our names"
+        )
+    return None
 
 
 def variables(config: ConfigDict, module, input_shape) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -58,6 +59,8 @@ def find(
     if names and ensemble:
         found = [_member(config, name, data) for name in names]
     elif config.init_from and not folder.has_checkpoints(workdir):
+        said = f"there is no run in {workdir}: this is about config.init_from={config.init_from}"
+        processes.say(said, file=sys.stderr)
         found = [_member(config, config.init_from, data)]
     else:
         found = [_run(str(workdir), config, workdir, data)]

@@ -175,6 +175,8 @@ def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trai
     Raises UserError for a folder without a run, a checkpoint that is not there, and damaged ones.
     """
     path = pathlib.Path(path).expanduser()
+    if foreign.is_foreign(str(path)):
+        raise UserError(f"{path} is of another framework: open it by load_pretrained(model, file)")
     if path.suffix == weights.SUFFIX:
         return _from_file(path)
     folder.check_run(path, "load_run")

@@ -91,9 +91,10 @@ def test_settings_come_with_the_weights_but_for_those_that_are_given(root, capsy
     assert foreign.settled(config) is config
 
 
-def test_it_is_tested_and_exported_without_a_run(root, tmp_path):
+def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     config = foreign.settled(config_of(root), given=GIVEN)
     line = json.loads(modes.evaluate_run(config, tmp_path))
+    assert f"there is no run in {tmp_path}: this is about" in capsys.readouterr().err
     expected, labels = by_hand(root), np.repeat([0, 1, 2], 3)
     assert (line["examples"], line["step"]) == (9, 0)
     assert line["top1_error"] == np.mean(expected.argmax(axis=1) != labels)
@@ -170,6 +171,11 @@ def test_what_does_not_fit_is_one_line(root, tmp_path):
         modes.evaluate_run(foreign.settled(config, given=GIVEN), tmp_path)
     content = (root / "net.safetensors").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[:1000])
+    with pytest.raises(UserError, match=r"open it by load_pretrained\(model, file\)"):
+        load_run(root / "net.safetensors")
+    config = config_of(root, init_from=str(tmp_path), init_names="names.json")
+    with pytest.raises(UserError, match="is no file of another framework, and has our"):
+        foreign.settled(config)
     config = config_of(root, init_from=str(tmp_path / "cut.pth"))
     with pytest.raises(UserError, match=r"cut\.pth"):
         foreign.settled(config)
