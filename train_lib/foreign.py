@@ -33,11 +33,19 @@ def read(config: ConfigDict) -> exchange.Foreign:
     """
     names = pathlib.Path(config.init_names).expanduser() if config.init_names else None
     path = exchange.locate(config.init_from).expanduser()
-    return _read(path, names, path.stat().st_mtime if path.is_file() else 0)
+    return _read(path, names, _state(path), _state(names))
+
+
+def _state(path: pathlib.Path | None) -> tuple[int, int]:
+    """What changes with a file's content."""
+    if path is None or not path.is_file():
+        return 0, 0
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 @functools.lru_cache(maxsize=1)  # asked for its settings, then for its values
-def _read(path, names, changed) -> exchange.Foreign:
+def _read(path, names, *states) -> exchange.Foreign:
     return exchange.read(path, names)
 
 

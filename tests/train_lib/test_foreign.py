@@ -136,6 +136,21 @@ def test_in_a_notebook_by_one_call(root, capsys):
         load_pretrained("resnet:18", root / "net.safetensors", class_names=["a", "b"])
 
 
+def test_by_a_list_of_names_the_config_says_how_images_enter(root, tmp_path):
+    config = config_of(root)
+    config.preprocess.update({"mean": "given", "given_mean": MEAN, "deviation": DEVIATION})
+    config.preprocess.high = 1.0
+    entries = exchange.torchvision.name_map(ResNet(depth=18, num_classes=3))
+    names = {"/".join(entry.path[1:]): entry.key for entry in entries if entry.path}
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    net = load_pretrained(config, root / "net.safetensors", tmp_path / "names.json")
+    found = net.predict(pictures(root)[1])
+    np.testing.assert_allclose(found, by_hand(root), rtol=1e-3, atol=1e-5)
+    (tmp_path / "names.json").write_text(json.dumps(names | {"fc/bias": "fc.bais"}))
+    with pytest.raises(UserError, match=r"fc\.bais.* did you mean fc\.bias\?"):
+        load_pretrained(config, root / "net.safetensors", tmp_path / "names.json")
+
+
 def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
     """Another number of classes: all but the last layer, and again when the file has gone."""
     shutil.copytree(root / "data", tmp_path / "data")
