@@ -13,6 +13,7 @@ from models.alexnet import AlexNet
 from models.googlenet import GoogLeNet
 from models.lenet import LeNet5
 from models.mlp import MLP
+from models.resnet import CifarResNet
 from train_lib import pictures, plots
 from train_lib.pictures import panels
 
@@ -82,7 +83,7 @@ def test_feature_maps_are_in_their_places(tmp_path):
     assert np.argwhere((sheet == 1).all(-1)).tolist() == [[2 * 7 + 1 + 2, 1 * 6 + 1 + 3]]
     assert figure.get_suptitle() == "conv9 (the first 64 of 80)\nblack 0, white 4"
     (units,) = drawn(pictures.feature_maps(np.arange(84.0)), tmp_path)
-    assert units.shape == (7 + 2, 12 + 2, 3)
+    assert units.shape == (7, 12, 3)
 
 
 def test_histograms_of_weights_and_activations(tmp_path):
@@ -144,6 +145,18 @@ def test_the_gradient_of_sigmoids_vanishes(tmp_path):
     assert axis.get_yscale() == "log"
     assert [line.get_label() for line in axis.get_lines()] == ["sigmoid", "relu"]
     np.testing.assert_allclose(axis.get_lines()[0].get_ydata(), sigmoid)
+
+
+def test_nets_that_normalise_over_devices_have_gradients_on_one():
+    images, labels = jax.random.normal(jax.random.key(1), (4, 8, 8, 3)), jnp.arange(4) % 2
+    found = []
+    for axis in (None, "devices"):
+        module = CifarResNet(num_classes=2, depth=8, batch_norm_axis=axis)
+        variables = jax.jit(module.init)(jax.random.key(0), images)
+        found.append(pictures.gradient_norms(module, variables, images, labels, cross_entropy))
+    assert found[0] == found[1]
+    assert list(found[0])[:3] == ["conv1", "conv2_1/conv1", "conv2_1/conv2"]
+    assert min(found[0].values()) > 0
 
 
 def test_auxiliary_heads_and_layers_without_kernels_are_left_out():

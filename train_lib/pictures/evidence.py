@@ -1,5 +1,6 @@
 """Where in an image a net finds a class: occlusion and saliency, and the image with such a map."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,12 +56,13 @@ def saliency(
     """
     inputs = jnp.asarray(inputs)
     inputs = inputs[None] if inputs.ndim == 3 else inputs
+    gradient = _gradient(module, dict(variables), inputs, label)
+    return np.abs(np.asarray(gradient)[0]).max(axis=-1)
 
-    @jax.jit
-    def gradient(variables, inputs):
-        return jax.grad(lambda x: module.apply(variables, x, train=False)[0, label])(inputs)
 
-    return np.abs(np.asarray(gradient(variables, inputs))[0]).max(axis=-1)
+@functools.partial(jax.jit, static_argnums=0)  # here, so that several images compile once
+def _gradient(module, variables, inputs, label):
+    return jax.grad(lambda x: module.apply(variables, x, train=False)[0, label])(inputs)
 
 
 def heat_on(image: np.ndarray, heat: np.ndarray, title: str = "") -> Figure:

@@ -1,5 +1,6 @@
 """The size of the gradient by depth: how far from the loss it vanishes, or explodes."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,23 +29,27 @@ def gradient_norms(
     same. Norms of large layers are larger: divide by the root of the number of weights to compare
     layers of other sizes.
     """
-    rest = {name: value for name, value in variables.items() if name != "params"}
-    rngs = {"dropout": jax.random.key(0)}
-
-    @jax.jit
-    def norms(params, inputs, labels):
-        def mean_loss(params):
-            variables, mutable = {"params": params, **rest}, [*rest, "auxiliary"]
-            logits, _ = module.apply(variables, inputs, train=True, rngs=rngs, mutable=mutable)
-            return loss(logits, labels).mean()
-
-        return jax.tree.map(jnp.linalg.norm, _flat(jax.grad(mean_loss)(params)))
-
-    found = norms(variables["params"], jnp.asarray(inputs), jnp.asarray(labels))
+    if getattr(module, "batch_norm_axis", None):
+        module = module.clone(batch_norm_axis=None)  # there is one device here
+    found = _norms(module, loss, dict(variables), jnp.asarray(inputs), jnp.asarray(labels))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     calls, _ = graph.trace(module, shapes, jax.ShapeDtypeStruct(inputs.shape, jnp.float32))
     names = graph.layers_with_kernels(calls, variables["params"])
     return {name: float(found[f"{name}/kernel"]) for name in names}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # here, so that a net is compiled once
+def _norms(module, loss, variables, inputs, labels):
+    """{"conv1/kernel": norm}."""
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    rngs = {"dropout": jax.random.key(0)}
+
+    def mean_loss(params):
+        variables, mutable = {"params": params, **rest}, [*rest, "auxiliary"]
+        logits, _ = module.apply(variables, inputs, train=True, rngs=rngs, mutable=mutable)
+        return loss(logits, labels).mean()
+
+    return jax.tree.map(jnp.linalg.norm, _flat(jax.grad(mean_loss)(variables["params"])))
 
 
 def _flat(params) -> dict[str, jax.Array]:
@@ -59,7 +64,7 @@ def gradient_norm_curves(nets: Mapping[str, Mapping[str, float]]) -> Figure:
     nets: label -> `gradient_norms`. Nets with the same layers have their names below; otherwise
     the number of the layer from the image stands there. A norm of exactly 0 leaves a gap.
     """
-    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
     for label, norms in nets.items():
         values = [norm or float("nan") for norm in norms.values()]
@@ -76,7 +81,7 @@ def gradient_norm_curves(nets: Mapping[str, Mapping[str, float]]) -> Figure:
         axis.set_xlabel("layer, from the image to the loss")
     else:
         axis.set_xlabel("layer, counted from the image")
-    axis.set_ylabel("norm of the loss's gradient by the kernel")
+    axis.set_ylabel("norm of the gradient")
     if len(nets) > 1 or any(nets):
         axis.legend()
     return figure

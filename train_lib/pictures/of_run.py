@@ -130,10 +130,14 @@ def of_images(seen: LookedAt) -> Named:
 
 
 def _boxes(net: Trained) -> dict[str, tuple[int, int, int, int]]:
-    """The middle unit's receptive field, of layers with maps that each see more than the last."""
+    """The middle unit's receptive field, of layers with maps that each see more than the last.
+
+    Up to the first that sees about all of the image.
+    """
     largest, names = 1, []
     for row in describe(net.module, "", net.input_shape)["layers"]:
-        if len(row["output_shape"]) == 3 and row["receptive_field"] > largest:
+        grows = largest < row["receptive_field"] and largest < max(net.input_shape[:2])
+        if len(row["output_shape"]) == 3 and grows:
             largest = row["receptive_field"]
             names.append(row["name"])
     return {
