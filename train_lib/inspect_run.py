@@ -76,6 +76,7 @@ def _of(seen: of_run.LookedAt | None) -> Iterator:
     if seen is None:
         return
     for pictures_of in (
+        of_run.of_answers,
         of_run.of_activations,
         of_run.of_gradients,
         of_run.of_images,
@@ -127,7 +128,7 @@ def _looked_at(net: Trained, member, images, layer: str, notes: list[str]):
             for path, label in zip(paths, labels, strict=True)
         ]
         shown = min(MOST_SHOWN, len(paths))
-        return of_run.LookedAt(net, views, labels, captions, shown, layer)
+        return of_run.LookedAt(net, views, labels, captions, shown, layer, answers=True)
     dataset = net.config.dataset
     try:
         split = sources.load(dataset, sources.split_name(dataset, dataset.test_split))

@@ -58,7 +58,8 @@ def said(capsys) -> list[str]:
 def test_a_published_lenet_and_another_step(runs, capsys):
     workdir, config = runs["lenet"]
     inspect_run(config, workdir, (), compare=["10"])
-    expected = {*WEIGHTS, *LENET, *SEEN, "f6_and_codes.png", "difference_step-10.txt"}
+    expected = {*WEIGHTS, *LENET, *SEEN, "confusion_matrix.png", "f6_and_codes.png"}
+    expected.add("difference_step-10.txt")
     assert written(workdir) == expected
     lines = said(capsys)
     assert sorted(lines) == sorted(f"written: {workdir / 'inspection' / n}" for n in expected)

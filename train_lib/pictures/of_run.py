@@ -16,6 +16,7 @@ from errors import UserError
 from models import inspection, layers
 from models.fields import receptive_field
 from models.summary import describe
+from train_lib import plots
 from train_lib.pictures import dropping, evidence, gradients, lenet, maps, panels, pooling, weights
 from train_lib.trained import Trained
 
@@ -32,7 +33,7 @@ class LookedAt:
 
     views: uint8 [n, height, width, channels], as the net's test cuts them. labels: int [n].
     captions: one a picture. shown: how many have pictures of their own. layer: a name of
-    `inspection.activations`, whose maps are shown.
+    `inspection.activations`, whose maps are shown. answers: whether the labels are the net's own.
     """
 
     net: Trained
@@ -41,6 +42,7 @@ class LookedAt:
     captions: Sequence[str]
     shown: int
     layer: str
+    answers: bool = False
 
     @functools.cached_property
     def inputs(self) -> jax.Array:
@@ -67,6 +69,15 @@ def of_weights(net: Trained) -> Named:
         yield "c3_table", lenet.c3_table()
     if getattr(net.module, "output", None) == "rbf":
         yield "rbf_codes", lenet.rbf_codes()
+
+
+def of_answers(seen: LookedAt) -> Named:
+    """confusion_matrix, where the true classes are known."""
+    if seen.answers:
+        return
+    found = seen.net.probabilities(seen.net.variables, seen.views)
+    predicted = np.argmax(found, axis=1)
+    yield "confusion_matrix", plots.confusion_matrix(seen.labels, predicted, seen.net.class_names)
 
 
 def of_activations(seen: LookedAt) -> Named:
