@@ -1,5 +1,6 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The README has them without make.
-# `make parity` compares with torch, which it installs.
+# `make parity` compares with torch, and `make notebooks` runs the notebooks; each installs what it
+# needs beside.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,8 +12,12 @@ TORCH := torch==2.13.0
 TORCHVISION := torchvision==0.29.1
 TIMM := timm==1.0.31
 HUB := huggingface_hub==2.4.0
+# What runs notebooks and makes pages of them.
+JUPYTER := ipykernel==7.4.0 nbclient==0.11.0 nbconvert==7.17.2
+# One of them: make notebooks NOTEBOOK=lenet5
+NOTEBOOK ?=
 
-.PHONY: demo test parity lint setup clean
+.PHONY: demo test parity notebooks lint setup clean
 
 setup: $(VENV)/ready
 
@@ -43,9 +48,17 @@ $(VENV)/parity-ready: $(VENV)/ready Makefile
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(HUB)
 	@touch $@
 
+notebooks: $(VENV)/notebooks-ready
+	@$(BIN)/python notebooks/render.py $(NOTEBOOK)
+
+$(VENV)/notebooks-ready: $(VENV)/ready Makefile
+	@echo "installing Jupyter's kernel and converter into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(JUPYTER)
+	@touch $@
+
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) build

@@ -6,6 +6,7 @@ shape, dtype and SHA-256, with a SHA-256 of all that. On restore everything is c
 own format notices damage to some of its files only.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import sys
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import UserError, one_line
@@ -63,6 +65,17 @@ def _to_host(state):
     return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
 
 
+@contextlib.contextmanager
+def _without_warnings():
+    """Orbax warns that a manager for reading writes nothing, and a notebook would show it."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 def ignore_late_writes() -> None:
     """Keeps quiet about writes of a save that ends after the save has failed.
 
@@ -96,6 +109,7 @@ class Checkpoints:
             create=False,
             multiprocessing_options=ocp.options.MultiprocessingOptions(**own),
             read_only=read_only,
+            save_interval_steps=0 if read_only else 1,  # other than 0, Orbax warns of it
             best_fn=lambda metrics: metrics[METRIC],  # without it Orbax stores no metrics
             best_mode="min",
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
@@ -106,7 +120,8 @@ class Checkpoints:
         try:
             if not self._options.read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+            with _without_warnings() if self._options.read_only else contextlib.nullcontext():
+                self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         except Exception as error:
             # Orbax reads every step's JSON files here, and stops at one that it cannot parse.
             unreadable = [] if self._options.read_only else self._unreadable_steps()

@@ -20,8 +20,21 @@ def opening_block(rows: dict[str, str]) -> None:
 _SHORTEST_TIMED = 0.5
 
 
+def _bar(quiet: bool, **options) -> tqdm:
+    """A bar on standard error, disabled if `quiet`, or where a line cannot be drawn again.
+
+    It can on a terminal and in a notebook's cell. There the bar is of text, too: it needs no
+    widgets, and stays in the notebook when that is stored.
+    """
+    in_cell = type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
+    # A cell's width is not known; narrower than most, as a line that wraps is not drawn again.
+    width = {"ncols": 90} if in_cell else {"dynamic_ncols": True}
+    return tqdm(disable=quiet or not (in_cell or sys.stderr.isatty()), **width, **options)
+
+
 class Progress:
-    """A bar on a terminal; elsewhere a plain line at each evaluation, and twice a minute.
+    """A bar on a terminal or in a notebook's cell; elsewhere a plain line at each evaluation, and
+    twice a minute.
 
     Also the clock of images per second: it leaves out compilation (the first call), evaluation
     and saving. spent: seconds, by what they went into.
@@ -30,13 +43,7 @@ class Progress:
     def __init__(self, total_steps: int, step: int, batch_size: int, quiet: bool = False):
         self._batch_size = batch_size
         self._total = total_steps
-        self._bar = tqdm(
-            total=total_steps,
-            initial=step,
-            unit="step",
-            dynamic_ncols=True,
-            disable=quiet or not sys.stderr.isatty(),
-        )
+        self._bar = _bar(quiet, total=total_steps, initial=step, unit="step")
         self._plain = self._bar.disable and not quiet
         self._spoke = time.monotonic()
         self._started = None
@@ -144,17 +151,10 @@ class Progress:
 
 
 class Meter:
-    """Counts examples of a test: a bar on a terminal, elsewhere a plain line twice a minute."""
+    """Counts examples of a test: a bar where `Progress` has one, or a plain line twice a minute."""
 
     def __init__(self, total: int, what: str, quiet: bool = False):
-        self._bar = tqdm(
-            total=total,
-            desc=what,
-            unit="image",
-            dynamic_ncols=True,
-            leave=False,
-            disable=quiet or not sys.stderr.isatty(),
-        )
+        self._bar = _bar(quiet, total=total, desc=what, unit="image", leave=False)
         self.total, self._what, self._done = total, what, 0
         self._plain = self._bar.disable and not quiet
         self._started = self._spoke = time.monotonic()

@@ -138,8 +138,8 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
             if checkpoints:
                 with run.progress.timed("saving"):
                     checkpoints.wait()
+            run.close()  # the bar, too: what is said next has a line of its own
             processes.say(run.progress.summary(), file=sys.stderr)
-            run.close()
             break
         except BaseException as error:
             times += 1

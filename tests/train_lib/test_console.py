@@ -1,5 +1,7 @@
-"""The clock of a run: what counts as waiting for data."""
+"""The clock of a run, what counts as waiting for data, and where a bar is drawn."""
 
+import io
+import sys
 import threading
 import types
 
@@ -63,3 +65,43 @@ def test_waiting_without_steps_counts_whole(progress, clock):
     clock.now = 8.0
     progress.rate()
     assert progress.waited == 0.75
+
+
+class Terminal(io.StringIO):
+    """Takes what is written, and says that it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+# As Jupyter's kernels have it in place of standard error: no terminal, by its own word.
+Cell = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+
+
+@pytest.mark.parametrize(("stream", "bar"), [(Terminal, True), (Cell, True), (io.StringIO, False)])
+def test_a_bar_is_drawn_where_a_line_can_be_drawn_again(monkeypatch, stream, bar):
+    monkeypatch.setattr(sys, "stderr", stream())
+    progress = console.Progress(100, 0, 8)
+    progress.done(50)
+    progress.tell({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
+    progress.close()
+    written = sys.stderr.getvalue()
+    assert ("50/100 [" in written) == bar
+    assert ("step 50/100  epoch 1.00  test error 25.00%" in written) != bar
+    assert "25.00%" in written
+    assert "Warning" not in written  # as tqdm's kind for notebooks has, where widgets are missing
+
+
+@pytest.mark.parametrize("stream", [Terminal, Cell, io.StringIO])
+def test_quiet_is_quiet_everywhere(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream())
+    progress = console.Progress(100, 0, 8, quiet=True)
+    progress.done(50)
+    progress.tell({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
+    progress.close()
+    assert sys.stderr.getvalue() == ""
+
+
+def test_the_kernels_stream_is_known_by_its_name():
+    iostream = pytest.importorskip("ipykernel.iostream")
+    assert iostream.OutStream.__module__.partition(".")[0] == Cell.__module__.partition(".")[0]
