@@ -20,7 +20,6 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbconvert import HTMLExporter
-from traitlets.config import Config
 
 HERE = pathlib.Path(__file__).resolve().parent
 OUTPUT = HERE.parent / "build" / "notebooks"
@@ -39,7 +38,7 @@ def run(path: pathlib.Path) -> nbformat.NotebookNode:
         notebook,
         timeout=MOST_SECONDS,
         kernel_name="python3",
-        config=Config({"KernelManager": {"transport": "ipc"}}),  # no open port
+        extra_arguments=["--log-level=ERROR"],  # the kernel's own words, not the cells'
         coalesce_streams=True,  # of a bar that was drawn again and again, the last
         resources={"metadata": {"path": str(path.parent)}},  # where Jupyter starts it, too
         on_cell_start=lambda cell, cell_index: at.update(cell=cell_index),

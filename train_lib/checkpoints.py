@@ -67,7 +67,10 @@ def _to_host(state):
 
 @contextlib.contextmanager
 def _without_warnings():
-    """Orbax warns that a manager for reading writes nothing, and a notebook would show it."""
+    """Without Orbax's, as on the command line, where `main` silences them; a notebook shows them.
+
+    They are of what is meant so: a manager that only reads, a save without a test's error.
+    """
     verbosity = logging.get_verbosity()
     logging.set_verbosity(min(verbosity, logging.ERROR))
     try:
@@ -120,7 +123,7 @@ class Checkpoints:
         try:
             if not self._options.read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
-            with _without_warnings() if self._options.read_only else contextlib.nullcontext():
+            with _without_warnings():
                 self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         except Exception as error:
             # Orbax reads every step's JSON files here, and stops at one that it cannot parse.
@@ -181,15 +184,16 @@ class Checkpoints:
             if step in self._manager.all_steps():
                 # Saved when a signal came before its evaluation; now with its metrics.
                 self._manager.delete(step)
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    description=ocp.args.JsonSave(description),
-                ),
-                metrics=metrics,
-                force=True,
-            )
+            with _without_warnings():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state),
+                        description=ocp.args.JsonSave(description),
+                    ),
+                    metrics=metrics,
+                    force=True,
+                )
         except Exception as error:
             raise self._failed(error) from error
 

@@ -1,10 +1,12 @@
 """Checkpoints: what is kept, and what is done about a damaged one."""
 
+import logging as std_logging
 import os
 import shutil
 
 import numpy as np
 import pytest
+from absl import logging
 
 from errors import UserError
 from train_lib.checkpoints import METRIC, Checkpoints
@@ -44,6 +46,24 @@ def test_a_step_saved_without_a_score_can_be_saved_again_with_it(tmp_path):
     checkpoints.save(3, state(3), {METRIC: 0.2})
     checkpoints.wait()
     assert checkpoints.best_step() == 3
+
+
+def test_a_notebook_sees_no_warnings_of_the_library(tmp_path):
+    before, records = logging.get_verbosity(), []
+    watch = std_logging.Handler()
+    watch.emit = records.append
+    logging.set_verbosity(logging.WARNING)  # as without a command line
+    logging.get_absl_logger().addHandler(watch)
+    try:
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(3, state(3))
+        checkpoints.wait()
+        assert Checkpoints(tmp_path, read_only=True).steps() == [3]
+        assert not [record.getMessage() for record in records]
+        assert logging.get_verbosity() == logging.WARNING  # the caller's own stays
+    finally:
+        logging.get_absl_logger().removeHandler(watch)
+        logging.set_verbosity(before)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove file", "remove item", "empty"])
