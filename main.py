@@ -61,6 +61,13 @@ def parse(argv: list[str]) -> list[str]:
         if FORMAT.value and FORMAT.value not in formats:
             choice = f"choose one of {', '.join(formats)}" if formats else "leave it out"
             raise UserError(f"--format={FORMAT.value} with --mode={MODE.value}: {choice}")
+        for flag, value, belong in (
+            ("images", IMAGES.value, ("predict", "inspect")),
+            ("output", OUTPUT.value, ("export",)),
+            ("allow_config_change", ALLOW_CONFIG_CHANGE.value, ("train",)),
+        ):
+            if value and MODE.value not in belong:
+                raise UserError(f"--{flag} is for --mode={' or '.join(belong)}: leave it out")
         if MODE.value != "inspect" and (LAYER.value or COMPARE.value):
             raise UserError("--layer and --compare are for --mode=inspect: leave them out")
         given = (COORDINATOR.value != "", NUM_PROCESSES.value > 0, PROCESS_ID.value >= 0)
@@ -110,16 +117,15 @@ def _run(config, workdir: pathlib.Path, stop) -> None:
     from train_lib import checkpoints, foreign, modes, processes
     from train_lib.train import train_and_evaluate
 
-    config = foreign.settled(
-        config, workdir, config_flags.get_override_values(flags.FLAGS["config"])
-    )
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    config = foreign.settled(config, workdir, given, asks=MODE.value != "train")
     if MODE.value == "train":
         checkpoints.ignore_late_writes()
         train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value, stop)
     elif MODE.value == "evaluate":
-        processes.say(modes.evaluate_run(config, workdir))
+        processes.say(modes.evaluate_run(config, workdir, given))
     elif MODE.value == "predict":
-        processes.say(modes.predict_images(config, workdir, IMAGES.value))
+        processes.say(modes.predict_images(config, workdir, IMAGES.value, given))
     elif MODE.value == "inspect":
         from train_lib.inspect_run import inspect_run  # Matplotlib
 

@@ -33,13 +33,15 @@ class Info:
     """What a data set looks like.
 
     image_shape: (height, width, channels) of its uint8 images, zeros where they differ.
-    copy: the `copies.Plan` of a copy with smaller images.
+    copy: the `copies.Plan` of a copy with smaller images. train_examples: of the training split of
+    a run, where that is known without the set; else 0.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     copy: object = None
+    train_examples: int = 0
 
     @property
     def num_classes(self) -> int:

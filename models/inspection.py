@@ -26,6 +26,8 @@ def activations(
     train: as in training: BatchNorm takes the batch's statistics, and dropout drops as `seed` says.
     """
     names: list[str] = []
+    if getattr(module, "batch_norm_axis", None) is not None:
+        module = module.clone(batch_norm_axis=None)  # here is one device
 
     def run(variables, images):
         values = []

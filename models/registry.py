@@ -164,6 +164,15 @@ def choose(what: str, value: Any, allowed) -> Any:
     raise UserError(f"{what}={value}: {hint}choose one of {', '.join(map(str, allowed))}")
 
 
+def default(name: str, option: str) -> Any:
+    """What a model's option is where a config, as one of an older version, does not have it.
+
+    None for an option that it has not.
+    """
+    fields = getattr(MODELS[name].constructor, "__dataclass_fields__", {}) if name in MODELS else {}
+    return fields[option].default if option in fields else None
+
+
 def create(section: Mapping[str, Any], num_classes: int, axis: str = "batch") -> nn.Module:
     """The linen module of a config's `model` section: {"name", "dtype", **options}.
 

@@ -161,6 +161,11 @@ def test_summary_as_json_and_as_table():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ((CONFIG, "--workdir=x", "--images=a.png"), ("--images is for --mode=predict or inspect",)),
+        (
+            (CONFIG, "--mode=evaluate", "--workdir=x", "--output=a"),
+            ("--output is for --mode=export",),
+        ),
         ((CONFIG, "--mode=summary", "--format=jax"), ("choose one of table, json",)),
         ((CONFIG, "--workdir=x", "--format=json"), ("with --mode=train: leave it out",)),
         ((CONFIG, "--config.bach_size=64"), ("config.bach_size", "--config.batch_size")),

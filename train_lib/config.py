@@ -277,6 +277,8 @@ _FREE = (
 def differences(stored: dict[str, Any], config: ConfigDict, under: str = "") -> list[str]:
     """ "name: stored -> now" for every field (beginning with `under`) in which two differ."""
     now = flatten(config)
+    if stored.get("model.name") == now["model.name"]:
+        stored = _with_defaults(stored, now)
     names = [n for n in {**stored, **now} if n.startswith(under) and n not in _FREE]
     return [
         f"{name}: {stored.get(name, 'not there')} -> {now.get(name, 'not there')}"
@@ -284,6 +286,18 @@ def differences(stored: dict[str, Any], config: ConfigDict, under: str = "") -> 
         if stored.get(name, "not there") != now.get(name, "not there")
         and not name.startswith("predict.")
     ]
+
+
+def _with_defaults(stored: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A stored config with the model's options that it did not have yet."""
+    missing = [name for name in now if name.startswith("model.") and name not in stored]
+    if not missing:
+        return stored
+    from models import registry  # and JAX, which a run has loaded
+
+    model = now["model.name"]
+    defaults = {n: registry.default(model, n.removeprefix("model.")) for n in missing}
+    return stored | {name: value for name, value in defaults.items() if value is not None}
 
 
 def digest(mode: str, images: list[str], config: ConfigDict) -> str:

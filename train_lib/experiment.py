@@ -77,7 +77,8 @@ class Experiment:
         """step -> factor on every drop rate, from the schedule's drop_anneal_epochs."""
         steps_per_epoch = 0.0
         if self.config.schedule.drop_anneal_epochs:  # only then is the set's size needed
-            steps_per_epoch = len(self.train_split) / self.config.batch_size
+            examples = self.info.train_examples or len(self.train_split)
+            steps_per_epoch = examples / self.config.batch_size
         return schedules.make_drop_scale(self.config.schedule, steps_per_epoch)
 
     def eval_step(self) -> Callable:

@@ -3,8 +3,10 @@
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError, one_line
@@ -19,12 +21,12 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def export_run(config: ConfigDict, workdir: pathlib.Path, output: str, form: str = "canon") -> str:
     """Writes a run's net to a file, and says so in a line.
 
-    form: a name of `FORMS`. output: the file, whose suffix goes with the form; "": `weights` and
-    that suffix in the workdir. Of a run that averages its parameters, these are written.
+    form: a name of `FORMS`. output: the file, whose suffix goes with the form; "": in the workdir.
+    Of a run that averages its parameters, these are written.
     Raises UserError for another suffix, a net that the form cannot hold, and a full disk.
     """
-    suffix, write = FORMS[form]
-    path = pathlib.Path(output).expanduser() if output else workdir / f"weights{suffix}"
+    default, write = FORMS[form]
+    path, suffix = pathlib.Path(output or workdir / default).expanduser(), default.suffix
     if path.suffix != suffix:
         raise UserError(
             f"--output={output}: the file's name must end in {suffix} with --format={form}"
@@ -48,6 +50,7 @@ def _canon(path: pathlib.Path, net: trained.Trained) -> str:
     """All of it, see `weights`."""
     config = net.config.copy_and_resolve_references()
     config.dataset.update({"data_dir": "", "cache_dir": ""})  # of this machine
+    config.num_devices = 0
     stored = weights.Weights(
         config=config,
         class_names=list(net.class_names),
@@ -56,6 +59,7 @@ def _canon(path: pathlib.Path, net: trained.Trained) -> str:
         variables=net.variables,
         statistics=net.statistics,
         image_shape=net.exp.info.image_shape,
+        train_examples=net.exp.info.train_examples,
     )
     weights.save(path, stored)
     return ""
@@ -66,12 +70,31 @@ def _torchvision(path: pathlib.Path, net: trained.Trained) -> str:
     import safetensors.numpy
 
     tensors = exchange.to_torchvision(net.module, net.variables, net.input_shape)
-    about = {"class_names": list(net.class_names)}
-    about |= {section: net.config[section].to_dict() for section in ("view", "preprocess")}
-    # "pt": what readers of safetensors know as PyTorch's layout.
-    metadata = {"format": "pt"} | {name: json.dumps(value) for name, value in about.items()}
+    # "pt": what readers of safetensors know as PyTorch's layout. The others are what
+    # `models.exchange` reads again.
+    metadata = {
+        "format": "pt",
+        "class_names": json.dumps(list(net.class_names)),
+        "settings": json.dumps(_settings(net)),
+    }
     folder.replace(path, safetensors.numpy.save(tensors, metadata))
-    return "; classes and preprocessing are in its metadata"
+    is_image = net.config.preprocess.mean == "pixel"
+    simplified = " (of the mean image, the mean of each colour)" if is_image else ""
+    return f"; classes and preprocessing{simplified} are in its metadata"
+
+
+def _settings(net: trained.Trained) -> dict[str, Any]:
+    """The config fields by which images become the net's input, with the values of a mean."""
+    config = net.config
+    fields = {f"preprocess.{name}": value for name, value in config.preprocess.items()}
+    fields |= {f"view.{name}": config.view[name] for name in ("size", "test_scale")}
+    if config.preprocess.mean in ("channel", "pixel"):
+        mean = np.asarray(net.statistics.mean)
+        if config.preprocess.mean == "pixel":
+            mean = np.asarray(net.statistics.image).mean(axis=(0, 1))
+        fields["preprocess.mean"] = "given"
+        fields["preprocess.given_mean"] = [float(value) / 255 for value in mean]
+    return fields
 
 
 def _jax(path: pathlib.Path, net: trained.Trained) -> str:
@@ -90,7 +113,7 @@ def _jax(path: pathlib.Path, net: trained.Trained) -> str:
         "step": net.step,
     }
     folder.replace(path, exported)
-    beside = path.with_suffix(".json")
+    beside = path.with_name(f"{path.name}.json")
     folder.replace(beside, json.dumps(description, indent=2).encode() + b"\n")
     return f"; what it takes and gives: {beside}"
 
@@ -108,9 +131,9 @@ def serialise(infer: Callable, variables, shape: tuple[int, int, int]) -> bytes:
     return bytes(export.export(function, platforms=PLATFORMS)(images).serialize())
 
 
-# Suffix, and what writes: (path, net) -> what else to say.
-FORMS: dict[str, tuple[str, Callable]] = {
-    "canon": (weights.SUFFIX, _canon),
-    "torchvision": (weights.SUFFIX, _torchvision),
-    "jax": (".jax", _jax),
+# The file's name in a workdir, and what writes: (path, net) -> what else to say.
+FORMS: dict[str, tuple[pathlib.PurePath, Callable]] = {
+    "canon": (pathlib.PurePath(f"weights{weights.SUFFIX}"), _canon),
+    "torchvision": (pathlib.PurePath(f"torchvision{weights.SUFFIX}"), _torchvision),
+    "jax": (pathlib.PurePath("weights.jax"), _jax),
 }

@@ -47,6 +47,7 @@ def check(workdir: str) -> None:
     path = pathlib.Path(workdir).expanduser()
     if foreign.is_foreign(workdir):
         return  # read already, for its settings
+    foreign.check(workdir, "config.init_from")
     if path.suffix != weights.SUFFIX:
         folder.check_run(path, "config.init_from")
     elif not path.is_file():

@@ -13,15 +13,23 @@ from errors import UserError, printable
 from input_pipeline import decode, sources
 from input_pipeline import images as image_files
 from models import inspection, tables
-from train_lib import members, metrics, pictures, plots, processes, reports
+from train_lib import foreign, members, metrics, pictures, plots, processes, reports, weights
 from train_lib.pictures import of_run
 from train_lib.trained import Trained, load_run
-from train_lib.workdir import write_text
+from train_lib.workdir import check_run, write_text
 
 FOLDER = "inspection"
 MOST_SHOWN = 4  # of the given pictures; of a test set, one
-# Of images that activations are held of at once: as many as have so many pixels, within limits.
-PIXELS, FEWEST, MOST = 2**18, 4, 200
+# Of images that activations are held of at once: as many as have so many bytes, within limits.
+BYTES, FEWEST, MOST = 2**29, 4, 200
+# What an earlier inspection wrote, which would stand beside pictures of other images.
+WRITTEN = (
+    *("parameters.txt", "difference_*.txt", "learning_curves.png", "filters.png"),
+    *("weight_histograms.png", "c3_table.png", "rbf_codes.png", "confusion_matrix.png"),
+    *("activation_histograms.png", "dead_units.png", "feature_maps_*.png", "f6_and_codes.png"),
+    *("gradient_norms.png", "receptive_fields_*.png", "saliency_*.png", "occlusion_*.png"),
+    *("dropout_masks.png", "dropout_average.png", "max_pool_routing.png"),
+)
 
 
 def inspect_run(
@@ -44,11 +52,13 @@ def inspect_run(
     variables = jax.device_get(state.variables())
     del state
     net = Trained(member.exp, variables, member.class_names, step)
-    layer = _layer(net, layer)
+    layer, most = _layer(net, layer)
     differences, runs, notes = _compared(net, workdir, compare)
-    seen = _looked_at(net, member, images, layer, notes)
+    seen = _looked_at(net, member, images, layer, most, notes)
     output = workdir / FOLDER
     reports.check_writable(output / "parameters.txt")
+    for path in itertools.chain.from_iterable(map(output.glob, WRITTEN)):
+        path.unlink()
     texts = {"parameters": tables.text(tables.parameters(net.variables)) + "\n"} | differences
     for name, text in texts.items():
         write_text(output / f"{name}.txt", text)
@@ -60,15 +70,18 @@ def inspect_run(
         processes.say(note)
 
 
-def _layer(net: Trained, layer: str) -> str:
-    """The name of an activation. Raises UserError for a layer that there is not."""
+def _layer(net: Trained, layer: str) -> tuple[str, int]:
+    """The name of an activation, and of how many images to hold all activations.
+
+    Raises UserError for a layer that there is not.
+    """
     image = jax.ShapeDtypeStruct((1, *net.input_shape), np.float32)
     names = jax.eval_shape(
         lambda image: inspection.activations(net.module, net.variables, image), image
     )
-    if layer:
-        return inspection.activated(names, layer)
-    return inspection.activated(names, next(iter(names)))
+    held = sum(value.size * value.dtype.itemsize for value in names.values())
+    most = min(MOST, max(FEWEST, BYTES // held))
+    return inspection.activated(names, layer or next(iter(names))), most
 
 
 def _of(seen: of_run.LookedAt | None) -> Iterator:
@@ -101,6 +114,12 @@ def _compared(net: Trained, workdir: pathlib.Path, compare: Sequence[str]):
         if name.isdecimal():
             other, label = load_run(workdir, int(name)), f"step {name} of this run"
         else:
+            if foreign.is_foreign(name):
+                raise UserError(
+                    f"--compare={name}: give a run's folder, or a file of --mode=export"
+                )
+            if pathlib.Path(name).suffix != weights.SUFFIX:
+                check_run(pathlib.Path(name).expanduser(), "--compare")
             other, label = load_run(name), printable(name)
             path = pathlib.Path(name).expanduser()
             if path.is_dir():
@@ -112,16 +131,28 @@ def _compared(net: Trained, workdir: pathlib.Path, compare: Sequence[str]):
             continue
         title = f"from {workdir}, step {net.step}, to {label}, step {other.step}"
         short = re.sub(r"[^A-Za-z0-9]+", "-", f"step {name}" if name.isdecimal() else name)
-        texts[f"difference_{short.strip('-')[-100:]}"] = f"{title}\n\n{tables.text(rows)}\n"
+        file = f"difference_{short.strip('-')[-100:]}"
+        while file in texts:
+            file += "-too"
+        texts[file] = f"{title}\n\n{tables.text(rows)}\n"
     return texts, runs, notes
 
 
-def _looked_at(net: Trained, member, images, layer: str, notes: list[str]):
-    """The pictures to look at, None (and a note) where there are none."""
-    most = min(MOST, max(FEWEST, PIXELS // int(np.prod(net.input_shape[:2]))))
+def _looked_at(net: Trained, member, images, layer: str, most: int, notes: list[str]):
+    """The pictures to look at, at most so many; None (and a note) where there are none."""
     if images:
-        paths = image_files.find(images)[:most]
-        views = net.views(paths)
+        paths, views = [], []
+        for path in image_files.find(images)[:most]:
+            try:
+                views.append(net.views(path)[0])
+                paths.append(path)
+            except UserError as error:
+                if net.config.dataset.on_bad_image == "error":
+                    raise
+                notes.append(f"skipped {printable(path)} ({error})")
+        if not views:
+            raise UserError("not one of the pictures can be read: give others by --images")
+        views = np.stack(views)
         labels = np.argmax(net.probabilities(net.variables, views), axis=1)
         captions = [
             f"{printable(pathlib.Path(path).name)} (taken for {net.class_names[label]})"

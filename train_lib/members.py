@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
 
-ENSEMBLE = "config.evaluate.ensemble"
+ENSEMBLE, INIT_FROM = "config.evaluate.ensemble", "config.init_from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +45,30 @@ class Member:
 
 
 def find(
-    config: ConfigDict, workdir: pathlib.Path, ensemble: bool = True, data: bool = True
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    ensemble: bool = True,
+    data: bool = True,
+    given: Collection[str] = (),
 ) -> list[Member]:
     """The run of `workdir`, or the members of config.evaluate.ensemble (unless `ensemble` is off).
 
     Where the workdir has no run, the net of config.init_from.
-    data: whether the data set must be there; what it looked like is known without.
+    data: whether the data set must be there; what it looked like is known without. given: the
+    config's fields that the user gave, see `foreign.settled`.
     A member of an ensemble keeps its own model, preprocessing and views; what is tested, and how,
     is in `config`. Raises UserError for what is no run or weight file, for a net that cannot be
     tested so, and for members of different classes.
     """
     names = [name.strip() for name in config.evaluate.ensemble.split(",") if name.strip()]
     if names and ensemble:
-        found = [_member(config, name, data) for name in names]
+        found = [_member(config, name, ENSEMBLE, data, given) for name in names]
+    elif names:
+        raise UserError(f"{ENSEMBLE}={','.join(names)}: this mode takes one net: leave it out")
     elif config.init_from and not folder.has_checkpoints(workdir):
         said = f"there is no run in {workdir}: this is about config.init_from={config.init_from}"
         processes.say(said, file=sys.stderr)
-        found = [_member(config, config.init_from, data)]
+        found = [_member(config, config.init_from, INIT_FROM, data, given)]
     else:
         found = [_run(str(workdir), config, workdir, data)]
     for member in found:
@@ -91,10 +98,11 @@ def check_classes(found: Sequence[Member], info: Info) -> None:
         )
 
 
-def _member(config: ConfigDict, name: str, data: bool) -> Member:
+def _member(config: ConfigDict, name: str, what: str, data: bool, given: Collection[str]) -> Member:
+    """what: the field that names it, for errors."""
     path = pathlib.Path(name).expanduser()
     if foreign.is_foreign(name):
-        exp, class_names = foreign.experiment_of(config, name, data=data)
+        exp, class_names = foreign.experiment_of(config, name, data=data, given=given)
         load = functools.partial(_from_foreign, exp)
         return Member(name, exp, class_names, load)
     if path.suffix == weights.SUFFIX:
@@ -104,7 +112,8 @@ def _member(config: ConfigDict, name: str, data: bool) -> Member:
         exp = experiment.build(own, statistics=stored.statistics, info=info)
         weights.check_fits(stored, exp, path)
         return Member(name, exp, stored.class_names, functools.partial(_from_file, exp, path))
-    folder.check_run(path, ENSEMBLE)
+    foreign.check(name, what)
+    folder.check_run(path, what)
     return _run(name, _asked(folder.read_config(path), config), path, data)
 
 
@@ -119,7 +128,7 @@ def _asked(own: ConfigDict, config: ConfigDict) -> ConfigDict:
 def _run(name: str, config: ConfigDict, workdir: pathlib.Path, data: bool) -> Member:
     known = not data and (workdir / folder.DATASET).exists()
     exp = experiment.build(config, workdir, info=folder.info(workdir) if known else None)
-    _check(exp, workdir)
+    _check(exp, workdir, data)
     return Member(
         name, exp, folder.class_names(workdir), functools.partial(load_state, exp, workdir)
     )
@@ -147,7 +156,7 @@ def _state(exp: experiment.Experiment, step: int, variables):
     return step, parallel.replicate(state, exp.devices)
 
 
-def _check(exp: experiment.Experiment, workdir: pathlib.Path) -> int | None:
+def _check(exp: experiment.Experiment, workdir: pathlib.Path, data: bool = True) -> int | None:
     """The step that config.evaluate.checkpoint asks for, None for the latest; reads no state.
 
     Raises UserError if there is no such checkpoint, or the run is of another model.
@@ -155,9 +164,10 @@ def _check(exp: experiment.Experiment, workdir: pathlib.Path) -> int | None:
     stored = folder.stored_config(workdir)
     if stored is None or not (workdir / "checkpoints").is_dir():
         raise UserError(f"no run in {workdir}: train one with --mode=train, or give its --workdir")
+    sections = ("model.", "preprocess.", "loss.")
     different = [
         line
-        for section in ("model.", "preprocess.", "loss.")
+        for section in (*sections, *(() if data else ("view.", "dataset.name")))
         for line in config_lib.differences(stored, exp.config, section)
     ]
     folder.refuse(workdir, different, "give the config that it was trained with")

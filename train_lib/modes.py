@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -49,9 +49,12 @@ def _rate(meter: console.Meter) -> float:
     return meter.rate() * processes.count()
 
 
-def evaluate_run(config: ConfigDict, workdir: pathlib.Path) -> str:
-    """Tests a run, or an ensemble; writes `reports.write`'s files. One line of JSON."""
-    found = members.find(config, workdir)
+def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = ()) -> str:
+    """Tests a run, or an ensemble; writes `reports.write`'s files. One line of JSON.
+
+    given: the config's fields that the user gave, see `foreign.settled`.
+    """
+    found = members.find(config, workdir, given=given)
     exp, section = found[0].exp, config.evaluate
     for member in found:
         protocols.check_copy(member.exp)
@@ -110,17 +113,22 @@ def _pictures(exp: experiment.Experiment, paths: Sequence[str]):
     return sources.Split(exp.info, images, labels), inverted
 
 
-def predict_images(config: ConfigDict, workdir: pathlib.Path, images: Sequence[str]) -> str:
+def predict_images(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    images: Sequence[str],
+    given: Collection[str] = (),
+) -> str:
     """Class and probability of image files, one line each; the top five follow the first.
 
-    images: files, and folders of them.
+    images: files, and folders of them. given: as in `evaluate_run`.
     """
     if not images:
         raise UserError("which images? Give --images=a.png,b.jpg or --images=FOLDER")
     paths = image_files.find(images)
     if config.predict.contact_sheet:
         reports.check_writable(config.predict.contact_sheet)
-    found = members.find(config, workdir, data=False)
+    found = members.find(config, workdir, data=False, given=given)
     total, skipped = 0.0, np.zeros(len(paths), bool)
     for member in found:  # each has its own idea of an image
         split, inverted = _pictures(member.exp, paths)

@@ -119,7 +119,7 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
         )
     statistics = exp.statistics  # of all processes together
     if processes.is_first():
-        folder.describe(workdir, config, exp.info, statistics)
+        folder.describe(workdir, config, exp.info, statistics, len(train_split))
         parameters = experiment.count_parameters(state)
         _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step)
     processes.share_stop(stop)

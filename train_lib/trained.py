@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import configs
-from errors import UserError
+from errors import UserError, printable
 from input_pipeline import decode, views
 from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
@@ -141,7 +141,7 @@ class Trained:
 
     def _view(self, picture) -> np.ndarray:
         exp, is_file = self.exp, isinstance(picture, str | pathlib.Path)
-        shape = exp.info.image_shape
+        shape, name = exp.info.image_shape, printable(str(picture)) if is_file else "a picture"
         if is_file and not (exp.reading.view.size and shape[2] == 3):
             return image_files.read(str(picture), shape, exp.config.predict.invert)[0]
         if is_file:
@@ -158,7 +158,7 @@ class Trained:
         try:
             found = views.cut(picture, exp.reading.view)[0]
         except decode.BadImage as error:
-            raise UserError(f"cannot read a picture ({error}): give an image file") from error
+            raise UserError(f"cannot read {name} ({error}): give an image file") from error
         wanted = (exp.reading.view.size,) * 2 if exp.reading.view.size else shape[:2]
         if found.shape != (*wanted, shape[2]):
             raise UserError(
@@ -180,7 +180,7 @@ def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trai
     if path.suffix == weights.SUFFIX:
         return _from_file(path)
     folder.check_run(path, "load_run")
-    exp = experiment.build(folder.read_config(path), path, info=folder.info(path))
+    exp = experiment.build(_on_one_device(folder.read_config(path)), path, info=folder.info(path))
     saved = Checkpoints(path, read_only=True)
     step = checkpoint if isinstance(checkpoint, int) else None
     if checkpoint == "best":
@@ -238,8 +238,15 @@ def _config_of(model: str) -> ConfigDict:
 _NO_CONFIGS = ("__init__", "common")
 
 
+def _on_one_device(config: ConfigDict) -> ConfigDict:
+    """The config of a run, however many devices trained it."""
+    config.num_devices = 1
+    return config
+
+
 def _from_file(path: pathlib.Path) -> Trained:
     stored = weights.load(path)
-    exp = experiment.build(stored.config, statistics=stored.statistics, info=stored.info)
+    config = _on_one_device(stored.config)
+    exp = experiment.build(config, statistics=stored.statistics, info=stored.info)
     weights.check_fits(stored, exp, path)
     return Trained(exp, stored.variables, stored.class_names, stored.step)

@@ -31,7 +31,8 @@ _CHECKSUM = "sha256"
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """What a file holds. variables: {"params": ..., "batch_stats": ...}, NumPy arrays (or, see
-    `load`, their shapes). image_shape: of the data set's images, zeros where they differ."""
+    `load`, their shapes). image_shape: of the data set's images, zeros where they differ.
+    train_examples: how many it was trained on, 0 where that is not known."""
 
     config: ConfigDict
     class_names: list[str]
@@ -40,13 +41,19 @@ class Weights:
     variables: dict[str, Any]
     statistics: Statistics | None = None
     image_shape: tuple[int, int, int] | None = None
+    train_examples: int = 0
 
     @property
     def info(self) -> Info | None:
         """What the data set looked like, without it; None if the file does not say."""
         if self.image_shape is None:
             return None
-        return Info(self.dataset, self.image_shape, tuple(self.class_names))
+        return Info(
+            self.dataset,
+            self.image_shape,
+            tuple(self.class_names),
+            train_examples=self.train_examples,
+        )
 
 
 def with_checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> dict[str, str]:
@@ -76,6 +83,8 @@ def save(path: pathlib.Path, weights: Weights) -> None:
     }
     if weights.image_shape is not None:
         metadata["image_shape"] = json.dumps(weights.image_shape)
+    if weights.train_examples:
+        metadata["train_examples"] = str(weights.train_examples)
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     try:
         content = safetensors.numpy.save(arrays, with_checksum(metadata, arrays))
@@ -150,4 +159,5 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
         variables=unflatten_dict(paths),
         statistics=from_arrays(statistics) if statistics else None,
         image_shape=folder.checked_shape(json.loads(metadata.get("image_shape", "null"))),
+        train_examples=folder.checked_count(json.loads(metadata.get("train_examples", "0"))),
     )

@@ -98,6 +98,7 @@ def describe(
     config: ConfigDict,
     info: Info,
     statistics: statistics_lib.Statistics | None = None,
+    train_examples: int = 0,
 ) -> None:
     """Stores the config, the class names and, if there are any, the training set's statistics.
 
@@ -108,6 +109,7 @@ def describe(
         "name": info.name,
         "class_names": info.class_names,
         "image_shape": info.image_shape,
+        "train_examples": train_examples,
     }
     if info.copy:
         description["copy"] = info.copy.describe()
@@ -128,26 +130,37 @@ def statistics(workdir: pathlib.Path) -> statistics_lib.Statistics | None:
 
 def class_names(workdir: pathlib.Path) -> list[str]:
     """The names of the classes that the run was trained on."""
-    return _data_set(workdir)[0]
+    return list(_data_set(workdir).class_names)
 
 
 def info(workdir: pathlib.Path) -> Info | None:
     """What the run's data set looked like, without it; None for a run that did not store that."""
-    names, shape, name = _data_set(workdir)
-    return None if shape is None else Info(name, shape, tuple(names))
+    found = _data_set(workdir)
+    return None if found.image_shape is None else found
 
 
-def _data_set(workdir: pathlib.Path) -> tuple[list[str], tuple[int, int, int] | None, str]:
-    """Class names, image shape and name of a run's data set. Raises UserError if damaged."""
+def _data_set(workdir: pathlib.Path) -> Info:
+    """What is stored of a run's data set, image_shape None where it is not. Raises UserError."""
     path = workdir / DATASET
     try:
         found = json.loads(path.read_text())
-        shape = found.get("image_shape")
-        return checked_names(found["class_names"]), checked_shape(shape), str(found["name"])
+        return Info(
+            str(found["name"]),
+            checked_shape(found.get("image_shape")),
+            tuple(checked_names(found["class_names"])),
+            train_examples=checked_count(found.get("train_examples", 0)),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"cannot read {path} ({one_line(error)}): is {workdir} a run's folder?"
         ) from error
+
+
+def checked_count(found) -> int:
+    """A number of examples as it was read. Raises ValueError for what is none."""
+    if type(found) is not int or found < 0:
+        raise ValueError(f"{found!r} is no number of examples")
+    return found
 
 
 def checked_shape(found) -> tuple[int, int, int] | None:

@@ -44,7 +44,8 @@ class Foreign:
 
     source: "torchvision" (timm's ResNets, too), "timm", "caffe", "keras", or "names" where the user
         gave a list of names. tensors: theirs, by their names. names: that list, else None. layers:
-        the names of a Caffe file's layers in order, else ().
+        the names of a Caffe file's layers in order, else (). own_settings, class_names: of a file
+        that Canon wrote in torchvision's names.
     """
 
     path: pathlib.Path
@@ -52,6 +53,8 @@ class Foreign:
     tensors: dict[str, np.ndarray]
     names: dict[str, str] | None = None
     layers: tuple[str, ...] = ()
+    own_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     def settings(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """The config fields that belong to the weights, flat: {"view.size": 224, ...}.
@@ -62,7 +65,7 @@ class Foreign:
         """
         if self.source == _BY_NAMES:
             return {}
-        return _SETTINGS[self.source](model, self.tensors)
+        return _SETTINGS[self.source](model, self.tensors) | self.own_settings
 
     def num_classes(self, module: nn.Module, input_shape: tuple[int, int, int]) -> int:
         """How many classes the file's net knows; the module's number if the file does not say.
@@ -117,4 +120,5 @@ def read(path: pathlib.Path, names: pathlib.Path | None = None) -> Foreign:
         source = "keras"
     else:
         source = "timm" if timm.recognises(tensors) else "torchvision"
-    return Foreign(path, source, tensors, given, layers)
+    settings, class_names = files.about(path)
+    return Foreign(path, source, tensors, given, layers, settings, class_names)

@@ -1,5 +1,6 @@
 """Weight files of other frameworks, from a folder or the hub, to {name: array}; none is run."""
 
+import json
 import pathlib
 import re
 from typing import Any
@@ -60,6 +61,32 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         raise UserError(
             f"cannot read the weights in {path} ({one_line(error)}): it is damaged, or no"
             f" {path.suffix} file of weights"
+        ) from error
+
+
+def about(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The settings and class names in the metadata of a file that Canon wrote for torchvision.
+
+    ({}, ()) for any other file. Raises UserError for metadata that Canon does not write.
+    """
+    if path.suffix != ".safetensors":
+        return {}, ()
+    import safetensors
+
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+    if "settings" not in metadata or "class_names" not in metadata:
+        return {}, ()
+    try:
+        settings, names = (json.loads(metadata[key]) for key in ("settings", "class_names"))
+        fields = all(name.startswith(("preprocess.", "view.")) for name in settings)
+        if not fields or not all(isinstance(name, str) for name in names):
+            raise ValueError("they are none of Canon's")
+        return dict(settings), tuple(names)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"cannot read the settings in {path} ({one_line(error)}): write the file again with"
+            " --mode=export --format=torchvision"
         ) from error
 
 

@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
+import safetensors.numpy
 from conftest import tiny_config
 from jax import export
 
 from errors import UserError
+from input_pipeline import sources
+from input_pipeline.statistics import Statistics
 from models import registry
 from train_lib import experiment, exporting
 from train_lib.train import train_and_evaluate
-from train_lib.trained import Trained, load_run
+from train_lib.trained import Trained, load_pretrained, load_run
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ from jax import export
 
 file = pathlib.Path(sys.argv[1])
 net = export.deserialize(bytearray(file.read_bytes()))
-about = json.loads(file.with_suffix(".json").read_text())
+about = json.loads(file.with_name("net.jax.json").read_text())
 assert about["input"] == {"dtype": "uint8", "shape": ["batch", 28, 28, 1]}, about
 assert about["class_names"] == list("0123456789")
 images = np.load(sys.argv[2])
@@ -46,6 +49,9 @@ def test_jax_runs_it_without_canon_for_any_number_of_images(run, tmp_path):
     file = tmp_path / "net.jax"
     said = exporting.export_run(tiny_config(), run, str(file), "jax")
     assert said.startswith(f"written: {file} (60,000 parameters, step 29)")
+    (tmp_path / "net.json").write_text("somebody's")
+    exporting.export_run(tiny_config(), run, str(file), "jax")
+    assert (tmp_path / "net.json").read_text() == "somebody's"
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1)).astype(np.uint8)
     np.save(tmp_path / "in.npy", images)
     command = [sys.executable, "-c", WITHOUT_CANON, file, tmp_path / "in.npy", tmp_path / "out.npy"]
@@ -106,8 +112,12 @@ def test_torchvisions_names_and_the_classes(tmp_path):
     config = get_config("18")
     config.dataset.name = "digits"
     config.view.update({"size": 32, "train_scale": (32, 32), "test_scale": 32})
-    exp = experiment.build(config)
     rng = np.random.default_rng(0)
+    image = rng.uniform(90, 160, (32, 32, 3)).astype(np.float32)
+    eigen = np.ones(3), np.eye(3)
+    statistics = Statistics(image, image.mean(axis=(0, 1), dtype=float), *eigen, 10)
+    info = sources.Info("photographs", (0, 0, 3), tuple("0123456789"))
+    exp = experiment.build(config, statistics=statistics, info=info)
     shapes = experiment.state_shapes(exp.module, exp.input_shape)
     variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), dict(shapes))
     net = Trained(exp, variables, list("0123456789"), 7)
@@ -116,7 +126,27 @@ def test_torchvisions_names_and_the_classes(tmp_path):
     with safetensors.safe_open(tmp_path / "net.safetensors", "numpy") as file:
         assert file.metadata()["format"] == "pt"
         assert json.loads(file.metadata()["class_names"]) == list("0123456789")
-        assert json.loads(file.metadata()["preprocess"])["mean"] == "pixel"
+        settings = json.loads(file.metadata()["settings"])
+        assert settings["preprocess.mean"] == "given"
+        mean = image.mean(axis=(0, 1)) / 255
+        np.testing.assert_allclose(settings["preprocess.given_mean"], mean, rtol=1e-5)
         kernel = variables["params"]["conv3_1"]["projection"]["kernel"]
         theirs = file.get_tensor("layer2.0.downsample.0.weight")
         np.testing.assert_array_equal(theirs, np.transpose(kernel, (3, 2, 0, 1)))
+
+    # Read again it is the same net, but for the mean image, which has one value a colour now.
+    back = load_pretrained("resnet:18", tmp_path / "net.safetensors")
+    assert list(back.class_names) == list("0123456789")
+    assert (back.input_shape, back.config.preprocess.high) == ((32, 32, 3), 255.0)
+    jax.tree.map(np.testing.assert_array_equal, dict(back.variables), variables)
+
+
+def test_settings_that_are_none_are_one_line(tmp_path):
+    metadata = {"settings": json.dumps({"dataset.data_dir": "/"}), "class_names": "[]"}
+    safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(UserError, match="cannot read the settings in"):
+        load_pretrained("resnet:18", tmp_path / "a.safetensors")
+    metadata["settings"] = json.dumps({"preprocess.nothing": 1})
+    safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / "b.safetensors", metadata)
+    with pytest.raises(UserError, match="comes with settings that are none"):
+        load_pretrained("resnet:18", tmp_path / "b.safetensors")

@@ -17,7 +17,9 @@ from configs.resnet import get_config
 from errors import UserError
 from models import exchange
 from models.resnet import ResNet
-from train_lib import exporting, foreign, modes
+from train_lib import config as config_lib
+from train_lib import exporting, foreign, members, modes
+from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.train import train_and_evaluate
 from train_lib.trained import load_pretrained, load_run
@@ -76,7 +78,7 @@ def by_hand(root):
     return np.asarray(jax.nn.softmax(module.apply(variables, inputs)))
 
 
-def test_settings_come_with_the_weights_but_for_those_that_are_given(root, capsys):
+def test_settings_come_with_the_weights_but_for_those_that_are_given(root, tmp_path, capsys):
     config = config_of(root)
     own = foreign.settled(config, given=GIVEN)
     assert own.preprocess.given_mean == MEAN
@@ -89,6 +91,15 @@ def test_settings_come_with_the_weights_but_for_those_that_are_given(root, capsy
     assert foreign.settled(config).view.size == 224
     config.init_settings = ""
     assert foreign.settled(config) is config
+    # Another mean that is given has a preprocessing of its own.
+    config.init_settings, config.preprocess.mean = "auto", "none"
+    own = foreign.settled(config, given={"preprocess.mean"})
+    assert own.preprocess.to_dict() == config.preprocess.to_dict()
+    # A run goes before the file.
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints" / "3").mkdir(parents=True)
+    workdir_lib.write_text(workdir / "config.json", config_lib.to_json(config_of(root)))
+    assert foreign.settled(config, workdir, asks=True) is config
 
 
 def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
@@ -100,6 +111,12 @@ def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     assert line["top1_error"] == np.mean(expected.argmax(axis=1) != labels)
     loss = -np.log(expected[np.arange(9), labels]).mean()
     assert line["loss"] == pytest.approx(loss, rel=1e-4)
+    config = config_of(root, init_from="")  # as a member of an ensemble, with what is given
+    config.evaluate.ensemble = str(root / "net.safetensors")
+    config.view.update({"size": 24, "test_scale": 24})
+    (exp,) = (member.exp for member in members.find(config, tmp_path, given=GIVEN))
+    assert (exp.input_shape, exp.config.preprocess.given_mean) == ((24, 24, 3), MEAN)
+    config = foreign.settled(config_of(root), given=GIVEN)
     exporting.export_run(config, tmp_path, str(tmp_path / "own.safetensors"))
     net = load_run(tmp_path / "own.safetensors")
     assert list(net.class_names) == CLASSES
@@ -175,6 +192,12 @@ def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
     fields["epochs"] = 2.0
     assert train_and_evaluate(config(), tmp_path / "run", allow_config_change=True).step == 2
     assert tuple(load_run(tmp_path / "run").config.preprocess.given_mean) == MEAN
+    # It is asked without being told again.
+    fields["init_from"] = ""
+    own = config_of(tmp_path, **fields | {"init_layers": ()})
+    own = foreign.settled(own, tmp_path / "run", GIVEN, asks=True)
+    assert json.loads(modes.evaluate_run(own, tmp_path / "run"))["step"] == 2
+    del fields["init_from"]
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(UserError, match=r"config\.init_from=.*there is no such file"):
         train_and_evaluate(config(), tmp_path / "run")
@@ -188,6 +211,9 @@ def test_what_does_not_fit_is_one_line(root, tmp_path):
     (tmp_path / "cut.pth").write_bytes(content[:1000])
     with pytest.raises(UserError, match=r"open it by load_pretrained\(model, file\)"):
         load_run(root / "net.safetensors")
+    config = config_of(root, init_from="net.bin")
+    with pytest.raises(UserError, match=r"config\.init_from=net\.bin: give a run's folder, or a"):
+        modes.evaluate_run(config, tmp_path)
     config = config_of(root, init_from=str(tmp_path), init_names="names.json")
     with pytest.raises(UserError, match="is no file of another framework, and has our"):
         foreign.settled(config)

@@ -1,6 +1,7 @@
 """--mode=inspect on runs of small nets: its files, what it leaves out, and what it refuses."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -116,14 +117,19 @@ def test_a_layer_is_shown_behind_its_activation_and_pooling_is_the_nets(runs):
     }
 
 
-def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys):
+def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys, monkeypatch):
     workdir, config = runs["relu"]
-    config = config.copy_and_resolve_references()
-    config.dataset.name, config.dataset.data_dir = "mnist", "/nowhere"
-    for path in (workdir / "inspection").glob("*"):
-        path.unlink()
+
+    def gone(*_):
+        raise UserError("no data set")
+
+    monkeypatch.setattr("train_lib.inspect_run.sources.load", gone)
+    (workdir / "inspection").mkdir(exist_ok=True)
+    for name in ("saliency_3.png", "difference_a.txt", "notes.txt"):  # of before, and somebody's
+        (workdir / "inspection" / name).write_text("")
     inspect_run(config, workdir, ())
-    assert written(workdir) == WEIGHTS
+    assert written(workdir) == {*WEIGHTS, "notes.txt"}
+    (workdir / "inspection" / "notes.txt").unlink()
     assert said(capsys)[-1].startswith("left out what needs images: give some by --images (no data")
 
 
@@ -133,16 +139,17 @@ def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys):
         ({"layer": "c9"}, "there is no layer c9: the net has c1, c1_scaled_tanh, "),
         ({"images": ["nothing.png"]}, "no image file nothing.png"),
         ({"compare": ["7"]}, "there is no checkpoint 7 in"),
-        ({"compare": ["nothing"]}, "there is no run with a checkpoint"),
+        ({"compare": ["nothing"]}, "--compare=nothing: there is no run with a checkpoint"),
     ],
 )
 def test_what_there_is_not_is_one_line_before_anything_is_written(runs, tmp_path, asked, message):
-    workdir, config = runs["lenet"]
-    before = written(workdir) if (workdir / "inspection").exists() else None
+    made, config = runs["lenet"]
+    workdir = tmp_path / "run"
+    shutil.copytree(made, workdir, ignore=shutil.ignore_patterns("inspection", "events", "plots"))
     with pytest.raises(UserError, match=message) as error:
         inspect_run(config, workdir, **({"images": ()} | asked))
     assert "\n" not in str(error.value)
-    assert (written(workdir) if before is not None else None) == before
+    assert not (workdir / "inspection").exists()
     with pytest.raises(UserError, match="no run in"):
         inspect_run(config, tmp_path, ())
 

@@ -1,6 +1,7 @@
 """A run or a file in the hand of a notebook: without its data set, and as the modes see it."""
 
 import csv
+import json
 import shutil
 
 import jax
@@ -11,7 +12,9 @@ from PIL import Image
 
 from errors import UserError
 from input_pipeline import sources
+from train_lib import config as config_lib
 from train_lib import exporting, modes, weights
+from train_lib import workdir as folder_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.train import train_and_evaluate
 from train_lib.trained import load_run
@@ -156,3 +159,34 @@ def test_files_that_do_not_say_what_their_images_were(digits, tmp_path):
     digit = np.full((28, 28), 200, np.uint8)
     expected = load_run(workdir).predict(digit)
     np.testing.assert_array_equal(load_run(tmp_path / "a.safetensors").predict(digit), expected)
+
+
+def test_a_machine_with_fewer_devices_and_no_data_opens_it_too(tmp_path):
+    """And a run of an older version, whose config has not all of the model's options."""
+    config = tiny_config(num_devices=4, epochs=1.0)
+    config.update_from_flattened_dict(
+        {"model.regulariser": "standout", "schedule.drop_anneal_epochs": 9.0}
+    )
+    train_and_evaluate(config, tmp_path / "run")
+    exporting.export_run(config, tmp_path / "run", "")
+    path = tmp_path / "run" / "config.json"
+    own = json.loads(path.read_text())
+    del own["model"]["c3"], own["model"]["standout_beta"]
+    own["dataset"] |= {"name": "mnist", "data_dir": "/nowhere"}
+    own["num_devices"] = 4000
+    path.write_text(json.dumps(own))
+    digit = np.full((28, 28), 200, np.uint8)
+    net, file = load_run(tmp_path / "run"), load_run(tmp_path / "run" / "weights.safetensors")
+    assert file.config.num_devices == 1
+    assert weights.load(tmp_path / "run" / "weights.safetensors").config.num_devices == 0
+    np.testing.assert_array_equal(net.predict(digit), file.predict(digit))
+    config.dataset.update({"name": "mnist", "data_dir": "/nowhere"})
+    config.num_devices = 4000
+    assert config_lib.differences(folder_lib.stored_config(tmp_path / "run"), config) == []
+    config.model.c3 = "full"
+    found = config_lib.differences(folder_lib.stored_config(tmp_path / "run"), config)
+    assert found == ["model.c3: table -> full"]
+    # What is asked for must be what the run is, its data set and view, too.
+    config = tiny_config(**{"view.test_scale": 20})
+    with pytest.raises(UserError, match=r"view\.test_scale: 256 -> 20; dataset\.name"):
+        modes.predict_images(config, tmp_path / "run", [str(path)])
