@@ -129,7 +129,11 @@ def _fields(config: ConfigDict, workdir: pathlib.Path | None, asks: bool) -> dic
     if not config.init_from:
         return None
     if is_foreign(config.init_from):
-        return read(config).settings(config.model)
+        found = read(config)
+        try:
+            return found.settings(config.model)
+        except UserError as error:
+            raise UserError(f"the weight file {config.init_from}: {error}") from error
     if config.init_names:
         raise UserError(
             f"config.init_names={config.init_names}: {config.init_from} is no file of another"

@@ -51,7 +51,8 @@ def test_the_file_holds_the_run_to_the_bit(exported):
     jax.tree.map(np.testing.assert_array_equal, stored.variables, dict(state.variables()))
     np.testing.assert_array_equal(stored.statistics.image, member.exp.statistics.image)
     assert stored.statistics.examples == member.exp.statistics.examples
-    assert config_lib.flatten(stored.config) == config_lib.flatten(config_of())
+    expected = config_lib.flatten(config_of(num_devices=0))  # of any machine
+    assert config_lib.flatten(stored.config) == expected
     raw = file.read_bytes()
     assert str(workdir).encode() not in raw
 
