@@ -76,12 +76,17 @@ def _layer(net: Trained, layer: str) -> tuple[str, int]:
     Raises UserError for a layer that there is not.
     """
     image = jax.ShapeDtypeStruct((1, *net.input_shape), np.float32)
-    names = jax.eval_shape(
-        lambda image: inspection.activations(net.module, net.variables, image), image
-    )
-    held = sum(value.size * value.dtype.itemsize for value in names.values())
+    names: list[str] = []
+
+    def look(image):
+        found = inspection.activations(net.module, net.variables, image)
+        names.extend(found)  # in order, which JAX does not keep
+        return found
+
+    shapes = jax.eval_shape(look, image)
+    held = sum(value.size * value.dtype.itemsize for value in shapes.values())
     most = min(MOST, max(FEWEST, BYTES // held))
-    return inspection.activated(names, layer or next(iter(names))), most
+    return inspection.activated(dict.fromkeys(names), layer or names[0]), most
 
 
 def _of(seen: of_run.LookedAt | None) -> Iterator:

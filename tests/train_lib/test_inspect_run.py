@@ -136,7 +136,7 @@ def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys, monkey
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"layer": "c9"}, "there is no layer c9: the net has c1, c1_scaled_tanh, "),
+        ({"layer": "c9"}, "there is no layer c9: the net has c1, c1_scaled_tanh, s2, "),
         ({"images": ["nothing.png"]}, "no image file nothing.png"),
         ({"compare": ["7"]}, "there is no checkpoint 7 in"),
         ({"compare": ["nothing"]}, "--compare=nothing: there is no run with a checkpoint"),
