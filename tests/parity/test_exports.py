@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-import safetensors.torch
 from against import torch
 from against import torchvision as tv
 
@@ -26,8 +25,10 @@ def test_torchvision_opens_an_export_and_sees_what_we_see(tmp_path):
     _, write = exporting.FORMS["torchvision"]
     write(file, net)
 
+    from safetensors.torch import load_file  # needs torch, which `against` asks for
+
     theirs = tv.models.resnet18()
-    theirs.load_state_dict(safetensors.torch.load_file(file), strict=True)
+    theirs.load_state_dict(load_file(file), strict=True)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     inputs = (images / 255.0 - MEAN) / DEVIATION
     inputs = torch.from_numpy(inputs.transpose(0, 3, 1, 2).astype(np.float32))
