@@ -1,5 +1,6 @@
 """A net in one file: exact, self-contained, and never read wrongly."""
 
+import importlib
 import json
 import os
 
@@ -10,8 +11,9 @@ from conftest import tiny_config
 
 from configs import mlp
 from errors import UserError
+from input_pipeline import sources
 from train_lib import config as config_lib
-from train_lib import exporting, members, modes, weights
+from train_lib import experiment, exporting, members, modes, weights
 from train_lib.train import train_and_evaluate
 
 OVERRIDES = {
@@ -121,3 +123,38 @@ def test_other_classes_are_refused(exported, tmp_path):
     config.evaluate.ensemble = str(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="was trained on other classes"):
         modes.evaluate_run(config, tmp_path)
+
+
+FAMILIES = {
+    "lenet5": "digits",
+    "mlp": "300",
+    "connectivity": "shared",
+    "alexnet": "two_tower",
+    "vgg": "A",
+    "googlenet": "batch_norm",
+    "resnet": "18",
+    "resnet_cifar10": "20",
+    "cuda_convnet": "18pct",
+    "maxout": "cifar10",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_familys_weights_come_back_to_the_bit(name, tmp_path):
+    config = importlib.import_module(f"configs.{name}").get_config(FAMILIES[name])
+    if name == "vgg":  # fewer weights
+        config.model.image_size = config.view.size = 32
+    info = sources.Info("pictures", (config.view.size or 32,) * 2 + (3,), tuple("abc"))
+    if config.dataset.name in ("digits", "mnist"):
+        info = sources.Info("digits", (28, 28, 1), tuple("0123456789"))
+    exp = experiment.build(config, info=info)
+    rng = np.random.default_rng(0)
+    shapes = experiment.state_shapes(exp.module, exp.input_shape)
+    variables = jax.tree.map(lambda s: rng.random(s.shape, np.float32), dict(shapes))
+    stored = weights.Weights(config, list(info.class_names), info.name, 7, variables)
+    weights.save(tmp_path / "a.safetensors", stored)
+    found = weights.load(tmp_path / "a.safetensors")
+    weights.check_fits(found, exp, tmp_path)
+    assert jax.tree.structure(found.variables) == jax.tree.structure(variables)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
+    assert config_lib.flatten(found.config) == config_lib.flatten(config)
