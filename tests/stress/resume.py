@@ -79,7 +79,7 @@ FAMILIES = {
     "alexnet": ("alexnet", "two_tower", folder_of(224), 3),
     "vgg": ("vgg", "A", folder_of(32) | {"model.image_size": 32}, 3),
     "googlenet": ("googlenet", "lrn", folder_of(96), 3),
-    "googlenet_batch_norm": ("googlenet", "batch_norm", folder_of(64), 3),
+    "googlenet_batch_norm": ("googlenet", "batch_norm", folder_of(96), 3),
     "resnet": ("resnet", "18", folder_of(64), 3),
 }
 
