@@ -150,7 +150,7 @@ def _leave() -> None:
 
 def end(code: int) -> None:
     """Exits with a status, at once: Python would wait for threads that may wait for ever, as for
-    a step of one of several processes, or for ten minutes, as Orbax's do after a failed save."""
+    a step of one of several processes, or for minutes, as Orbax's do after a failed save."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
