@@ -107,7 +107,8 @@ def _checked(stop) -> None:
     elif MODE.value == "summary":
         from train_lib.description import summarise
 
-        print(summarise(config, FORMAT.value or "table"))
+        given = config_flags.get_override_values(flags.FLAGS["config"])
+        print(summarise(config, FORMAT.value or "table", given))
     else:
         _run(config, workdir, stop)
 

@@ -20,8 +20,7 @@ import jax
 from configs.lenet5 import get_config
 from input_pipeline import sources
 from input_pipeline.batches import train_batches
-from train_lib import config as config_lib
-from train_lib import experiment, optimizers, parallel, rates
+from train_lib import experiment, optimizers, parallel, plans, rates
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.signals import StopRequest
@@ -65,9 +64,7 @@ def main():
 
     def loop(dispatches):
         steps = dispatches * k
-        plan = config_lib.Plan(
-            len(split) / batch_size, steps, frozenset({steps}), frozenset({steps}), k
-        )
+        plan = plans.Plan(len(split) / batch_size, steps, frozenset({steps}), frozenset({steps}), k)
         with tempfile.TemporaryDirectory() as folder:
             workdir = Path(folder)
             checkpoints = Checkpoints(workdir)

@@ -27,8 +27,7 @@ import numpy as np
 from input_pipeline import sources
 from input_pipeline.statistics import Statistics
 from models import summary
-from train_lib import config as config_lib
-from train_lib import experiment, parallel, train
+from train_lib import experiment, parallel, plans, train
 from train_lib import state as state_lib
 from train_lib.steps import several
 
@@ -132,7 +131,7 @@ def lower(exp: experiment.Experiment, share: int):
     share: images a device. As in a run of several processes, which agree on when to stop.
     """
     config, devices, steps = exp.config, len(exp.devices), exp.config.steps_per_dispatch
-    plan = config_lib.make_plan(config, 100_000)  # the number of examples moves constants only
+    plan = plans.make_plan(config, 100_000)  # the number of examples moves constants only
     train_step, optimizer, _ = train.make_step(exp, plan)
     averaged = config.optimizer.averaging > 0
     state = jax.eval_shape(

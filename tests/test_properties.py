@@ -24,7 +24,7 @@ from configs import common, lenet5, mlp
 from errors import UserError, printable
 from input_pipeline import cache, copies, folder
 from train_lib import config as config_lib
-from train_lib import experiment, flag_errors, plots, reports, workdir
+from train_lib import experiment, flag_errors, plans, plots, reports, workdir
 from train_lib.evaluate import Result
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -68,7 +68,7 @@ def check_config(config: ConfigDict, build: bool = False) -> None:
     """What main.py and the start of training do with a config, up to the data."""
     with refusals():
         config_lib.validate(config)
-        plan = config_lib.make_plan(config, 1442)
+        plan = plans.make_plan(config, 1442)
         assert 1 <= plan.next_boundary(0) <= plan.total_steps < 2**31
         config_lib.to_json(config)
         if build and config.dataset.name == "digits":

@@ -51,6 +51,8 @@ def _canon(path: pathlib.Path, net: trained.Trained) -> str:
     config = net.config.copy_and_resolve_references()
     config.dataset.update({"data_dir": "", "cache_dir": ""})  # of this machine
     config.num_devices = 0
+    if not config.init_from.startswith(exchange.HUB):  # a path of this machine, too
+        config.update({"init_from": "", "init_names": "", "init_layers": ()})
     stored = weights.Weights(
         config=config,
         class_names=list(net.class_names),

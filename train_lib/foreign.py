@@ -30,7 +30,7 @@ def is_foreign(name: str) -> bool:
 def check(name: str, what: str) -> None:
     """Raises UserError for what looks like a weight file and is none. what: the field, for it."""
     path = pathlib.Path(name).expanduser()
-    if path.suffix and not path.is_dir() and path.suffix not in exchange.SUFFIXES:
+    if path.suffix and not path.is_dir() and path.suffix.lower() not in exchange.SUFFIXES:
         raise UserError(
             f"{what}={name}: give a run's folder, or a file of {', '.join(exchange.SUFFIXES)}"
         )

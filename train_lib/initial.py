@@ -48,7 +48,7 @@ def check(workdir: str) -> None:
     if foreign.is_foreign(workdir):
         return  # read already, for its settings
     foreign.check(workdir, "config.init_from")
-    if path.suffix != weights.SUFFIX:
+    if path.suffix.lower() != weights.SUFFIX:
         folder.check_run(path, "config.init_from")
     elif not path.is_file():
         raise UserError(f"config.init_from={workdir}: there is no such file")
@@ -71,7 +71,7 @@ def take_over(
     path = pathlib.Path(workdir).expanduser()
     if read is not None:
         step, variables = read
-    elif path.suffix == weights.SUFFIX:
+    elif path.suffix.lower() == weights.SUFFIX:
         stored = weights.load(path)
         step, variables = stored.step, stored.variables
     else:

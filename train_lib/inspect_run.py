@@ -123,7 +123,7 @@ def _compared(net: Trained, workdir: pathlib.Path, compare: Sequence[str]):
                 raise UserError(
                     f"--compare={name}: give a run's folder, or a file of --mode=export"
                 )
-            if pathlib.Path(name).suffix != weights.SUFFIX:
+            if pathlib.Path(name).suffix.lower() != weights.SUFFIX:
                 check_run(pathlib.Path(name).expanduser(), "--compare")
             other, label = load_run(name), printable(name)
             path = pathlib.Path(name).expanduser()

@@ -105,7 +105,7 @@ def _member(config: ConfigDict, name: str, what: str, data: bool, given: Collect
         exp, class_names = foreign.experiment_of(config, name, data=data, given=given)
         load = functools.partial(_from_foreign, exp)
         return Member(name, exp, class_names, load)
-    if path.suffix == weights.SUFFIX:
+    if path.suffix.lower() == weights.SUFFIX:
         stored = weights.load(path, shapes_only=True)
         own = _asked(stored.config, config)
         info = None if data else stored.info

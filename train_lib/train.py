@@ -20,6 +20,7 @@ from train_lib import (
     lock,
     optimizers,
     parallel,
+    plans,
     processes,
     rates,
 )
@@ -74,7 +75,7 @@ def _in_folder(config, workdir: pathlib.Path, allow_config_change: bool, stop: S
     parallel.per_device(config.batch_size, parallel.total_count(exp.devices), "config.batch_size")
     train_split = exp.train_split
     test_split = sources.load(config.dataset, config.dataset.test_split)
-    plan = config_lib.make_plan(config, len(train_split))
+    plan = plans.make_plan(config, len(train_split))
     processes.check_same("data set", [len(train_split), len(test_split), *exp.info.class_names])
     with contextlib.ExitStack() as held:
         if processes.is_first():

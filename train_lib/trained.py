@@ -177,7 +177,7 @@ def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trai
     path = pathlib.Path(path).expanduser()
     if foreign.is_foreign(str(path)):
         raise UserError(f"{path} is of another framework: open it by load_pretrained(model, file)")
-    if path.suffix == weights.SUFFIX:
+    if path.suffix.lower() == weights.SUFFIX:
         return _from_file(path)
     folder.check_run(path, "load_run")
     exp = experiment.build(_on_one_device(folder.read_config(path)), path, info=folder.info(path))
@@ -214,6 +214,8 @@ def load_pretrained(
     config = _config_of(model) if isinstance(model, str) else model.copy_and_resolve_references()
     config.update({"init_from": str(file), "init_names": str(names)})
     if not foreign.is_foreign(config.init_from):
+        if not pathlib.Path(file).expanduser().exists():
+            raise UserError(f"no weight file {file}: give an existing one")
         raise UserError(
             f"{file} is no weight file of another framework: open a run, or a file of"
             " --mode=export, by load_run"

@@ -94,7 +94,7 @@ class Foreign:
         that the source lacks or that computes something else, and for tensors that do not fit.
         """
         if self.source == _BY_NAMES:
-            last = self.path.suffix in files.HDF5
+            last = self.path.suffix.lower() in files.HDF5
             return names_lib.variables(module, self.tensors, input_shape, self.names, last)
         if self.source == "caffe":
             return caffe.variables(module, self.tensors, input_shape, self.layers)
@@ -114,9 +114,9 @@ def read(path: pathlib.Path, names: pathlib.Path | None = None) -> Foreign:
     tensors, layers = files.read(path)
     if given is not None:
         source = _BY_NAMES
-    elif path.suffix == ".caffemodel":
+    elif path.suffix.lower() == ".caffemodel":
         source = "caffe"
-    elif path.suffix in files.HDF5:
+    elif path.suffix.lower() in files.HDF5:
         source = "keras"
     else:
         source = "timm" if timm.recognises(tensors) else "torchvision"

@@ -24,9 +24,9 @@ def is_foreign(path: pathlib.Path) -> bool:
     reader of Canon's own says what is wrong with it.
     """
     path = pathlib.Path(path)
-    if path.suffix not in SUFFIXES or path.is_dir():
+    if path.suffix.lower() not in SUFFIXES or path.is_dir():
         return False
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return True
     import safetensors
 
@@ -43,16 +43,16 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     Raises UserError, one line, for a missing, damaged or foreign file, for one that holds code, and
     where the package that reads it is not installed.
     """
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is no weight file: give one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"no weight file {path}: give an existing one")
     try:
-        if path.suffix == ".caffemodel":
+        if path.suffix.lower() == ".caffemodel":
             return caffemodel.read(path)
-        if path.suffix in HDF5:
+        if path.suffix.lower() in HDF5:
             return hdf5.read(path), ()
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return _safetensors(path), ()
         return _torch(path), ()
     except UserError:
@@ -60,7 +60,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     except Exception as error:  # the many kinds of five readers
         raise UserError(
             f"cannot read the weights in {path} ({one_line(error)}): it is damaged, or no"
-            f" {path.suffix} file of weights"
+            f" {path.suffix.lower()} file of weights"
         ) from error
 
 
@@ -69,7 +69,7 @@ def about(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
     ({}, ()) for any other file. Raises UserError for metadata that Canon does not write.
     """
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return {}, ()
     import safetensors
 

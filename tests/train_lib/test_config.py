@@ -9,7 +9,7 @@ from conftest import tiny_config
 from errors import UserError
 from input_pipeline import augment, transform
 from train_lib import config as config_lib
-from train_lib import losses, schedules
+from train_lib import losses, plans, schedules
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_differences_are_named_and_paths_may_differ():
 
 def test_plan_of_steps():
     # 1,442 examples in batches of 100 are 14.42 steps an epoch; two epochs end in step 29.
-    plan = config_lib.make_plan(tiny_config(steps_per_dispatch=4), 1442)
+    plan = plans.make_plan(tiny_config(steps_per_dispatch=4), 1442)
     assert plan.total_steps == 29
     assert sorted(plan.evaluate_at) == [15, 29]
     assert sorted(plan.save_at) == [5, 10, 15, 20, 25, 29]
@@ -123,7 +123,7 @@ def test_plan_of_steps():
 
 
 def test_overrides_leave_no_stale_value():
-    plan = config_lib.make_plan(tiny_config(batch_size=721, epochs=4.0), 1442)
+    plan = plans.make_plan(tiny_config(batch_size=721, epochs=4.0), 1442)
     assert plan.total_steps == 8
     assert sorted(plan.evaluate_at) == [2, 4, 6, 8]
 

@@ -18,7 +18,7 @@ from errors import UserError
 from models import exchange
 from models.resnet import ResNet
 from train_lib import config as config_lib
-from train_lib import exporting, foreign, members, modes
+from train_lib import description, exporting, foreign, members, modes
 from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.train import train_and_evaluate
@@ -120,6 +120,7 @@ def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     exporting.export_run(config, tmp_path, str(tmp_path / "own.safetensors"))
     net = load_run(tmp_path / "own.safetensors")
     assert list(net.class_names) == CLASSES
+    assert str(root) not in config_lib.to_json(net.config)  # another machine has no such path
     np.testing.assert_allclose(net.predict(pictures(root)[1]), expected, rtol=1e-3, atol=1e-5)
 
 
@@ -145,12 +146,33 @@ def test_in_a_notebook_by_one_call(root, capsys):
         (("lenet5", "net.safetensors"), "torchvision has no lenet5"),
         (("resnet:18", "data"), "no weight file of another framework"),
         (("resnet:18", "no.pth"), "no weight file .*no.pth"),
+        (("resnet:18", "no.safetensors"), "no weight file .*no.safetensors: give an existing"),
     ):
         with pytest.raises(UserError, match=said) as error:
             load_pretrained(call[0], root / call[1])
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="knows 3 classes, not 2"):
         load_pretrained("resnet:18", root / "net.safetensors", class_names=["a", "b"])
+
+
+def test_a_suffix_may_be_in_capitals(root, tmp_path):
+    shutil.copy(root / "net.safetensors", tmp_path / "NET.SAFETENSORS")
+    shutil.copy(root / "net.safetensors", tmp_path / "CUT.PTH")
+    expected = load_pretrained("resnet:18", root / "net.safetensors").params
+    found = load_pretrained("resnet:18", tmp_path / "NET.SAFETENSORS").params
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    with pytest.raises(UserError, match=r"CUT\.PTH"):
+        load_pretrained("resnet:18", tmp_path / "CUT.PTH")
+
+
+def test_a_summary_is_of_the_net_that_the_weights_belong_to(root, capsys):
+    def shape(given):
+        config = config_of(root, **{"view.train_scale": (256, 256)})
+        return json.loads(description.summarise(config, "json", given))["input_shape"]
+
+    assert shape(GIVEN) == [32, 32, 3]
+    assert shape({"view.train_scale"}) == [224, 224, 3]
+    assert "view.size=224, view.test_scale=256, model.pool1_padding=1" in capsys.readouterr().err
 
 
 def test_by_a_list_of_names_the_config_says_how_images_enter(root, tmp_path):
