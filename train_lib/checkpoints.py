@@ -7,6 +7,7 @@ own format notices damage to some of its files only.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ from errors import UserError, one_line
 LAYOUT = 3
 DIRECTORY = "checkpoints"
 DAMAGED = "damaged"
+REPLACED = "replaced"  # a checkpoint whose step is being saved again
 METRIC = "test/top1_error"
 
 
@@ -58,6 +60,25 @@ def _check(found: dict[str, list], expected: dict[str, list]) -> None:
     for name, entry in found.items():
         if entry != expected[name]:
             raise ValueError(f"the contents of {name} do not match their checksum")
+
+
+# What the system says of a file that was damaged. Anything else (no descriptor, no memory, a disk
+# or a server that does not answer) it may say of a good one.
+_OF_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
+
+
+def _passing(error: BaseException | None) -> str | None:
+    """What kept a file from being read, if it says nothing about what the file holds; else None."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return "there is not enough memory"
+        # What the system said stands far back in TensorStore's long lines.
+        in_text = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(in_text.group(1)) if in_text else getattr(error, "errno", None)
+        if isinstance(number, int) and number not in _OF_DAMAGE:
+            return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _to_host(state):
@@ -123,19 +144,21 @@ class Checkpoints:
         try:
             if not self._options.read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
+                self._take_back()
             with _without_warnings():
                 self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         except Exception as error:
             # Orbax reads every step's JSON files here, and stops at one that it cannot parse.
-            unreadable = [] if self._options.read_only else self._unreadable_steps()
+            may_move = not self._options.read_only and not _passing(error)
+            unreadable = self._unreadable_steps() if may_move else []
             for step in unreadable:
                 self._report(step, error)
                 self._move_aside(step)
             if unreadable:
                 return self._open()
             raise UserError(
-                f"cannot open {self.directory} ({one_line(error)}): check the folder, or choose"
-                " another --workdir"
+                f"cannot open {self.directory} ({_passing(error) or one_line(error)}): check the"
+                " folder, or choose another --workdir"
             ) from error
 
     def _unreadable_steps(self) -> list[int]:
@@ -147,12 +170,32 @@ class Checkpoints:
                 try:
                     for file in files:
                         json.loads(file.read_text())
-                except (OSError, ValueError):
-                    found.append(int(folder.name))
+                except (OSError, ValueError) as error:
+                    if not _passing(error):
+                        found.append(int(folder.name))
         return found
+
+    def _take_back(self) -> None:
+        """The end of a save that replaces one: the new one is there, or the old one again."""
+        for old in sorted((self.workdir / REPLACED).glob("*")):
+            if not (self.directory / old.name).exists():
+                old.rename(self.directory / old.name)
+        shutil.rmtree(self.workdir / REPLACED, ignore_errors=True)
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
+
+    def holds(self, step: int, scored: bool) -> bool:
+        """Whether `step` is saved; scored: with its test error."""
+        if step not in self.steps():
+            return False
+        try:
+            return not scored or METRIC in (self._read_description(step)["metrics"] or {})
+        except UserError:
+            raise
+        except Exception as error:
+            self._raise_passing(step, error)
+            return False  # damaged, and about to be saved again
 
     def best_step(self) -> int | None:
         """The saved step with the lowest test error; None if none was evaluated."""
@@ -163,6 +206,7 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:
+                self._raise_passing(step, error)
                 self._report(step, error)
                 continue
             if METRIC in metrics:
@@ -182,8 +226,12 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             if step in self._manager.all_steps():
-                # Saved when a signal came before its evaluation; now with its metrics.
-                self._manager.delete(step)
+                # Saved when a signal came before its evaluation; now with its metrics. The old one
+                # goes once the new one is complete: it may be the only one there is.
+                shutil.rmtree(self.workdir / REPLACED, ignore_errors=True)
+                (self.workdir / REPLACED).mkdir()
+                (self.directory / str(step)).rename(self.workdir / REPLACED / str(step))
+                self._manager.reload()
             with _without_warnings():
                 self._manager.save(
                     step,
@@ -202,6 +250,15 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
+            if not self._options.read_only and (self.workdir / REPLACED).exists():
+                self._take_back()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def check(self) -> None:
+        """Raises UserError if a save in the background has failed."""
+        try:
+            self._manager.check_for_errors()
         except Exception as error:
             raise self._failed(error) from error
 
@@ -214,9 +271,7 @@ class Checkpoints:
         self._manager.close()
 
     def _failed(self, error: Exception) -> UserError:
-        # What the system said stands far back in TensorStore's long lines.
-        system = re.search(r"os_error_code='(\d+)'", str(error))
-        why = os.strerror(int(system.group(1))) if system else one_line(error)
+        why = _passing(error) or one_line(error)
         return UserError(
             f"could not save a checkpoint in {self.directory} ({why}): free some space or check the"
             " folder, then run the same command again"
@@ -226,44 +281,66 @@ class Checkpoints:
         """(step, state) of the newest good checkpoint, or of `step`; None if there is none.
 
         like: a state (or its abstract form) with the structure to restore into. A damaged
-        checkpoint is reported on standard error, moved to WORKDIR/damaged and the one before it
-        used. Raises UserError if all are damaged, or if they hold another model.
+        checkpoint is reported on standard error, and the one before it used; then it is moved to
+        WORKDIR/damaged. Raises UserError, and moves nothing, if all are damaged or were, if they
+        hold another model, and for what keeps a good one from being read.
         """
-        steps = self.steps() if step is None else [step]
-        return self._newest(steps, lambda candidate: self._read(candidate, like))
+        return self._newest(step, lambda candidate: self._read(candidate, like))
 
     def restore_variables(self, step: int | None = None):
         """(step, what `TrainState.variables` gives) of the newest good checkpoint, of any model.
 
         step: of this one. None if there is none; errors as in `restore`.
         """
-        steps = self.steps() if step is None else [s for s in self.steps() if s == step]
-        return self._newest(steps, self._read_variables)
+        if step is not None and step not in self.steps():
+            return None
+        return self._newest(step, self._read_variables)
 
-    def _newest(self, steps: list[int], read):
-        """(step, read(step)) for the last of `steps` that is not damaged; None without steps."""
+    def _newest(self, step: int | None, read):
+        """(step, read(step)) for the newest step, or `step`, that is not damaged; else None."""
+        steps = self.steps() if step is None else [step]
+        damaged = []
         for candidate in reversed(steps):
             try:
-                return candidate, read(candidate)
+                found = read(candidate)
             except UserError:
                 raise
             except Exception as error:
+                self._raise_passing(candidate, error)
+                is_there = (self.directory / str(candidate)).exists()
+                if self._options.read_only and step is None and not is_there:
+                    self._manager.reload()  # the run goes on, and has newer ones
+                    return self._newest(None, read)
                 self._report(candidate, error)
-                if not self._options.read_only:
-                    self._manager.close()
-                    self._move_aside(candidate)
-                    self._open()
-        if steps and len(steps) < len(self.steps()):
+                damaged.append(candidate)
+                continue
+            if damaged and not self._options.read_only:
+                self._manager.close()
+                for one in damaged:
+                    self._move_aside(one)
+                self._open()
+            return candidate, found
+        if step is not None:
             raise UserError(
-                f"checkpoint {steps[0]} in {self.workdir} cannot be read: use another one, by"
+                f"checkpoint {step} in {self.workdir} cannot be read: use another one, by"
                 " --config.evaluate.checkpoint=latest"
             )
-        if steps:
+        if damaged or any((self.workdir / DAMAGED).glob("*")):
             raise UserError(
                 f"no checkpoint in {self.workdir} can be read: restore a copy of them, or start"
                 " anew in another --workdir"
             )
         return None
+
+    def _raise_passing(self, step: int, error: Exception) -> None:
+        """Raises UserError for an error that says nothing about what the checkpoint holds."""
+        why = _passing(error)
+        if why:
+            path = self.directory / str(step)
+            raise UserError(
+                f"cannot read checkpoint {path} ({why}): see to it and run the same command again;"
+                f" to go on from an older one, move {path} elsewhere"
+            ) from error
 
     def _read_description(self, step: int) -> dict:
         read = self._manager.restore(
@@ -280,6 +357,9 @@ class Checkpoints:
             )
         if not intact or read["step"] != step:
             raise ValueError("its description is not the one of this step")
+        error = (read["metrics"] or {}).get(METRIC, 0.0)
+        if not isinstance(read["arrays"], dict) or not 0 <= error <= 1:
+            raise ValueError("its description is none")
         return read
 
     def _read(self, step: int, like):

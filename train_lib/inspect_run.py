@@ -158,7 +158,7 @@ def _looked_at(net: Trained, member, images, layer: str, most: int, notes: list[
         if not views:
             raise UserError("not one of the pictures can be read: give others by --images")
         views = np.stack(views)
-        labels = np.argmax(net.probabilities(net.variables, views), axis=1)
+        labels = np.argmax(net.probabilities(net.on_device, views), axis=1)
         captions = [
             f"{printable(pathlib.Path(path).name)} (taken for {net.class_names[label]})"
             for path, label in zip(paths, labels, strict=True)

@@ -157,6 +157,8 @@ class Run:
         records = {name: np.asarray(values) for name, values in records.items()}
         steps = len(records["loss"])
         self.progress.done(steps)
+        if self.checkpoints:
+            self.checkpoints.check()  # at once, and not only when the next save is due
         self.agreed = self.agreed or bool(np.any(records.get("stop", 0)))
         for i in range(steps):
             step, record = first + i + 1, {k: v[i] for k, v in records.items()}
@@ -242,20 +244,25 @@ class Run:
         state = self._observed(state, step)
         stopping = self._stopping()
         due = self.checkpoints and (step in self.plan.save_at or stopping)
-        if step > 0 and due and (result or step not in self.checkpoints.steps()):
+        error = self._error_of(step)
+        if step > 0 and due and not self.checkpoints.holds(step, scored=error is not None):
             self.asked.nothing_to_save = False
             with self.progress.timed("saving"):
                 self.writer.sync()  # the records up to a checkpoint are on the disk before it is
-                self.checkpoints.save(step, state, {METRIC: result.top1_error} if result else None)
+                self.checkpoints.save(step, state, None if error is None else {METRIC: error})
         return state, stopping
 
-    def _observed(self, state, step: int):
-        """The state once the plateau rule has seen the test of `step`, if there is one.
+    def _error_of(self, step: int) -> float | None:
+        """The test's error at `step`, from its record; None if there was no test.
 
-        The error is the record's, not the result's: a run killed between the record and the save
-        of a step that was saved before, without its test, finds the one and not the other.
+        Not from the test itself: a run killed between the record and the save of a step that was
+        saved before, without its test, finds the one and not the other.
         """
-        error = self.writer.last.get(METRIC) if self.writer.last_step == step else None
+        return self.writer.last.get(METRIC) if self.writer.last_step == step else None
+
+    def _observed(self, state, step: int):
+        """The state once the plateau rule has seen the test of `step`, if there is one."""
+        error = self._error_of(step)
         if error is None or not self.rate.plateau:
             return state
         opt_state = self.rate.observe(state.opt_state, error, step)

@@ -55,7 +55,8 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
             f"config.epochs={config.epochs}: these are {config.epochs * steps_per_epoch:.3g} steps,"
             " which must be less than 2^31"
         )
-    total = max(1, math.ceil(config.epochs * steps_per_epoch))
+    # Rounded against 60.00000001 steps.
+    total = max(1, math.ceil(round(config.epochs * steps_per_epoch, 6)))
 
     def check(field: str, count: float) -> None:
         if count > _MOST_EVENTS:
@@ -68,7 +69,7 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
         epochs = config[section].every_epochs
         check(f"{section}.every_epochs={epochs}", config.epochs / epochs)
         count = math.ceil(config.epochs / epochs)
-        # Rounded against 60.00000001 steps; never before the first step.
+        # Never before the first step.
         ends = (end for i in range(1, count + 1) if (end := i * epochs) <= config.epochs)
         steps = (math.ceil(round(end * steps_per_epoch, 6)) for end in ends)
         return {max(1, step) for step in steps if step < total} | {total}

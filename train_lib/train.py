@@ -58,6 +58,8 @@ def train_and_evaluate(
     try:
         with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
             return _in_folder(config, workdir, allow_config_change, stop)
+    except BrokenPipeError:  # whoever read our output has left
+        raise
     except OSError as error:  # wherever a disk is full or broken
         raise UserError(
             f"cannot go on in {workdir} ({error}): free some space or check the folder, then run"

@@ -102,7 +102,7 @@ class Trained:
         One view of each; the protocols of `--mode=evaluate` look at more. Under LeNet-5's MAP
         criterion what is missing to 1 is "no character".
         """
-        return np.asarray(self.probabilities(self.variables, self.views(pictures)))
+        return np.asarray(self.probabilities(self.on_device, self.views(pictures)))
 
     def top(self, pictures, count: int = 5) -> list[list[tuple[str, float]]]:
         """The most probable classes of each picture and their probabilities, best first."""
@@ -115,7 +115,12 @@ class Trained:
     def activations(self, pictures, train: bool = False, seed: int = 0) -> dict[str, jax.Array]:
         """What every layer gives for pictures (see `views`): `models.inspection.activations`."""
         images = self.preprocess(pictures)
-        return inspection.activations(self.module, self.variables, images, train, seed)
+        return inspection.activations(self.module, self.on_device, images, train, seed)
+
+    @functools.cached_property
+    def on_device(self) -> Mapping[str, Any]:
+        """`variables` where the net computes: VGG's 550 MB go there once, not at every call."""
+        return jax.device_put(self.variables)
 
     @functools.cached_property
     def probabilities(self) -> Callable:

@@ -67,8 +67,8 @@ def check_run(workdir: pathlib.Path, what: str) -> None:
 
 def has_checkpoints(workdir: pathlib.Path) -> bool:
     """Whether the folder holds a checkpoint, good or damaged."""
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and any(entry.name.isdecimal() for entry in folder.iterdir())
+    folders = (workdir / "checkpoints", workdir / "replaced")  # as `checkpoints` calls them
+    return any(entry.name.isdecimal() for folder in folders for entry in folder.glob("*"))
 
 
 def open_for_training(workdir: pathlib.Path, config: ConfigDict, allow_config_change: bool) -> None:

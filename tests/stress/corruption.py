@@ -1,11 +1,13 @@
 """Damages a small checkpoint in every way, and looks at what restoring makes of it.
 
-    python -m tests.stress.corruption [--every=N] [--keep_going]
+    python -m tests.stress.corruption [--every=N]
 
 One bit flipped in every N-th byte of every file (which bit changes from byte to byte), every N-th
 length to which a file can be cut, and each file gone, empty, zeroed or another checkpoint's. Each
 time the newest checkpoint must come back as it was, or the one before it, with a line that says
-so; anything else is a failure. A child process does the work, so that a crash or a hang counts.
+so; anything else is a failure. All that again for a checkpoint that is the only one: it must come
+back as it was, or be refused, however often it is tried. A child process does the work, so that a
+crash or a hang counts.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import time
 
 import numpy as np
 
+from errors import UserError
 from train_lib.checkpoints import METRIC, Checkpoints
 
 
@@ -61,6 +64,24 @@ def damages(folder: pathlib.Path, every: int):
                 yield "swapped", name, found.read_bytes()
 
 
+def alone(folder: pathlib.Path) -> str:
+    """What restoring the only checkpoint gives: newest, refused, or what is wrong."""
+    for _ in range(2):
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                checkpoints = Checkpoints(folder)
+                found = checkpoints.restore(state(0))
+                checkpoints.close()
+        except UserError:
+            continue
+        if found is None:
+            return "WRONG: a start from scratch"
+        step, restored = found
+        same = all(np.array_equal(restored["params"][n], v) for n, v in state(10)["params"].items())
+        return "newest" if step == restored["step"] == 10 and same else "WRONG: other values"
+    return "refused"
+
+
 def outcome(folder: pathlib.Path) -> str:
     """What restoring gives: newest, older, or what is wrong."""
     said = io.StringIO()
@@ -84,22 +105,32 @@ def outcome(folder: pathlib.Path) -> str:
     return "newest" if step == 10 else "older"
 
 
+def twice(original: pathlib.Path, every: int):
+    """`damages`, with whether the checkpoint is the only one."""
+    for what, name, content in damages(original, every):
+        yield what, name, content, False
+    for what, name, content in damages(original, every):
+        yield f"only one, {what}", name, content, True
+
+
 def try_out(original: pathlib.Path, every: int, start: int) -> None:
     """Prints a line of JSON for each damage from number `start` on, before and after it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch) / "run"
-        for number, (what, name, content) in enumerate(damages(original, every)):
+        for number, (what, name, content, only) in enumerate(twice(original, every)):
             if number < start:
                 continue
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(original, folder)
+            if only:
+                shutil.rmtree(folder / "checkpoints" / "3")
             if content is None:
                 (folder / name).unlink()
             else:
                 (folder / name).write_bytes(content)
             print(json.dumps([number, what, str(name)]), flush=True)
             try:
-                found = outcome(folder)
+                found = alone(folder) if only else outcome(folder)
             except Exception as error:
                 found = f"WRONG: {type(error).__name__}: {str(error)[:200]}"
             print(json.dumps(found), flush=True)
@@ -119,7 +150,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         original = pathlib.Path(scratch) / "original"
         prepare(original)
-        total = sum(1 for _ in damages(original, arguments.every))
+        total = sum(1 for _ in twice(original, arguments.every))
         start = 0
         while start < total:
             child = subprocess.Popen(
@@ -137,7 +168,7 @@ def main() -> int:
                     current = said
                     continue
                 number, what, name = current
-                counts[what, said if said in ("newest", "older") else "WRONG"] += 1
+                counts[what, said if said in ("newest", "older", "refused") else "WRONG"] += 1
                 if said.startswith("WRONG"):
                     failures.append(f"{what} {number} of {name}: {said}")
                 start = number + 1
@@ -147,7 +178,7 @@ def main() -> int:
                 counts[current[1], "WRONG"] += 1
                 start = current[0] + 1
     for (what, found), count in sorted(counts.items()):
-        print(f"{what:>10}  {found:<7} {count:>7,}")
+        print(f"{what:>20}  {found:<7} {count:>7,}")
     print(f"{sum(counts.values()):,} cases in {time.monotonic() - started:.0f} s")
     print(f"{len(failures)} failures", *failures[:40], sep="\n")
     return len(failures)

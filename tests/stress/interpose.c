@@ -1,4 +1,5 @@
-/* Counts the calls that change files below a folder, and ends the process or fails one of them.
+/* Counts the calls that change files below a folder, or those that read them, and ends the process
+   or fails one of them.
 
    cc -shared -fPIC -O1 -o interpose.so interpose.c -ldl;  LD_PRELOAD=interpose.so with
 
@@ -8,10 +9,12 @@
    FAULT_AT     the number of the call at which something happens, from 1; 0: none
    FAULT_ERRNO  what it fails with; 0: SIGKILL before it is made
    FAULT_FROM   1: all calls from that one on fail, as with a full disk
+   FAULT_READS  1: calls that read count, and those that change do not
 
    Files are followed by their descriptors: writes to a file below the folder count, too. */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -65,8 +68,11 @@ static int open_below(int fd, char *path, size_t size) {
   return below(AT_FDCWD, path);
 }
 
+enum kind { CHANGES, READS };
+
 /* 1 if this call is to fail; errno is set. */
-static int fault(const char *name, const char *path) {
+static int fault(enum kind kind, const char *name, const char *path) {
+  if (kind != (atoi(value("FAULT_READS")) ? READS : CHANGES)) return 0;
   if (!*value("FAULT_ARMED") || access(value("FAULT_ARMED"), F_OK)) return 0;
   long number = atomic_fetch_add(&counter, 1) + 1, at = atol(value("FAULT_AT"));
   int error = atoi(value("FAULT_ERRNO"));
@@ -91,7 +97,9 @@ static int fault(const char *name, const char *path) {
   return 1;
 }
 
-static int changes(int flags) { return flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC); }
+static enum kind kind_of(int flags) {
+  return flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) ? CHANGES : READS;
+}
 
 #define OPEN(name, head, folder, ...) \
   int name(head const char *path, int flags, ...) { \
@@ -100,7 +108,7 @@ static int changes(int flags) { return flags & (O_WRONLY | O_RDWR | O_CREAT | O_
     va_start(rest, flags); \
     mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
     va_end(rest); \
-    if (changes(flags) && below(folder, path) && fault(#name, path)) return -1; \
+    if (below(folder, path) && fault(kind_of(flags), #name, path)) return -1; \
     return real(__VA_ARGS__ path, flags, mode); \
   }
 #define NOTHING
@@ -112,36 +120,49 @@ OPEN(openat64, int dir COMMA, dir, dir COMMA)
 
 FILE *fopen(const char *path, const char *mode) {
   REAL(fopen);
-  if (strpbrk(mode, "wa+") && below(AT_FDCWD, path) && fault("fopen", path)) return NULL;
+  enum kind kind = strpbrk(mode, "wa+") ? CHANGES : READS;
+  if (below(AT_FDCWD, path) && fault(kind, "fopen", path)) return NULL;
   return real(path, mode);
 }
 FILE *fopen64(const char *path, const char *mode) {
   REAL(fopen64);
-  if (strpbrk(mode, "wa+") && below(AT_FDCWD, path) && fault("fopen64", path)) return NULL;
+  enum kind kind = strpbrk(mode, "wa+") ? CHANGES : READS;
+  if (below(AT_FDCWD, path) && fault(kind, "fopen64", path)) return NULL;
   return real(path, mode);
 }
 
-#define ON_FD(type, name, arguments, ...) \
+DIR *opendir(const char *path) {
+  REAL(opendir);
+  if (below(AT_FDCWD, path) && fault(READS, "opendir", path)) return NULL;
+  return real(path);
+}
+
+#define ON_FD(kind, type, name, arguments, ...) \
   type name arguments { \
     REAL(name); \
     char path[PATH_MAX]; \
-    if (fd > 2 && open_below(fd, path, sizeof path) && fault(#name, path)) return -1; \
+    if (fd > 2 && open_below(fd, path, sizeof path) && fault(kind, #name, path)) return -1; \
     return real(__VA_ARGS__); \
   }
-ON_FD(ssize_t, write, (int fd, const void *data, size_t size), fd, data, size)
-ON_FD(ssize_t, pwrite, (int fd, const void *data, size_t size, off_t at), fd, data, size, at)
-ON_FD(ssize_t, pwrite64, (int fd, const void *data, size_t size, off64_t at), fd, data, size, at)
-ON_FD(ssize_t, writev, (int fd, const struct iovec *parts, int count), fd, parts, count)
-ON_FD(ssize_t, pwritev, (int fd, const struct iovec *parts, int count, off_t at), fd, parts, count, at)
-ON_FD(int, ftruncate, (int fd, off_t size), fd, size)
-ON_FD(int, ftruncate64, (int fd, off64_t size), fd, size)
-ON_FD(int, fsync, (int fd), fd)
-ON_FD(int, fdatasync, (int fd), fd)
+ON_FD(CHANGES, ssize_t, write, (int fd, const void *data, size_t size), fd, data, size)
+ON_FD(CHANGES, ssize_t, pwrite, (int fd, const void *data, size_t size, off_t at), fd, data, size, at)
+ON_FD(CHANGES, ssize_t, pwrite64, (int fd, const void *data, size_t size, off64_t at), fd, data, size, at)
+ON_FD(CHANGES, ssize_t, writev, (int fd, const struct iovec *parts, int count), fd, parts, count)
+ON_FD(CHANGES, ssize_t, pwritev, (int fd, const struct iovec *parts, int count, off_t at), fd, parts, count, at)
+ON_FD(CHANGES, int, ftruncate, (int fd, off_t size), fd, size)
+ON_FD(CHANGES, int, ftruncate64, (int fd, off64_t size), fd, size)
+ON_FD(CHANGES, int, fsync, (int fd), fd)
+ON_FD(CHANGES, int, fdatasync, (int fd), fd)
+
+ON_FD(READS, ssize_t, read, (int fd, void *data, size_t size), fd, data, size)
+ON_FD(READS, ssize_t, pread, (int fd, void *data, size_t size, off_t at), fd, data, size, at)
+ON_FD(READS, ssize_t, pread64, (int fd, void *data, size_t size, off64_t at), fd, data, size, at)
+ON_FD(READS, ssize_t, readv, (int fd, const struct iovec *parts, int count), fd, parts, count)
 
 #define ON_PATH(name, arguments, dir, path, ...) \
   int name arguments { \
     REAL(name); \
-    if (below(dir, path) && fault(#name, path)) return -1; \
+    if (below(dir, path) && fault(CHANGES, #name, path)) return -1; \
     return real(__VA_ARGS__); \
   }
 ON_PATH(mkdir, (const char *path, mode_t mode), AT_FDCWD, path, path, mode)

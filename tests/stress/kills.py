@@ -1,18 +1,23 @@
 """Kills a real training process at every call of a save that changes a file, and at random.
 
-    python -m tests.stress.kills [--step=10] [--every=1] [--random=300] [--chains=20] [--seed=0]
+    python -m tests.stress.kills [--step=18] [--again=15] [--every=1] [--random=300] [--chains=20]
 
-1. SIGKILL before each call (every N-th) that changes a file below the workdir during the save of
-   a step, in turn: `interpose.c` counts them (it needs a C compiler; Linux).
-2. SIGKILL at so many random moments of a run's time as it was without one, but for its first 30 %,
-   in which Python loads. (A run that ends earlier than then is not killed, and counts.)
+1. SIGKILL before each call (every N-th) that changes a file below the workdir during a save, in
+   turn: `interpose.c` counts them (it needs a C compiler; Linux). The save of --step has a test's
+   error, and an older checkpoint goes; that of --again is the second one of its step, which a
+   signal in its test had saved without an error.
+2. SIGKILL at so many random moments of the time that a slowed run takes, but for its first 30 %, in
+   which Python loads. (It says how many were killed before they had ended, and how many of these
+   had a checkpoint.)
 3. So many chains of 3 to 8 of those, in the second half of that time, on the same run.
 
-After each, the run goes on here and must end with the state and the records of the one that
-nothing disturbed, to the bit.
+After each, the run goes on here: from the newest complete checkpoint, to the state, the records
+and the best checkpoint of the one that nothing disturbed, to the bit.
 """
 
 import argparse
+import contextlib
+import os
 import pathlib
 import random
 import shutil
@@ -23,6 +28,8 @@ import tempfile
 import time
 
 from tests.stress import runs
+from train_lib import loop
+from train_lib.train import Stopped
 
 
 class Stress:
@@ -32,11 +39,30 @@ class Stress:
         self.folder = folder
         self.expected = runs.finish(folder / "undisturbed")
         self.failures: list[str] = []
-        self.cases = 0
+        self.cases = self.killed = self.behind = 0
 
-    def fresh(self) -> pathlib.Path:
+    def fresh(self, begun: pathlib.Path | None = None) -> pathlib.Path:
+        """A folder for a victim, which goes on with `begun`."""
         workdir = self.folder / "victim"
         shutil.rmtree(workdir, ignore_errors=True)
+        if begun:
+            shutil.copytree(begun, workdir)
+        return workdir
+
+    def saved_without_its_test(self, step: int) -> pathlib.Path:
+        """A run that a signal stopped in the test of `step`."""
+        workdir, evaluate = self.folder / "begun", loop.evaluate
+
+        def interrupted(eval_step, state, *rest):
+            if int(state.step) == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(eval_step, state, *rest)
+
+        loop.evaluate = interrupted
+        with contextlib.suppress(Stopped):
+            runs.finish(workdir)
+        loop.evaluate = evaluate
+        assert runs.newest(workdir) == step, f"no test is due at step {step}"
         return workdir
 
     def check(self, what: str, workdir: pathlib.Path) -> None:
@@ -50,12 +76,12 @@ class Stress:
             self.failures.append(f"{what}: {'; '.join(wrong[:3])}")
             print(self.failures[-1], flush=True)
 
-    def at_each_call(self, step: int, every: int) -> int:
-        """The number of calls."""
+    def at_each_call(self, step: int, every: int, begun: pathlib.Path | None = None) -> None:
         library, armed = runs.build_interposer(self.folder), self.folder / "armed"
         log, count, number = self.folder / "calls", 0, 0
+        log.unlink(missing_ok=True)
         while True:
-            workdir = self.fresh()
+            workdir = self.fresh(begun)
             done = runs.start(
                 workdir,
                 armed,
@@ -79,39 +105,44 @@ class Stress:
             self.check(f"call {number}", workdir)
             number += every if number else 1
             if number > count:
-                return count
+                return
 
     def at_random(self, count: int, rng: random.Random) -> None:
-        started = time.monotonic()
-        runs.start(self.fresh()).communicate(timeout=300)
-        whole = time.monotonic() - started
+        whole = self._whole()
         for i in range(count):
             workdir, after = self.fresh(), rng.uniform(0.3, 1.0) * whole
             self._kill_after(workdir, after)
             self.check(f"random kill {i} after {after:.2f} s", workdir)
 
     def chains(self, count: int, rng: random.Random) -> None:
-        started = time.monotonic()
-        runs.start(self.fresh()).communicate(timeout=300)
-        whole = time.monotonic() - started
+        whole = self._whole()
         for i in range(count):
             workdir, kills = self.fresh(), rng.randint(3, 8)
             for _ in range(kills):
                 self._kill_after(workdir, rng.uniform(0.5, 1.0) * whole)
             self.check(f"chain {i} of {kills} kills", workdir)
 
+    def _whole(self) -> float:
+        """The seconds of a slowed run."""
+        started = time.monotonic()
+        runs.start(self.fresh(), SLOWED="1").communicate(timeout=300)
+        return time.monotonic() - started
+
     def _kill_after(self, workdir: pathlib.Path, seconds: float) -> None:
-        process = runs.start(workdir)
+        process = runs.start(workdir, SLOWED="1")
         try:
             process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+            self.killed += 1
+            self.behind += runs.newest(workdir) > 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--step", type=int, default=10)
+    parser.add_argument("--step", type=int, default=18)
+    parser.add_argument("--again", type=int, default=15, help="0: leave this part out")
     parser.add_argument("--every", type=int, default=1, help="0: leave this part out")
     parser.add_argument("--random", type=int, default=300)
     parser.add_argument("--chains", type=int, default=20)
@@ -123,12 +154,19 @@ def main() -> int:
         started = time.monotonic()
         if arguments.every:
             stress.at_each_call(arguments.step, arguments.every)
-            print(f"kills at calls: {stress.cases} cases", flush=True)
+        if arguments.every and arguments.again:
+            begun = stress.saved_without_its_test(arguments.again)
+            stress.at_each_call(arguments.again, arguments.every, begun)
+        print(f"kills at calls: {stress.cases} cases", flush=True)
         for name, count in (("at_random", arguments.random), ("chains", arguments.chains)):
-            before = stress.cases
+            before, stress.killed, stress.behind = stress.cases, 0, 0
             if count:
                 getattr(stress, name)(count, rng)
-            print(f"{name}: {stress.cases - before} cases", flush=True)
+            print(
+                f"{name}: {stress.cases - before} cases, {stress.killed} kills, {stress.behind} of"
+                " them behind a checkpoint",
+                flush=True,
+            )
         print(f"{stress.cases} cases in {time.monotonic() - started:.0f} s")
         print(f"{len(stress.failures)} failures", *stress.failures, sep="\n")
     return len(stress.failures)

@@ -184,11 +184,14 @@ class Family:
 
         loop.Run._between_steps = watched
         try:
-            train.train_and_evaluate(self.config, workdir, stop=stop)
+            with runs.beginnings() as began:
+                train.train_and_evaluate(self.config, workdir, stop=stop)
         except train.Stopped:
             pass
         finally:
             loop.Run._between_steps = between
+        if began != [cut]:
+            return [f"it began at {began}"]
         expected, found = (
             runs.End(
                 self.arrays(place, target),

@@ -5,6 +5,7 @@
 trains it; with a file, that file is there from the beginning of the save of STEP to its end.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -59,17 +61,18 @@ def config():
 class End:
     """state: {path: array}. records: those of metrics.jsonl without what a clock gave.
 
-    best: the step of the best checkpoint.
+    best: the step of the best checkpoint. wrong: what was wrong with its beginning.
     """
 
     state: dict
     records: list
     best: int | None = None
+    wrong: tuple[str, ...] = ()
 
     def differences(self, other: "End") -> list[str]:
-        """What is not the same to the bit."""
+        """What is not the same to the bit, and what was wrong before."""
         names = self.state.keys() ^ other.state.keys()
-        found = [f"{name} is in one only" for name in sorted(names)]
+        found = [*self.wrong, *(f"{name} is in one only" for name in sorted(names))]
         for name in self.state.keys() & other.state.keys():
             one, two = self.state[name], other.state[name]
             if one.dtype != two.dtype or one.shape != two.shape or one.tobytes() != two.tobytes():
@@ -94,14 +97,51 @@ def step_of(line: str) -> int:
     return json.loads(line)["step"]
 
 
-def finish(workdir: pathlib.Path) -> End:
-    """Trains, or goes on, in this process, to the end."""
+def newest(workdir: pathlib.Path) -> int:
+    """The newest step that is saved whole: Orbax names a folder so at the end. 0 if there is none.
+
+    That which is about to be saved again counts, too.
+    """
+    folders = (workdir / checkpoints.DIRECTORY, workdir / checkpoints.REPLACED)
+    names = [entry.name for folder in folders for entry in folder.glob("*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+@contextlib.contextmanager
+def beginnings():
+    """A list of the steps at which runs begin meanwhile."""
+    found, create = [], metrics.Writer.__init__
+
+    def noted(self, workdir, step):
+        found.append(step)
+        create(self, workdir, step)
+
+    metrics.Writer.__init__ = noted
+    try:
+        yield found
+    finally:
+        metrics.Writer.__init__ = create
+
+
+def finish(workdir: pathlib.Path, around=contextlib.nullcontext) -> End:
+    """Trains, or goes on, in this process, to the end; `around()` is entered for that time.
+
+    A run that begins anew ends like one that goes on: so it is looked at where it begins.
+    """
     loop.Run.finish = lambda *_: None  # the plots take seconds
-    state = jax.device_get(train_and_evaluate(config(), workdir))
+    expected, wrong = newest(workdir), []
+    with beginnings() as began, around():
+        state = jax.device_get(train_and_evaluate(config(), workdir))
+    if began != [expected]:
+        wrong.append(f"it began at {began} and not at {expected}")
+    if (workdir / checkpoints.DAMAGED).exists():
+        wrong.append("a checkpoint was taken for damaged")
+    if (workdir / checkpoints.REPLACED).exists():
+        wrong.append("a checkpoint that was replaced is still there")
     leaves = {jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree.leaves_with_path(state)}
     jax.clear_caches()  # hundreds of runs' compiled steps take all memory maps there are
     best = checkpoints.Checkpoints(workdir, read_only=True).best_step()
-    return End(leaves, records(workdir), best)
+    return End(leaves, records(workdir), best, tuple(wrong))
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -158,6 +198,9 @@ def arm(file: pathlib.Path, step: int) -> None:
 def main(workdir: str, file: str = "", step: str = "0") -> None:
     if file:
         arm(pathlib.Path(file), int(step))
+    if "SLOWED" in os.environ:  # most of the time is the loop's, not the start's
+        plain = loop.Run._next_batch
+        loop.Run._next_batch = lambda *rest: time.sleep(0.2) or plain(*rest)
     logging.set_verbosity(logging.FATAL)  # as the command line does
     checkpoints.ignore_late_writes()
     try:

@@ -18,17 +18,22 @@ interposer = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("corruption", "--every=61"), "\n0 failures"),
+        (("corruption", "--every=122"), "\n0 failures"),
         pytest.param(
             ("kills", "--every=37", "--random=1", "--chains=0"), "\n0 failures", marks=interposer
         ),
         pytest.param(
             ("faults", "--every=83", "--errors=ENOSPC,EIO"), "\n0 failures", marks=interposer
         ),
+        pytest.param(
+            ("faults", "--reading", "--every=83", "--errors=EIO,EMFILE"),
+            "\n0 failures",
+            marks=interposer,
+        ),
         (("resume", "--only=mlp", "--cuts=3"), "3 cuts, 0 failures"),
         (("hygiene", "--steps=4000"), " 0 grown"),
     ],
-    ids=["corruption", "kills", "faults", "resume", "hygiene"],
+    ids=["corruption", "kills", "faults", "reading", "resume", "hygiene"],
 )
 def test_a_sample(arguments, said):
     name, *options = arguments

@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, and what is done about a damaged one."""
 
+import errno
 import logging as std_logging
 import os
 import shutil
@@ -10,6 +11,7 @@ from absl import logging
 
 from errors import UserError
 from train_lib.checkpoints import METRIC, Checkpoints
+from train_lib.workdir import has_checkpoints
 
 
 def state(value=0.0):
@@ -111,8 +113,85 @@ def test_all_damaged_is_an_error_and_not_a_start_from_scratch(tmp_path):
     filled(tmp_path, count=2).close()
     for step in ("1", "2"):
         largest_file(tmp_path / "checkpoints" / step).write_bytes(b"no")
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
-        Checkpoints(tmp_path).restore(state())
+    for _ in range(2):  # nor if the same command is given again
+        with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+            Checkpoints(tmp_path).restore(state())
+        assert Checkpoints(tmp_path).steps() == [1, 2]  # nothing was moved
+
+
+def test_an_only_one_that_the_library_cannot_open_is_an_error_too(tmp_path, capsys):
+    filled(tmp_path, count=1).close()
+    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text("no")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+            Checkpoints(tmp_path).restore(state())
+    assert "checkpoints/1 is damaged" in capsys.readouterr().err
+    assert (tmp_path / "damaged" / "1").is_dir()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        MemoryError(),
+        ValueError("Error reading local file: UNKNOWN [os_error_code='5']"),  # as TensorStore's
+    ],
+    ids=["system", "memory", "TensorStore"],
+)
+def test_what_keeps_a_good_one_from_being_read_condemns_none(tmp_path, monkeypatch, error):
+    filled(tmp_path).close()
+
+    def read(*_, **__):
+        raise error
+
+    checkpoints = Checkpoints(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, "restore", read)
+        with pytest.raises(UserError, match=r"cannot read checkpoint .*checkpoints/4 \("):
+            checkpoints.restore(state())
+        with pytest.raises(UserError, match=r"cannot read checkpoint"):
+            checkpoints.best_step()
+    assert not (tmp_path / "damaged").exists()
+    assert checkpoints.restore(state())[0] == 4
+    with monkeypatch.context() as patched:
+        patched.setattr("orbax.checkpoint.CheckpointManager", read)
+        with pytest.raises(UserError, match=r"cannot open .*checkpoints \("):
+            Checkpoints(tmp_path)
+    assert Checkpoints(tmp_path).steps() == [2, 3, 4]
+
+
+def test_a_reader_goes_on_where_a_run_has_newer_ones(tmp_path):
+    checkpoints = filled(tmp_path, count=1, keep=1)
+    reader = Checkpoints(tmp_path, read_only=True)
+    for step in (2, 3):
+        checkpoints.save(step, state(step))
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 3]  # the best one and the newest
+    shutil.rmtree(tmp_path / "checkpoints" / "1")  # as if it were not
+    step, restored = reader.restore(state())
+    assert (step, restored["step"]) == (3, 3)
+
+
+def test_a_step_that_is_saved_again_is_there_all_the_time(tmp_path, monkeypatch):
+    """As it was until its new save is complete, whatever comes between."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(3, state(3))
+    checkpoints.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints._manager, "save", lambda *_, **__: 1 / 0)
+        with pytest.raises(UserError, match="could not save"):
+            checkpoints.save(3, state(4), {METRIC: 0.5})  # ends behind the old one's removal
+    assert has_checkpoints(tmp_path)
+    again = Checkpoints(tmp_path, keep=1)
+    assert again.restore(state())[1]["step"] == 3
+    assert not again.holds(3, scored=True)
+    assert again.holds(3, scored=False)
+    again.save(3, state(4), {METRIC: 0.5})
+    assert (tmp_path / "replaced" / "3").is_dir() or again.holds(3, scored=True)
+    again.wait()
+    assert not (tmp_path / "replaced").exists()
+    assert again.holds(3, scored=True)
+    assert Checkpoints(tmp_path).restore(state())[1]["step"] == 4
 
 
 def test_another_model_is_refused_and_nothing_moved(tmp_path):

@@ -122,6 +122,15 @@ def test_plan_of_steps():
     assert plan.epoch(29) == pytest.approx(2.011, abs=1e-3)
 
 
+def test_rounding_makes_no_step():
+    # 30 * (50000 / 96) is 15625.000000000002.
+    config = tiny_config(batch_size=96, epochs=30.0)
+    plan = plans.make_plan(config, 50_000)
+    assert plan.total_steps == 15_625
+    assert max(plan.evaluate_at) == max(plan.save_at) == 15_625
+    assert max(plan.evaluate_at - {15_625}) < 15_600
+
+
 def test_overrides_leave_no_stale_value():
     plan = plans.make_plan(tiny_config(batch_size=721, epochs=4.0), 1442)
     assert plan.total_steps == 8

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.mlp import get_config
-from tests.stress.runs import records
+from tests.stress.runs import beginnings, records
 from train_lib import checkpoints, loop, metrics, train
 from train_lib.train import train_and_evaluate
 
@@ -23,7 +23,12 @@ INTERRUPTIONS = [
     ("die", "evaluated", 12),  # between the test and its record
     ("die", "recorded", 12),  # between the record and the save
     ("SIGTERM", "dispatch", 13),
+    ("SIGTERM", "evaluating", 15),  # saved without its test
+    ("die", "recorded", 15),
+    ("die", "dispatch", 16),  # saved again, with the error that the record has
 ]
+# Where each goes on: the newest checkpoint before it.
+BEGINNINGS = [0, 0, 6, 6, 6, 9, 9, 9, 13, 15, 15, 15]
 
 
 class Death(BaseException):
@@ -106,14 +111,18 @@ def interrupt(monkeypatch, how, moment, step):
     monkeypatch.setattr(loop.batches, "train_batches", batches_and)
 
 
+def best_of(workdir):
+    return checkpoints.Checkpoints(workdir, read_only=True).best_step()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    return jax.device_get(run(workdir)), records(workdir)
+    return jax.device_get(run(workdir)), records(workdir), best_of(workdir)
 
 
 def test_the_logged_rate_is_the_one_of_the_rules(undisturbed):
-    _, lines = undisturbed
+    _, lines, _ = undisturbed
     assert [line["step"] for line in lines] == list(range(1, 19))
     error, over, tests, seen = 1.0, False, 0, set()
     for line in lines:
@@ -129,12 +138,16 @@ def test_the_logged_rate_is_the_one_of_the_rules(undisturbed):
 
 
 def test_interrupted_equals_undisturbed(tmp_path, undisturbed):
-    for interruption in INTERRUPTIONS:
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            interrupt(monkeypatch, *interruption)
-            with pytest.raises((Death, train.Stopped)):
-                run(tmp_path)
-    state, lines = undisturbed
-    found = jax.device_get(run(tmp_path))
+    with beginnings() as began:
+        for interruption in INTERRUPTIONS:
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                interrupt(monkeypatch, *interruption)
+                with pytest.raises((Death, train.Stopped)):
+                    run(tmp_path)
+        assert checkpoints.Checkpoints(tmp_path, read_only=True).holds(15, scored=True)
+        found = jax.device_get(run(tmp_path))
+    state, lines, best = undisturbed
     jax.tree.map(np.testing.assert_array_equal, found, state)
     assert records(tmp_path) == lines
+    assert best_of(tmp_path) == best
+    assert began == BEGINNINGS

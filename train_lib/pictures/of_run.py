@@ -52,7 +52,7 @@ class LookedAt:
     @functools.cached_property
     def found(self) -> dict[str, jax.Array]:
         """What every layer gives for them."""
-        return inspection.activations(self.net.module, self.net.variables, self.inputs)
+        return inspection.activations(self.net.module, self.net.on_device, self.inputs)
 
     @property
     def is_small(self) -> bool:
@@ -75,7 +75,7 @@ def of_answers(seen: LookedAt) -> Named:
     """confusion_matrix, where the true classes are known."""
     if seen.answers:
         return
-    found = seen.net.probabilities(seen.net.variables, seen.views)
+    found = seen.net.probabilities(seen.net.on_device, seen.views)
     predicted = np.argmax(found, axis=1)
     yield "confusion_matrix", plots.confusion_matrix(seen.labels, predicted, seen.net.class_names)
 
@@ -123,13 +123,13 @@ def of_images(seen: LookedAt) -> Named:
         name, picture = net.class_names[label], np.asarray(seen.inputs[number])
         if boxes:
             yield f"receptive_fields_{number + 1}", evidence.receptive_field_on(picture, boxes)
-        heat = evidence.saliency(net.module, net.variables, picture, label)
+        heat = evidence.saliency(net.module, net.on_device, picture, label)
         title = f"{caption}: |d logit of {name} / d pixel|"
         yield f"saliency_{number + 1}", evidence.heat_on(picture, heat, title)
         view = seen.views[number]
         stride = -(-max(view.shape[:2]) // CELLS)
         heat = evidence.occlusion(
-            lambda views: net.probabilities(net.variables, views),
+            lambda views: net.probabilities(net.on_device, views),
             view,
             label,
             window=2 * stride,
