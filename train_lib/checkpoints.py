@@ -236,7 +236,7 @@ class Checkpoints:
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(state),
+                        state=ocp.args.PyTreeSave(state),
                         description=ocp.args.JsonSave(description),
                     ),
                     metrics=metrics,
@@ -374,31 +374,34 @@ class Checkpoints:
                     f" {found.get(name, 'not there')}, not {wanted.get(name, 'there at all')}:"
                     " use the config that it was made with"
                 )
-        state = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        ).state
+        state = self._restore(step, target)
         _check(_describe(state), read["arrays"])
         return state
 
     def _read_variables(self, step: int) -> dict:
-        read = self._read_description(step)
-        # Without a target the state comes as nested dicts.
-        state = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
-        ).state
-        parts = {name: state[name] for name in ("params", "model_state", "average")}
-        for name, part in parts.items():
-            # As the state itself would be described: its first level has attributes.
-            own = f".{name}"
-            found = {f"{own}{path}": entry for path, entry in _describe(part).items()}
-            expected = {
-                path: entry
-                for path, entry in read["arrays"].items()
-                if path == own or path.startswith((f"{own}[", f"{own}."))
-            }
-            _check(found, expected)
-        params = parts["params"] if parts["average"] is None else parts["average"]
-        return {"params": params, **parts["model_state"]}
+        # The optimizer's state, as large again, is not read; and what is, is as large as the
+        # description says, whatever the arrays' own files do.
+        target, expected = {}, {}
+        for path, entry in self._read_description(step)["arrays"].items():
+            names = re.findall(r"[^.\[\]']+", path)  # of ".params['conv1']['kernel']"
+            if names[0] in ("params", "model_state", "average"):
+                at = target
+                for name in names[:-1]:
+                    at = at.setdefault(name, {})
+                at[names[-1]] = np.zeros(*entry[:2])
+                expected["".join(f"['{name}']" for name in names)] = entry
+        found = self._restore(step, target, partial=True)
+        _check(_describe(found), expected)
+        return {"params": found.get("average", found["params"]), **found.get("model_state", {})}
+
+    def _restore(self, step: int, target, partial: bool = False):
+        """Arrays of the target's shapes. partial: the target is a part of what is there."""
+        arguments = ocp.args.PyTreeRestore(
+            target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=partial,
+        )
+        return self._manager.restore(step, args=ocp.args.Composite(state=arguments)).state
 
     def _report(self, step: int, error: Exception) -> None:
         path = self.directory / str(step)
