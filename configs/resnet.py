@@ -25,7 +25,8 @@ crops, and its "fully-convolutional form" at five scales, each with --mode=evalu
     ... --config.evaluate.protocol=dense --config.evaluate.scales="(224, 256, 384, 480, 640)"
 
 The recipe common today is `--config.view.train=area --config.epochs=90.0
---config.schedule.name=steps` with boundaries at 30, 60 and 80.
+--config.schedule.name=steps --config.schedule.boundaries="(30.0, 60.0, 80.0)"
+--config.schedule.factors="(0.1, 0.01, 0.001)"`.
 
 Measured: not on ImageNet. 18 layers on 150 of its photographs, each a class of its own, as a folder
 (--config.view.size=64 --config.view.train_scale="(72, 128)" --config.view.test_scale=72

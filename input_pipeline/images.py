@@ -9,9 +9,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from errors import UserError, one_line, printable
-from input_pipeline import decode
-from input_pipeline.folder import EXTENSIONS
+from input_pipeline import decode, folder
 from input_pipeline.sources import Info
+
+# What is looked for in folders, in any case: files in one of `decode.MORE_FORMATS`.
+EXTENSIONS = (
+    *folder.EXTENSIONS,
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+)
 
 
 def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarray, bool]:
@@ -86,15 +91,32 @@ class Pictures:
     def id(self, i: int) -> str:
         return self.paths[i]
 
-    def read(self, i: int) -> tuple[bytes, int, str]:
-        """The i-th file's content, 0, and its path. Raises OSError where it cannot be read."""
-        return pathlib.Path(self.paths[i]).read_bytes(), 0, printable(self.paths[i])
+    def read(self, i: int) -> tuple[bytes | np.ndarray, int, str]:
+        """The i-th file's `content`, 0, and its path. Raises OSError where it cannot be read."""
+        data = pathlib.Path(self.paths[i]).read_bytes()
+        return _decoded_if_rare(data), 0, printable(self.paths[i])
 
 
-def content(path: str) -> bytes:
-    """What is in a picture file. Raises UserError where there is none to read."""
+def content(path: str) -> bytes | np.ndarray:
+    """What is in a picture file, as `decode.opened` takes it.
+
+    Raises UserError where there is no file to read.
+    """
     with _one_line(path):
-        return pathlib.Path(path).read_bytes()
+        return _decoded_if_rare(pathlib.Path(path).read_bytes())
+
+
+def _decoded_if_rare(data: bytes) -> bytes | np.ndarray:
+    """A picture as it is or, in a format that data sets do not have, as uint8 RGB [h, w, 3].
+
+    What is no picture stays as it is: who cuts it refuses it, with the reason.
+    """
+    try:
+        decode.Picture(data)  # reads the header only
+    except decode.BadImage:
+        with contextlib.suppress(decode.BadImage):
+            return decode.pixels(decode.Picture(data, formats=decode.MORE_FORMATS).image())
+    return data
 
 
 @contextlib.contextmanager

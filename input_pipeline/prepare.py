@@ -5,7 +5,9 @@
     python -m input_pipeline.prepare PATH/TO/FOLDER --shorter_side=256 --out=DIR
 
 The first needs a connection and the optional extra: pip install '.[prepare]' (TFDS's builders use
-TensorFlow to encode images). The others copy a prepared set, or a folder of images (FOLDER/train,
+TensorFlow to encode images). For imagenet2012 it needs also ImageNet's own files, which only its
+account holders get: ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, put into
+DIR/downloads/manual. The others copy a prepared set, or a folder of images (FOLDER/train,
 FOLDER/val, or classes alone with --test_fraction), so that training decodes small images: train
 with --config.dataset.name=imagenet2012_256 --config.dataset.data_dir=DIR. --square keeps central
 squares, as AlexNet did; --raw keeps pixels, which take six times the space of JPEGs and no time
@@ -38,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     copy.add_argument("--on_bad_image", choices=("error", "skip"), default="error")
     copy.add_argument("--test_fraction", type=float, default=0.0, help="of a folder without splits")
     arguments = parser.parse_args(argv)
+    of_copies = ("square", "quality", "raw", "out", "processes", "on_bad_image", "test_fraction")
+    given = [name for name in of_copies if getattr(arguments, name) != parser.get_default(name)]
     try:
+        if given and not arguments.shorter_side:
+            raise UserError(f"--{given[0]} is of a copy: give --shorter_side=PIXELS, too")
         print(_copy(arguments) if arguments.shorter_side else _download(arguments))
         return 0
     except UserError as error:
@@ -93,6 +99,14 @@ def _copy(arguments) -> str:
 def _download(arguments) -> str:
     import tensorflow_datasets as tfds
 
+    from configs.common import base
+    from input_pipeline import sources
+
+    if pathlib.Path(arguments.name).expanduser().is_dir():
+        raise UserError(
+            f"{arguments.name} is a folder, which training reads as it is; for a copy with smaller"
+            " images give --shorter_side=PIXELS"
+        )
     directory = pathlib.Path(arguments.data_dir).expanduser() if arguments.data_dir else None
     try:
         builder = tfds.builder(arguments.name, data_dir=directory, file_format="array_record")
@@ -105,6 +119,10 @@ def _download(arguments) -> str:
         raise UserError(f"cannot set up {arguments.name} ({one_line(error)})") from error
     if pathlib.Path(builder.data_dir, "dataset_info.json").exists():
         return f"already there: {builder.data_dir}"
+    dataset = base().dataset
+    dataset.data_dir = arguments.data_dir
+    manual = sources.tfds_root(dataset) / "downloads" / "manual"  # TFDS's rule
+    _check_placed_by_hand(builder.name, manual)
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
@@ -114,11 +132,33 @@ def _download(arguments) -> str:
     try:
         builder.download_and_prepare()
     except Exception as error:  # no network, no space, a server's error
+        by_hand = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+        if by_hand and not (manual.is_dir() and any(manual.iterdir())):
+            raise UserError(
+                f"{arguments.name} takes files that you put into {manual}, which is empty:"
+                f" {' '.join(by_hand.split())[:400]}"
+            ) from error
         raise UserError(
             f"could not download and prepare {arguments.name} ({one_line(error)}): check the"
             " connection and the free space, then run the same command again"
         ) from error
     return f"prepared: {builder.data_dir}"
+
+
+# What the user has to place, of sets that TFDS does not download. Without this TFDS would prepare
+# one split without the other, too, with which no run begins.
+_IMAGENET = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+BY_HAND = {"imagenet2012": _IMAGENET, "imagenet2012_subset": _IMAGENET}
+
+
+def _check_placed_by_hand(name: str, manual: pathlib.Path) -> None:
+    """Raises UserError where a set of BY_HAND lacks files. manual: where TFDS looks for them."""
+    missing = [file for file in BY_HAND.get(name, ()) if not (manual / file).is_file()]
+    if missing:
+        raise UserError(
+            f"{name} cannot be downloaded without an account at image-net.org: put"
+            f" {' and '.join(missing)} from there into {manual}, then run again"
+        )
 
 
 if __name__ == "__main__":

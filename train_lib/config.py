@@ -172,6 +172,17 @@ def _validate_schedule(schedule: ConfigDict, epochs: float) -> None:
         raise UserError("config.schedule.boundaries and .factors must have the same length")
     if list(schedule.boundaries) != sorted(schedule.boundaries):
         raise UserError(f"config.schedule.boundaries={schedule.boundaries}: must increase")
+    if schedule.name == "steps" and not schedule.boundaries:
+        raise UserError(
+            "config.schedule.name=steps: without config.schedule.boundaries and .factors the rate"
+            " never changes: give both, or config.schedule.name=constant"
+        )
+    if schedule.name != "steps" and schedule.boundaries:
+        raise UserError(
+            f"config.schedule.boundaries={schedule.boundaries}: config.schedule.name="
+            f"{schedule.name} has none (steps has): set config.schedule.boundaries and .factors"
+            ' to "()"'
+        )
     if schedule.warmup_epochs >= epochs:
         raise UserError(
             f"config.schedule.warmup_epochs={schedule.warmup_epochs}: must be less than"
@@ -215,6 +226,11 @@ def validate(config: ConfigDict) -> None:
             " what becomes 0"
         )
     _validate_colours(config.preprocess)
+    if config.augment.crop and not config.preprocess.crop:
+        raise UserError(
+            "config.augment.crop=True places config.preprocess.crop at random, which is 0: give"
+            " config.preprocess.crop=PIXELS too"
+        )
     view = config.view
     fixed = tuple(view.train_scale) == (view.test_scale, view.test_scale)
     if view.size and view.square and mean == "pixel" and not fixed:

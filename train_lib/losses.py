@@ -9,9 +9,6 @@ import optax
 
 NAMES = ("map", "mse", "softmax")
 
-# Which model outputs a loss is defined for: eq. 8 and 9 speak of RBF outputs.
-OUTPUTS = {"map": "rbf", "mse": "rbf", "softmax": "softmax"}
-
 
 def mse(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """y_D, the RBF output of the right class (LeCun 1998, eq. 8); logits are -y."""

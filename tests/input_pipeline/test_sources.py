@@ -1,6 +1,7 @@
 """The embedded set, TFDS sets written here, the cache, and the user's own pictures."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from conftest import tiny_config
 from PIL import Image
 
 from errors import UserError
-from input_pipeline import digits, images, sources, tfds_arrays
+from input_pipeline import decode, digits, images, prepare, sources, tfds_arrays, views
 
 
 def test_digits_split_is_fixed_stratified_and_disjoint():
@@ -221,3 +222,81 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     Image.fromarray(seven()).save(tmp_path / "big.png")
     with pytest.raises(UserError, match="cannot read"):
         images.read(str(tmp_path / "big.png"), SHAPE, "auto")
+
+
+@pytest.mark.parametrize("suffix", images.EXTENSIONS)
+def test_every_kind_of_picture_is_found_in_folders_and_read(tmp_path, suffix):
+    """By nets that take arrays, and by those that cut their own views."""
+    picture = Image.fromarray(np.stack([seven(56)] * 3, -1))
+    if suffix == ".pbm":
+        picture = picture.convert("1")
+    elif suffix == ".pgm":
+        picture = picture.convert("L")
+    path = tmp_path / "deep" / f"a{suffix.upper()}"
+    path.parent.mkdir()
+    picture.save(path)
+    (tmp_path / "notes.txt").write_text("none")
+    assert images.find([str(tmp_path)]) == [str(path)]
+    small = views.View(28, "center", (28, 28), False, (0.08, 1.0), (0.75, 1.5), "bilinear", 28)
+    info = sources.Info("x", (0, 0, 3), ("a", "b"))
+    cut = views.cut(images.Pictures(info, (str(path),)).read(0)[0], small)[0]
+    assert cut.shape == (28, 28, 3)
+    np.testing.assert_array_equal(views.cut(images.content(str(path)), small)[0], cut)
+    for found in (cut, images.read(str(path), (28, 28, 3), "no")[0]):
+        assert abs(found.astype(float) - seven()[..., None]).mean() < 6
+
+
+def test_a_rare_picture_that_is_damaged_is_refused_by_who_cuts_it(tmp_path):
+    Image.fromarray(seven()).save(tmp_path / "a.tif")
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:100])
+    with pytest.raises(decode.BadImage):
+        decode.opened(images.content(str(tmp_path / "a.tif")))
+
+
+# ----------------------------------------------------------------------------- the preparation
+
+
+def test_sets_that_are_placed_by_hand_name_their_files(tmp_path, capsys):
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    flags = ["imagenet2012", f"--data_dir={tmp_path}"]
+    assert prepare.main(flags) == 2
+    said = capsys.readouterr().err
+    assert f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from there into {manual}" in said
+    (manual / "ILSVRC2012_img_train.tar").touch()
+    assert prepare.main(flags) == 2
+    said = capsys.readouterr().err
+    assert "put ILSVRC2012_img_val.tar from" in said
+
+
+def test_a_failure_names_the_folder_of_files_placed_by_hand(tmp_path, capsys, monkeypatch):
+    """Of any set that needs some; another failure is the connection's."""
+
+    class Builder:
+        name, data_dir = "some", str(tmp_path / "some" / "1.0.0")
+        MANUAL_DOWNLOAD_INSTRUCTIONS = "Put faces.zip\n  there."
+
+        def download_and_prepare(self):
+            raise AssertionError("Manual directory does not exist")
+
+    monkeypatch.setattr("tensorflow_datasets.builder", lambda *_, **__: Builder())
+    monkeypatch.setitem(sys.modules, "tensorflow", object())
+    flags = ["some", f"--data_dir={tmp_path}"]
+    assert prepare.main(flags) == 2
+    manual = tmp_path / "downloads" / "manual"
+    assert f"put into {manual}, which is empty: Put faces.zip there." in capsys.readouterr().err
+    monkeypatch.setattr(Builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
+    assert prepare.main(flags) == 2
+    assert "check the connection" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("mnist", "--raw"), "--raw is of a copy: give --shorter_side=PIXELS"),
+        ((".",), ". is a folder, which training reads as it is"),
+    ],
+)
+def test_half_an_order_of_a_copy_is_refused(arguments, said, capsys):
+    assert prepare.main(list(arguments)) == 2
+    assert said in capsys.readouterr().err

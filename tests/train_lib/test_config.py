@@ -1,5 +1,6 @@
 """Validation, differences and the plan of steps."""
 
+import importlib
 import json
 import re
 
@@ -30,6 +31,8 @@ from train_lib import losses, plans, schedules
         ("optimizer.layer_rates", {"c1": -1.0}, "config.optimizer.layer_rates.c1=-1.0: must be 0"),
         ("optimizer.layer_decays", {"c1": -1.0}, "config.optimizer.layer_decays.c1=-1.0: must be"),
         ("optimizer.max_norms", {"c1": 0.0}, "config.optimizer.max_norms.c1=0.0: must be more"),
+        ("schedule.name", "steps", "name=steps: without config.schedule.boundaries"),
+        ("augment.crop", True, "config.augment.crop=True places config.preprocess.crop at random"),
         ("schedule.name", "exponential", "config.schedule.decay=1: must be less"),
         ("schedule.decay", 0.0, "config.schedule.decay=0.0: must be in more than 0 .. 1"),
         ("schedule.warmup_error", 0.8, "warmup_rate=0.0 and .warmup_error=0.8: one needs"),
@@ -60,6 +63,7 @@ def test_impossible_values_are_refused_by_name(field, value, said):
     [
         ({"name": "linear", "decay": 0.5}, "config.schedule.decay_epochs=0: must be more"),
         ({"warmup_rate": 0.1, "warmup_error": 0.8, "warmup_epochs": 1.0}, "two kinds of warm-up"),
+        ({"boundaries": (1.0,), "factors": (0.1,)}, "config.schedule.name=cosine has none"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused(fields, said):
@@ -85,11 +89,38 @@ def test_colours_that_cannot_be_are_refused(fields, said):
         config_lib.validate(config)
 
 
-def test_the_shipped_configs_are_valid_and_unknown_arguments_are_refused():
+def test_what_the_refusals_ask_for_is_taken():
+    """The two ways from one kind of schedule to the other, and a random crop of a square."""
+    config = tiny_config(
+        **{
+            "schedule.name": "steps",
+            "schedule.boundaries": (1.0,),
+            "schedule.factors": (0.1,),
+            "augment.crop": True,
+            "preprocess.crop": 28,
+        }
+    )
+    config_lib.validate(config)
+    config.schedule.update({"name": "plateau", "boundaries": (), "factors": ()})
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("alexnet", "connectivity", "cuda_convnet", "googlenet", "lenet5"),
+        *("maxout", "resnet", "resnet_cifar10", "vgg"),
+    ],
+)
+def test_the_shipped_configs_are_valid(name):
+    module = importlib.import_module(f"configs.{name}")
+    for argument in module.ARGUMENTS:
+        config_lib.validate(module.get_config(argument))
+
+
+def test_unknown_arguments_are_refused():
     from configs import lenet5
 
-    for argument in lenet5.ARGUMENTS:
-        config_lib.validate(lenet5.get_config(argument))
     with pytest.raises(ValueError, match="digits, mnist"):
         lenet5.get_config("cifar")
 
