@@ -95,7 +95,7 @@ def _checked(stop) -> None:
     from train_lib import config as config_lib
 
     config = CONFIG.value
-    config_lib.validate(config)
+    config_lib.validate(config, config_flags.get_override_values(flags.FLAGS["config"]))
     if MODE.value in ("train", "evaluate"):
         sources.check(config.dataset)  # before the seconds that JAX takes to load
     if not flags.FLAGS["verbosity"].present:

@@ -6,7 +6,7 @@ Imports nothing heavy: `main.py` refuses a wrong config before JAX is loaded.
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -164,7 +164,7 @@ def _validate_optimizer(section: ConfigDict) -> None:
         )
 
 
-def _validate_schedule(schedule: ConfigDict, epochs: float) -> None:
+def _validate_schedule(schedule: ConfigDict, epochs: float, given: Collection[str]) -> None:
     for name in ("boundaries", "factors"):
         if not all(kinds.is_number(v) and v >= 0 for v in schedule[name]):
             raise UserError(f"config.schedule.{name}={schedule[name]}: must be numbers, 0 or more")
@@ -177,11 +177,11 @@ def _validate_schedule(schedule: ConfigDict, epochs: float) -> None:
             "config.schedule.name=steps: without config.schedule.boundaries and .factors the rate"
             " never changes: give both, or config.schedule.name=constant"
         )
-    if schedule.name != "steps" and schedule.boundaries:
+    # A recipe's own are left alone when another schedule takes the place of its steps.
+    if schedule.name != "steps" and schedule.boundaries and "schedule.boundaries" in given:
         raise UserError(
             f"config.schedule.boundaries={schedule.boundaries}: config.schedule.name="
-            f"{schedule.name} has none (steps has): set config.schedule.boundaries and .factors"
-            ' to "()"'
+            f"{schedule.name} has none: leave it out, or set config.schedule.name=steps"
         )
     if schedule.warmup_epochs >= epochs:
         raise UserError(
@@ -210,8 +210,11 @@ def _validate_schedule(schedule: ConfigDict, epochs: float) -> None:
         )
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises UserError, naming the field and what it may be, for the first impossible value."""
+def validate(config: ConfigDict, given: Collection[str] = ()) -> None:
+    """Raises UserError, naming the field and what it may be, for the first impossible value.
+
+    given: fields of the command line, which are also refused where they change nothing.
+    """
     wrong = kinds.wrong(config, base())
     if wrong:
         raise UserError(wrong)
@@ -229,7 +232,7 @@ def validate(config: ConfigDict) -> None:
     if config.augment.crop and not config.preprocess.crop:
         raise UserError(
             "config.augment.crop=True places config.preprocess.crop at random, which is 0: give"
-            " config.preprocess.crop=PIXELS too"
+            " config.preprocess.crop=PIXELS too, or config.augment.crop=False"
         )
     view = config.view
     fixed = tuple(view.train_scale) == (view.test_scale, view.test_scale)
@@ -252,7 +255,7 @@ def validate(config: ConfigDict) -> None:
     for field in ("init_layers", "init_names"):
         if config[field] and not config.init_from:
             raise UserError(f"config.{field} needs config.init_from: where the weights come from")
-    _validate_schedule(config.schedule, config.epochs)
+    _validate_schedule(config.schedule, config.epochs, given)
     # Equations 8 and 9 are about distances to the RBF codes; the softmax loss is not.
     output = config.model.get("output", "softmax")
     wanted = "softmax" if config.loss.name == "softmax" else "rbf"
