@@ -105,3 +105,41 @@ def test_quiet_is_quiet_everywhere(monkeypatch, stream):
 def test_the_kernels_stream_is_known_by_its_name():
     iostream = pytest.importorskip("ipykernel.iostream")
     assert iostream.OutStream.__module__.partition(".")[0] == Cell.__module__.partition(".")[0]
+
+
+def test_where_the_time_went(clock):
+    progress = console.Progress(100, 0, 8)
+    clock.now = 2.0  # the start of a run
+    progress.running()
+    clock.now = 12.0
+    progress.forget()  # the first call, which compiles
+    with progress.waiting():
+        clock.now = 22.0
+    clock.now = 62.0
+    progress.paused()
+    with progress.timed("tests"):
+        clock.now = 82.0
+    with progress.timed("saving"):
+        clock.now = 92.0
+    clock.now = 100.0
+    assert progress.summary() == (
+        "time 1 min 40 s: steps 40%, data 10%, compilation 10%, tests 20%, saving 10%, rest 10%"
+    )
+    progress.close()
+
+
+def test_a_log_of_a_long_run_can_be_read(clock, monkeypatch):
+    """In a file: a line at a test, and at most two a minute between; no drawing characters."""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    progress = console.Progress(5000, 0, 8)
+    for step in range(1, 5001):  # a record a second, a test every 500
+        clock.now += 1.0
+        progress.done(1)
+        test = {"test/top1_error": 0.5} if step % 500 == 0 else {}
+        progress.tell({"step": step, "epoch": step / 100, "train/top1_error": 0.25} | test)
+    progress.close()
+    lines = sys.stderr.getvalue().splitlines()
+    assert 5000 / 31 - 10 < len(lines) < 5000 / 30 + 10
+    assert sum("test error" in line for line in lines) == 10
+    assert all(line.isprintable() and len(line) < 100 for line in lines)
+    assert lines[-1] == "step 5000/5000  epoch 50.00  train error 25.00%  test error 50.00%"

@@ -1,14 +1,11 @@
 """Two runs in one workdir: the second refuses, and a crash does not block."""
 
-import concurrent.futures
 import errno
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
@@ -27,6 +24,13 @@ try:
 except UserError as error:
     print(error, flush=True)
     sys.exit(2)
+"""
+# Before HOLD.
+WHEN_TOLD = """
+import sys
+from train_lib import lock
+print("ready", flush=True)
+sys.stdin.read()
 """
 
 
@@ -52,27 +56,27 @@ def test_the_second_process_refuses_and_names_the_first(tmp_path):
         first.communicate()
 
 
-def test_of_many_at_once_one_wins_each_time(tmp_path):
-    for _ in range(5):
-        ready, over = threading.Barrier(100), threading.Event()
-
-        def compete(ready=ready, over=over):
-            ready.wait()
-            try:
-                with lock.held(tmp_path, patience=0):
-                    over.wait(10)
-                    return 1
-            except UserError:
-                return 0
-
-        with concurrent.futures.ThreadPoolExecutor(100) as pool:
-            futures = [pool.submit(compete) for _ in range(100)]
-            ended = [next(concurrent.futures.as_completed(futures, 20)).result()]
-            while sum(future.done() for future in futures) < 99:
-                time.sleep(0.01)
-            over.set()
-            assert ended == [0]
-            assert sum(future.result() for future in futures) == 1
+def test_of_100_processes_at_once_one_wins(tmp_path):
+    starting, go = os.pipe()  # they all wait for its end
+    command = [sys.executable, "-c", WHEN_TOLD + HOLD, str(tmp_path), "0", "600"]
+    pipes = {"stdin": starting, "stdout": subprocess.PIPE, "text": True, "pass_fds": ()}
+    several = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(100)]
+    try:
+        for process in several:
+            assert process.stdout.readline() == "ready\n"
+        os.close(go)
+        said = [process.stdout.readline() for process in several]
+        assert said.count("held\n") == 1
+        winner = several[said.index("held\n")]
+        assert winner.poll() is None
+        for process, line in zip(several, said, strict=True):
+            if process is not winner:
+                assert process.wait() == 2
+                assert "is training in" in line
+    finally:
+        for process in several:
+            process.kill()
+            process.communicate()
 
 
 def test_it_waits_a_moment_for_what_a_killed_run_left(tmp_path):
