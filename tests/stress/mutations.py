@@ -58,6 +58,39 @@ MUTATIONS = {
         "\n\n    def _read_variables",
         RESUME,
     ),
+    "a random leaf of the state": (
+        "train_lib/checkpoints.py",
+        "        return state\n\n    def _read_variables",
+        "        import random\n        leaves, tree = jax.tree.flatten(state)\n"
+        "        one = random.choice([i for i, leaf in enumerate(leaves) if np.any(leaf)])\n"
+        "        leaves[one] = np.zeros_like(leaves[one])\n"
+        "        return jax.tree.unflatten(tree, leaves)\n\n    def _read_variables",
+        RULES,
+    ),
+    "the checkpoint that was restored": (
+        "train_lib/train.py",
+        "        if restored is not None:",
+        "        if restored is not None and restored[0] < 0:",
+        RULES,
+    ),
+    "the error of a test whose save was interrupted": (
+        "train_lib/loop.py",
+        "holds(step, scored=error is not None)",
+        "holds(step, scored=False)",
+        RULES,
+    ),
+    "what keeps a good checkpoint from being read": (
+        "train_lib/checkpoints.py",
+        "        why = _passing(error)\n        if why:",
+        "        why = _passing(error)\n        if why and not why:",
+        "tests/train_lib/test_checkpoints.py",
+    ),
+    "the old checkpoint while its step is saved again": (
+        "train_lib/checkpoints.py",
+        "(self.directory / str(step)).rename(self.workdir / REPLACED / str(step))",
+        "shutil.rmtree(self.directory / str(step))",
+        "tests/train_lib/test_checkpoints.py",
+    ),
     "random keys from the seed and the step alone": (
         "train_lib/steps.py",
         "    base_key = jax.random.fold_in(jax.random.key(seed), 1)",
