@@ -50,7 +50,12 @@ PARAMETERS = {
         "13pct": 1_116_490,
         "11pct": 2_112_970,
     },
-    "maxout": {"mnist_dense": 1_233_610, "mnist_conv": None, "cifar10": 16_247_830},
+    "maxout": {
+        "mnist_dense": 1_233_610,
+        "mnist_conv": None,
+        "cifar10": 16_247_830,
+        "cifar10_augmented": 16_247_830,
+    },
     "mlp": {"300": 238_510, "linear": 7_850, "500-150": 469_160},
     "connectivity": {
         "local": 40_000_000 + 4_000_010,
