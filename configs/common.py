@@ -51,7 +51,8 @@ def base() -> ConfigDict:
             # sigmoid, tanh, scaled_tanh, relu, leaky_relu, prelu, prelu_shared, maxout
             "activation": "relu",
             "maxout_pieces": 2,  # affine pieces of each unit, for maxout
-            "initializer": "gaussian",  # gaussian, uniform, he, he_fan_out, glorot, lecun1998
+            # gaussian, uniform, he, he_fan_out, glorot, lecun1998, xavier_fan_in
+            "initializer": "gaussian",
             "initializer_scale": 0.01,  # gaussian's deviation, uniform's bound
             "regulariser": "none",  # none, dropout, dropconnect, standout
             "drop_rate": 0.5,  # share that dropout and DropConnect drop

@@ -112,6 +112,7 @@ MODELS: dict[str, Entry] = {
         {
             "normalisation": googlenet.NORMALISATIONS,
             "auxiliary_heads": BOOL,
+            "bias_start": ANY_NUMBER,
             "batch_norm": BATCH_NORM,
         },
     ),

@@ -392,7 +392,7 @@ def test_blocks_with_gamma_zero_start_as_identities():
         ("alexnet", {"drop_rate": True}, "must be at least 0 and less than 1"),
         ("alexnet", {"maxout_pieces": 0}, "must be a whole number of at least 2"),
         ("maxout", {"maxout_pieces": 1}, "must be 0 (as published) or at least 2"),
-        ("mlp", {"initializer": "paper"}, "gaussian, uniform, he, he_fan_out, glorot, lecun1998"),
+        ("mlp", {"initializer": "paper"}, "he_fan_out, glorot, lecun1998, xavier_fan_in"),
         ("mlp", {"initializer_scale": 0.0}, "must be a number more than 0"),
         ("mlp", {"initializer_scale": float("nan")}, "must be a number more than 0"),
         ("mlp", {"dropconnect_samples": 0}, "must be a whole number of at least 1"),
