@@ -371,7 +371,7 @@ def test_blocks_with_gamma_zero_start_as_identities():
         ("alexnett", {}, "model.name=alexnett: did you mean alexnet? choose one of lenet5, mlp"),
         ("inception", {}, "choose one of lenet5, mlp, connectivity, alexnet, vgg, googlenet"),
         ("vgg", {"dtype": "float16"}, "did you mean bfloat16? choose one of float32, bfloat16"),
-        ("vgg", {"variant": "F"}, "model.variant=F: choose one of A, A-LRN, B, C, D, E"),
+        ("vgg", {"variant": "F"}, "variant=F: choose one of A, A-LRN, B, C, D, E, B-5x5"),
         ("vgg", {"depth": 16}, "model.depth is no option of vgg: it has activation, drop_rate"),
         ("mlp", {"batch_norm": "per_device"}, "model.batch_norm is no option of mlp"),
         ("lenet5", {"lrn_over": "tower"}, "model.lrn_over is no option of lenet5"),
