@@ -6,8 +6,10 @@
     python main.py --config=configs/alexnet.py --workdir=runs/photos \\
         --config.dataset.name=folder --config.dataset.data_dir=PHOTOS
 
-Arguments: two_tower (default; the paper's, 60,965,224 parameters), one_tower (2014, 61,100,840;
-as torchvision distributes it, without LRN).
+Arguments: two_tower (default; the paper's, 60,965,224 parameters), one_tower (torchvision's,
+61,100,840, without LRN). The latter is not exactly that of Krizhevsky 2014, whose footnote has 384
+maps in conv4 against its text's 0.2 % more parameters, which fit torchvision's 256; its author's
+configuration has 256, and LRN (`--config.model.lrn=cuda_convnet`).
 
 As published (sec. 2 to 5): central 256x256 squares, random 224x224 crops of them and flips, less
 the mean image; noise along the principal colours; batch 128, momentum 0.9 with the rate inside
@@ -18,8 +20,10 @@ top-5 18.2 %.
 
 What the paper leaves open: biases do not decay here (nor in the author's code); "stops improving"
 is five epochs without a better top-1 error; the noise is alpha times the eigenvalue, as it says,
-and `--config.augment.lighting=deviations` times the deviation, as the author's code has it. Tests
-in training take the central crop; the paper's ten (sec. 4.1):
+and `--config.augment.lighting=deviations` times the deviation, as the author's code has it; LRN's
+alpha stands on the sum, as the paper writes it, where the author's later code divides it by the
+five maps (`--config.model.lrn=cuda_convnet`), and Caffe, too, with k = 1 (`caffe`). Tests in
+training take the central crop; the paper's ten (sec. 4.1):
 
     python main.py --mode=evaluate ... --config.evaluate.protocol=ten_crop
 

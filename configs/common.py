@@ -1,7 +1,8 @@
 """The sections that every experiment has, with neutral values. A config file fills them in.
 
-Only primary numbers stand in a config, in the paper's units; steps, rates per step, class
-counts and per-device batches are derived in `train_lib.config` from the final values.
+Only primary numbers stand in a config, in the paper's units. What follows from the final values is
+derived where it is used: steps in `train_lib.plans`, rates by step in `train_lib.schedules`, the
+number of classes in `input_pipeline.sources`, the batch of a device in `train_lib.parallel`.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +25,7 @@ def base() -> ConfigDict:
     config.batch_size = 32  # of all devices together
     config.num_devices = 0  # 0: all that this process sees
     config.steps_per_dispatch = 1  # steps in one device call (lax.scan)
-    config.log_every_steps = 100
+    config.log_every_steps = 100  # training loss, error, rate and speed, in metrics.jsonl
     # GPUs: the same sums in the same order every time, so that a run repeats to the bit; slower.
     # CPUs and TPUs do so anyway.
     config.deterministic = False
@@ -51,7 +52,8 @@ def base() -> ConfigDict:
             # sigmoid, tanh, scaled_tanh, relu, leaky_relu, prelu, prelu_shared, maxout
             "activation": "relu",
             "maxout_pieces": 2,  # affine pieces of each unit, for maxout
-            "initializer": "gaussian",  # gaussian, uniform, he, he_fan_out, glorot, lecun1998
+            # gaussian, uniform, he, he_fan_out, glorot, lecun1998, xavier_fan_in
+            "initializer": "gaussian",
             "initializer_scale": 0.01,  # gaussian's deviation, uniform's bound
             "regulariser": "none",  # none, dropout, dropconnect, standout
             "drop_rate": 0.5,  # share that dropout and DropConnect drop

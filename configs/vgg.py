@@ -3,7 +3,8 @@
     python main.py --mode=summary --config=configs/vgg.py:D
     python main.py --config=configs/vgg.py:A --workdir=runs/vgg_A --config.dataset.data_dir=DATA
 
-Arguments: D (default), A, A-LRN, B, C, E, the nets of table 1.
+Arguments: D (default), A, A-LRN, B, C, E, the nets of table 1; B-5x5, the shallow net of sec. 4.1,
+with one 5x5 convolution in place of each two 3x3 of B.
 
 As published (sec. 3.1): shorter side S = 256, one random 224x224 crop an image, flips, AlexNet's
 noise along the principal colours, less the mean RGB value; batch 256, momentum 0.9, weight decay
@@ -24,14 +25,17 @@ S = 384 is tuned from S = 256, and a random S in 256 .. 512 from S = 384:
         --config.view.train_scale="(256, 512)" --config.view.test_scale=384
 
 Published, validation, dense, S = 256 = Q, top-1 / top-5 error: A 29.6 / 10.4, A-LRN 29.7 / 10.5,
-B 28.7 / 9.9, C 28.1 / 9.4, D 27.0 / 8.8, E 27.3 / 9.0 %.
+B 28.7 / 9.9, C 28.1 / 9.4, D 27.0 / 8.8, E 27.3 / 9.0 %. B-5x5, central crop: top-1 7 % above B's.
 
 What the paper leaves open, or seems to mean: N(0, 0.01^2) weights, as it prints a variance of
 10^-2, probably for the deviation (He 2015 cites it so; `--config.model.initializer_scale=0.1` is
 the literal reading; it found Glorot's rule to do as well, `--config.model.initializer=glorot`);
-kernels decay, biases do not; the momentum is Caffe's, with the rate inside; "stops improving" is
-five epochs without a better top-1 error. Tests in training take the central crop. The paper's
-(sec. 3.2, 4), each with --mode=evaluate, are those of table 3, table 4, and two more of table 5:
+kernels decay, biases do not; the momentum is Caffe's, with the rate inside, as the authors' code
+was derived from Caffe (sec. 3.3); "stops improving" is five epochs without a better top-1 error;
+A-LRN's alpha stands on the sum, as AlexNet's paper writes it, where Caffe divides it by the five
+maps and has k = 1 (`--config.model.lrn=caffe`; `cuda_convnet`: divided, k = 2). Tests in training
+take the central crop. The paper's (sec. 3.2, 4), each with --mode=evaluate, are those of table 3,
+table 4, and two more of table 5:
 
     ... --config.evaluate.protocol=dense
     ... --config.evaluate.protocol=dense --config.evaluate.multi_scale=True
@@ -51,7 +55,7 @@ from ml_collections import ConfigDict
 
 from configs.common import base, choose, imagenet
 
-ARGUMENTS = ("D", "A", "A-LRN", "B", "C", "E")
+ARGUMENTS = ("D", "A", "A-LRN", "B", "C", "E", "B-5x5")
 
 
 def get_config(argument: str = "D") -> ConfigDict:

@@ -1,6 +1,11 @@
 """AlexNet, after Krizhevsky, Sutskever, Hinton: "ImageNet Classification with Deep Convolutional
-Neural Networks", NIPS 2012, and its one-tower successor (Krizhevsky 2014, "One weird trick for
-parallelizing convolutional neural networks") with the widths that torchvision distributes.
+Neural Networks", NIPS 2012, and torchvision's net of that name, which has one tower.
+
+The second is after Krizhevsky 2014, "One weird trick for parallelizing convolutional neural
+networks", but not exactly. That paper's footnote gives 64, 192, 384, 384, 256 maps, its text 0.2 %
+more parameters than two towers have, which only torchvision's 64, 192, 384, 256, 256 fit (the
+footnote's: 1.4 %). Its author's configuration (cuda-convnet2, layers-imagenet-1gpu.cfg) has
+torchvision's widths, and LRN behind conv1 and conv2, which torchvision left out.
 """
 
 import functools
@@ -27,7 +32,7 @@ class AlexNet(layers.Net):
     Options beside those of `layers.Net`:
 
     variant: "two_tower" (2012: conv2, conv4 and conv5 in two groups, conv3 sees both towers;
-        60,965,224 parameters) or "one_tower" (2014; 61,100,840).
+        60,965,224 parameters) or "one_tower" (torchvision's; 61,100,840).
     image_size: 224 (conv1 padded by 2) or 227 (not padded).
     lrn: stands after conv1 and conv2, before their pooling; "published" is the "paper" reading in
         the two-tower net and none in the other, as torchvision distributes it.

@@ -34,9 +34,10 @@ class Unit:
     style: layers.Style
     batch_norm: bool
     train: bool
+    bias_start: float
 
     def __call__(self, x, features, size, name, stride=1):
-        bias = None if self.batch_norm else 0.0
+        bias = None if self.batch_norm else self.bias_start
         x = self.style.conv(features, size, name, stride, padding=size // 2, bias=bias)(x)
         if self.batch_norm:
             x = self.style.batch_norm(f"{name}_bn", self.train, epsilon=1e-3)(x)
@@ -81,16 +82,19 @@ class GoogLeNet(layers.Net):
         pool5 takes windows as large as the map of an image of `image_size`. At that size the map
         has one cell, equal to the vector.
 
+    bias_start: of all biases but the three classifiers', which start at 0.
+
     Dropout acts on the input of `fc` (40 %) and, at 70 %, of the auxiliary classifiers. Raises
-    ValueError for an image too small. Not in the paper and chosen here: Glorot's
-    initialisation, biases 0.
+    ValueError for an image too small. The paper says nothing of the initialisation: it is that of
+    Caffe's bvlc_googlenet.
     """
 
-    initializer: str = "glorot"
+    initializer: str = "xavier_fan_in"
     regulariser: str = "dropout"
     drop_rate: float = 0.4
     normalisation: str = "lrn"
     auxiliary_heads: bool = True
+    bias_start: float = 0.2
     class_map: bool = False
     image_size: int = 224
 
@@ -99,7 +103,7 @@ class GoogLeNet(layers.Net):
         head = self.head(train, drop_scale)
         batch_norm = self.normalisation == "batch_norm"
         style = self.style()
-        unit = Unit(style, batch_norm, train)
+        unit = Unit(style, batch_norm, train, self.bias_start)
 
         def norm(x, name):
             published = functools.partial(style.across_maps, name)
@@ -149,7 +153,7 @@ class AuxiliaryHead(nn.Module):
             )
         x = layers.Pool("average", 5, 3, name="pool")(x)
         x = self.unit(x, 128, 1, "conv")
-        x = head.hidden(x, 1024, "fc1", drop="nothing")
+        x = head.hidden(x, 1024, "fc1", bias=self.unit.bias_start, drop="nothing")
         logits = head.classifier(x, "fc2", drop="input", rate=AUXILIARY_DROP_RATE)
         if head.train:
             self.sow("auxiliary", "logits", logits)

@@ -36,6 +36,9 @@ class MaxoutNet(layers.Net):
     maxout_pieces: of every layer; 0: each layer's own, as published.
     input_drop_rate: share of the image that dropout drops; drop_rate is for the inputs of the
         layers behind (never inputs of the max, sec. 3).
+    input_dropout_scaling: "none", as in the authors' files (`input_scales: {'h0': 1.}`): the image
+        is neither divided by the share kept in training nor multiplied by it in tests; or as
+        dropout_scaling, "train", "test". The inputs of the other layers are scaled by that.
 
     Pooling is max, in cuda-convnet's ceil mode. The columns' norms are limited by the
     optimizer (`config.optimizer.max_norms`). Raises ValueError for an image too small, and for
@@ -50,6 +53,7 @@ class MaxoutNet(layers.Net):
     regulariser: str = "dropout"
     variant: str = "mnist_dense"
     input_drop_rate: float = 0.2
+    input_dropout_scaling: str = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
@@ -63,12 +67,14 @@ class MaxoutNet(layers.Net):
             if self.activation == "maxout":
                 style = dataclasses.replace(style, pieces=self.maxout_pieces or pieces)
             head = layers.Head(self, style, train, drop_scale)
-            rate = self.input_drop_rate if number == 0 else self.drop_rate
+            dropping = {}
+            if number == 0:
+                dropping = dict(rate=self.input_drop_rate, scaling=self.input_dropout_scaling)
             if kind == "dense":
-                x = head.hidden(x, units, name, drop="input", rate=rate)
+                x = head.hidden(x, units, name, drop="input", **dropping)
                 continue
             size, padding, pool_window, pool_stride = window
-            x = head.drop(x, name, rate=rate)
+            x = head.drop(x, name, **dropping)
             x = style.activate(style.conv(units, size, name, padding=padding)(x), name)
             if number == 0:
                 x = style.normalise(x, "norm0")

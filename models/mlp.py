@@ -1,5 +1,5 @@
-"""Nets before convolution: the linear classifier, the multi-layer perceptron, and the lecture's
-comparison of a fully connected, a locally connected and a convolutional layer.
+"""Nets before convolution: the linear classifier, the multi-layer perceptron, and for comparison
+a fully connected, a locally connected and a convolutional layer of as many units.
 
 The MLPs are those that LeCun 1998 (sec. III.C) measures on MNIST: 28x28-300-10 and so on.
 """
@@ -38,9 +38,9 @@ class MLP(layers.Net):
 class Connectivity(layers.Net):
     """One hidden layer `h1` of maps as large as the image, connected in one of three ways.
 
-    The lecture's curse of dimensionality: on 200x200 pixels, ten maps are 400,000 units, which
-    take 16e9 weights if each sees the whole image, 40e6 if each sees a window of 10x10, and
-    1,000 if all units of a map share theirs. (The deck prints 4e6 for the second.)
+    How convolution lowers the number of weights: on 200x200 pixels, ten maps are 400,000 units,
+    which take 16e9 weights if each sees the whole image, 40e6 if each sees a window of 10x10, and
+    1,000 if all units of a map share theirs.
 
     connection: "full", "local" or "shared". maps: of the hidden layer. window: side of what
     a unit sees, for local and shared; around the unit, zeros beyond the edge. bias: whether units

@@ -112,6 +112,7 @@ MODELS: dict[str, Entry] = {
         {
             "normalisation": googlenet.NORMALISATIONS,
             "auxiliary_heads": BOOL,
+            "bias_start": ANY_NUMBER,
             "batch_norm": BATCH_NORM,
         },
     ),
@@ -145,6 +146,7 @@ MODELS: dict[str, Entry] = {
         {
             "variant": tuple(maxout.VARIANTS),
             "input_drop_rate": RATE,
+            "input_dropout_scaling": layers.INPUT_SCALINGS,
             "maxout_pieces": _number(
                 int, lambda v: v == 0 or PIECES.holds(v), "must be 0 (as published) or at least 2"
             ),

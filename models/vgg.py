@@ -1,5 +1,5 @@
 """VGG, after Simonyan, Zisserman: "Very Deep Convolutional Networks for Large-Scale Image
-Recognition", ICLR 2015: the nets A to E of its table 1.
+Recognition", ICLR 2015: the nets A to E of its table 1, and the shallow one of sec. 4.1.
 """
 
 import functools
@@ -9,7 +9,8 @@ import jax
 
 from models import layers
 
-# Table 1: the kernel sides of each block's convolutions; blocks have these maps.
+# Table 1: the kernel sides of each block's convolutions; blocks have these maps. "B-5x5" is B with
+# one 5x5 in place of each two 3x3, padded by 2, to keep the resolution as the others do (sec. 4.1).
 MAPS = (64, 128, 256, 512, 512)
 VARIANTS = {
     "A": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
@@ -18,6 +19,7 @@ VARIANTS = {
     "C": ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
     "D": ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
     "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+    "B-5x5": ((5,), (5,), (5,), (5,), (5,)),
 }
 STRIDE = 32  # of the five poolings together
 
@@ -27,7 +29,7 @@ class VGG(layers.Net):
 
     Options beside those of `layers.Net`:
 
-    variant: a net of table 1. "A-LRN" has one LRN, with AlexNet's constants, behind conv1_1.
+    variant: a key of `VARIANTS`. "A-LRN" has one LRN, with AlexNet's constants, behind conv1_1.
     image_size: 224, as published, or another multiple of 32, for which fc6 has a window of
         image_size / 32 on each side in place of 7.
     lrn: stands behind conv1_1; published are AlexNet's constants for A-LRN, else none.

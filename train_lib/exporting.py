@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError, one_line
+from input_pipeline import views
 from models import exchange
 from train_lib import members, trained, weights
 from train_lib import workdir as folder
@@ -87,9 +88,9 @@ def _torchvision(path: pathlib.Path, net: trained.Trained) -> str:
 
 def _settings(net: trained.Trained) -> dict[str, Any]:
     """The config fields by which images become the net's input, with the values of a mean."""
-    config = net.config
+    config, view = net.config, _test_view(net.config)
     fields = {f"preprocess.{name}": value for name, value in config.preprocess.items()}
-    fields |= {f"view.{name}": config.view[name] for name in ("size", "test_scale")}
+    fields |= {f"view.{name}": view[name] for name in ("size", "test_scale", "interpolation")}
     if config.preprocess.mean in ("channel", "pixel"):
         mean = np.asarray(net.statistics.mean)
         if config.preprocess.mean == "pixel":
@@ -97,6 +98,14 @@ def _settings(net: trained.Trained) -> dict[str, Any]:
         fields["preprocess.mean"] = "given"
         fields["preprocess.given_mean"] = [float(value) / 255 for value in mean]
     return fields
+
+
+def _test_view(config: ConfigDict) -> dict[str, Any]:
+    """The config's view; an interpolation drawn at random in training is the one of the tests."""
+    view = config.view.to_dict()
+    if view["interpolation"] == "random":
+        view["interpolation"] = views.RANDOM_TEST
+    return view
 
 
 def _jax(path: pathlib.Path, net: trained.Trained) -> str:
@@ -110,7 +119,7 @@ def _jax(path: pathlib.Path, net: trained.Trained) -> str:
         "input": {"dtype": "uint8", "shape": ["batch", *shape]},
         "output": {"dtype": "float32", "shape": ["batch", len(net.class_names)]},
         "class_names": list(net.class_names),
-        "view": net.config.view.to_dict() if view else None,
+        "view": _test_view(net.config) if view else None,
         "platforms": list(PLATFORMS),
         "step": net.step,
     }

@@ -11,7 +11,9 @@ def view(
 ) -> dict[str, Any]:
     """Images u in 0..1 enter as high * (u - mean) / deviation, the central `size` pixels of 256.
 
-    mean, deviation: of red, green and blue, in 0..1; deviation () divides by nothing.
+    mean, deviation: of red, green and blue, in 0..1; deviation () divides by nothing. They are
+    resized bilinearly, as torchvision tests the first weights of all its nets here (its presets'
+    default) and OpenCV's resize, by which Caffe's tools made their images, does by default.
     """
     return {
         "preprocess.mean": "given",
@@ -21,6 +23,7 @@ def view(
         "preprocess.high": high,
         "view.size": size,
         "view.test_scale": 256,
+        "view.interpolation": "bilinear",
     }
 
 

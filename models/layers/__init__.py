@@ -21,6 +21,7 @@ from models.layers.convolution import Conv, FullyConnected, LocalConv, TableConv
 from models.layers.cost import Cost
 from models.layers.dropping import (
     INFERENCES,
+    INPUT_SCALINGS,
     REGULARISERS,
     SCALINGS,
     DropConnect,
@@ -45,6 +46,7 @@ from models.layers.rbf import RBF
 __all__ = [
     "ACTIVATIONS",
     "INFERENCES",
+    "INPUT_SCALINGS",
     "LRN",
     "LRN_VARIANTS",
     "POOLING",

@@ -16,6 +16,7 @@ from models.layers.convolution import FullyConnected, multiply, weights_and_inpu
 
 REGULARISERS = ("none", "dropout", "dropconnect", "standout")
 SCALINGS = ("train", "test")
+INPUT_SCALINGS = ("none", *SCALINGS)
 INFERENCES = ("gaussian", "mean")
 
 
@@ -24,7 +25,8 @@ class Dropout(nn.Module):
 
     [...] -> the same shape. scaling: "test" multiplies by the share kept at test time, as
     published (Krizhevsky 2012, sec. 4.2); "train" divides by it in training instead, which
-    gives the same net once the weights behind are multiplied by the share kept.
+    gives the same net once the weights behind are multiplied by the share kept. "none" does
+    neither: what tests see is larger than in training, on average (Maxout's images).
     """
 
     rate: float

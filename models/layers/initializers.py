@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-RULES = ("gaussian", "uniform", "he", "he_fan_out", "glorot", "lecun1998")
+RULES = ("gaussian", "uniform", "he", "he_fan_out", "glorot", "lecun1998", "xavier_fan_in")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Init:
         he_fan_out  the same with fan_out (eq. 14)
         glorot      U(+-sqrt(6 / (fan_in + fan_out))) (Glorot & Bengio 2010, eq. 16)
         lecun1998   U(-2.4 / fan_in, 2.4 / fan_in) (LeCun 1998, app. A)
+        xavier_fan_in  U(+-sqrt(3 / fan_in)): Caffe's "xavier", Glorot's without the fan_out
     scale: of gaussian and uniform. slope: of the activation's negative half, for he.
     """
 
@@ -44,6 +45,7 @@ class Init:
             "uniform": lambda: self.scale,
             "glorot": lambda: (6.0 / (fan_in + fan_out)) ** 0.5,
             "lecun1998": lambda: 2.4 / fan_in,
+            "xavier_fan_in": lambda: (3.0 / fan_in) ** 0.5,
         }
         bound = bounds[self.name]()
         if jnp.ndim(bound) == 0:

@@ -222,12 +222,13 @@ class Head:
         bias: float = 0.0,
         drop: str = "output",
         rate: float | None = None,
+        scaling: str | None = None,
         init: Init | None = None,
     ) -> jax.Array:
         """A fully connected layer and its activation.
 
-        drop: what dropout acts on: its "output", its "input" or "nothing". rate: of dropping, if
-        not the net's.
+        drop: what dropout acts on: its "output", its "input" or "nothing". rate, scaling: of
+        dropping, if not the net's.
         """
         net = self.net
         if net.regulariser == "dropconnect" and drop != "nothing":
@@ -235,10 +236,10 @@ class Head:
                 x, self.style.width(features), name, window, bias, init, rate, net.activation
             )
         if drop == "input":
-            x = self.drop(x, name, rate=rate)
+            x = self.drop(x, name, rate=rate, scaling=scaling)
         pre = self._linear(x, self.style.width(features), name, window, bias, init)
         y = self.style.activate(pre, name)
-        return self.drop(y, name, pre, rate) if drop == "output" else y
+        return self.drop(y, name, pre, rate, scaling) if drop == "output" else y
 
     def classifier(
         self,
@@ -278,14 +279,16 @@ class Head:
         logits = self.classifier(x.reshape(-1, x.shape[-1]), name, **options)
         return logits.reshape(*x.shape[:3], -1)
 
-    def drop(self, x: jax.Array, name: str, pre: jax.Array | None = None, rate=None) -> jax.Array:
-        """x under dropout or standout, as the net has it. pre: x before its activation."""
+    def drop(
+        self, x: jax.Array, name: str, pre: jax.Array | None = None, rate=None, scaling=None
+    ) -> jax.Array:
+        """x under dropout or standout, as the net has it. pre: x before its activation. rate,
+        scaling: as in `hidden`."""
         net = self.net
         if net.regulariser == "dropout":
             rate = net.drop_rate if rate is None else rate
-            return Dropout(rate, net.dropout_scaling, name=f"{name}_dropout")(
-                x, self.train, self.drop_scale
-            )
+            dropout = Dropout(rate, scaling or net.dropout_scaling, name=f"{name}_dropout")
+            return dropout(x, self.train, self.drop_scale)
         if net.regulariser == "standout":
             # A maxout unit has several inputs: its output is the one that won.
             pre = x if pre is None or pre.shape != x.shape else pre

@@ -238,6 +238,26 @@ def test_vgg(variant):
     assert sum(row[2] for row in rows(found)[-3:]) == 123_642_856
 
 
+def test_the_shallow_net_beside_vggs_b():
+    """Simonyan & Zisserman 2015, sec. 4.1, by hand: a padded 5x5 convolution before each pooling.
+
+    Its fields are B's, as two 3x3 see 5x5.
+    """
+    found = rows(summary("vgg", variant="B-5x5"))
+    widths, sides = (64, 128, 256, 512, 512), (224, 112, 56, 28, 14)
+    convolutions, inputs = [], 3
+    for block, (maps, side) in enumerate(zip(widths, sides, strict=True), 1):
+        weights = 25 * inputs * maps
+        convolutions.append(
+            (f"conv{block}_1", [side, side, maps], weights + maps, side * side * weights)
+        )
+        inputs = maps
+    assert [row[:4] for row in found if row[0].startswith("conv")] == convolutions
+    pools = [row[4] for row in found if row[0].startswith("pool")]
+    assert pools == [seen[-1] for seen in B_FIELDS[:5]]
+    assert sum(row[2] for row in found) == 10_860_672 + 123_642_856
+
+
 # Szegedy 2014, table 1, with what follows from its widths: weights, biases, MACs, field.
 GOOGLENET = """
 conv1 112x112x64 9,408 64 118,013,952 7

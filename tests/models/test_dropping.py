@@ -161,3 +161,35 @@ def test_no_gradient_flows_through_standouts_probabilities():
         return layers.Standout().apply({}, jnp.ones(4), pre, False).sum()
 
     assert jax.grad(total)(jnp.arange(4.0)).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("variant", ["mnist_dense", "mnist_conv"])
+def test_maxouts_images_are_not_scaled_and_its_hidden_layers_are(variant):
+    """The authors' files: input_scales 1, and by default 1 / 0.5 behind (pylearn2's dropout)."""
+    section = {"name": "maxout", "dtype": "float32", "variant": variant}
+    image = np.random.default_rng(0).uniform(0.5, 1.0, (2, 28, 28, 1)).astype(np.float32)
+
+    def seen(train, **options):
+        module = registry.create({**section, **options}, 10)
+        variables = module.init(jax.random.key(0), image)
+        _, state = module.apply(
+            variables, image, train=train, rngs=KEY, capture_intermediates=True, mutable=True
+        )
+        get = state["intermediates"]
+        first, behind = (np.asarray(get[f"{n}_dropout"]["__call__"][0]) for n in ("h0", "h1"))
+        return (
+            first,
+            behind,
+            np.asarray(get["pool0" if "conv" in variant else "h0_maxout"]["__call__"][0]),
+        )
+
+    first, behind, hidden = seen(train=True)
+    kept = first != 0
+    assert kept.mean() == pytest.approx(0.8, abs=0.05)
+    np.testing.assert_array_equal(first[kept], image[kept])
+    np.testing.assert_allclose(behind[behind != 0], 2 * hidden[behind != 0], rtol=1e-6)
+    np.testing.assert_array_equal(seen(train=False)[0], image)
+    first = seen(train=True, input_dropout_scaling="train")[0]
+    np.testing.assert_allclose(first[kept], image[kept] / 0.8, rtol=1e-6)
+    first = seen(train=False, input_dropout_scaling="test")[0]
+    np.testing.assert_allclose(first, image * 0.8, rtol=1e-6)

@@ -153,6 +153,7 @@ CAFFE_VGG = (123.68 / 255, 116.779 / 255, 103.939 / 255)
                 "preprocess.high": 1.0,
                 "view.size": 224,
                 "view.test_scale": 256,
+                "view.interpolation": "bilinear",
                 "model.stride": "v1.5",
                 "model.pool1_padding": 1,
             },
@@ -167,7 +168,11 @@ CAFFE_VGG = (123.68 / 255, 116.779 / 255, 103.939 / 255)
             "torchvision",
             googlenet_config.get_config("batch_norm"),
             ("aux1.fc1.weight",),
-            {"preprocess.given_mean": (0.5,) * 3, "model.auxiliary_heads": True},
+            {
+                "preprocess.given_mean": (0.5,) * 3,
+                "model.auxiliary_heads": True,
+                "view.interpolation": "bilinear",  # the config has "random"
+            },
         ),
         (
             "torchvision",

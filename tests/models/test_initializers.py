@@ -10,7 +10,7 @@ from models import layers, lenet, registry
 IMAGENET = (224, 224, 3)
 
 # Rule and activation -> (kind, deviation or bound) by fan-in i and fan-out o. He 2015, "Delving
-# Deep", eq. 10, 14, 15; Glorot & Bengio 2010, eq. 16; LeCun 1998, app. A.
+# Deep", eq. 10, 14, 15; Glorot & Bengio 2010, eq. 16; LeCun 1998, app. A; Caffe's filler.hpp.
 EXPECTED = {
     ("gaussian", "relu"): ("normal", lambda i, o: 0.03),
     ("uniform", "relu"): ("uniform", lambda i, o: 0.03),
@@ -22,6 +22,7 @@ EXPECTED = {
     ("he_fan_out", "prelu"): ("normal", lambda i, o: (2 / (1.0625 * o)) ** 0.5),
     ("glorot", "relu"): ("uniform", lambda i, o: (6 / (i + o)) ** 0.5),
     ("lecun1998", "relu"): ("uniform", lambda i, o: 2.4 / i),
+    ("xavier_fan_in", "relu"): ("uniform", lambda i, o: (3 / i) ** 0.5),
 }
 
 
@@ -163,6 +164,25 @@ def test_maxout_net():
     check(dense["h0"]["kernel"], "uniform", 0.005)
     for params in (conv, dense):
         assert all((bias == 0).all() for bias in leaves(params, "bias").values())
+
+
+def test_googlenet():
+    # Caffe's bvlc_googlenet: "xavier" weights, biases 0.2, but 0 in the three classifiers.
+    params = started("googlenet", (96, 96, 3))
+    kernels, biases = leaves(params, "kernel"), leaves(params, "bias")
+    assert len(kernels) == len(biases) == 3 + 9 * 6 + 1 + 2 * 3
+    fans = {
+        "conv2": 9 * 64,
+        "inception_5b/5x5": 25 * 48,
+        "fc": 1024,
+        "aux1/fc1": 128,  # one 1x1 map of 128 at this size
+        "aux2/fc2": 1024,
+    }
+    for name, fan_in in fans.items():
+        check(kernels[name], "uniform", (3 / fan_in) ** 0.5)
+    for name, bias in biases.items():
+        last = name in ("fc", "aux1/fc2", "aux2/fc2")
+        np.testing.assert_array_equal(bias, np.float32(0.0 if last else 0.2))
 
 
 @pytest.mark.parametrize("zero_gamma", [False, True])

@@ -112,6 +112,7 @@ def test_torchvisions_names_and_the_classes(tmp_path):
     config = get_config("18")
     config.dataset.name = "digits"
     config.view.update({"size": 32, "train_scale": (32, 32), "test_scale": 32})
+    config.view.interpolation = "random"  # in training; tests are bicubic
     rng = np.random.default_rng(0)
     image = rng.uniform(90, 160, (32, 32, 3)).astype(np.float32)
     eigen = np.ones(3), np.eye(3)
@@ -128,6 +129,7 @@ def test_torchvisions_names_and_the_classes(tmp_path):
         assert json.loads(file.metadata()["class_names"]) == list("0123456789")
         settings = json.loads(file.metadata()["settings"])
         assert settings["preprocess.mean"] == "given"
+        assert settings["view.interpolation"] == "bicubic"
         mean = image.mean(axis=(0, 1)) / 255
         np.testing.assert_allclose(settings["preprocess.given_mean"], mean, rtol=1e-5)
         kernel = variables["params"]["conv3_1"]["projection"]["kernel"]
@@ -138,6 +140,7 @@ def test_torchvisions_names_and_the_classes(tmp_path):
     back = load_pretrained("resnet:18", tmp_path / "net.safetensors")
     assert list(back.class_names) == list("0123456789")
     assert (back.input_shape, back.config.preprocess.high) == ((32, 32, 3), 255.0)
+    assert back.config.view.interpolation == "bicubic"
     jax.tree.map(np.testing.assert_array_equal, dict(back.variables), variables)
 
 

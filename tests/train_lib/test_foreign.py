@@ -172,7 +172,10 @@ def test_a_summary_is_of_the_net_that_the_weights_belong_to(root, capsys):
 
     assert shape(GIVEN) == [32, 32, 3]
     assert shape({"view.train_scale"}) == [224, 224, 3]
-    assert "view.size=224, view.test_scale=256, model.pool1_padding=1" in capsys.readouterr().err
+    assert (
+        "view.size=224, view.test_scale=256, view.interpolation=bilinear, model.pool1_padding=1"
+        in capsys.readouterr().err
+    )
 
 
 def test_by_a_list_of_names_the_config_says_how_images_enter(root, tmp_path):
