@@ -1,4 +1,4 @@
-"""The pictures that a lecture on these nets shows, as functions.
+"""The pictures that courses and papers on these nets show, as functions.
 
 Each takes parameters, activations or records and returns a Matplotlib Figure, which belongs to no
 window system; what is computed for one is a function of its own, which returns numbers.
