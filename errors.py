@@ -1,7 +1,7 @@
-"""The one exception that means: the user can put this right.
+"""The exceptions whose message is meant for the user: one line that says what is wrong, what to do.
 
-Its message is one line that says what is wrong and what to do. `main.py` prints it without a
-traceback; any other exception is a defect of Canon and keeps its traceback.
+`main.py` prints it without a traceback; any other exception is a defect of Canon and keeps its
+traceback.
 """
 
 import unicodedata
@@ -17,6 +17,12 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(printable(message))
+
+
+class TryAgain(UserError):
+    """What the same command, started again, may well mend: another process or machine is gone."""
+
+    exit_code = 75  # EX_TEMPFAIL: schedulers may be told to start such a one again
 
 
 def one_line(error: BaseException) -> str:

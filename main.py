@@ -96,13 +96,14 @@ def _checked(stop) -> None:
 
     config = CONFIG.value
     config_lib.validate(config, config_flags.get_override_values(flags.FLAGS["config"]))
-    if MODE.value in ("train", "evaluate"):
+    several = DISTRIBUTED.value or COORDINATOR.value
+    if MODE.value in ("train", "evaluate") and not several:
         sources.check(config.dataset)  # before the seconds that JAX takes to load
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.FATAL)  # libraries' warnings; Canon prints its own
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
 
-    if DISTRIBUTED.value or COORDINATOR.value:
+    if several:
         _run_together(config, workdir, stop)
     elif MODE.value == "summary":
         from train_lib.description import summarise
@@ -142,6 +143,7 @@ def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
     """As one of several processes."""
     if MODE.value not in ("train", "evaluate", "predict"):
         raise UserError(f"--mode={MODE.value} is one process's work: leave out --coordinator")
+    from input_pipeline import sources
     from train_lib import config as config_lib
     from train_lib import processes
 
@@ -154,6 +156,8 @@ def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
         coordinator, number, process, what, devices, START_TIMEOUT.value, PEER_TIMEOUT.value
     )
     with processes.together():
+        if MODE.value != "predict":
+            sources.check(config.dataset)  # here, where the others learn what one lacks
         _run(config, workdir, stop)
 
 

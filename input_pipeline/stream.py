@@ -21,7 +21,7 @@ from multiprocessing import resource_tracker, shared_memory
 import numpy as np
 from absl import flags
 
-from errors import UserError, one_line
+from errors import TryAgain, UserError, one_line
 from input_pipeline.batches import example_index
 from input_pipeline.crops import bucket
 from input_pipeline.decode import BadImage
@@ -164,6 +164,23 @@ def _begin_worker(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _begin_cleaner() -> None:
+    """Starts the process in which Python frees what killed workers leave, if there is none yet.
+
+    It would say so, in two lines behind the one that tells what happened: not this one.
+    """
+    name, quiet = "PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"
+    before = os.environ.get(name)
+    os.environ[name] = f"{before},{quiet}" if before else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def cores() -> int:
     """How many processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -190,6 +207,7 @@ def _opened(split, reading: Reading, count: int, share: int, reader=None, **orde
         if not flags.FLAGS.is_parsed():  # in a notebook or test; Grain reads flags of its own
             flags.FLAGS.mark_as_parsed()
         parent = os.getpid()
+        _begin_cleaner()
         options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=1)
         dataset = dataset.mp_prefetch(options, lambda *_: _begin_worker(parent))
     iterator = iter(dataset)
@@ -200,7 +218,7 @@ def _opened(split, reading: Reading, count: int, share: int, reader=None, **orde
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):  # Grain's words
                 raise
-            raise UserError(
+            raise TryAgain(
                 "a process that decodes images ended (out of memory?): run the same command again,"
                 " perhaps with fewer config.dataset.workers"
             ) from error

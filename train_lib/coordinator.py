@@ -8,9 +8,10 @@ learn that it is gone, and to go. Standard library, but for JAX's own service, w
 
 Lines of JSON over TCP. A process begins with `process`, `of`, `host` and `what` (a digest of what
 it is about to do); once all COUNT are there, or PATIENCE seconds are over, each gets `jax` (the
-port of JAX's service) or `error`. Then both sides send a line a second; `stop` and `failed` go
-from one to all, and so does `lost`, for one that closed its connection without `bye` or was silent
-for SILENCE seconds. Once all have said that they are `here` for the n-th time, `all` tells them so.
+port of JAX's service) or `error`, and with it `again`, whether a new start may mend it. Then both
+sides send a line a second; `stop` and `failed` go from one to all, and so does `lost`, for one that
+closed its connection without `bye` or was silent for SILENCE seconds. Once all have said that they
+are `here` for the n-th time, `all` tells them so.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ class Coordinator:
         self._hellos: dict[int, dict] = {}
         self._heard: dict[int, float] = {}
         self._complete, self._over = asyncio.Event(), asyncio.Event()
-        self._refusal: str | None = None
+        self._refusal: dict | None = None
         self._service = self._port = None
         self._lost_ones: set[int] = set()
         self._here: dict[int, int] = {}
@@ -48,7 +49,8 @@ class Coordinator:
             missing = [str(i) for i in range(self._count) if i not in self._hellos]
             self._refuse(
                 f"of {self._count} processes {', '.join(missing)} did not come within"
-                f" {self._patience:g} s: start all of them, or raise --start_timeout"
+                f" {self._patience:g} s: start all of them, or raise --start_timeout",
+                again=True,
             )
         server.close()  # the port is free for the next run
         self._is_over()  # perhaps nobody ever came
@@ -56,8 +58,8 @@ class Coordinator:
         await self._over.wait()
         watch.cancel()
 
-    def _refuse(self, why: str) -> None:
-        self._refusal = self._refusal or why
+    def _refuse(self, why: str, again: bool = False) -> None:
+        self._refusal = self._refusal or {"error": why, "again": again}
         self._complete.set()
 
     def _start_service(self) -> None:
@@ -86,9 +88,10 @@ class Coordinator:
                 try:
                     self._start_service()
                 except Exception as error:
-                    self._refuse(f"JAX's service does not start ({str(error)[:200]}): try again")
-            answer = {"error": self._refusal} if self._refusal else {"jax": self._port}
-            _write(writer, answer)
+                    self._refuse(
+                        f"JAX's service does not start ({str(error)[:200]}): try again", again=True
+                    )
+            _write(writer, self._refusal or {"jax": self._port})
             await writer.drain()
             if not self._refusal:
                 await self._follow(index, reader)
@@ -116,7 +119,7 @@ class Coordinator:
         self._hellos.pop(index, None)
         self._heard.pop(index, None)
         if index == 0:
-            self._refuse("process 0 ended while it waited for the others: start all again")
+            self._refuse("process 0 ended while it waited for the others: start all", again=True)
 
     def _is_over(self) -> None:
         """All have left, but for those that are lost: one that was stopped is still connected."""

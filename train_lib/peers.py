@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 
-from errors import UserError
+from errors import TryAgain, UserError
 from train_lib import coordinator
 from train_lib.signals import STOPPED
 
-_FOR_A_SAVE = 20.0  # seconds
+# Seconds that a save in the background has before an end; and where the coordinator is gone, whose
+# JAX service the save may need, and without which JAX aborts (see `processes`).
+_FOR_A_SAVE, _WITHOUT_COORDINATOR = 20.0, 3.0
 
 
 class Peers:
@@ -27,7 +29,8 @@ class Peers:
     def __init__(
         self, address: str, count: int, index: int, patience: float, silence: float, what: str
     ):
-        """Waits until all are there. Raises UserError, naming them, if some are not.
+        """Waits until all are there. Raises TryAgain, naming them, if some are not, and UserError
+        where they do not belong together.
 
         patience: seconds to wait. silence: seconds after which one that says nothing is lost.
         what: a word that must be the same for all.
@@ -36,6 +39,7 @@ class Peers:
         self.is_saving = lambda: False
         self._meetings, self._met = 0, threading.Event()
         self._lock, self._ending = threading.Lock(), False
+        self._lost = False  # one of them: this process is about to end
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
             raise UserError(f"--coordinator={address}: give HOST:PORT, of process 0")
@@ -50,12 +54,12 @@ class Peers:
             if not isinstance(answer, dict):
                 raise ValueError("no object")
         except (OSError, ValueError) as error:
-            raise UserError(
+            raise TryAgain(
                 f"no answer from {address}: is another program listening there, or has process 0"
                 " ended? Start all processes again"
             ) from error
         if "error" in answer:
-            raise UserError(answer["error"])
+            raise (TryAgain if answer.get("again") else UserError)(answer["error"])
         self.port = answer["jax"]
         self._silence = silence + 5
         self._socket.settimeout(self._silence)
@@ -88,7 +92,8 @@ class Peers:
             if self._ending:
                 return
             if "gone" in said:
-                self._end(f"the coordinator at {self.host} {said['gone']}", STOPPED)
+                who = f"process 0's coordinator at {self.host}"
+                self._end(f"{who} {said['gone']}", STOPPED, patience=_WITHOUT_COORDINATOR)
             elif "lost" in said:
                 who = f"process {said['process']} of {self.count} (on {said['host']})"
                 self._end(f"{who} {said['lost']}", STOPPED)
@@ -104,12 +109,14 @@ class Peers:
         why: str,
         code: int,
         then: str = ": this one ends too; the same commands go on from the last checkpoint",
+        patience: float = _FOR_A_SAVE,
     ) -> None:
         """Ends this process: its main thread may wait for ever for one that is lost.
 
-        At once, but for a save in the background, which has a moment.
+        At once, but for a save in the background, which has so many seconds of `patience`.
         """
-        end = time.monotonic() + _FOR_A_SAVE
+        self._lost = True
+        end = time.monotonic() + patience
         while self.is_saving() and time.monotonic() < end:
             time.sleep(0.1)
         print(f"{os.path.basename(sys.argv[0])}: {why}{then}", file=sys.stderr, flush=True)
@@ -119,7 +126,8 @@ class Peers:
         """Returns once all processes are here. For as long as it takes: the lost are seen."""
         self._meetings += 1
         self._met.clear()
-        self._send({"here": self._meetings})
+        with contextlib.suppress(OSError):  # the listener says so, and ends this process
+            self._send({"here": self._meetings})
         self._met.wait()
 
     def wait_for_news(self) -> None:
@@ -127,7 +135,12 @@ class Peers:
         time.sleep(3)
 
     def failed(self, message: str, code: int) -> None:
-        """Tells the others that this process ends with an error; they end with it."""
+        """Tells the others that this process ends with an error; they end with it.
+
+        Does not return where it is about to end because of another: the error comes of that.
+        """
+        while self._lost:
+            time.sleep(1)
         self._ending = True
         with contextlib.suppress(OSError):
             self._send({"failed": message[:1000], "code": code})
@@ -174,7 +187,7 @@ def _connect(host: str, port: int, patience: float) -> socket.socket:
             return socket.create_connection((host, port), timeout=10)
         except OSError as error:
             if time.monotonic() > end:
-                raise UserError(
+                raise TryAgain(
                     f"process 0 is not to be reached at {host}:{port} ({error}) within"
                     f" {patience:g} s: start it, or correct --coordinator"
                 ) from error

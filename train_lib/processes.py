@@ -6,9 +6,11 @@ and writes the run's folder. Everything here is also right for a single process,
 """
 
 import contextlib
+import ctypes
 import io
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -17,7 +19,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from errors import UserError
+from errors import TryAgain, UserError, one_line
 from train_lib.peers import Peers
 
 _peers: Peers | None = None
@@ -54,30 +56,54 @@ def join(
     what: a word that must be the same for all. local_devices: the numbers of this machine's
     devices that this process may use. patience, silence: seconds to wait for the others, and
     after which one that does not answer ends the run of all.
-    Raises UserError if they do not come together. Nothing of JAX may have run before.
+    Raises UserError if they do not come together (TryAgain where a new start may mend it), and
+    ends as `together` where one is lost meanwhile. Nothing of JAX may have run before.
     """
     global _peers
     if number < 1 or not 0 <= process < number:
         raise UserError(
             f"--num_processes={number} --process_id={process}: they are numbered from 0"
         )
-    peers = Peers(coordinator, number, process, patience, silence, what)
+    _peers = Peers(coordinator, number, process, patience, silence, what)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        f"{peers.host}:{peers.port}",
-        number,
-        process,
-        local_device_ids=local_devices,
-        cluster_detection_method="deactivate",
-        initialization_timeout=round(patience) + 60,
-        # Who is lost is the coordinator's to find. JAX would abort all of them at the first.
-        heartbeat_timeout_seconds=10**6,
-        # Process 0 starts a service in any case; this one nobody uses.
-        coordinator_bind_address="127.0.0.1:0",
-    )
-    _peers = peers
-    with _no_output():
-        gather()
+    # It would take SIGTERM for its own, away from `signals`.
+    jax.config.update("jax_enable_preemption_service", False)
+    _abort_late()
+    with _telling_the_others():
+        try:
+            jax.distributed.initialize(
+                f"{_peers.host}:{_peers.port}",
+                number,
+                process,
+                local_device_ids=local_devices,
+                cluster_detection_method="deactivate",
+                initialization_timeout=round(patience) + 60,
+                # Who is lost is the coordinator's to find, not JAX's heartbeats'.
+                heartbeat_timeout_seconds=10**6,
+                # Process 0 starts a service in any case; this one nobody uses.
+                coordinator_bind_address="127.0.0.1:0",
+            )
+            with _no_output():
+                gather()
+        except jax.errors.JaxRuntimeError as error:
+            _peers.wait_for_news()  # of one that was lost on the way
+            raise TryAgain(
+                f"the processes do not connect ({one_line(error)}): are all ports open between"
+                " their machines? Start all again"
+            ) from error
+
+
+def _abort_late() -> None:
+    """Lets an abort of this process wait 6 s, for news of what it comes of.
+
+    JAX's client aborts when it finds that its service is gone, as where process 0's whole container
+    was killed, and no option of it prevents that. `Peers` notices as well, says who it was, and
+    ends this process with the status that asks for a new start; it must only come first.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "sleep"):
+        # A handler gets the number of its signal: for this one 6.
+        libc.signal(int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p))
 
 
 @contextlib.contextmanager
@@ -97,13 +123,19 @@ def _no_output():
 def detect() -> tuple[str, int, int, list[int] | None]:
     """(coordinator, number, process, local_devices) from SLURM, Open MPI, Kubernetes or a TPU pod.
 
-    Raises UserError where none of them started this process.
+    Raises UserError where none of them started this process, TryAgain where one does not answer.
     """
     from jax._src import clusters  # what `jax.distributed.initialize` itself asks; not public
 
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        None, None, None, None, None, 60
-    )
+    try:
+        found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, 60
+        )
+    except (OSError, RuntimeError) as error:  # a name not yet known, a service not yet there
+        raise TryAgain(
+            f"--distributed: the other processes are not to be found ({one_line(error)}): start"
+            " all again"
+        ) from error
     if None in found[:3]:
         raise UserError(
             "--distributed: neither SLURM, Open MPI, Kubernetes nor a TPU pod has started this"
@@ -119,12 +151,24 @@ def together():
 
     An exception with an attribute `of_all` that is true is one that all of them raise.
     """
+    with _telling_the_others():
+        try:
+            yield
+        except BaseException as error:
+            if _peers and getattr(error, "of_all", False):
+                _leave()
+            raise
+        if _peers:
+            _leave()
+
+
+@contextlib.contextmanager
+def _telling_the_others():
+    """An error in here is the end of all of them, unless it comes of one that is lost."""
     try:
         yield
     except BaseException as error:
-        if _peers and getattr(error, "of_all", False):
-            _leave()
-        elif _peers:
+        if _peers:
             words = str(error) or type(error).__name__
             code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
             if not hasattr(error, "exit_code") and isinstance(error, Exception):
@@ -135,8 +179,6 @@ def together():
                 end(code)
             _peers.failed(words, code)
         raise
-    if _peers:
-        _leave()
 
 
 def _leave() -> None:

@@ -6,8 +6,12 @@ import sys
 import threading
 import time
 
-_ONE_REQUEST = 1.0  # seconds within which signals count as one
-STOPPED = 75  # exit status, EX_TEMPFAIL: a scheduler may start the same command again
+from errors import TryAgain
+
+# Seconds within which signals count as one. Launchers may pass on at once what the terminal or
+# they themselves sent to the whole group already; who asks a second time takes longer.
+_ONE_REQUEST = 0.3
+STOPPED = TryAgain.exit_code
 
 
 class StopRequest:
@@ -45,7 +49,6 @@ class StopRequest:
         while number := os.read(read, 1):
             if number[0] not in self._previous:
                 continue
-            # Launchers may pass a signal on that the terminal or they themselves sent already.
             if seen and time.monotonic() - first < _ONE_REQUEST:
                 continue
             seen, first = seen + 1, time.monotonic()

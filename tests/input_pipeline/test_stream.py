@@ -217,6 +217,55 @@ def test_no_process_and_no_shared_memory_outlives_a_killed_one(tmp_path, victim)
     assert not shared & set(os.listdir("/dev/shm"))
 
 
+@linux
+def test_a_killed_worker_ends_the_command_that_may_be_given_again(tmp_path):
+    """The real one, which leaves Python at once, past all that is registered for its end."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 20, 3)).astype(np.uint8)
+    for number, image in enumerate(pixels):
+        part, name = ("train", "val")[number >= 8], "ab"[number % 2]
+        folder = tmp_path / "pictures" / part / name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    workdir, pipe = tmp_path / "run", subprocess.PIPE
+    flags = {
+        "config": "configs/mlp.py:10",
+        "config.dataset.name": "folder",
+        "config.dataset.data_dir": tmp_path / "pictures",
+        "config.dataset.workers": 1,
+        "config.view.size": 16,
+        "config.view.train_scale": "(16,18)",
+        "config.view.test_scale": 16,
+        "config.batch_size": 4,
+        "config.epochs": 10**6,
+        "config.evaluate.every_epochs": 10**6,
+        "config.log_every_steps": 1,
+        "workdir": workdir,
+    }
+    command = [sys.executable, "main.py", *(f"--{name}={value}" for name, value in flags.items())]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    with subprocess.Popen(
+        command, cwd=root, env=environment, stdout=pipe, stderr=pipe, text=True
+    ) as run:
+        log, deadline = workdir / "metrics.jsonl", time.monotonic() + 200
+        while not (log.exists() and log.read_text().count("\n") > 2) and run.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        children = _children(run.pid)
+        shared = set().union(*map(_shared_memory, [run.pid, *children]))
+        for worker in _workers(children):
+            os.kill(worker, signal.SIGKILL)
+        said = run.communicate(timeout=60)[1]
+    assert run.returncode == 75, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("main.py: a process that decodes images ended (out of")
+    assert shared
+    deadline = time.monotonic() + 30
+    while shared & set(os.listdir("/dev/shm")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not shared & set(os.listdir("/dev/shm"))
+
+
 KILLED_EARLY = """
 import os, signal, sys
 from multiprocessing import resource_tracker, shared_memory

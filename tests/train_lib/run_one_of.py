@@ -1,16 +1,27 @@
-"""One of several processes that train a tiny net, which may send itself a signal on the way.
+"""One of several processes that train a tiny net, of which one may get a signal on the way.
 
     python run_one_of.py PORT COUNT INDEX WORKDIR OPTIONS_JSON
 
 options: `net` (lenet5 or mlp), `config` (dotted overrides), `devices` (of each process),
 `patience` and `silence` (seconds), `mode` (train, or evaluate: the run, and it twice as an
 ensemble), `odd` (a process that says that it does something else), `note` (a file for the time of
-the harm), and perhaps `harm`: [SIGNAL, MOMENT, STEP]. SIGNAL may be ERROR, an exception; MOMENT is
-"starting" (before it joins), "restoring" (as the state comes from the first process), "dispatch"
-(before the steps from STEP on), "between" (when the first one saves STEP) or "parting" (at the
-last barrier).
+the harm), `seen` (a folder for what `seen` writes), and perhaps `harm` and `victim`: [SIGNAL,
+MOMENT, STEP] and the number of the process that it is for, "coordinator" for that which process 0
+has started. SIGNAL may be ERROR, an exception. MOMENT is
+
+    starting     before it joins
+    connecting   within `join`, as JAX connects them, behind the coordinator's own barrier
+    restoring    as the state comes from the first process
+    compiling    as the step is about to be compiled
+    dispatch     before the steps from STEP on
+    between      when the first one saves STEP
+    saving       once the first one has begun to save STEP and goes on, whoever the victim is
+    evaluating   in the test of STEP
+    parting      at the last barrier
+    leaving      behind it, before JAX's own
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -19,6 +30,7 @@ import sys
 import time
 
 import conftest
+import seen
 
 
 def main(port, count, index, workdir, options):
@@ -26,40 +38,11 @@ def main(port, count, index, workdir, options):
     workdir = pathlib.Path(workdir)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={options['devices']}"
     from errors import UserError
-    from train_lib import loop, modes, plots, processes, train
+    from train_lib import plots, processes, train
 
-    name, moment, step = options.get("harm") or ("SIGTERM", "never", 0)
-
-    def now():
-        if "note" in options:
-            pathlib.Path(options["note"]).write_text(str(time.time()))
-        if name == "ERROR":
-            raise UserError("an image is gone")
-        os.kill(os.getpid(), getattr(signal, name))
-
-    def before(owner, attribute, is_time=lambda *_: True):
-        original, done = getattr(owner, attribute), []
-
-        def wrapped(*arguments, **named):
-            if not done and is_time(*arguments):
-                done.append(1)  # a second signal ends it at once
-                now()
-            return original(*arguments, **named)
-
-        setattr(owner, attribute, wrapped)
-
-    if moment == "starting":
-        now()
-    elif moment == "restoring":
-        before(processes, "tree_from_first")
-    elif moment == "dispatch":
-        before(loop.batches, "train_batches", lambda split, seed, first, *_: first >= step)
-    elif moment == "between":
-        before(loop.Run, "_between_steps", lambda run, state, at: at == step)
-    elif moment == "parting":
-        before(processes, "_leave")
     plots.write_all = lambda *_: None  # they take seconds
-
+    if "harm" in options:
+        _arrange(index, workdir, options)
     overrides = {"num_devices": count * options["devices"]} | options.get("config", {})
     config = conftest.tiny_config(**overrides)
     if options.get("net") == "mlp":  # compiled in no time
@@ -77,8 +60,13 @@ def main(port, count, index, workdir, options):
             patience=options.get("patience", 60),
             silence=options.get("silence", 30),
         )
-        with processes.together():
+        with contextlib.ExitStack() as around:
+            if "seen" in options:
+                around.enter_context(seen.written(pathlib.Path(options["seen"])))
+            around.enter_context(processes.together())
             if options.get("mode") == "evaluate":
+                from train_lib import modes
+
                 processes.say(modes.evaluate_run(config, workdir))
                 config.evaluate.ensemble = f"{workdir},{workdir}"
                 processes.say(modes.evaluate_run(config, workdir))
@@ -87,6 +75,87 @@ def main(port, count, index, workdir, options):
     except (UserError, train.Stopped) as error:
         print(error, file=sys.stderr)
         processes.end(error.exit_code)
+
+
+def _arrange(index, workdir, options):
+    """The harm, where it is this process that does it."""
+    from jax._src import compiler
+    from jax.experimental import multihost_utils
+
+    from errors import UserError
+    from train_lib import checkpoints, loop, parallel, processes
+
+    (name, moment, step), victim = options["harm"], options["victim"]
+    # A process sees to itself, but process 0 knows when it saves, and what it has started.
+    pid = workdir.with_name(f"{workdir.name}.pid")
+    if index == victim and moment == "saving":
+        pid.write_text(str(os.getpid()))
+    if index != (0 if moment == "saving" or victim == "coordinator" else victim):
+        return
+
+    def now():
+        if "note" in options:
+            pathlib.Path(options["note"]).write_text(str(time.time()))
+        if name == "ERROR":
+            raise UserError("an image is gone")
+        harmed = os.getpid() if victim == index else None
+        if victim == "coordinator":
+            harmed = processes._peers._service.pid
+        os.kill(harmed or int(pid.read_text()), getattr(signal, name))
+
+    done = []
+
+    def once():
+        if not done:
+            done.append(1)  # a second signal ends it at once
+            now()
+
+    def before(owner, attribute, is_time=lambda *_: True):
+        original = getattr(owner, attribute)
+
+        def wrapped(*arguments, **named):
+            if is_time(*arguments):
+                once()
+            return original(*arguments, **named)
+
+        setattr(owner, attribute, wrapped)
+
+    if moment == "starting":
+        now()
+    elif moment == "connecting":
+        before(multihost_utils, "process_allgather")
+    elif moment == "restoring":
+        before(processes, "tree_from_first")
+    elif moment == "compiling":
+        make, called = parallel.train_step, []
+
+        def train_step(*arguments):
+            step = make(*arguments)
+            return lambda *batch: called.append(1) or step(*batch)
+
+        parallel.train_step = train_step
+        before(compiler, "compile_or_get_cached", lambda *_: called)
+    elif moment == "dispatch":
+        before(loop.batches, "train_batches", lambda split, seed, first, *_: first >= step)
+    elif moment == "between":
+        before(loop.Run, "_between_steps", lambda run, state, at: at == step)
+    elif moment == "saving":
+        save = checkpoints.Checkpoints.save
+
+        def save_and(self, at, *rest):
+            save(self, at, *rest)
+            if at == step:
+                once()
+
+        checkpoints.Checkpoints.save = save_and
+    elif moment == "evaluating":
+        before(loop, "evaluate", lambda eval_step, state, *_: int(state.step) == step)
+    elif moment == "parting":
+        before(processes, "_leave")
+    elif moment == "leaving":
+        import jax
+
+        before(jax.distributed, "shutdown")
 
 
 if __name__ == "__main__":

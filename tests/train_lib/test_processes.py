@@ -119,6 +119,7 @@ def test_four_processes_train_as_one_and_test_as_one(tmp_path, alone):
         (1, ("SIGKILL", "restoring", 0), "process 1 of 2 (on {host}) ended without a word"),
         (0, ("SIGSTOP", "dispatch", 7), "process 0 of 2 (on {host}) has not answered for 6 s"),
         (1, ("SIGSTOP", "parting", 0), "process 1 of 2 (on {host}) has not answered for 6 s"),
+        (1, ("SIGKILL", "connecting", 0), "process 1 of 2 (on {host}) ended without a word"),
     ],
     ids=lambda value: "-".join(map(str, value[:2])) if isinstance(value, tuple) else None,
 )
@@ -132,10 +133,26 @@ def test_one_that_is_lost_ends_the_others_by_name(tmp_path, victim, harm, said):
     )
 
 
+def test_without_the_coordinator_they_end_and_do_not_abort(tmp_path):
+    """As where all that runs in process 0's container is killed; JAX's client then aborts."""
+    harm = ("SIGKILL", "connecting", 0)
+    ends = run_together(tmp_path, 2, harm=harm, victim="coordinator", net="mlp", devices=1)
+    for code, _, err, _ in ends:
+        assert code == 75, err
+        assert "process 0's coordinator at 127.0.0.1 has ended" in err.splitlines()[-1]
+
+
+def test_a_save_under_way_is_finished_when_another_is_lost(tmp_path):
+    harm = ("SIGKILL", "saving", 10)
+    ends = run_together(tmp_path, 2, harm=harm, victim=1, net="mlp", devices=1)
+    assert [code for code, *_ in ends] == [75, -9], ends
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == 10
+
+
 def test_those_that_do_not_come_are_named(tmp_path):
     ends = run_together(tmp_path, 3, starts=[0, 2], patience=20)
     for code, _, err, _ in ends:
-        assert (code, err.count("\n")) == (2, 1)
+        assert (code, err.count("\n")) == (75, 1)
         assert "of 3 processes 1 did not come within 20 s: start all of them" in err
 
 

@@ -1,0 +1,91 @@
+"""main.py as it is, but for what happens to it at a chosen moment.
+
+    python main_with.py MOMENT STEP FLAGS...
+
+MOMENT: SIGTERM, to itself, "compiling" (as XLA compiles the first step), "stepping" (STEP is on its
+way), "saving" (the save of STEP has begun and goes on), "testing" (as XLA compiles the test); or
+"missing": this machine has no data set.
+"""
+
+import itertools
+import os
+import pathlib
+import signal
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from absl import app
+from jax._src import compiler
+
+import main
+from errors import UserError
+from input_pipeline import sources
+from train_lib import checkpoints, loop, parallel
+
+
+def now():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def in_compilation(armed: list):
+    """Once something is in `armed`, the next compilation."""
+    original = compiler.backend_compile_and_load
+
+    def compile_and_load(*arguments, **named):
+        if armed and armed.pop():
+            now()
+        return original(*arguments, **named)
+
+    compiler.backend_compile_and_load = compile_and_load
+
+
+def arrange(moment: str, step: int) -> None:
+    armed = []
+    make, save, evaluate = parallel.train_step, checkpoints.Checkpoints.save, loop.evaluate
+    if moment in ("compiling", "stepping"):
+
+        def train_step(*arguments):
+            original, numbers = make(*arguments), itertools.count(1)
+
+            def run(state, batch):
+                number = next(numbers)
+                if moment == "compiling" and number == 1:
+                    armed.append(True)
+                found = original(state, batch)
+                if moment == "stepping" and number == step:
+                    now()
+                return found
+
+            return run
+
+        parallel.train_step = train_step
+    elif moment == "saving":
+
+        def save_and(self, at, *rest):
+            save(self, at, *rest)
+            if at == step:
+                now()
+
+        checkpoints.Checkpoints.save = save_and
+    elif moment == "testing":
+
+        def evaluate_armed(*arguments):
+            armed.append(True)
+            return evaluate(*arguments)
+
+        loop.evaluate = evaluate_armed
+    elif moment == "missing":
+
+        def check(dataset):
+            raise UserError(f"{dataset.name} is not here")
+
+        sources.check = check
+    in_compilation(armed)
+
+
+if __name__ == "__main__":
+    _, moment, step, *given = sys.argv
+    sys.argv = ["main.py", *given]
+    arrange(moment, int(step))
+    app.run(main.guarded_main, flags_parser=main.parse)

@@ -1,0 +1,114 @@
+"""What a training's devices really get and begin with, as SHA-256 in files of a folder.
+
+For comparing runs whose processes know nothing of each other.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _digest(array) -> str:
+    array = np.asarray(array)
+    return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest()
+
+
+def _of_all(values):
+    """[devices, ...] uint32: every device's values of 32 bits, in all of them, inside a step."""
+    from train_lib import parallel
+
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+    slots = jnp.zeros((jax.lax.axis_size(parallel.AXIS), *bits.shape), jnp.uint32)
+    return parallel.total(slots.at[parallel.device_index()].set(bits))
+
+
+@contextlib.contextmanager
+def written(folder: pathlib.Path):
+    """While it lasts, each training writes, for the functions below to read:
+
+    the augmented images and the labels that each device of this process had in each step, the
+    state of each save, and that with which each device begins.
+    """
+    from train_lib import checkpoints, loop, processes, train
+
+    folder.mkdir(parents=True, exist_ok=True)
+    make, log, run = train.make_train_step, loop.Run._log, loop.Run.train
+    save = checkpoints.Checkpoints.save
+
+    def write(name, content):
+        (folder / name).write_text(json.dumps(content))
+
+    def make_train_step(module, loss, optimizer, transform, *rest):
+        images = []
+
+        def keep(*arguments):
+            images[:] = [transform(*arguments)]
+            return images[0]
+
+        step = make(module, loss, optimizer, keep, *rest)
+
+        def train_step(state, batch):
+            state, record = step(state, batch)
+            return state, record | {"seen": (_of_all(images[0]), _of_all(batch["label"]))}
+
+        return train_step
+
+    def keep_log(self, first, records, held):
+        records = dict(records)
+        images, labels = map(np.asarray, records.pop("seen"))  # [steps, devices, share, ...]
+        own = len(self.exp.devices)
+        for step, device in np.ndindex(images.shape[0], own):
+            device += processes.index() * own
+            one = [_digest(images[step, device]), _digest(labels[step, device])]
+            write(f"batch {first + step} {device}", one)
+        log(self, first, records, held)
+
+    def keep_begin(self, state, step, *rest):
+        leaves = {jax.tree_util.keystr(p): v for p, v in jax.tree.leaves_with_path(state)}
+        for device in self.exp.devices:
+            found = {}
+            for name, leaf in leaves.items():
+                (here,) = [one for one in leaf.addressable_shards if one.device == device]
+                found[name] = _digest(here.data)
+            write(f"begun {step} {processes.index()} {device.id}", found)
+        return run(self, state, step, *rest)
+
+    def keep_save(self, step, state, *rest):
+        leaves = jax.tree.leaves_with_path(state)
+        write(f"saved {step}", {jax.tree_util.keystr(p): _digest(v) for p, v in leaves})
+        return save(self, step, state, *rest)
+
+    train.make_train_step, loop.Run._log, loop.Run.train = make_train_step, keep_log, keep_begin
+    checkpoints.Checkpoints.save = keep_save
+    try:
+        yield
+    finally:
+        train.make_train_step, loop.Run._log, loop.Run.train = make, log, run
+        checkpoints.Checkpoints.save = save
+
+
+def _read(folder: pathlib.Path, kind: str) -> dict:
+    found = {}
+    for path in folder.glob(f"{kind} *"):
+        found[tuple(map(int, path.name.split()[1:]))] = json.loads(path.read_text())
+    return found
+
+
+def batches(folder: pathlib.Path) -> dict:
+    """{(step, device among all): digests of its images and labels}."""
+    return _read(folder, "batch")
+
+
+def begun(folder: pathlib.Path) -> dict:
+    """{(step, process, device): digests of the state's leaves}."""
+    return _read(folder, "begun")
+
+
+def saved(folder: pathlib.Path) -> dict:
+    """{(step,): digests of the state's leaves}."""
+    return _read(folder, "saved")
