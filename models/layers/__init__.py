@@ -26,6 +26,7 @@ from models.layers.dropping import (
     DropConnect,
     Dropout,
     Standout,
+    placed,
 )
 from models.layers.extent import Extents, padded
 from models.layers.extent import mask as inside
@@ -79,6 +80,7 @@ __all__ = [
     "leaky_relu",
     "maxout",
     "padded",
+    "placed",
     "prelu",
     "scaled_tanh",
 ]
