@@ -48,6 +48,11 @@ SCALARS = {"loss": 4, "errors": 4, "examples": 4, "stop": 4}  # bytes; sums for 
 _OPERATIONS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.+?) ({_OPERATIONS})(-start)?\(", re.M)
 _TENSOR = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+# In StableHLO the result's type stands behind the arrow, perhaps lines below, after a region.
+_ASKED = re.compile(
+    rf'"?stablehlo\.({_OPERATIONS.replace("-", "_")}|collective_broadcast)"?\(.*?-> ([^\n]+)', re.S
+)
+_ASKED_TENSOR = re.compile(r"tensor<((?:\d+x)*)(\w+)>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +91,21 @@ def collectives(hlo: str) -> list[Collective]:
             for dtype, sizes in _TENSOR.findall(result)
         )
         found.append(Collective(operation, tensors))
+    return found
+
+
+def asked(lowered) -> list[Collective]:
+    """The collectives that a lowered step asks for, before the compiler merges them.
+
+    The step is written for one device (`pmap`), so that a compiler has no reason to add others.
+    """
+    found = []
+    for operation, result in _ASKED.findall(lowered.as_text()):
+        tensors = tuple(
+            ({"i1": "pred"}.get(dtype, dtype), tuple(map(int, sizes.split("x")[:-1])))
+            for sizes, dtype in _ASKED_TENSOR.findall(result)
+        )
+        found.append(Collective(operation.replace("_", "-"), tensors))
     return found
 
 
@@ -184,7 +204,7 @@ def read(recipe: str) -> dict:
         "batch": config.batch_size,
         "share": share,
         **{name: sum(sizes) for name, sizes in expected.items()},
-        "asked": lowered.as_text().count("stablehlo.all_reduce"),
+        "asked": len(asked(lowered)),
         "reductions": len(found),
         "bytes": sum(one.bytes for one in found),
         "macs": _macs(exp),

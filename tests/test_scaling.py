@@ -1,4 +1,6 @@
-"""What a compiled step sends between eight devices: its gradient, and next to nothing else."""
+"""What a step sends between eight devices: its gradient, and next to nothing else."""
+
+import types
 
 import jax
 import pytest
@@ -31,6 +33,43 @@ def test_every_form_of_a_collective_is_read():
         ("collective-permute", 8 * 4),
         ("reduce-scatter", 3 * 8),
     ]
+
+
+STABLEHLO = """
+  %0 = "stablehlo.all_reduce"(%382) <{replica_groups = dense<[[0, 1]]> : tensor<1x2xi64>}> ({
+  ^bb0(%arg38: tensor<f32>, %arg39: tensor<f32>):
+    %600 = stablehlo.add %arg38, %arg39 : tensor<f32>
+    stablehlo.return %600 : tensor<f32>
+  }) : (tensor<5x5x1x6xbf16>) -> tensor<5x5x1x6xbf16>
+  %1:2 = "stablehlo.all_reduce"(%1, %2) ({
+  }) : (tensor<f32>, tensor<3xi1>) -> (tensor<f32>, tensor<3xi1>)
+  %2 = "stablehlo.all_gather"(%3) <{all_gather_dim = 0 : i64}> : (tensor<4xf32>) -> tensor<8xf32>
+  %3 = stablehlo.add %2, %2 : tensor<8xf32>
+"""
+
+
+def test_every_collective_that_is_asked_for_is_read():
+    found = scaling.asked(types.SimpleNamespace(as_text=lambda: STABLEHLO))
+    assert [(one.operation, one.sizes) for one in found] == [
+        ("all-reduce", [300]),
+        ("all-reduce", [4, 3]),
+        ("all-gather", [32]),
+    ]
+    assert found[0].tensors == (("bf16", (5, 5, 1, 6)),)
+
+
+@pytest.mark.parametrize("recipe", scaling.RECIPES)
+def test_every_recipe_asks_for_one_sum_of_its_gradient_whatever_the_batch(recipe):
+    """Tensor by tensor, before it is compiled: which for most would take too long here."""
+    exp = scaling.prepare(scaling.load(recipe))
+    for share in (1, 2):
+        lowered, state = scaling.lower(exp, share)
+        found = scaling.asked(lowered)
+        assert {one.operation for one in found} == {"all-reduce"}
+        leaves = jax.tree.leaves((state.params, state.model_state))
+        # The sums of loss, errors and examples for the log, and of who was asked to stop.
+        expected = [("f32", leaf.shape) for leaf in leaves] + [("f32", ())] * 3 + [("i32", ())]
+        assert sorted(tensor for one in found for tensor in one.tensors) == sorted(expected)
 
 
 def sent(recipe, share, **overrides):

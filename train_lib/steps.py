@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from models import layers
 from train_lib import parallel, rates
 from train_lib.state import EMPTY_WINDOW, TrainState
 
@@ -45,22 +46,22 @@ def make_train_step(
         step_key = jax.random.fold_in(base_key, state.step)
         augment_key, dropout_key = jax.random.split(step_key)
         count = len(batch["label"])
-        # An example's key depends on its place in the whole batch, so that its augmentation is
-        # the same on any number of devices.
+        # An example's keys depend on its place in the whole batch, so that its augmentation and
+        # its dropout masks are the same on any number of devices.
         places = parallel.device_index() * count + jnp.arange(count)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, places)
         images = transform(batch["image"], keys, batch.get("offset"))
-        dropout_key = jax.random.fold_in(dropout_key, parallel.device_index())
 
         def mean_loss(params):
-            logits, model_state = module.apply(
-                {"params": params, **state.model_state},
-                images,
-                train=True,
-                drop_scale=drop_scale(state.step),
-                rngs={"dropout": dropout_key},
-                mutable=[*state.model_state, AUXILIARY],
-            )
+            with layers.placed(places):
+                logits, model_state = module.apply(
+                    {"params": params, **state.model_state},
+                    images,
+                    train=True,
+                    drop_scale=drop_scale(state.step),
+                    rngs={"dropout": dropout_key},
+                    mutable=[*state.model_state, AUXILIARY],
+                )
             model_state = dict(model_state)
             value = loss(logits, batch["label"]).mean()
             heads = jax.tree.leaves(model_state.pop(AUXILIARY, {}))

@@ -27,6 +27,7 @@ from models.layers.dropping import (
     DropConnect,
     Dropout,
     Standout,
+    placed,
 )
 from models.layers.extent import Extents, padded
 from models.layers.extent import mask as inside
@@ -81,6 +82,7 @@ __all__ = [
     "leaky_relu",
     "maxout",
     "padded",
+    "placed",
     "prelu",
     "scaled_tanh",
 ]

@@ -2,9 +2,12 @@
 
 `rate` is the share that is *dropped* (Srivastava 2014 calls the share kept p). `scale`, a number
 or a traced scalar, multiplies it: annealed dropout (Rennie 2014) lowers it to 0 by the step.
-Random numbers come from the rng stream "dropout".
+Random numbers come from the rng stream "dropout". An example's are a function of the stream's key,
+the layer, and the example's place in the batch: see `placed`.
 """
 
+import contextlib
+import contextvars
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -19,11 +22,40 @@ SCALINGS = ("train", "test")
 INPUT_SCALINGS = ("none", *SCALINGS)
 INFERENCES = ("gaussian", "mean")
 
+_places: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("places", default=None)
+
+
+@contextlib.contextmanager
+def placed(places: jax.Array):
+    """Within it, nets take batches of which the examples have these places, int32 [batch].
+
+    For a device that has a part of a batch: masks are then those of the whole batch on one device.
+    Without it the examples of a batch are 0, 1, 2, ....
+    """
+    token = _places.set(places)
+    try:
+        yield
+    finally:
+        _places.reset(token)
+
+
+def _keys(module: nn.Module, count: int) -> jax.Array:
+    """A key [count] for each example of the module's input, of its own place in the whole batch."""
+    places = _places.get()
+    places = jnp.arange(count) if places is None else places
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(module.make_rng("dropout"), places)
+
+
+def _keep(module: nn.Module, x: jax.Array, share: jax.Array) -> jax.Array:
+    """x [batch, ...], each element kept with probability `share`, [] or [batch, ...], else 0."""
+    draw = jax.vmap(jax.random.bernoulli)
+    return jnp.where(draw(_keys(module, len(x)), jnp.broadcast_to(share, x.shape)), x, 0)
+
 
 class Dropout(nn.Module):
     """Sets a random share of its input's elements to zero in training (Srivastava 2014, sec. 4).
 
-    [...] -> the same shape. scaling: "test" multiplies by the share kept at test time, as
+    [batch, ...] -> the same shape. scaling: "test" multiplies by the share kept at test time, as
     published (Krizhevsky 2012, sec. 4.2); "train" divides by it in training instead, which
     gives the same net once the weights behind are multiplied by the share kept. "none" does
     neither: what tests see is larger than in training, on average (Maxout's images).
@@ -39,16 +71,16 @@ class Dropout(nn.Module):
         keep = jnp.asarray(1.0 - self.rate * scale, jnp.float32)
         if not train:
             return x * keep.astype(x.dtype) if self.scaling == "test" else x
-        kept = jnp.where(jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape), x, 0)
+        kept = _keep(self, x, keep)
         return kept / keep.astype(x.dtype) if self.scaling == "train" else kept
 
 
 class Standout(nn.Module):
     """Adaptive dropout: a unit is kept with probability sigmoid(alpha * pre + beta).
 
-    pre: the unit's input before its activation, [...] like x (the tied form of Ba & Frey 2013:
-    the standout network's weights are alpha times the unit's own, plus beta). In training x is
-    masked, at test time it is multiplied by the probability. No gradient flows through the
+    pre: the unit's input before its activation, [batch, ...] like x (the tied form of Ba & Frey
+    2013: the standout network's weights are alpha times the unit's own, plus beta). In training x
+    is masked, at test time it is multiplied by the probability. No gradient flows through the
     probabilities.
     """
 
@@ -61,7 +93,7 @@ class Standout(nn.Module):
         keep = 1.0 - scale * (1.0 - jax.nn.sigmoid(self.alpha * pre + self.beta))
         if not train:
             return x * keep.astype(x.dtype)
-        return jnp.where(jax.random.bernoulli(self.make_rng("dropout"), keep), x, 0)
+        return _keep(self, x, keep)
 
 
 # Elements of masked weights held at once in training: examples are taken in groups of this.
@@ -129,7 +161,7 @@ class DropConnect(FullyConnected):
                 u += jnp.where(jax.random.bernoulli(bias_key, keep, bias.shape), bias, 0)
             return u
 
-        keys = jax.random.split(self.make_rng("dropout"), len(x))
+        keys = _keys(self, len(x))
         group = min(len(x), max(1, _MASKED_ELEMENTS // weights.size))
         u = jax.lax.map(one, (x.reshape(len(x), -1), keys), batch_size=group)
         return u.reshape(len(x), *((1, 1) if self.window else ()), self.features)

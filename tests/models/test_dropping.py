@@ -63,6 +63,24 @@ def test_the_annealed_rate_follows_the_scale():
     np.testing.assert_array_equal(half(0.0), x)
 
 
+@pytest.mark.parametrize("kind", ["dropout", "standout", "dropconnect"])
+def test_a_part_of_a_batch_has_the_masks_of_its_places(kind):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 5)), jnp.float32)
+    apply = {
+        "dropout": lambda x: layers.Dropout(0.5).apply({}, x, True, rngs=KEY),
+        "standout": lambda x: layers.Standout().apply({}, x, x, True, rngs=KEY),
+        "dropconnect": lambda x: layers.DropConnect(7).apply(
+            {"params": {"kernel": jnp.ones((20, 7)), "bias": jnp.ones(7)}}, x, True, rngs=KEY
+        ),
+    }[kind]
+    whole = apply(x)
+    places = jnp.array([4, 1, 3])
+    with layers.placed(places):
+        part = apply(x[places])
+    np.testing.assert_allclose(part, whole[places], rtol=1e-5, atol=1e-6)
+    assert np.abs(apply(x[places]) - part).max() > 0.1  # without it they are 0, 1, 2
+
+
 def masked_inputs_of_a_unit(v, w, b, keep):
     """Every mask over weights and bias of one unit: (u, probability) of each."""
     for mask in itertools.product([0, 1], repeat=len(v) + 1):

@@ -1,40 +1,46 @@
-"""One device and eight: the same batches, the same augmentation, the same training."""
+"""One device and eight: the same batches, augmentation and masks, and so the same training."""
 
+import importlib
+
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from conftest import tiny_config
+from conftest import TINY, tiny_config
 
 from errors import UserError
 from input_pipeline import sources
 from input_pipeline.batches import train_batches
+from models import layers
 from train_lib import experiment, optimizers, parallel, train
 from train_lib import state as state_lib
 from train_lib.steps import make_train_step, several
 
 
-def losses_and_parameters(devices, steps=20, dispatch=5):
-    config = tiny_config(num_devices=devices, batch_size=64, log_every_steps=1)
+def losses_and_parameters(config, devices, batch=64, steps=20, dispatch=5, rate=0.001):
+    config.update({"num_devices": devices, "batch_size": batch})
     exp = experiment.build(config)
     split = sources.load(config.dataset, "train")
-    optimizer = optimizers.make_optimizer(config.optimizer, lambda step: 0.001)
+    optimizer = optimizers.make_optimizer(config.optimizer, lambda step: rate)
     step = make_train_step(exp.module, exp.loss, optimizer, exp.transform, 0, 1)
     run = parallel.train_step(several(step), exp.devices)
     state = state_lib.create(exp.module, optimizer, 0, exp.input_shape)
     state = parallel.replicate(state, exp.devices)
     losses = []
     for first in range(0, steps, dispatch):
-        batch = train_batches(split, 0, first, dispatch, 64, devices)
+        batch = train_batches(split, 0, first, dispatch, config.batch_size, devices)
         state, windows = run(state, batch)
         losses.append(np.asarray(windows["loss"]) / np.asarray(windows["examples"]))
     return np.concatenate(losses), jax.device_get(state)
 
 
 def test_twenty_steps_on_several_devices_equal_those_on_one():
-    one_losses, one = losses_and_parameters(1)
+    one_losses, one = losses_and_parameters(tiny_config(), 1)
     assert one_losses[-1] < 0.8 * one_losses[0]
     for devices in (2, 4, 8):
-        losses, state = losses_and_parameters(devices)
+        losses, state = losses_and_parameters(tiny_config(), devices)
         assert int(one.step) == int(state.step) == 20
         np.testing.assert_allclose(losses, one_losses, rtol=2e-5)
         for path, leaf in jax.tree.leaves_with_path(one.params):
@@ -76,6 +82,86 @@ def test_augmentation_is_the_same_on_any_number_of_devices():
         np.testing.assert_array_equal(seen[1], seen[devices])
     plain = np.asarray(exp.transform(train_batches(split, 0, 3, 1, 64, 1)["image"][0, 0]))
     assert np.abs(seen[1] - plain).max() > 0.5  # they are distorted at all
+
+
+@pytest.mark.parametrize(
+    ("file", "argument", "overrides"),
+    [
+        ("mlp", "30-20", {"model.regulariser": "dropout", "model.input_drop_rate": 0.2}),
+        ("mlp", "30-20", {"model.regulariser": "dropconnect"}),
+        ("mlp", "30-20", {"model.regulariser": "standout"}),
+        ("maxout", "mnist_dense", {}),
+    ],
+    ids=["dropout", "dropconnect", "standout", "maxout"],
+)
+def test_nets_that_drop_train_the_same_on_any_number_of_devices(file, argument, overrides):
+    config = importlib.import_module(f"configs.{file}").get_config(argument)
+    # Weights so large that masks matter from the first step on.
+    fixed = {"dataset.name": "digits", "model.initializer": "he"}
+    config.update_from_flattened_dict(TINY | fixed | overrides)
+
+    def losses_on(devices):
+        return losses_and_parameters(config, devices, 16, steps=6, dispatch=3, rate=0.02)[0]
+
+    one = losses_on(1)
+    for devices in (2, 4, 8):
+        np.testing.assert_allclose(losses_on(devices), one, rtol=2e-5)
+    config.model.regulariser = "none"
+    plain = losses_on(1)
+    assert np.abs(plain - one).min() > 1e-2  # at each step they drop
+
+
+class Probe(nn.Module):
+    """One-hot images [batch, 1, examples, 1] -> the example's row of a table, under its mask."""
+
+    regulariser: str
+    units: int
+
+    @nn.compact
+    def __call__(self, x, train=False, drop_scale=1.0):
+        if self.regulariser == "dropconnect":
+            return layers.DropConnect(self.units, name="table")(x, train, drop_scale)
+        row = layers.FullyConnected(self.units, initializer=layers.Init("glorot"), name="table")(x)
+        if self.regulariser == "standout":
+            return layers.Standout()(row, row, train, drop_scale)
+        maps = row.reshape(-1, 2, 4, 5) if self.regulariser == "dropout_of_maps" else row
+        return layers.Dropout(0.5, "test")(maps, train, drop_scale).reshape(row.shape)
+
+
+@pytest.mark.parametrize("regulariser", ["dropout", "dropout_of_maps", "dropconnect", "standout"])
+def test_a_mask_is_of_its_seed_step_and_example_on_any_number_of_devices(regulariser):
+    """Bit for bit, as the gradient of a table of which each example has a row."""
+    examples, units, steps = 16, 40, 3
+    images = np.eye(examples, dtype=np.uint8)[:, None, :, None]
+    module, optimizer = Probe(regulariser, units), optax.sgd(1e-2)
+
+    def masks_on(devices, seed=0):
+        on = jax.devices()[:devices]
+        step = make_train_step(
+            module,
+            lambda logits, labels: logits.sum(axis=-1),
+            optimizer,
+            lambda images, keys, offsets: images.astype(jnp.float32),
+            seed,
+            1,
+        )
+        run = parallel.train_step(step, on)
+        batch = {"image": images, "label": np.zeros(examples, np.int32)}
+        batch = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), batch)
+        state = parallel.replicate(state_lib.create(module, optimizer, 0, (1, examples, 1)), on)
+        tables = [np.asarray(state.params["table"]["kernel"])]
+        for _ in range(steps):
+            state, _ = run(state, batch)
+            tables.append(np.asarray(state.params["table"]["kernel"]))
+        return np.diff(np.stack(tables), axis=0) != 0
+
+    masks = masks_on(1)
+    assert masks.shape == (steps, examples, units)
+    assert masks.mean() == pytest.approx(0.5, abs=5 * (0.25 / masks.size) ** 0.5)
+    assert len(np.unique(masks.reshape(-1, units), axis=0)) == steps * examples
+    for devices in (2, 4, 8):
+        np.testing.assert_array_equal(masks_on(devices), masks)
+    assert (masks_on(1, seed=1) != masks).mean() > 0.3
 
 
 def test_a_batch_that_does_not_divide_is_refused_in_one_line(tmp_path):

@@ -165,31 +165,69 @@ def test_a_run_gone_on_with_equals_one_never_stopped(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, whole)
 
 
-def test_batch_norm_across_devices_equals_one_device_with_the_whole_batch():
-    """Per device it does not: each normalises with its own share of the batch."""
-    found = {}
-    for devices, where in ((1, "per_device"), (4, "across_devices"), (4, "per_device")):
+class Normalised(nn.Module):
+    """BatchNorm of the image, and a linear classifier of it."""
 
-        class Normalised(nn.Module):
-            axis: str | None = parallel.AXIS if where == "across_devices" else None
+    axis: str | None = None
 
-            @nn.compact
-            def __call__(self, x, train=False, drop_scale=1.0):
-                x = layers.BatchNorm(use_running_average=not train, axis_name=self.axis, name="bn")(
-                    x
-                )
-                return layers.FullyConnected(3, name="output")(x)
+    @nn.compact
+    def __call__(self, x, train=False, drop_scale=1.0):
+        norm = layers.BatchNorm(use_running_average=not train, axis_name=self.axis, name="bn")
+        return layers.FullyConnected(3, name="output")(norm(x))
 
-        module, optimizer = Normalised(), optax.sgd(0.5)
-        on = jax.devices()[:devices]
-        state = parallel.replicate(state_lib.create(module, optimizer, 0, (2, 2, 1)), on)
-        step = make_train_step(module, LOSS, optimizer, transform, 0, 1)
-        state, _ = parallel.train_step(step, on)(state, batch_of(16, devices))
-        found[devices, where] = jax.device_get((state.params, state.model_state))
-    one, across, apart = found.values()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), across, one)
-    assert np.abs(apart[0]["output"]["kernel"] - one[0]["output"]["kernel"]).max() > 1e-5
-    # The running mean is the mean over devices either way.
-    np.testing.assert_allclose(
-        apart[1]["batch_stats"]["bn"]["mean"], one[1]["batch_stats"]["bn"]["mean"], atol=1e-6
+
+@pytest.mark.parametrize(
+    ("devices", "axis"),
+    [(1, None), (2, None), (4, None), (8, None), (4, parallel.AXIS), (8, parallel.AXIS)],
+)
+def test_batch_norm_per_device_and_across_devices_against_numpy(devices, axis):
+    """Two steps: what is normalised by what, and what becomes of the running statistics."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (16, 2, 2, 3)) * np.linspace(0.2, 1, 16)[:, None, None, None]
+    images, labels = images.astype(np.uint8), rng.integers(0, 3, 16).astype(np.int32)
+    batch = jax.tree.map(
+        lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), {"image": images, "label": labels}
     )
+    module, optimizer, on = Normalised(axis), optax.sgd(0.5), jax.devices()[:devices]
+    start = state_lib.create(module, optimizer, 0, (2, 2, 3))
+    # The output has weights of its own, so that a step changes the scale, and not 0 nor 1 at first.
+    moved = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.3, leaf.shape), start.params)
+    state = parallel.replicate(start.replace(params=jax.tree.map(np.float32, moved)), on)
+    params = jax.tree.map(np.float64, moved)
+    run = parallel.train_step(make_train_step(module, LOSS, optimizer, transform, 0, 1), on)
+
+    x = images / 255
+    running = {"mean": np.zeros(3), "var": np.ones(3)}
+    for _ in range(2):
+        state, window = run(state, batch)
+        slices = [x] if axis else np.split(x, devices)
+        means = [part.mean(axis=(0, 1, 2)) for part in slices]
+        variances = [part.var(axis=(0, 1, 2)) for part in slices]
+        for name, own in (("mean", means), ("var", variances)):
+            running[name] = 0.9 * running[name] + 0.1 * np.mean(own, axis=0)
+            np.testing.assert_allclose(
+                state.model_state["batch_stats"]["bn"][name], running[name], rtol=1e-5
+            )
+        normal = np.concatenate(
+            [
+                (part - mean) / np.sqrt(variance + 1e-5)
+                for part, mean, variance in zip(slices, means, variances, strict=True)
+            ]
+        )
+        bn, output = params["bn"], params["output"]
+        seen = normal * bn["scale"] + bn["bias"]
+        logits = seen.reshape(16, -1) @ output["kernel"] + output["bias"]
+        exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+        share = exponent / exponent.sum(axis=1, keepdims=True)
+        loss = -np.log(share[np.arange(16), labels]).sum()
+        assert float(window["loss"]) == pytest.approx(loss, rel=1e-5)
+        error = (share - np.eye(3)[labels]) / 16
+        back = (error @ output["kernel"].T).reshape(x.shape)
+        gradient = {
+            "bn": {"scale": (back * normal).sum(axis=(0, 1, 2)), "bias": back.sum(axis=(0, 1, 2))},
+            "output": {"kernel": seen.reshape(16, -1).T @ error, "bias": error.sum(axis=0)},
+        }
+        params = jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), dict(state.params), params
+        )

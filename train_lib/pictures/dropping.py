@@ -26,7 +26,7 @@ def dropout_masks(activation: np.ndarray, rate: float, seed: int, count: int) ->
     divides them, by its scaling "train"), and what is dropped is red.
     """
     activation = np.asarray(activation, np.float32)
-    layer, ones = layers.Dropout(rate, "test"), jnp.ones(activation.shape)
+    layer, ones = layers.Dropout(rate, "test"), jnp.ones((1, *activation.shape))
     flat = activation.ndim == 1
     picture = as_square(activation) if flat else activation
     rows, columns = panels.grid(count + 1)
@@ -38,7 +38,7 @@ def dropout_masks(activation: np.ndarray, rate: float, seed: int, count: int) ->
     axes.flat[0].set_title(f"{activation.size} units", fontsize=8)
     for number, axis in zip(range(count), axes.flat[1:], strict=False):
         key = jax.random.fold_in(jax.random.key(seed), number)
-        kept = np.asarray(layer.apply({}, ones, True, rngs={"dropout": key})) > 0
+        kept = np.asarray(layer.apply({}, ones, True, rngs={"dropout": key})[0]) > 0
         image = grey.copy()
         image[(as_square(kept) if flat else kept) == 0] = (0.8, 0.15, 0.15)
         axis.imshow(image, interpolation="nearest")
