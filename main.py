@@ -1,5 +1,6 @@
 """Canon's command line: flags, then one call. See the README."""
 
+import logging as std_logging
 import os
 import pathlib
 import sys
@@ -101,6 +102,14 @@ def _checked(stop) -> None:
         sources.check(config.dataset)  # before the seconds that JAX takes to load
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.FATAL)  # libraries' warnings; Canon prints its own
+        # But that there is a GPU, and JAX came without what it needs to use it.
+        std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
+    if MODE.value in ("summary", "export"):
+        os.environ["JAX_PLATFORMS"] = "cpu"  # they compute next to nothing: devices may be in use
+    elif config.deterministic:
+        from train_lib import parallel
+
+        parallel.be_deterministic()  # before processes that come together look for devices
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
 
     if several:
@@ -116,11 +125,18 @@ def _checked(stop) -> None:
 
 def _run(config, workdir: pathlib.Path, stop) -> None:
     """What needs the folder of a run; one of several processes prints its result."""
-    from train_lib import checkpoints, foreign, modes, processes
-    from train_lib.train import train_and_evaluate
+    from train_lib import foreign, parallel
 
     given = config_flags.get_override_values(flags.FLAGS["config"])
     config = foreign.settled(config, workdir, given, asks=MODE.value != "train")
+    with parallel.explained():
+        _run_mode(config, workdir, stop, given)
+
+
+def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
+    from train_lib import checkpoints, modes, processes
+    from train_lib.train import train_and_evaluate
+
     if MODE.value == "train":
         checkpoints.ignore_late_writes()
         train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value, stop)

@@ -223,6 +223,13 @@ def test_evaluating_with_another_model_is_refused(trained):
     refused(done, "model.subsampling: trainable -> max")
 
 
+def test_devices_that_are_not_there_are_one_line(trained, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,tpu")
+    done = run(CONFIG, "--mode=evaluate", f"--workdir={trained[0]}")
+    refused(done, "JAX finds no devices", "JAX_PLATFORMS=cpu")
+    assert run(CONFIG, "--mode=summary").returncode == 0  # which needs none
+
+
 def test_preparing_an_unknown_set_is_one_line(tmp_path):
     done = run("no_such_set", f"--data_dir={tmp_path}", module=("-m", "input_pipeline.prepare"))
     refused(done, "no_such_set")

@@ -128,8 +128,6 @@ def build(
     Raises UserError for anything in the config that cannot be.
     """
     config_lib.validate(config)
-    if config.deterministic:
-        parallel.be_deterministic()
     info = info or sources.describe(config.dataset)
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
     reading = stream.Reading.from_config(config)

@@ -9,6 +9,7 @@ gets it back; the training step alone runs over the devices of all. Evaluation r
 own devices, each on its part of the examples.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from errors import UserError
+from errors import UserError, one_line
 from train_lib import processes
 
 AXIS = "batch"
@@ -42,9 +43,39 @@ def be_deterministic() -> None:
         )
 
 
+@contextlib.contextmanager
+def explained():
+    """Errors of the devices as a UserError: none to be had, or out of memory."""
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a plugin is not installed
+        raise UserError(
+            f"JAX finds no devices ({one_line(error)}): perhaps another process has them, or its"
+            " plugin or their driver is missing; JAX_PLATFORMS=cpu goes without them"
+        ) from error
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"a device has not enough memory ({one_line(error)}): lower config.batch_size"
+            " (config.evaluate.batch_size if it was a test), or end what else runs there; a run"
+            " goes on from its last checkpoint"
+        ) from error
+
+
 def devices(count: int) -> list[jax.Device]:
-    """This process's share of `count` devices, its first ones; all where count is 0."""
+    """This process's share of `count` devices, its first ones; all where count is 0.
+
+    Raises UserError where there are fewer, and for one of several processes that does not know it.
+    """
     found, hosts = jax.local_devices(), processes.count()
+    if jax.process_count() != hosts:
+        raise UserError(
+            f"this is one of {jax.process_count()} processes of a TPU pod: start all of them, with"
+            " --distributed"
+        )
     if count % hosts:
         raise UserError(
             f"num_devices={count} does not divide over {hosts} processes: set another, or 0"

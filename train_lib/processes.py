@@ -83,6 +83,12 @@ def join(
                 # Process 0 starts a service in any case; this one nobody uses.
                 coordinator_bind_address="127.0.0.1:0",
             )
+            found = (jax.process_index(), jax.process_count())
+            if found != (process, number):
+                raise UserError(
+                    f"this is process {process} of {number}, and to its TPU pod {found[0]} of"
+                    f" {found[1]}: give --distributed, which asks the pod"
+                )
             with _no_output():
                 gather()
         except jax.errors.JaxRuntimeError as error:

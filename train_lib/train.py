@@ -55,6 +55,8 @@ def train_and_evaluate(
     Of several processes (see `processes`) all call this; the first alone needs the workdir.
     """
     workdir = pathlib.Path(workdir)
+    if config.deterministic:
+        parallel.be_deterministic()
     try:
         with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
             return _in_folder(config, workdir, allow_config_change, stop)
