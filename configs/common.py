@@ -48,7 +48,9 @@ def base() -> ConfigDict:
     config.model = ConfigDict(
         {
             "name": "",
-            "dtype": "float32",  # of the computation: float32, bfloat16
+            # Of the computation: float32, bfloat16. GPUs and TPUs multiply float32 in fewer bits
+            # by default (TF32, bfloat16): JAX_DEFAULT_MATMUL_PRECISION=float32 forbids it.
+            "dtype": "float32",
             # sigmoid, tanh, scaled_tanh, relu, leaky_relu, prelu, prelu_shared, maxout
             "activation": "relu",
             "maxout_pieces": 2,  # affine pieces of each unit, for maxout
