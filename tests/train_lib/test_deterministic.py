@@ -12,6 +12,7 @@ from conftest import tiny_config
 
 from errors import UserError
 from train_lib import experiment, parallel
+from train_lib.train import train_and_evaluate
 from train_lib.trained import load_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -76,13 +77,14 @@ def test_xlas_other_flags_stay(monkeypatch):
             assert os.environ["XLA_FLAGS"].split() == [*before.split(), FLAG]
 
 
-def test_where_it_comes_too_late_a_gpu_refuses_and_a_cpu_needs_nothing(monkeypatch):
+def test_where_it_comes_too_late_a_gpu_refuses_and_a_cpu_needs_nothing(monkeypatch, tmp_path):
     flags = os.environ["XLA_FLAGS"]
-    experiment.build(tiny_config(deterministic=True))
+    parallel.be_deterministic()
     assert os.environ["XLA_FLAGS"] == flags
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = tiny_config(deterministic=True)
     with pytest.raises(UserError, match=f"too late: set XLA_FLAGS={FLAG}"):
-        experiment.build(tiny_config(deterministic=True))
-    experiment.build(tiny_config())
+        train_and_evaluate(config, tmp_path / "run")
+    experiment.build(config)  # its net may be asked all the same
     monkeypatch.setenv("XLA_FLAGS", f"{flags} {FLAG}")
-    experiment.build(tiny_config(deterministic=True))
+    parallel.be_deterministic()

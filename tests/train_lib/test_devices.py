@@ -187,13 +187,3 @@ def test_one_process_of_a_pod_that_does_not_know_it_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     with pytest.raises(UserError, match=r"one of 4 processes of a TPU pod: .* --distributed"):
         parallel.devices(0)
-
-
-def test_a_switch_that_comes_too_late_is_refused_in_training_only(monkeypatch, tmp_path):
-    """A deterministic run's net can be asked when JAX has long begun."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    config = tiny_config(deterministic=True)
-    assert experiment.build(config).config.deterministic
-    with pytest.raises(UserError, match="deterministic comes too late"):
-        train.train_and_evaluate(config, tmp_path / "run")
