@@ -12,6 +12,7 @@ import functools
 import itertools
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -144,6 +145,8 @@ def _say_once(message: str) -> None:
 def _begin_worker(parent: int) -> None:
     """In a worker: ends it when its parent is gone, however that ended. Grain's own would stay.
 
+    But no signal ends it that asks the run to stop, as Ctrl-C and some schedulers send it to all
+    processes of a command: the parent saves, and ends it then.
     And nothing of its memory stays behind: Python tells the process that cleans up of each block
     once it is there, so that one of a worker killed in between would never be freed. Here it is
     told before.
@@ -159,6 +162,8 @@ def _begin_worker(parent: int) -> None:
         resource_tracker.register(name, "shared_memory")
         return name
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     make_name = shared_memory._make_filename
     shared_memory._make_filename = announced
     threading.Thread(target=watch, daemon=True).start()

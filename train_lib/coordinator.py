@@ -16,6 +16,7 @@ are `here` for the n-th time, `all` tells them so.
 
 import asyncio
 import json
+import signal
 import socket
 import sys
 import time
@@ -210,6 +211,10 @@ def _write(writer, what: dict) -> None:
 
 def main(host: str, port: str, count: str, patience: str, silence: str) -> None:
     """The command line. What goes wrong at the start is one line on standard output."""
+
+    # Some schedulers send it to all processes of a command. Those that train save together first.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
     async def run():
         await Coordinator(host, int(count), float(patience), float(silence)).serve(int(port))

@@ -131,6 +131,11 @@ def test_processes_give_the_same_batches_and_end_with_the_iterator():
     np.testing.assert_array_equal(flat(found), WHOLE[1:])
     children = multiprocessing.active_children()
     assert len(children) >= 2
+    for child in children:  # as from Ctrl-C: the run goes on until it has saved
+        os.kill(child.pid, signal.SIGINT)
+        os.kill(child.pid, signal.SIGTERM)
+    more = flat([next(iterator) for _ in range(6)])  # more than were ready
+    np.testing.assert_array_equal(more, flat(train(Noise(), first=6, last=12)))
     iterator.close()
     assert not [child for child in children if child.is_alive()]
 

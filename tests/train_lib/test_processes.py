@@ -1,18 +1,25 @@
 """Several processes that train together, over the loopback interface, and what ends them."""
 
+import itertools
 import json
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+import seen
 from conftest import tiny_config
+from jax._src.clusters import cloud_tpu_cluster, cluster
 
-from errors import UserError
+from errors import TryAgain, UserError
 from input_pipeline import batches, sources
 from tests.stress.runs import records
-from tests.stress.together import run_together
-from train_lib import metrics, processes
+from tests.stress.together import free_port, run_together
+from train_lib import coordinator, metrics, processes
 from train_lib.train import train_and_evaluate
 
 
@@ -60,39 +67,128 @@ def test_slurm_says_who_is_who(monkeypatch):
     assert (number, process, local) == (8, 5, [1])
 
 
+def on_a_pod(monkeypatch, **metadata):
+    """As on a host of a TPU pod slice. metadata: what Google's server says of it, - as _."""
+
+    def get_metadata(key):
+        found = metadata.get(key.replace("-", "_"))
+        return ("", 404) if found is None else (found, 200)
+
+    for module in (cluster, cloud_tpu_cluster):  # each has its own copy
+        monkeypatch.setattr(module, "running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", get_metadata)
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where there is no TPU
+
+
+def test_a_tpu_pod_says_who_is_who(monkeypatch):
+    endpoints = ["unknown:unknown:127.0.0.7", "unknown:unknown:127.0.0.8"]
+    on_a_pod(
+        monkeypatch,
+        agent_worker_number="1",
+        worker_network_endpoints=",".join(endpoints),
+        tpu_env="ACCELERATOR_TYPE: 'v5p-16'\nWORKER_ID: '1'",
+    )
+    assert processes.detect() == ("127.0.0.7:8482", 2, 1, None)  # all of its chips
+
+
+def test_a_tpu_pod_in_kubernetes_says_who_is_who(monkeypatch):
+    on_a_pod(monkeypatch)
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "127.0.0.7,127.0.0.8,127.0.0.9")
+    monkeypatch.setenv("TPU_WORKER_ID", "2")
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", "1234")
+    assert processes.detect() == ("127.0.0.7:1234", 3, 2, None)
+
+
+def test_a_first_host_that_is_not_yet_known_asks_for_a_new_start(monkeypatch):
+    on_a_pod(monkeypatch)
+
+    def waits(address, seconds):
+        raise RuntimeError(f"Failed to recognize coordinator address {address}")
+
+    monkeypatch.setattr(cloud_tpu_cluster.GkeTpuCluster, "wait_for_coordinator", waits)
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "first,second")
+    with pytest.raises(TryAgain, match=r"are not to be found \(.* address first\): start all"):
+        processes.detect()
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """One process with four devices: the run that the others must equal."""
     workdir = tmp_path_factory.mktemp("alone")
-    options = {"num_devices": 4, "log_every_steps": 1, "steps_per_dispatch": 2}
-    return jax.device_get(train_and_evaluate(tiny_config(**options), workdir)), records(workdir)
+    with seen.written(workdir / "seen"):
+        state = jax.device_get(train_and_evaluate(tiny_config(**OF_FOUR), workdir))
+    batches_seen = seen.batches(workdir / "seen")
+    assert batches_seen.keys() == set(itertools.product(range(29), range(4)))
+    assert len({images for images, _ in batches_seen.values()}) == 29 * 4
+    return state, records(workdir), batches_seen
 
 
 OF_FOUR = {"num_devices": 4, "log_every_steps": 1, "steps_per_dispatch": 2}
 
 
+def assert_begins_with(saved_by, begun_by, step, processes):
+    """Every leaf on each of the four devices is, bit for bit, the one that was saved."""
+    begun, expected = seen.begun(begun_by), seen.saved(saved_by)[step,]
+    assert len(expected) > 20
+    assert len(begun) == 4
+    assert {(at, process) for at, process, _ in begun} == {(step, i) for i in range(processes)}
+    assert all(found == expected for found in begun.values())
+
+
+def newest(workdir):
+    return max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
 def test_two_processes_stop_together_and_one_with_as_many_devices_goes_on(tmp_path, alone):
-    """SIGTERM to one that does not write; then the same devices in another number of processes."""
-    ends = run_together(tmp_path, 2, harm=("SIGTERM", "dispatch", 12), victim=1, config=OF_FOUR)
+    """SIGTERM to one that does not write; then one process goes on, and two with its last steps."""
+    expected, lines, batches_seen = alone
+    workdir, folders = tmp_path / "run", [tmp_path / name for name in ("two", "one", "again")]
+    ends = run_together(
+        workdir,
+        2,
+        harm=("SIGTERM", "dispatch", 12),
+        victim=1,
+        config=OF_FOUR,
+        seen=str(folders[0]),
+    )
     for index, (code, out, err, _) in enumerate(ends):
         assert code == 75, err
         name = "SIGTERM at" if index == 1 else "SIGTERM in process 1 at"
         assert f"stopped by {name} step" in err
         assert ("going on" in err or "to train" in err) == (index == 0)  # one speaks
         assert "test error" not in out
-    stopped_at = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    stopped_at = newest(workdir)
     assert 12 <= stopped_at < 20
-    state = train_and_evaluate(tiny_config(**OF_FOUR), tmp_path)
-    expected, lines = alone
-    assert_close(records(tmp_path), lines)
+    with seen.written(folders[1]):
+        state = train_and_evaluate(tiny_config(**OF_FOUR), workdir)
+    assert_begins_with(folders[0], folders[1], stopped_at, 1)
+    # Every device's images, augmented, and labels are those of the run of one process.
+    found = [seen.batches(folder) for folder in folders[:2]]
+    assert max(found[0])[0] == stopped_at - 1
+    assert min(found[1])[0] == stopped_at
+    assert found[0] | found[1] == batches_seen
+    assert_close(records(workdir), lines)
     for path, leaf in jax.tree.leaves_with_path(expected.params):
         found = state.params[path[0].key][path[1].key]
         np.testing.assert_allclose(found, leaf, atol=2e-5, err_msg=str(path))
-
-
-def test_four_processes_train_as_one_and_test_as_one(tmp_path, alone):
-    for code, _, err, _ in run_together(tmp_path, 4, config=OF_FOUR):
+    shutil.rmtree(workdir / "checkpoints" / "29")
+    for code, _, err, _ in run_together(workdir, 2, config=OF_FOUR, seen=str(folders[2])):
         assert code == 0, err
+    assert_begins_with(folders[1], folders[2], 25, 2)
+    assert_close(records(workdir), lines)
+
+
+def test_four_processes_and_then_two_train_as_one_and_test_as_one(tmp_path, alone):
+    folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("four", "two")]
+    harm = ("SIGTERM", "dispatch", 12)
+    ends = run_together(tmp_path, 4, harm=harm, victim=0, config=OF_FOUR, seen=str(folders[0]))
+    assert [code for code, *_ in ends] == [75] * 4, ends
+    stopped_at = newest(tmp_path)
+    for code, _, err, _ in run_together(tmp_path, 2, config=OF_FOUR, seen=str(folders[1])):
+        assert code == 0, err
+    assert_begins_with(folders[0], folders[1], stopped_at, 2)
+    assert seen.batches(folders[0]).keys() == set(itertools.product(range(stopped_at), range(4)))
+    assert seen.batches(folders[0]) | seen.batches(folders[1]) == alone[2]
     assert_close(records(tmp_path), alone[1])
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     config = OF_FOUR | {"evaluate.batch_size": 64, "evaluate.split": "test"}
@@ -142,11 +238,21 @@ def test_without_the_coordinator_they_end_and_do_not_abort(tmp_path):
         assert "process 0's coordinator at 127.0.0.1 has ended" in err.splitlines()[-1]
 
 
+def test_the_coordinator_outlives_signals_to_all(tmp_path):
+    """Which may be sent to all processes of a command; it ends when those that train do."""
+    command = [sys.executable, coordinator.__file__, "127.0.0.1", str(free_port()), "1", "1", "30"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        for name in ("SIGTERM", "SIGINT"):
+            process.send_signal(getattr(signal, name))
+        assert process.wait(60) == 0  # nobody came for a second
+
+
 def test_a_save_under_way_is_finished_when_another_is_lost(tmp_path):
     harm = ("SIGKILL", "saving", 10)
     ends = run_together(tmp_path, 2, harm=harm, victim=1, net="mlp", devices=1)
     assert [code for code, *_ in ends] == [75, -9], ends
-    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == 10
+    assert newest(tmp_path) == 10
 
 
 def test_those_that_do_not_come_are_named(tmp_path):
