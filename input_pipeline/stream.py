@@ -147,6 +147,7 @@ def _begin_worker(parent: int) -> None:
 
     But no signal ends it that asks the run to stop, as Ctrl-C and some schedulers send it to all
     processes of a command: the parent saves, and ends it then.
+
     And nothing of its memory stays behind: Python tells the process that cleans up of each block
     once it is there, so that one of a worker killed in between would never be freed. Here it is
     told before.

@@ -106,8 +106,8 @@ def _abort_late() -> None:
     was killed, and no option of it prevents that. `Peers` notices as well, says who it was, and
     ends this process with the status that asks for a new start; it must only come first.
     """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "sleep"):
+    if os.name == "posix":
+        libc = ctypes.CDLL(None)
         # A handler gets the number of its signal: for this one 6.
         libc.signal(int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p))
 
