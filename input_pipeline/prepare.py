@@ -102,21 +102,21 @@ def _download(arguments) -> str:
     from configs.common import base
     from input_pipeline import sources
 
-    if pathlib.Path(arguments.name).expanduser().is_dir():
-        raise UserError(
-            f"{arguments.name} is a folder, which training reads as it is; for a copy with smaller"
-            " images give --shorter_side=PIXELS"
-        )
     directory = pathlib.Path(arguments.data_dir).expanduser() if arguments.data_dir else None
     try:
         builder = tfds.builder(arguments.name, data_dir=directory, file_format="array_record")
-    except tfds.core.DatasetNotFoundError as error:
+    except Exception as error:  # also of names that it cannot parse
+        if pathlib.Path(arguments.name).expanduser().is_dir():
+            raise UserError(
+                f"{arguments.name} is a folder, which training reads as it is; for a copy with"
+                " smaller images give --shorter_side=PIXELS"
+            ) from error
+        if not isinstance(error, tfds.core.DatasetNotFoundError):
+            raise UserError(f"cannot set up {arguments.name} ({one_line(error)})") from error
         raise UserError(
             f"{arguments.name!r} is neither a set in TFDS's catalogue nor a folder here: give the"
             " name or path of one"
         ) from error
-    except Exception as error:
-        raise UserError(f"cannot set up {arguments.name} ({one_line(error)})") from error
     if pathlib.Path(builder.data_dir, "dataset_info.json").exists():
         return f"already there: {builder.data_dir}"
     dataset = base().dataset

@@ -22,14 +22,15 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
-from errors import UserError, one_line
+from errors import TryAgain, UserError, one_line
 
 # 2: the optimizer's state holds the rate and what its rules have seen. 3: the description has a
 # checksum of its own, and the metrics.
 LAYOUT = 3
 DIRECTORY = "checkpoints"
 DAMAGED = "damaged"
-REPLACED = "replaced"  # a checkpoint whose step is being saved again
+# Beside the checkpoints, on their disk: that whose step is being saved again.
+REPLACED = pathlib.PurePath(DIRECTORY, "replaced")
 METRIC = "test/top1_error"
 
 
@@ -72,6 +73,8 @@ def _passing(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, MemoryError):
             return "there is not enough memory"
+        if "can't start new thread" in str(error):
+            return "there are too many processes and threads"
         # What the system said stands far back in TensorStore's long lines.
         in_text = re.search(r"os_error_code='(\d+)'", str(error))
         number = int(in_text.group(1)) if in_text else getattr(error, "errno", None)
@@ -176,11 +179,19 @@ class Checkpoints:
         return found
 
     def _take_back(self) -> None:
-        """The end of a save that replaces one: the new one is there, or the old one again."""
-        for old in sorted((self.workdir / REPLACED).glob("*")):
+        """What a save that did not come to its end was to replace."""
+        for old in self._replaced():
             if not (self.directory / old.name).exists():
                 old.rename(self.directory / old.name)
-        shutil.rmtree(self.workdir / REPLACED, ignore_errors=True)
+        self._forget_replaced()
+
+    def _replaced(self) -> list[pathlib.Path]:
+        return sorted((self.workdir / REPLACED).glob("*"))
+
+    def _forget_replaced(self) -> None:
+        """Its new save is complete."""
+        if (self.workdir / REPLACED).exists():
+            shutil.rmtree(self.workdir / REPLACED, ignore_errors=True)
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
@@ -207,6 +218,8 @@ class Checkpoints:
                 raise
             except Exception as error:
                 self._raise_passing(step, error)
+                if self._has_gone(step):
+                    return self.best_step()
                 self._report(step, error)
                 continue
             if METRIC in metrics:
@@ -225,11 +238,11 @@ class Checkpoints:
         description["digest"] = _digest(description)
         try:
             self._manager.wait_until_finished()
+            self._forget_replaced()
             if step in self._manager.all_steps():
                 # Saved when a signal came before its evaluation; now with its metrics. The old one
                 # goes once the new one is complete: it may be the only one there is.
-                shutil.rmtree(self.workdir / REPLACED, ignore_errors=True)
-                (self.workdir / REPLACED).mkdir()
+                (self.workdir / REPLACED).mkdir(exist_ok=True)
                 (self.directory / str(step)).rename(self.workdir / REPLACED / str(step))
                 self._manager.reload()
             with _without_warnings():
@@ -249,18 +262,15 @@ class Checkpoints:
         """Returns when the last save is complete. Raises UserError if it failed."""
         try:
             self._manager.wait_until_finished()
-            self._manager.check_for_errors()
-            if not self._options.read_only and (self.workdir / REPLACED).exists():
-                self._take_back()
+            if not self._options.read_only:
+                self._forget_replaced()
         except Exception as error:
             raise self._failed(error) from error
 
     def check(self) -> None:
-        """Raises UserError if a save in the background has failed."""
-        try:
-            self._manager.check_for_errors()
-        except Exception as error:
-            raise self._failed(error) from error
+        """Raises UserError if a save in the background has ended, and failed. Does not wait."""
+        if not self.is_saving():
+            self.wait()
 
     def is_saving(self) -> bool:
         """Whether a save is under way in the background."""
@@ -298,6 +308,13 @@ class Checkpoints:
 
     def _newest(self, step: int | None, read):
         """(step, read(step)) for the newest step, or `step`, that is not damaged; else None."""
+        pending = [old.name for old in self._replaced() if self._options.read_only]
+        for name in pending if step is None else ():
+            if not (self.directory / name).exists():
+                raise TryAgain(
+                    f"{self.directory / name} is being saved again: try again in a moment; if no"
+                    " run is training there, go on with it first, which takes the old one back"
+                )
         steps = self.steps() if step is None else [step]
         damaged = []
         for candidate in reversed(steps):
@@ -307,9 +324,7 @@ class Checkpoints:
                 raise
             except Exception as error:
                 self._raise_passing(candidate, error)
-                is_there = (self.directory / str(candidate)).exists()
-                if self._options.read_only and step is None and not is_there:
-                    self._manager.reload()  # the run goes on, and has newer ones
+                if step is None and self._has_gone(candidate):
                     return self._newest(None, read)
                 self._report(candidate, error)
                 damaged.append(candidate)
@@ -331,6 +346,13 @@ class Checkpoints:
                 " anew in another --workdir"
             )
         return None
+
+    def _has_gone(self, step: int) -> bool:
+        """Whether a run has removed what this only reads. If so, its newer ones are known now."""
+        if not self._options.read_only or (self.directory / str(step)).exists():
+            return False
+        self._manager.reload()
+        return step not in self.steps()
 
     def _raise_passing(self, step: int, error: Exception) -> None:
         """Raises UserError for an error that says nothing about what the checkpoint holds."""

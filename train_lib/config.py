@@ -164,7 +164,7 @@ def _validate_optimizer(section: ConfigDict) -> None:
         )
 
 
-def _validate_schedule(schedule: ConfigDict, epochs: float, given: Collection[str]) -> None:
+def _validate_schedule(schedule: ConfigDict, epochs: float, given: Collection[str] | None) -> None:
     for name in ("boundaries", "factors"):
         if not all(kinds.is_number(v) and v >= 0 for v in schedule[name]):
             raise UserError(f"config.schedule.{name}={schedule[name]}: must be numbers, 0 or more")
@@ -172,13 +172,14 @@ def _validate_schedule(schedule: ConfigDict, epochs: float, given: Collection[st
         raise UserError("config.schedule.boundaries and .factors must have the same length")
     if list(schedule.boundaries) != sorted(schedule.boundaries):
         raise UserError(f"config.schedule.boundaries={schedule.boundaries}: must increase")
-    if schedule.name == "steps" and not schedule.boundaries:
+    if given is not None and schedule.name == "steps" and not schedule.boundaries:
         raise UserError(
             "config.schedule.name=steps: without config.schedule.boundaries and .factors the rate"
             " never changes: give both, or config.schedule.name=constant"
         )
     # A recipe's own are left alone when another schedule takes the place of its steps.
-    if schedule.name != "steps" and schedule.boundaries and "schedule.boundaries" in given:
+    in_vain = "schedule.boundaries" in (given or ())
+    if schedule.name != "steps" and schedule.boundaries and in_vain:
         raise UserError(
             f"config.schedule.boundaries={schedule.boundaries}: config.schedule.name="
             f"{schedule.name} has none: leave it out, or set config.schedule.name=steps"
@@ -210,10 +211,11 @@ def _validate_schedule(schedule: ConfigDict, epochs: float, given: Collection[st
         )
 
 
-def validate(config: ConfigDict, given: Collection[str] = ()) -> None:
+def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
     """Raises UserError, naming the field and what it may be, for the first impossible value.
 
-    given: fields of the command line, which are also refused where they change nothing.
+    given: the fields that the command line gives; then values that change nothing are refused, too,
+    which a stored run may well have.
     """
     wrong = kinds.wrong(config, base())
     if wrong:
@@ -229,7 +231,7 @@ def validate(config: ConfigDict, given: Collection[str] = ()) -> None:
             " what becomes 0"
         )
     _validate_colours(config.preprocess)
-    if config.augment.crop and not config.preprocess.crop:
+    if given is not None and config.augment.crop and not config.preprocess.crop:
         raise UserError(
             "config.augment.crop=True places config.preprocess.crop at random, which is 0: give"
             " config.preprocess.crop=PIXELS too, or config.augment.crop=False"
@@ -311,7 +313,12 @@ def _with_defaults(stored: dict[str, Any], now: dict[str, Any]) -> dict[str, Any
 
     model = now["model.name"]
     defaults = {n: registry.default(model, n.removeprefix("model.")) for n in missing}
+    defaults |= {n: stored[old] for n, old in _ONCE.items() if n in defaults and old in stored}
     return stored | {name: value for name, value in defaults.items() if value is not None}
+
+
+# Options of models that were another's before they had a name of their own.
+_ONCE = {"model.input_dropout_scaling": "model.dropout_scaling"}
 
 
 def digest(mode: str, images: list[str], config: ConfigDict) -> str:
@@ -341,6 +348,10 @@ def completed(own: dict[str, Any]) -> ConfigDict:
     wrong = kinds.wrong(config, base())
     if wrong:
         raise ValueError(wrong)
+    for name, old in _ONCE.items():
+        field = name.removeprefix("model.")
+        if config.model.name == "maxout" and field not in config.model:
+            config.model[field] = config.model[old.removeprefix("model.")]
     return config
 
 

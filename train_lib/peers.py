@@ -117,10 +117,12 @@ class Peers:
         """
         self._lost = True
         end = time.monotonic() + patience
-        while self.is_saving() and time.monotonic() < end:
-            time.sleep(0.1)
-        print(f"{os.path.basename(sys.argv[0])}: {why}{then}", file=sys.stderr, flush=True)
-        os._exit(code)
+        try:
+            while self.is_saving() and time.monotonic() < end:
+                time.sleep(0.1)
+            print(f"{os.path.basename(sys.argv[0])}: {why}{then}", file=sys.stderr, flush=True)
+        finally:  # whatever has become of standard error
+            os._exit(code)
 
     def meet(self) -> None:
         """Returns once all processes are here. For as long as it takes: the lost are seen."""

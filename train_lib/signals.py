@@ -46,19 +46,22 @@ class StopRequest:
     def _watch(self, read: int) -> None:
         """Ends the process where the loop could not, or need not."""
         seen, first = 0, 0.0
-        while number := os.read(read, 1):
-            if number[0] not in self._previous:
+        while numbers := os.read(read, 64):  # at once: this thread may have had to wait for them
+            ours = [number for number in numbers if number in self._previous]
+            if not ours:
                 continue
             if seen and time.monotonic() - first < _ONE_REQUEST:
                 continue
             seen, first = seen + 1, time.monotonic()
-            name = signal.Signals(number[0]).name
+            name = signal.Signals(ours[0]).name
             if seen > 1 or self.nothing_to_save:
                 program = os.path.basename(sys.argv[0])
                 said = "stopped at once" if seen > 1 else "stopped before the first step"
-                status = 128 + number[0] if seen > 1 else STOPPED
-                print(f"{program}: {said}, by {name}", file=sys.stderr, flush=True)
-                os._exit(status)
+                status = 128 + ours[0] if seen > 1 else STOPPED
+                try:
+                    print(f"{program}: {said}, by {name}", file=sys.stderr, flush=True)
+                finally:  # a terminal that is gone, too
+                    os._exit(status)
         os.close(read)
 
     def _handle(self, number, frame) -> None:

@@ -190,6 +190,8 @@ def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trai
     step = checkpoint if isinstance(checkpoint, int) else None
     if checkpoint == "best":
         step = saved.best_step()
+        if step is None:
+            raise UserError(f"no checkpoint in {path} was evaluated: take the latest")
     elif checkpoint != "latest" and step is None:
         raise UserError(f"checkpoint={checkpoint}: give latest, best, or a step")
     restored = saved.restore_variables(step)

@@ -67,7 +67,7 @@ def check_run(workdir: pathlib.Path, what: str) -> None:
 
 def has_checkpoints(workdir: pathlib.Path) -> bool:
     """Whether the folder holds a checkpoint, good or damaged."""
-    folders = (workdir / "checkpoints", workdir / "replaced")  # as `checkpoints` calls them
+    folders = (workdir / "checkpoints", workdir / "checkpoints" / "replaced")
     return any(entry.name.isdecimal() for folder in folders for entry in folder.glob("*"))
 
 

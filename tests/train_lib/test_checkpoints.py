@@ -3,13 +3,17 @@
 import errno
 import logging as std_logging
 import os
+import resource
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 from absl import logging
 
-from errors import UserError
+from errors import TryAgain, UserError
+from train_lib import checkpoints as checkpoints_lib
 from train_lib.checkpoints import METRIC, Checkpoints
 from train_lib.workdir import has_checkpoints
 
@@ -160,7 +164,7 @@ def test_what_keeps_a_good_one_from_being_read_condemns_none(tmp_path, monkeypat
     assert Checkpoints(tmp_path).steps() == [2, 3, 4]
 
 
-def test_a_reader_goes_on_where_a_run_has_newer_ones(tmp_path):
+def test_a_reader_goes_on_where_a_run_has_newer_ones(tmp_path, capsys):
     checkpoints = filled(tmp_path, count=1, keep=1)
     reader = Checkpoints(tmp_path, read_only=True)
     for step in (2, 3):
@@ -168,8 +172,37 @@ def test_a_reader_goes_on_where_a_run_has_newer_ones(tmp_path):
     checkpoints.wait()
     assert checkpoints.steps() == [1, 3]  # the best one and the newest
     shutil.rmtree(tmp_path / "checkpoints" / "1")  # as if it were not
+    again = Checkpoints(tmp_path, read_only=True)
     step, restored = reader.restore(state())
     assert (step, restored["step"]) == (3, 3)
+    for step, error in ((4, 0.3), (5, 0.2)):  # 3 goes
+        checkpoints.save(step, state(step), {METRIC: error})
+    checkpoints.close()
+    assert again.best_step() == 5
+    assert capsys.readouterr().err == ""
+
+
+def test_what_was_replaced_does_not_come_back(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, state(1))
+    checkpoints.save(1, state(1), {METRIC: 0.5})
+    for step, error in ((2, 0.1), (3, 0.3), (4, 0.2)):
+        checkpoints.save(step, state(step), {METRIC: error})
+        assert not (tmp_path / checkpoints_lib.REPLACED).exists()
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [2, 3, 4]  # the best one and two
+
+
+def test_a_reader_does_not_take_an_older_one_for_that_which_is_saved_again(tmp_path):
+    filled(tmp_path, count=3).close()
+    (tmp_path / checkpoints_lib.REPLACED).mkdir()
+    (tmp_path / "checkpoints" / "3").rename(tmp_path / checkpoints_lib.REPLACED / "3")
+    reader = Checkpoints(tmp_path, read_only=True)
+    with pytest.raises(TryAgain, match="checkpoints/3 is being saved again"):
+        reader.restore(state())
+    assert reader.restore(state(), step=2)[0] == 2
+    assert Checkpoints(tmp_path).restore(state())[0] == 3  # the run itself takes it back
+    assert Checkpoints(tmp_path, read_only=True).restore(state())[0] == 3
 
 
 def test_a_step_that_is_saved_again_is_there_all_the_time(tmp_path, monkeypatch):
@@ -187,9 +220,8 @@ def test_a_step_that_is_saved_again_is_there_all_the_time(tmp_path, monkeypatch)
     assert not again.holds(3, scored=True)
     assert again.holds(3, scored=False)
     again.save(3, state(4), {METRIC: 0.5})
-    assert (tmp_path / "replaced" / "3").is_dir() or again.holds(3, scored=True)
     again.wait()
-    assert not (tmp_path / "replaced").exists()
+    assert not (tmp_path / checkpoints_lib.REPLACED).exists()
     assert again.holds(3, scored=True)
     assert Checkpoints(tmp_path).restore(state())[1]["step"] == 4
 
@@ -229,3 +261,21 @@ def test_a_failed_background_save_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="could not save a checkpoint"):
         checkpoints.save(2, state(2))
         checkpoints.wait()
+
+
+def test_a_background_save_that_fails_is_noticed_before_the_next(tmp_path):
+    """Without waiting for it, as a run asks after each call of the device."""
+    checkpoints = filled(tmp_path, count=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(UserError, match=r"could not save a checkpoint .*File too large"):
+            checkpoints.save(2, state(2))
+            for _ in range(3000):
+                checkpoints.check()
+                time.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert Checkpoints(tmp_path).restore(state())[0] == 1

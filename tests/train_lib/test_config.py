@@ -7,6 +7,7 @@ import re
 import pytest
 from conftest import tiny_config
 
+from configs import maxout
 from errors import UserError
 from input_pipeline import augment, transform
 from train_lib import config as config_lib
@@ -55,7 +56,23 @@ def test_impossible_values_are_refused_by_name(field, value, said):
     config = tiny_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=said.replace(".", r"\.")):
-        config_lib.validate(config)
+        config_lib.validate(config, given={field})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"schedule.name": "steps"},
+        {"augment.crop": True},
+        {"schedule.boundaries": (1.0,), "schedule.factors": (0.1,)},
+    ],
+)
+def test_what_changes_nothing_is_refused_of_the_command_line_only(fields):
+    """Runs that were made so can still be opened."""
+    config = tiny_config(**fields)
+    config_lib.validate(config)
+    with pytest.raises(UserError):
+        config_lib.validate(config, given=fields)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +183,21 @@ def test_overrides_leave_no_stale_value():
     plan = plans.make_plan(tiny_config(batch_size=721, epochs=4.0), 1442)
     assert plan.total_steps == 8
     assert sorted(plan.evaluate_at) == [2, 4, 6, 8]
+
+
+def test_an_option_that_was_another_ones_is_as_it_was():
+    """Maxout's images were scaled as all else was."""
+    now = maxout.get_config()
+    stored = json.loads(config_lib.to_json(now))
+    del stored["model"]["input_dropout_scaling"]
+    for scaling in ("train", "test"):
+        stored["model"]["dropout_scaling"] = scaling
+        assert config_lib.completed(stored).model.input_dropout_scaling == scaling
+    now.model.dropout_scaling = "test"
+    flat = config_lib.flatten(config_lib.completed(stored))
+    del flat["model.input_dropout_scaling"]
+    assert config_lib.differences(flat, now) == ["model.input_dropout_scaling: test -> none"]
+    assert "input_dropout_scaling" not in config_lib.completed({"model": {"name": "mlp"}}).model
 
 
 def test_a_config_of_an_older_version_is_completed():

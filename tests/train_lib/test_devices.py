@@ -180,7 +180,7 @@ def test_more_devices_than_there_are_is_refused():
 def test_a_device_that_is_too_small_is_one_line():
     said = pytest.raises(UserError, match=r"not enough memory .*: lower config\.batch_size")
     with said, parallel.explained():
-        jnp.zeros(2**46, jnp.uint8).block_until_ready()
+        jnp.zeros(2**50, jnp.uint8).block_until_ready()
 
 
 def test_one_process_of_a_pod_that_does_not_know_it_is_refused(monkeypatch):

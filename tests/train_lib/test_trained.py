@@ -95,6 +95,12 @@ def test_other_checkpoints_of_it(digits):
         load_run(workdir / "nothing")
 
 
+def test_a_run_that_was_never_tested_has_no_best_one(digits, monkeypatch):
+    monkeypatch.setattr("train_lib.checkpoints.Checkpoints.best_step", lambda self: None)
+    with pytest.raises(UserError, match="was evaluated: take the latest"):
+        load_run(digits[0], "best")
+
+
 def test_a_file_is_the_same_net(digits):
     workdir, _ = digits
     net, run = load_run(workdir / "weights.safetensors"), load_run(workdir)
