@@ -2,13 +2,12 @@
 
 A checkpoint of step n holds the state as NumPy arrays (so any number and kind of devices can
 take it up again) and a description: layout version, step, test error and, for every array, its
-shape, dtype and SHA-256, with a SHA-256 of all that. On restore everything is compared: Orbax's
-own format notices damage to some of its files only.
+shape, dtype and SHA-256, with a SHA-256 of all that (`descriptions`). On restore everything is
+compared.
 """
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import pathlib
@@ -23,6 +22,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import TryAgain, UserError, one_line
+from train_lib import descriptions
 
 # 2: the optimizer's state holds the rate and what its rules have seen. 3: the description has a
 # checksum of its own, and the metrics.
@@ -32,35 +32,6 @@ DAMAGED = "damaged"
 # Beside the checkpoints, on their disk: that whose step is being saved again.
 REPLACED = pathlib.PurePath(DIRECTORY, "replaced")
 METRIC = "test/top1_error"
-
-
-def _describe(state) -> dict[str, list]:
-    """{path: [shape, dtype, SHA-256]} of a tree of NumPy arrays."""
-    leaves = jax.tree.leaves_with_path(state)
-    return {
-        jax.tree_util.keystr(path): [
-            list(leaf.shape),
-            str(leaf.dtype),
-            hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest(),
-        ]
-        for path, leaf in leaves
-    }
-
-
-def _digest(description: dict) -> str:
-    """SHA-256 of a description but for its `digest`."""
-    rest = {name: value for name, value in description.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _check(found: dict[str, list], expected: dict[str, list]) -> None:
-    """Raises ValueError unless these arrays are the ones that were saved."""
-    if found.keys() != expected.keys():
-        name = min(found.keys() ^ expected.keys())
-        raise ValueError(f"{name} is {'missing' if name in expected else 'new'}")
-    for name, entry in found.items():
-        if entry != expected[name]:
-            raise ValueError(f"the contents of {name} do not match their checksum")
 
 
 # What the system says of a file that was damaged. Anything else (no descriptor, no memory, a disk
@@ -233,9 +204,9 @@ class Checkpoints:
             "layout": LAYOUT,
             "step": step,
             "metrics": metrics,
-            "arrays": _describe(state),
+            "arrays": descriptions.describe(state),
         }
-        description["digest"] = _digest(description)
+        description["digest"] = descriptions.digest(description)
         try:
             self._manager.wait_until_finished()
             self._forget_replaced()
@@ -368,7 +339,7 @@ class Checkpoints:
         read = self._manager.restore(
             step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
         ).description
-        intact = read.get("digest") == _digest(read)
+        intact = read.get("digest") == descriptions.digest(read)
         if "digest" in read and not intact:
             raise ValueError("its description does not match its checksum")
         if read["layout"] != LAYOUT:
@@ -387,7 +358,7 @@ class Checkpoints:
     def _read(self, step: int, like):
         read = self._read_description(step)
         target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-        wanted = {name: entry[:2] for name, entry in _describe(target).items()}
+        wanted = {name: entry[:2] for name, entry in descriptions.describe(target).items()}
         found = {name: entry[:2] for name, entry in read["arrays"].items()}
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
@@ -397,7 +368,7 @@ class Checkpoints:
                     " use the config that it was made with"
                 )
         state = self._restore(step, target)
-        _check(_describe(state), read["arrays"])
+        descriptions.check(descriptions.describe(state), read["arrays"])
         return state
 
     def _read_variables(self, step: int) -> dict:
@@ -413,7 +384,7 @@ class Checkpoints:
                 at[names[-1]] = np.zeros(*entry[:2])
                 expected["".join(f"['{name}']" for name in names)] = entry
         found = self._restore(step, target, partial=True)
-        _check(_describe(found), expected)
+        descriptions.check(descriptions.describe(found), expected)
         return {"params": found.get("average", found["params"]), **found.get("model_state", {})}
 
     def _restore(self, step: int, target, partial: bool = False):

@@ -20,14 +20,14 @@ RESUME = "tests/train_lib/test_resume.py::test_interrupted_runs_equal_the_undist
 # name: (file, what is replaced, by what, the test that must notice)
 MUTATIONS = {
     "arrays' checksum": (
-        "train_lib/checkpoints.py",
+        "train_lib/descriptions.py",
         "        if entry != expected[name]:",
         "        if entry[:2] != expected[name][:2]:",
         "tests/train_lib/test_checkpoints.py",
     ),
     "description's checksum": (
         "train_lib/checkpoints.py",
-        'read.get("digest") == _digest(read)',
+        'read.get("digest") == descriptions.digest(read)',
         "True",
         "tests/train_lib/test_checkpoints.py",
     ),
