@@ -11,9 +11,9 @@ and end as if undisturbed; in either case, once the fault is over, it must go on
 records of the undisturbed run, to the bit.
 
 With --reading a run goes on from its checkpoints, and calls that read fail. What cannot be read for
-a while must not be taken for damaged: nothing is moved, and no older checkpoint taken. (But for a
-checkpoint that was being saved: Orbax may leave out what it cannot read of its own parts, and such
-a one is damaged indeed.)
+a while must not be taken for damaged: nothing is moved, and no older checkpoint taken. (But for the
+last one, which was saved meanwhile: Orbax may leave out what it cannot read of its own parts, and
+such a one is damaged indeed.)
 """
 
 import argparse
@@ -33,6 +33,7 @@ import time
 from errors import UserError
 from tests.stress import runs
 from train_lib import loop
+from train_lib.checkpoints import DAMAGED
 from train_lib.train import Stopped
 
 EVERY = "ENOSPC,EIO,EACCES,EMFILE"
@@ -135,7 +136,8 @@ def main() -> int:
                 found = attempt(workdir, error, at, armed)
                 try:
                     end = runs.finish(workdir)
-                    if start and "orbax-checkpoint-tmp" in calls[at - 1][2]:
+                    damaged = {path.name for path in (workdir / DAMAGED).glob("*")}
+                    if start and damaged == {str(runs.STEPS)}:
                         end = dataclasses.replace(end, wrong=())  # see above
                     wrong = end.differences(expected)
                 except BaseException as broken:
