@@ -9,7 +9,7 @@
 2. SIGKILL at so many random moments of the time that a slowed run takes, but for its first 30 %, in
    which Python loads. (It says how many were killed before they had ended, and how many of these
    had a checkpoint.)
-3. So many chains of 3 to 8 of those, in the second half of that time, on the same run.
+3. So many chains of 3 to 8 of those on the same run, slowed so far that each finds it at work.
 
 After each, the run goes on here: from the newest complete checkpoint, to the state, the records
 and the best checkpoint of the one that nothing disturbed, to the bit.
@@ -119,17 +119,18 @@ class Stress:
         for i in range(count):
             workdir, kills = self.fresh(), rng.randint(3, 8)
             for _ in range(kills):
-                self._kill_after(workdir, rng.uniform(0.5, 1.0) * whole)
+                # Up to about a third of the steps each.
+                self._kill_after(workdir, rng.uniform(0.5, 1.5) * whole, slowed=1.0)
             self.check(f"chain {i} of {kills} kills", workdir)
 
     def _whole(self) -> float:
         """The seconds of a slowed run."""
         started = time.monotonic()
-        runs.start(self.fresh(), SLOWED="1").communicate(timeout=300)
+        runs.start(self.fresh(), SLOWED="0.2").communicate(timeout=300)
         return time.monotonic() - started
 
-    def _kill_after(self, workdir: pathlib.Path, seconds: float) -> None:
-        process = runs.start(workdir, SLOWED="1")
+    def _kill_after(self, workdir: pathlib.Path, seconds: float, slowed: float = 0.2) -> None:
+        process = runs.start(workdir, SLOWED=str(slowed))
         try:
             process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:

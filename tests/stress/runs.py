@@ -200,7 +200,8 @@ def main(workdir: str, file: str = "", step: str = "0") -> None:
         arm(pathlib.Path(file), int(step))
     if "SLOWED" in os.environ:  # most of the time is the loop's, not the start's
         plain = loop.Run._next_batch
-        loop.Run._next_batch = lambda *rest: time.sleep(0.2) or plain(*rest)
+        slowed = float(os.environ["SLOWED"])  # seconds a batch
+        loop.Run._next_batch = lambda *rest: time.sleep(slowed) or plain(*rest)
     logging.set_verbosity(logging.FATAL)  # as the command line does
     checkpoints.ignore_late_writes()
     try:
