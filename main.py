@@ -90,13 +90,18 @@ def main(_) -> None:
         _checked(None)
 
 
+def _given() -> dict:
+    """The config's fields that the command line gives, by name."""
+    return config_flags.get_override_values(flags.FLAGS["config"])
+
+
 def _checked(stop) -> None:
     """The call, once the config is known to be one."""
     from input_pipeline import sources
     from train_lib import config as config_lib
 
     config = CONFIG.value
-    config_lib.validate(config, config_flags.get_override_values(flags.FLAGS["config"]))
+    config_lib.validate(config, _given())
     several = DISTRIBUTED.value or COORDINATOR.value
     if MODE.value in ("train", "evaluate") and not several:
         sources.check(config.dataset)  # before the seconds that JAX takes to load
@@ -117,8 +122,7 @@ def _checked(stop) -> None:
     elif MODE.value == "summary":
         from train_lib.description import summarise
 
-        given = config_flags.get_override_values(flags.FLAGS["config"])
-        print(summarise(config, FORMAT.value or "table", given))
+        print(summarise(config, FORMAT.value or "table", _given()))
     else:
         _run(config, workdir, stop)
 
@@ -127,13 +131,14 @@ def _run(config, workdir: pathlib.Path, stop) -> None:
     """What needs the folder of a run; one of several processes prints its result."""
     from train_lib import foreign, parallel
 
-    given = config_flags.get_override_values(flags.FLAGS["config"])
+    given = _given()
     config = foreign.settled(config, workdir, given, asks=MODE.value != "train")
     with parallel.explained():
         _run_mode(config, workdir, stop, given)
 
 
 def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
+    """The call of the mode, with the final config."""
     from train_lib import checkpoints, modes, processes
     from train_lib.train import train_and_evaluate
 

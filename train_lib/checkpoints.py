@@ -39,6 +39,13 @@ METRIC = "test/top1_error"
 _OF_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
 
 
+def _system_error(error: BaseException) -> int | None:
+    """What the system said, as its number; it stands far back in TensorStore's long lines."""
+    in_text = re.search(r"os_error_code='(\d+)'", str(error))
+    number = int(in_text.group(1)) if in_text else getattr(error, "errno", None)
+    return number if isinstance(number, int) else None
+
+
 def _passing(error: BaseException | None) -> str | None:
     """What kept a file from being read, if it says nothing about what the file holds; else None."""
     while error is not None:
@@ -46,10 +53,8 @@ def _passing(error: BaseException | None) -> str | None:
             return "there is not enough memory"
         if "can't start new thread" in str(error):
             return "there are too many processes and threads"
-        # What the system said stands far back in TensorStore's long lines.
-        in_text = re.search(r"os_error_code='(\d+)'", str(error))
-        number = int(in_text.group(1)) if in_text else getattr(error, "errno", None)
-        if isinstance(number, int) and number not in _OF_DAMAGE:
+        number = _system_error(error)
+        if number is not None and number not in _OF_DAMAGE:
             return os.strerror(number)
         error = error.__cause__ or error.__context__
     return None
@@ -252,7 +257,8 @@ class Checkpoints:
         self._manager.close()
 
     def _failed(self, error: Exception) -> UserError:
-        why = _passing(error) or one_line(error)
+        number = _system_error(error)
+        why = one_line(error) if number is None else os.strerror(number)
         return UserError(
             f"could not save a checkpoint in {self.directory} ({why}): free some space or check the"
             " folder, then run the same command again"

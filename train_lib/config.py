@@ -313,12 +313,14 @@ def _with_defaults(stored: dict[str, Any], now: dict[str, Any]) -> dict[str, Any
 
     model = now["model.name"]
     defaults = {n: registry.default(model, n.removeprefix("model.")) for n in missing}
-    defaults |= {n: stored[old] for n, old in _ONCE.items() if n in defaults and old in stored}
+    for name, old in _ONCE.get(model, {}).items():
+        if f"model.{name}" in defaults:
+            defaults[f"model.{name}"] = stored.get(f"model.{old}", now[f"model.{old}"])
     return stored | {name: value for name, value in defaults.items() if value is not None}
 
 
-# Options of models that were another's before they had a name of their own.
-_ONCE = {"model.input_dropout_scaling": "model.dropout_scaling"}
+# By model: options that followed another one before they had a name of their own.
+_ONCE = {"maxout": {"input_dropout_scaling": "dropout_scaling"}}
 
 
 def digest(mode: str, images: list[str], config: ConfigDict) -> str:
@@ -348,10 +350,9 @@ def completed(own: dict[str, Any]) -> ConfigDict:
     wrong = kinds.wrong(config, base())
     if wrong:
         raise ValueError(wrong)
-    for name, old in _ONCE.items():
-        field = name.removeprefix("model.")
-        if config.model.name == "maxout" and field not in config.model:
-            config.model[field] = config.model[old.removeprefix("model.")]
+    for name, old in _ONCE.get(config.model.name, {}).items():
+        if name not in config.model:
+            config.model[name] = config.model[old]
     return config
 
 
