@@ -1,22 +1,25 @@
 """How fast is every family? Images per second, against plain linen and against torch.
 
-    python -m benchmarks.models [--only=lenet5,alexnet,...] [--rounds=5] [--seconds=1] [--batch=N]
-        [--steps_per_dispatch=K] [--linen_in_scan] [--out=FILE]
+    python -m benchmarks.models [--only=lenet5,alexnet,...] [--batch=8,32,...] [--cores=N]
+        [--rounds=15] [--seconds=0.2] [--steps_per_dispatch=K] [--linen_in_scan] [--out=FILE]
 
 Side by side, in one process, on one fixed batch:
 
-ours    the nets of `models/`, as training and evaluation run them
-linen   the same nets with linen's and XLA's own primitives in place of ours: see `plain_linen`
+ours    the networks of `models/`, as training and evaluation run them
+linen   the same networks with linen's and XLA's own primitives in place of ours (`plain_linen`),
+        compiled with JAX's default options
 torch   the same layers in torch (`benchmarks.torch_nets`), in the faster of its two layouts, and
         on all cores or one, whichever is faster
 
 train: uint8 images scaled, forward, backward, SGD with momentum 0.9. Ours as the training loop runs
-it, a `lax.scan` over the config's steps_per_dispatch (or K) in a call; linen's is one compiled step
-a call, for in a scan (--linen_in_scan) CPUs run its convolutions far slower. infer: a jitted
+it, a `lax.scan` over the config's steps_per_dispatch (or K) in a call. linen's is one compiled step
+a call: inside a scan (--linen_in_scan) CPUs run its convolutions far slower. infer: a jitted
 `apply`.
-The versions take turns, since machines drift. Images per second are medians over the rounds, and
-each ratio is the median of the rounds' ratios; more than 1: ours is faster. That ours and
-linen give equal logits, and that torch's net has as many parameters, is checked.
+
+The versions take turns in short slices, because the speed of a machine drifts. Images per second
+are medians over the rounds. A ratio is the median of the rounds' ratios, with their quartiles in
+brackets; above 1, ours is faster. The last row has the geometric means of the ratios. The benchmark
+checks that ours and linen give equal logits, and that torch's network has as many parameters.
 """
 
 import argparse
@@ -46,8 +49,8 @@ import models.layers
 from configs.common import base
 from input_pipeline.transform import make_transform
 from models import registry
-from models.layers import convolution, net, pooling
-from train_lib import losses, optimizers, parallel
+from models.layers import backend, convolution, net, pooling
+from train_lib import losses, memory, optimizers, parallel
 from train_lib import state as state_lib
 from train_lib.steps import make_train_step, several
 
@@ -178,18 +181,22 @@ class JaxSteps:
             return module.apply(variables, transform(images), train=False)
 
         versions = {"ours": contextlib.nullcontext, "linen": plain_linen}
+        options = {"ours": backend.compiler_options(devices[0].platform), "linen": {}}
         scanned = {"ours": True, "linen": linen_in_scan}
         self._train, self._batches = {}, {}
         self.steps = {version: k if scanned[version] else 1 for version in versions}
         for version, context in versions.items():
             traced, lead = under(context, step), (1, k) if scanned[version] else (1,)
             traced = several(traced) if scanned[version] else traced
-            self._train[version] = parallel.train_step(traced, devices)
+            self._train[version] = parallel.train_step(traced, devices, options[version])
             self._batches[version] = {
                 "image": np.broadcast_to(images, (*lead, *images.shape)),
                 "label": np.broadcast_to(labels, (*lead, *labels.shape)),
             }
-        self._infer = {name: jax.jit(under(c, infer)) for name, c in versions.items()}
+        self._infer = {
+            version: jax.jit(under(context, infer), compiler_options=options[version])
+            for version, context in versions.items()
+        }
         self.state = parallel.replicate(
             state_lib.create(module, optimizer, 0, family.shape), devices
         )
@@ -260,9 +267,9 @@ def choose_torch_settings(steps, cores: int):
         fastest((cores, 1), torch.set_num_threads)
 
 
-def measure(name: str, family: Family, arguments) -> dict:
+def measure(name: str, family: Family, batch: int, arguments) -> dict:
     """A row of the table."""
-    config, batch = load_config(family), arguments.batch or family.batch
+    config = load_config(family)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch, *family.shape), np.uint8)
     labels = random.integers(0, family.classes, batch, np.int32)
@@ -299,43 +306,61 @@ def measure(name: str, family: Family, arguments) -> dict:
     row = {"family": name, "batch": batch, "steps": k, "parameters": ours.parameters()}
     row |= {"torch_layout": layout, "torch_threads": threads}
     for mode in ("train", "infer"):
-        for version in ("ours", "linen", "torch"):
+        for version in VERSIONS:
             values = speeds.get((mode, version))
             row[f"{mode}_{version}"] = values and statistics.median(values)
-            if version != "ours":
-                pairs = values and zip(speeds[mode, "ours"], values, strict=True)
-                row[f"{mode}_ratio_{version}"] = values and statistics.median(
-                    a / b for a, b in pairs
-                )
+        for version in VERSIONS[1:]:
+            pairs = zip(speeds[mode, "ours"], speeds.get((mode, version), ()), strict=False)
+            ratios = [a / b for a, b in pairs]
+            row[f"{mode}_ratio_{version}"] = ratios and statistics.quantiles(ratios, n=4)
     return row
 
 
-COLUMNS = ("ours", "linen", "torch", "ratio_linen", "ratio_torch")
+VERSIONS = ("ours", "linen", "torch")
+
+
+def _speed(value) -> str:
+    return "-" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _ratio(quartiles) -> str:
+    if not quartiles:
+        return "-"
+    low, median, high = quartiles
+    return f"{median:.2f} ({low:.2f}-{high:.2f})"
 
 
 def line(row: dict) -> str:
-    def number(value, ratio):
-        if value is None:
-            return "-"
-        return f"{value:.2f}" if ratio else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-    cells = [
-        number(row[f"{mode}_{column}"], column.startswith("ratio")).rjust(9)
-        for mode in ("train", "infer")
-        for column in COLUMNS
-    ]
+    cells = ""
+    for mode in ("train", "infer"):
+        cells += "".join(_speed(row[f"{mode}_{version}"]).rjust(9) for version in VERSIONS)
+        cells += "".join(_ratio(row[f"{mode}_ratio_{v}"]).rjust(18) for v in VERSIONS[1:])
     layout = {"channels_last": "NHWC", "default": "NCHW"}.get(row["torch_layout"], "-")
     torch_setting = f"{layout} {row['torch_threads'] or ''}".rstrip()
-    return f"{row['family']:<21}{row['batch']:>5}{row['steps']:>6}{''.join(cells)}  {torch_setting}"
+    return f"{row['family']:<21}{row['batch']:>5}{row['steps']:>6}{cells}  {torch_setting}"
 
 
-HEADER = (
-    f"{'':32}{'train, images/s':>27}{'ours/':>9}{'ours/':>9}"
-    f"{'infer, images/s':>27}{'ours/':>9}{'ours/':>9}  torch:\n"
-    f"{'family':<21}{'batch':>5}{'steps':>6}"
-    + "".join(f"{c:>9}" for c in ("ours", "linen", "torch", "linen", "torch") * 2)
-    + "  layout, threads"
-)
+def means(rows: list[dict]) -> str:
+    """The row of the geometric means of the ratios."""
+    cells = ""
+    for mode in ("train", "infer"):
+        cells += " " * 27
+        for version in VERSIONS[1:]:
+            medians = [q[1] for row in rows if (q := row[f"{mode}_ratio_{version}"])]
+            cells += (f"{statistics.geometric_mean(medians):.2f}" if medians else "-").rjust(18)
+    return f"{'geometric mean':<32}{cells}"
+
+
+def _header() -> str:
+    modes = "".join(
+        f"{mode + ', images/s':>27}{'ours/linen':>18}{'ours/torch':>18}"
+        for mode in ("train", "infer")
+    )
+    columns = "".join(f"{c:>9}" for c in VERSIONS) + " " * 36
+    return (
+        f"{'':32}{modes}  torch:\n{'family':<21}{'batch':>5}{'steps':>6}{columns * 2}"
+        "  layout, threads"
+    )
 
 
 def setting(use_torch: bool, cores: int) -> dict:
@@ -360,21 +385,40 @@ def setting(use_torch: bool, cores: int) -> dict:
     return facts
 
 
+def use_cores(count: int) -> int:
+    """Pins the process to its first `count` cores (0: all it has), before libraries start threads.
+
+    Returns the number of cores that it may use.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return os.cpu_count()
+    mine = sorted(os.sched_getaffinity(0))
+    if count:
+        os.sched_setaffinity(0, mine[:count])
+    return len(os.sched_getaffinity(0))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="beginnings of families, with commas between")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement, about")
-    parser.add_argument("--batch", type=int, default=0, help="0: each family's own")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each slice, about")
+    parser.add_argument(
+        "--batch", default="", help="sizes, with commas between; else each family's"
+    )
+    parser.add_argument("--cores", type=int, default=0, help="use only so many; 0: all")
     parser.add_argument("--steps_per_dispatch", dest="k", type=int, default=0)
     parser.add_argument("--linen_in_scan", action="store_true")
     parser.add_argument("--out", default="", help="JSON file to write")
     arguments = parser.parse_args()
     wanted = tuple(filter(None, arguments.only.split(",")))
+    sizes = tuple(int(size) for size in arguments.batch.split(",") if size)
     for name in wanted:
         if not any(family.startswith(name) for family in FAMILIES):
             parser.error(f"--only={name}: there are {', '.join(FAMILIES)}")
 
+    arguments.cores = use_cores(arguments.cores)
+    memory.keep_freed_memory()  # as the training loop does, and for torch too
     # A GPU's memory is shared with torch. Read when JAX first looks for devices, so not too late.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     arguments.torch = torch is not None
@@ -383,11 +427,9 @@ def main():
     elif jax.default_backend() != "cpu" and not torch.cuda.is_available():
         arguments.torch = False
         print("torch has no GPU here: nothing is compared with it")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    arguments.cores = cores
-    facts = setting(arguments.torch, cores)
+    facts = setting(arguments.torch, arguments.cores)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print(f"float32, {arguments.rounds} rounds\n\n{HEADER}")
+    print(f"float32, {arguments.rounds} rounds\n\n{_header()}")
     options = {
         "rounds": arguments.rounds,
         "linen_in_scan": arguments.linen_in_scan,
@@ -396,13 +438,15 @@ def main():
     for name, family in FAMILIES.items():
         if wanted and not name.startswith(wanted):
             continue
-        rows.append(measure(name, family, arguments))
-        print(line(rows[-1]), flush=True)
-        if arguments.out:
-            text = json.dumps({**facts, **options, "rows": rows}, indent=2)
-            Path(arguments.out).write_text(text + "\n")
-        jax.clear_caches()
-        gc.collect()
+        for batch in sizes or (family.batch,):
+            rows.append(measure(name, family, batch, arguments))
+            print(line(rows[-1]), flush=True)
+            if arguments.out:
+                text = json.dumps({**facts, **options, "rows": rows}, indent=2)
+                Path(arguments.out).write_text(text + "\n")
+            jax.clear_caches()
+            gc.collect()
+    print(means(rows))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from errors import UserError, one_line
-from train_lib import processes
+from models.layers import backend
+from train_lib import memory, processes
 
 AXIS = "batch"
 
@@ -46,6 +47,7 @@ def be_deterministic() -> None:
 @contextlib.contextmanager
 def explained():
     """Errors of the devices as a UserError: none to be had, or out of memory."""
+    memory.keep_freed_memory()
     try:
         jax.local_devices()
     except (RuntimeError, AssertionError) as error:  # the latter where a plugin is not installed
@@ -70,6 +72,7 @@ def devices(count: int) -> list[jax.Device]:
 
     Raises UserError where there are fewer, and for one of several processes that does not know it.
     """
+    memory.keep_freed_memory()
     found, hosts = jax.local_devices(), processes.count()
     if jax.process_count() != hosts:
         raise UserError(
@@ -116,7 +119,7 @@ def per_device(batch_size: int, count: int, what: str) -> int:
     return batch_size // count
 
 
-def memory(device: jax.Device) -> int | None:
+def memory_of(device: jax.Device) -> int | None:
     """Bytes that a device has, or the machine for a CPU; None where that is not to be had."""
     if device.platform == "cpu":
         try:
@@ -139,20 +142,24 @@ def scatter(batch, on: Sequence[jax.Device]):
     return jax.device_put(batch, NamedSharding(Mesh(np.array(on), (AXIS,)), PartitionSpec(AXIS)))
 
 
-def train_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
+def _mapped(step: Callable, on, out_axes, donate_argnums=(), options=None) -> Callable:
+    """`step(state, batch)` under pmap, compiled with the options of the devices' backend.
+
+    `jax.pmap` takes no compiler options, so it is traced inside `jax.jit`, which does.
+    """
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=list(on))
+    if options is None:
+        options = backend.compiler_options(on[0].platform)
+    return jax.jit(mapped, donate_argnums=donate_argnums, compiler_options=options)
+
+
+def train_step(step: Callable, on: Sequence[jax.Device], options: dict | None = None) -> Callable:
     """step(state, batch) -> (state, record) on every device of all processes; the state is donated.
 
     on: this process's. batch leaves are [devices, ...], of those; state and record come out equal
-    on all.
+    on all. options: of the compiler, None for those of `backend.compiler_options`.
     """
-    return jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        devices=_of_all(on),
-        donate_argnums=(0,),
-    )
+    return _mapped(step, _of_all(on), None, donate_argnums=(0,), options=options)
 
 
 def eval_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
@@ -160,12 +167,12 @@ def eval_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
 
     sums come out equal on all devices, examples as [devices, ...].
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=list(on))
+    return _mapped(step, on, out_axes=(None, 0))
 
 
 def predict_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
     """step(state, batch) -> outputs [n, ...], as [devices, n, ...]."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=list(on))
+    return _mapped(step, on, out_axes=0)
 
 
 def device_index() -> jax.Array:
@@ -173,11 +180,16 @@ def device_index() -> jax.Array:
     return jax.lax.axis_index(AXIS)
 
 
+def _alone() -> bool:
+    """Whether a step runs on one device. XLA would copy what it sums over one."""
+    return jax.lax.psum(1, AXIS) == 1
+
+
 def mean(tree):
     """The mean over devices, inside a step."""
-    return jax.lax.pmean(tree, AXIS)
+    return tree if _alone() else jax.lax.pmean(tree, AXIS)
 
 
 def total(tree):
     """The sum over devices, inside a step."""
-    return jax.lax.psum(tree, AXIS)
+    return tree if _alone() else jax.lax.psum(tree, AXIS)

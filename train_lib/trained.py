@@ -28,6 +28,7 @@ from input_pipeline import decode, views
 from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
 from models import inspection, registry
+from models.layers import backend
 from train_lib import experiment, foreign, losses, weights
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
@@ -125,7 +126,7 @@ class Trained:
     @functools.cached_property
     def probabilities(self) -> Callable:
         """The jitted (variables, views uint8) -> probabilities float32, a pure function."""
-        return jax.jit(self.inference())
+        return backend.jit(self.inference())
 
     def inference(self) -> Callable:
         """`probabilities` before it is jitted."""

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from models.layers.cost import Cost, before
 from models.layers.initializers import Init
@@ -127,8 +128,13 @@ class LocalConv(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
         views = [x[:, i : i + out_h, j : j + out_w] for i in range(kh) for j in range(kw)]
-        patches = jnp.stack(views, axis=3).reshape(*views[0].shape[:3], -1)
-        y = jnp.einsum("bhwk,hwkf->bhwf", patches, kernel.reshape(out_h, out_w, -1, self.features))
+        # Positions first: one matrix product each, in the order that oneDNN has kernels for. The
+        # barriers, here and in the derivatives, are explained in `backend.compiler_options`.
+        patches = jnp.stack(views, axis=3).reshape(x.shape[0], out_h * out_w, -1).swapaxes(0, 1)
+        matrices = kernel.reshape(out_h * out_w, -1, self.features)
+        y = jnp.matmul(*lax.optimization_barrier((patches, matrices)))
+        y = lax.optimization_barrier(y)
+        y = y.swapaxes(0, 1).reshape(x.shape[0], out_h, out_w, self.features)
         return y if bias is None else y + bias
 
     def cost(self, in_shape, out_shape) -> Cost:

@@ -61,19 +61,13 @@ def _reduced(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Arra
     return nn.pool(x, start, op, (window, window), (stride, stride), pads)
 
 
-# In slices where gradients are wanted; without them `lax.reduce_window` is faster.
-_sliced = jax.custom_vjp(_reduced, nondiff_argnums=(1, 2, 3, 4, 5))
+# In slices where derivatives are wanted; without them `lax.reduce_window` is faster.
+_sliced = jax.custom_jvp(_reduced, nondiff_argnums=(1, 2, 3, 4, 5))
 
 
-def _windows_forward(x, *static):
-    return jax.vjp(lambda x: _in_slices(x, *static), x)
-
-
-def _windows_backward(kind, window, stride, pads, out_size, vjp, g):
-    return vjp(g)
-
-
-_sliced.defvjp(_windows_forward, _windows_backward)
+@_sliced.defjvp
+def _sliced_jvp(kind, window, stride, pads, out_size, primals, tangents):
+    return jax.jvp(lambda x: _in_slices(x, kind, window, stride, pads, out_size), primals, tangents)
 
 
 def _wants_slices() -> bool:

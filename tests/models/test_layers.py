@@ -8,29 +8,25 @@ import pytest
 from jax import lax
 
 from models import layers
-from models.layers import kernels, pooling
-
-# Limits that send a small convolution down each of the ways that `kernels.convolve` has on a CPU:
-# patches, XLA's forward with a convolution as the kernel's gradient, and with strips.
-WAYS = {
-    "patches": {},
-    "convolutions": {"_FEW_PATCH_BYTES": 0},
-    "strips": {"_FEW_PATCH_BYTES": 0, "_LARGE_MAP": 0, "_STRIP": 12},
-}
+from models.layers import backend, kernels, pooling
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("batch", [2, 24])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
-    ("size", "padding"), [(1, 0), (3, 0), (3, 1), (5, 2), (5, ((2, 1), (0, 3)))]
+    ("size", "padding"),
+    [(1, 0), (3, 0), (3, 1), (5, 2), (5, ((2, 1), (0, 3))), (9, ((0, 0), (0, 1)))],
 )
-def test_convolution_and_its_gradients_equal_xlas(way, groups, stride, size, padding, monkeypatch):
-    for name, value in WAYS[way].items():
-        monkeypatch.setattr(kernels, name, value)
+def test_convolution_and_its_derivatives_equal_xlas(
+    batch, groups, stride, size, padding, monkeypatch
+):
+    """Values, gradients, tangents and a Hessian-vector product; 24 images are 3 chunks of 8."""
+    monkeypatch.setattr(kernels, "_CACHE_BYTES", 0)
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 9, 8, 4)).astype(np.float32)
+    x = rng.normal(size=(batch, 9, 8, 4)).astype(np.float32)
     kernel = rng.normal(size=(size, size, 4 // groups, 6)).astype(np.float32)
+    along = [rng.normal(size=a.shape).astype(np.float32) for a in (x, kernel)]
     pads = ((padding, padding),) * 2 if isinstance(padding, int) else padding
     shared = dict(
         feature_group_count=groups,
@@ -38,14 +34,27 @@ def test_convolution_and_its_gradients_equal_xlas(way, groups, stride, size, pad
         precision="highest",
     )
 
-    def total(convolve):
-        return lambda x, kernel: jnp.sin(
-            convolve(x, kernel, (stride, stride), pads, **shared)
-        ).sum()
+    def derivatives(convolve):
+        def total(x, kernel):
+            return jnp.sin(convolve(x, kernel, (stride, stride), pads, **shared) / 10).sum()
 
-    ours = jax.jit(jax.value_and_grad(total(kernels.convolve), argnums=(0, 1)))(x, kernel)
-    xlas = jax.jit(jax.value_and_grad(total(lax.conv_general_dilated), argnums=(0, 1)))(x, kernel)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), ours, xlas)
+        gradient = jax.grad(total, argnums=(0, 1))
+
+        @backend.jit
+        def of(operands, along):
+            return jax.jvp(total, operands, along), jax.jvp(gradient, operands, along)
+
+        return of((x, kernel), tuple(along))
+
+    ours, xlas = derivatives(kernels.convolve), derivatives(lax.conv_general_dilated)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=2e-5), ours, xlas)
+
+
+def test_convolution_under_vmap():
+    x, kernel = np.ones((3, 2, 5, 5, 1), np.float32), np.ones((3, 3, 1, 2), np.float32)
+    mapped = jax.vmap(lambda x: kernels.convolve(x, kernel, (1, 1), ((0, 0), (0, 0))))(x)
+    assert mapped.shape == (3, 2, 3, 3, 2)
+    assert np.all(np.asarray(mapped) == 9)
 
 
 def test_a_kernel_that_covers_its_input_and_many_groups():
@@ -64,18 +73,16 @@ def test_a_kernel_that_covers_its_input_and_many_groups():
 
 
 def test_convolution_in_bfloat16_sums_its_kernel_gradient_in_float32(monkeypatch):
-    """Many strips: added up in bfloat16, the gradient would lose most of them."""
-    monkeypatch.setattr(kernels, "_FEW_PATCH_BYTES", 0)
-    monkeypatch.setattr(kernels, "_LARGE_MAP", 0)
-    monkeypatch.setattr(kernels, "_STRIP", 16)
-    x = jnp.ones((4, 64, 16, 1), jnp.bfloat16)
+    """Eight chunks: added up in bfloat16, their sums (multiples of 65 * 8) would be rounded."""
+    monkeypatch.setattr(kernels, "_CACHE_BYTES", 0)
+    x = jnp.ones((64, 5, 13, 1), jnp.bfloat16)
     kernel = jnp.ones((1, 3, 1, 1), jnp.bfloat16)
 
     def total(kernel):
         y = kernels.convolve(x, kernel, (1, 1), ((0, 0), (1, 1)))
         return y.astype(jnp.float32).sum()
 
-    assert jax.grad(total)(kernel).ravel().tolist() == [3840.0, 4096.0, 3840.0]
+    assert jax.grad(total)(kernel).ravel().tolist() == [3840.0, 4160.0, 3840.0]
 
 
 def test_pooling_on_a_small_example():

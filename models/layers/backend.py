@@ -1,0 +1,40 @@
+"""Which compiler options make the fast kernels inside XLA take part, for each backend.
+
+XLA for CPUs holds two libraries of kernels, YNNPACK and oneDNN, and uses YNNPACK by default. With
+the options here, oneDNN computes convolutions and matrix products, and YNNPACK sums. Measured on
+one core of an Intel Xeon (AVX-512) with jaxlib 0.12.0.1: a 3x3 convolution of 128 maps of 32x32
+with 16 channels runs at 62 GFLOP/s by default and at 149 with oneDNN. ResNet-20 trains at 207
+images/s without YNNPACK's sums and at 244 with them.
+"""
+
+import platform
+import sys
+
+import jax
+
+_CPU_OPTIONS = {
+    "xla_cpu_experimental_onednn_custom_call": True,
+    "xla_cpu_use_xnnpack": False,
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+}
+
+
+def has_onednn() -> bool:
+    """Whether jaxlib holds oneDNN for this machine's CPU: on Linux with an x86-64 processor."""
+    return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+
+
+def compiler_options(backend: str) -> dict:
+    """For `jax.jit(..., compiler_options=...)` on the backend "cpu", "gpu" or "tpu".
+
+    A trap (jaxlib 0.12.0.1): XLA lets oneDNN add a following term to a convolution's or a matrix
+    product's result, and adds it along the wrong axes where a transposition stands between the
+    two. `lax.optimization_barrier` before the transposition prevents it. Programs that were
+    compiled so cannot be written to JAX's cache of compiled programs.
+    """
+    return dict(_CPU_OPTIONS) if backend == "cpu" and has_onednn() else {}
+
+
+def jit(function, **keywords):
+    """`jax.jit` with the options of the default backend."""
+    return jax.jit(function, compiler_options=compiler_options(jax.default_backend()), **keywords)

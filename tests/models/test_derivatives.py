@@ -1,0 +1,116 @@
+"""Every kind of derivative of every registered network: forward, reverse, forward over reverse."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.common import base
+from models import registry
+from models.layers import backend
+from tests.models.test_registry import RUN
+
+LARGE = {
+    "alexnet",
+    "googlenet",
+    "vgg",
+    "resnet",
+    "resnet_cifar10",
+}  # traced only: minutes of compilation
+
+
+def network(name, options, shape, classes, batch):
+    """Of a case: (variables -> a smooth function of the logits in training mode, initialiser)."""
+    section = base().model
+    section.update({"name": name, **options})
+    module = registry.create(section, classes)
+    images = jax.random.normal(jax.random.key(1), (batch, *shape))
+
+    def init():
+        return module.init(jax.random.key(0), images, train=False)
+
+    def loss(params, rest):
+        logits, _ = module.apply(
+            {"params": params, **rest},
+            images,
+            train=True,
+            rngs={"dropout": jax.random.key(2)},
+            mutable=[*rest, "auxiliary"],
+        )
+        return jnp.sin(logits).mean()
+
+    return loss, init
+
+
+def direction(params, seed: int):
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    drawn = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
+
+
+def inner(a, b):
+    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.vdot(x, y), a, b)))
+
+
+def length(a):
+    return jnp.sqrt(inner(a, a))
+
+
+def hessian_times(loss, params, v):
+    return jax.jvp(jax.grad(loss), (params,), (v,))[1]
+
+
+@pytest.mark.parametrize("case", RUN, ids=lambda case: f"{case[0]}-{'-'.join(map(str, case[1]))}")
+def test_forward_and_reverse_agree_and_hessians_are_symmetric(case):
+    loss, init = network(*case)
+
+    def hessian():
+        variables = init()
+        params = variables.pop("params")
+        return hessian_times(functools.partial(loss, rest=variables), params, params)
+
+    if case[0] in LARGE:
+        sizes = {leaf.size for leaf in jax.tree.leaves(jax.eval_shape(hessian))}
+        assert max(sizes) > 1000
+        return
+
+    def numbers():
+        variables = init()
+        params = variables.pop("params")
+        u, v = direction(params, 3), direction(params, 4)
+        along = functools.partial(loss, rest=variables)
+        _, forward = jax.jvp(along, (params,), (v,))
+        _, linear = jax.linearize(along, params)
+        gradient = jax.grad(along)(params)
+        hu, hv = (hessian_times(along, params, a) for a in (u, v))
+        first = (forward, linear(v), inner(gradient, v), length(gradient) * length(v))
+        return first, (inner(u, hv), inner(v, hu), length(hv) * length(u))
+
+    (forward, linear, reverse, scale), (uv, vu, second_scale) = jax.device_get(
+        backend.jit(numbers)()
+    )
+    # The sums cancel: rounding is to be compared with the lengths of what is multiplied.
+    assert scale > 0 and abs(forward - reverse) < 1e-5 * scale
+    assert abs(forward - linear) < 1e-5 * scale
+    assert second_scale > 0 and abs(uv - vu) < 1e-5 * second_scale
+
+
+@pytest.mark.parametrize("case", [c for c in RUN if c[0] not in LARGE], ids=lambda c: str(c[:2]))
+def test_the_compiler_options_change_no_gradient(case):
+    """Against XLA's default kernels; see the trap in `backend.compiler_options`."""
+    loss, init = network(*case)
+
+    def gradient():
+        variables = init()
+        params = variables.pop("params")
+        return jax.value_and_grad(loss)(params, variables)
+
+    ours, default = backend.jit(gradient)(), jax.jit(gradient)()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()),
+        jax.device_get(ours),
+        jax.device_get(default),
+    )
