@@ -29,7 +29,7 @@ setup: $(VENV)/ready
 # An environment of older requirements, or of an older Python, is replaced.
 $(VENV)/ready: requirements.txt
 	@"$(or $(PYTHON),false)" -c '$(NEW_ENOUGH)' 2>/dev/null || { \
-	  echo "Canon needs Python 3.12, 3.13 or 3.14: install one (or: make PYTHON=its path)" >&2; \
+	  echo "Canon needs Python 3.12, 3.13 or 3.14: install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
 	  exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV) >/dev/null || { \
 	  echo "could not make $(VENV): on Debian or Ubuntu, sudo apt install $(notdir $(PYTHON))-venv" >&2; \
