@@ -1,17 +1,22 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The README has them without make.
-# `make parity` compares with torch, and `make notebooks` runs the notebooks; each installs what it
-# needs beside.
+# `make parity` compares with torch, and `make notebooks` runs the notebooks. Both install the
+# packages that they need into the same environment.
 
-PYTHON ?= python3
+# The first of these that is Python 3.12 or newer. Each is run: pyenv also has commands for versions
+# that are not selected, and these commands fail.
+PYTHONS := python3.14 python3.13 python3.12 python3 python
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 12))
+PYTHON ?= $(shell for python in $(PYTHONS); do \
+  $$python -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$python; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
-# What the nets are compared with. torchvision and timm without what they require: torchvision's own
-# pin of torch may ask for another build of it, and timm needs besides only the hub's package.
-TORCH := torch==2.13.0
-TORCHVISION := torchvision==0.29.1
-TIMM := timm==1.0.31
-HUB := huggingface_hub==2.4.0
+# requirements.txt keeps its versions whatever else is installed, and nothing that is installed may
+# lack or contradict a requirement.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+CHECK := $(BIN)/python -m pip check
+# What the networks are compared with.
+TORCH := torch==2.14.1 torchvision==0.29.1 timm==1.0.31 huggingface_hub==2.4.0
 # What runs notebooks and makes pages of them.
 JUPYTER := ipykernel==7.4.0 nbclient==0.11.0 nbconvert==7.17.2
 # One of them: make notebooks NOTEBOOK=lenet5
@@ -21,13 +26,17 @@ NOTEBOOK ?=
 
 setup: $(VENV)/ready
 
+# An environment of older requirements, or of an older Python, is replaced.
 $(VENV)/ready: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "Canon needs Python 3.11 or newer: make PYTHON=python3.12, for example" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) >/dev/null || { \
-	  echo "could not make $(VENV): on Debian or Ubuntu, sudo apt install python3-venv" >&2; exit 1; }
+	@"$(or $(PYTHON),false)" -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+	  echo "Canon needs Python 3.12, 3.13 or 3.14: install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) >/dev/null || { \
+	  echo "could not make $(VENV): on Debian or Ubuntu, sudo apt install $(notdir $(PYTHON))-venv" >&2; \
+	  exit 1; }
 	@echo "installing into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(INSTALL)
+	@$(CHECK)
 	@touch $@
 
 # Trained anew each time: the demonstration shows training, not resuming.
@@ -43,9 +52,8 @@ parity: $(VENV)/parity-ready
 
 $(VENV)/parity-ready: $(VENV)/ready Makefile
 	@echo "installing torch into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCHVISION) $(TIMM)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(HUB)
+	@$(INSTALL) $(TORCH)
+	@$(CHECK)
 	@touch $@
 
 notebooks: $(VENV)/notebooks-ready
@@ -53,7 +61,8 @@ notebooks: $(VENV)/notebooks-ready
 
 $(VENV)/notebooks-ready: $(VENV)/ready Makefile
 	@echo "installing Jupyter's kernel and converter into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(JUPYTER)
+	@$(INSTALL) $(JUPYTER)
+	@$(CHECK)
 	@touch $@
 
 lint: setup

@@ -8,22 +8,10 @@ import itertools
 
 import torch
 import torch.nn.functional as F
+import torchvision.models
 from torch import nn
 
 from models.lenet import C3_TABLE, rbf_codes
-
-
-def _torchvision_models():
-    # torchvision registers kernels for these operators. Where its compiled part does not match the
-    # torch that is installed, they are undeclared, and the import fails; no classifier needs them.
-    try:
-        import torchvision.models
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision.models
-    return torchvision.models
 
 
 class ScaledTanh(nn.Module):
@@ -179,7 +167,7 @@ class GoogLeNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = _torchvision_models().googlenet(init_weights=False)
+        self.net = torchvision.models.googlenet(init_weights=False)
 
     def forward(self, x):
         y = self.net(x)
@@ -194,12 +182,12 @@ NETS = {
     "maxout_mnist_dense": maxout,
     "resnet_cifar10_20": resnet_cifar10,
     "alexnet_two_tower": alexnet_two_tower,
-    "alexnet_one_tower": lambda: _torchvision_models().alexnet(),
-    "vgg_A": lambda: _torchvision_models().vgg11(),
-    "vgg_D": lambda: _torchvision_models().vgg16(),
+    "alexnet_one_tower": torchvision.models.alexnet,
+    "vgg_A": torchvision.models.vgg11,
+    "vgg_D": torchvision.models.vgg16,
     "googlenet_batch_norm": GoogLeNet,
-    "resnet_18": lambda: _torchvision_models().resnet18(),
-    "resnet_50_v1.5": lambda: _torchvision_models().resnet50(),
+    "resnet_18": torchvision.models.resnet18,
+    "resnet_50_v1.5": torchvision.models.resnet50,
 }
 
 

@@ -5,9 +5,6 @@ modules take `torch` from here for that reason.
 """
 
 import functools
-import importlib
-import importlib.util
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +15,7 @@ from flax.traverse_util import flatten_dict
 
 REASON = "compares with torch and torchvision, which are not installed: make parity"
 torch = pytest.importorskip("torch", reason=REASON)
-if not importlib.util.find_spec("torchvision"):
-    pytest.skip(REASON, allow_module_level=True)
-try:
-    torchvision = importlib.import_module("torchvision")
-except RuntimeError:
-    # torchvision's import refers to operators of its extension, which did not load (a CPU torch
-    # beside a CUDA torchvision). The nets need none of them: their schemas are enough.
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    _library = torch.library.Library("torchvision", "DEF")
-    for _operator in ("nms", "qnms"):
-        _library.define(_operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    torchvision = importlib.import_module("torchvision")
+torchvision = pytest.importorskip("torchvision", reason=REASON)
 
 # torch's threads spin while they wait for each other: on cores that are shared, as those of
 # `pytest -n 2`, nearly all the time.
