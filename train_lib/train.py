@@ -13,6 +13,7 @@ from errors import UserError
 from input_pipeline import sources
 from train_lib import config as config_lib
 from train_lib import (
+    compilation_cache,
     console,
     experiment,
     foreign,
@@ -57,6 +58,7 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir)
     if config.deterministic:
         parallel.be_deterministic()
+    compilation_cache.configure(config.compilation_cache)
     try:
         with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
             return _in_folder(config, workdir, allow_config_change, stop)
