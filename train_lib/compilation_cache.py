@@ -12,6 +12,7 @@ of JAX and XLA make up the key. The store below it is Canon's, because JAX's own
 An entry that is missing, damaged, or not what its name says is compiled anew and replaced.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -121,10 +122,8 @@ def _digest(file: pathlib.Path, content: bytes) -> bytes:
 
 
 def _remove(file: pathlib.Path) -> None:
-    try:
+    with contextlib.suppress(OSError):
         file.unlink(missing_ok=True)
-    except OSError:
-        pass
 
 
 def configure(wanted: bool) -> None:

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline import sources
-from train_lib import config as config_lib
 from train_lib import (
     compilation_cache,
     console,
@@ -25,6 +24,7 @@ from train_lib import (
     processes,
     rates,
 )
+from train_lib import config as config_lib
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
