@@ -139,15 +139,23 @@ def _run(config, workdir: pathlib.Path, stop) -> None:
 
 def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
     """The call of the mode, with the final config."""
-    from train_lib import checkpoints, modes, processes
-    from train_lib.train import train_and_evaluate
+    from train_lib import compilation_cache, processes
 
+    if MODE.value != "train":
+        compilation_cache.configure(config.compilation_cache)
     if MODE.value == "train":
+        from train_lib import checkpoints
+        from train_lib.train import train_and_evaluate
+
         checkpoints.ignore_late_writes()
         train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value, stop)
     elif MODE.value == "evaluate":
+        from train_lib import modes
+
         processes.say(modes.evaluate_run(config, workdir, given))
     elif MODE.value == "predict":
+        from train_lib import modes
+
         processes.say(modes.predict_images(config, workdir, IMAGES.value, given))
     elif MODE.value == "inspect":
         from train_lib.inspect_run import inspect_run  # Matplotlib

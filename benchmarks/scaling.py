@@ -153,10 +153,7 @@ def lower(exp: experiment.Experiment, share: int):
     config, devices, steps = exp.config, len(exp.devices), exp.config.steps_per_dispatch
     plan = plans.make_plan(config, 100_000)  # the number of examples moves constants only
     train_step, optimizer, _ = train.make_step(exp, plan)
-    averaged = config.optimizer.averaging > 0
-    state = jax.eval_shape(
-        lambda: state_lib.create(exp.module, optimizer, config.seed, exp.input_shape, averaged)
-    )
+    state = state_lib.shapes_for_config(exp, optimizer)
     batch = {
         "image": jax.ShapeDtypeStruct((devices, steps, share, *image_shape(exp)), jnp.uint8),
         "label": jax.ShapeDtypeStruct((devices, steps, share), jnp.int32),

@@ -7,12 +7,24 @@ gives 1,442 training and 355 test images. Both parts hold the same writers, so t
 lower than for writers never seen.
 """
 
+import importlib.util
+import pathlib
+
 import numpy as np
 
 from errors import UserError
 
 IMAGE_SHAPE = (28, 28, 1)
 CLASS_NAMES = tuple("0123456789")
+
+
+def _file() -> pathlib.Path:
+    """scikit-learn's file of the digits, found without importing scikit-learn.
+
+    The import would take about a second, more than all else that loading the digits needs.
+    """
+    folder = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent
+    return folder / "datasets" / "data" / "digits.csv.gz"
 
 
 def load(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -23,15 +35,14 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
     if split not in ("train", "test"):
         raise UserError(f"digits has no split {split!r}: choose train or test")
     from PIL import Image
-    from sklearn.datasets import load_digits  # a second to import: only where it is needed
 
-    digits = load_digits()
-    labels = digits.target.astype(np.int32)
+    rows = np.loadtxt(_file(), delimiter=",", dtype=np.float64)  # 64 grey levels and the label
+    small_images, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int32)
     in_test = np.zeros(len(labels), bool)
     for digit in range(10):
         in_test[np.flatnonzero(labels == digit)[4::5]] = True
     chosen = np.flatnonzero(in_test == (split == "test"))
-    small = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    small = np.rint(small_images[chosen] * (255 / 16)).astype(np.uint8)
     size = IMAGE_SHAPE[1], IMAGE_SHAPE[0]
     images = [Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in small]
     return np.stack([np.asarray(image) for image in images])[..., None], labels[chosen]

@@ -6,7 +6,6 @@ import pathlib
 import sys
 from collections.abc import Callable, Collection, Sequence
 
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -190,7 +189,7 @@ def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
     config = exp.config
     # For the structure of its state alone, which durations do not change.
     optimizer = optimizers.make_optimizer(config.optimizer, rates.for_config(config, 1.0, 1))
-    like = jax.eval_shape(lambda: state_lib.for_config(exp, optimizer))
+    like = state_lib.shapes_for_config(exp, optimizer)
     restored = (0, like)
     if processes.is_first():
         restored = Checkpoints(workdir, read_only=True).restore(like, step)

@@ -7,10 +7,6 @@ import os
 import pathlib
 import time
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
-
 from errors import UserError
 from train_lib.workdir import write_text
 
@@ -121,7 +117,10 @@ class Writer(Mirror):
 
 
 class _Events:
-    """A file of TensorBoard events, written at once.
+    """A file of TensorBoard events, opened at the first record and written at once.
+
+    tensorboardX is imported then, and not before the first training step: it imports torch where
+    torch is installed, which takes longer than everything else that a run imports.
 
     tensorboardX's own SummaryWriter leaves that to a thread: an error ends the thread, and the
     next records wait for it for ever.
@@ -130,20 +129,34 @@ class _Events:
     def __init__(self, folder: pathlib.Path, first_step: int):
         """TensorBoard forgets what earlier files have from `first_step` on."""
         folder.mkdir(exist_ok=True)
+        self._folder, self._first_step = folder, first_step
+        self._writer = None
+
+    def _open(self) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
         # Two of a second, of one process, are two files.
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.time_ns()}")
+        suffix = f".{os.getpid()}.{time.time_ns()}"
+        self._writer = EventsWriter(str(self._folder / "events"), suffix)
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(event_pb2.Event(step=first_step, session_log=start))
+        self._add(event_pb2.Event(step=self._first_step, session_log=start))
 
     def _add(self, event) -> None:
         event.wall_time = time.time()
         self._writer.write_event(event)
 
     def write(self, record: dict) -> None:
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        if self._writer is None:
+            self._open()
         for name, value in record.items():
             if name not in ("step", "test/examples"):
                 self._add(event_pb2.Event(step=record["step"], summary=scalar(name, value)))
         self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -13,7 +13,6 @@ import numpy as np
 
 from errors import UserError, printable
 from input_pipeline import decode
-from train_lib import plots
 from train_lib.evaluate import Result
 from train_lib.workdir import write_text
 
@@ -100,6 +99,8 @@ def write(
     confusion_matrix.png and misclassified.png. picture: an example's number -> its image.
     Raises UserError, one line, where they cannot be written.
     """
+    from train_lib import plots  # imports Matplotlib, which only drawing needs
+
     names, counted = split.info.class_names, result.counted
     write_text(output / "result.json", json.dumps(line, indent=2) + "\n")
     write_text(output / "predictions.csv", predictions(result, names, split.id))
@@ -112,6 +113,7 @@ def write(
 
 def contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> None:
     """A PNG file of pictures, each with its caption. Raises UserError if it cannot be written."""
+    from train_lib import plots  # imports Matplotlib, which only drawing needs
 
     def thumbnail(i: int) -> np.ndarray | None:
         try:
