@@ -139,10 +139,8 @@ def _run(config, workdir: pathlib.Path, stop) -> None:
 
 def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
     """The call of the mode, with the final config."""
-    from train_lib import compilation_cache, processes
+    from train_lib import processes
 
-    if MODE.value != "train":
-        compilation_cache.configure(config.compilation_cache)
     if MODE.value == "train":
         from train_lib import checkpoints
         from train_lib.train import train_and_evaluate

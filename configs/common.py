@@ -29,9 +29,6 @@ def base() -> ConfigDict:
     # GPUs: the same sums in the same order every time, so that a run repeats to the bit; slower.
     # CPUs and TPUs do so anyway.
     config.deterministic = False
-    # Whether compiled programs are kept in ~/.cache/canon/compiled ($XDG_CACHE_HOME/canon/compiled)
-    # and used by later processes. CPUs only. Results are the same with and without.
-    config.compilation_cache = True
     # Another run's workdir, whose newest weights this one starts with (averaged ones, if it
     # averages), a file of --mode=export, or one of torchvision, timm, Caffe or Keras
     # (docs/weights.md). Once begun, a run does not need them any more. The test modes take it where

@@ -281,9 +281,7 @@ def rate_scale(config: ConfigDict) -> float:
     return config.batch_size / reference if reference else 1.0
 
 
-_OF_A_MACHINE = (
-    *("compilation_cache", "dataset.data_dir", "dataset.cache_dir", "dataset.workers"),
-)
+_OF_A_MACHINE = ("dataset.data_dir", "dataset.cache_dir", "dataset.workers")
 # Where a run is, not what it is: it may differ when the run goes on.
 _FREE = (
     *_OF_A_MACHINE,

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline import sources
+from train_lib import config as config_lib
 from train_lib import (
-    compilation_cache,
     console,
     experiment,
     foreign,
@@ -24,7 +24,6 @@ from train_lib import (
     processes,
     rates,
 )
-from train_lib import config as config_lib
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
@@ -58,7 +57,6 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir)
     if config.deterministic:
         parallel.be_deterministic()
-    compilation_cache.configure(config.compilation_cache)
     try:
         with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
             return _in_folder(config, workdir, allow_config_change, stop)

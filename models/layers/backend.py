@@ -29,8 +29,10 @@ def compiler_options(backend: str) -> dict:
 
     A trap (jaxlib 0.12.0.1): XLA lets oneDNN add a following term to a convolution's or a matrix
     product's result, and adds it along the wrong axes where a transposition stands between the
-    two. `lax.optimization_barrier` before the transposition prevents it. Programs that were
-    compiled so cannot be written to JAX's cache of compiled programs.
+    two. `lax.optimization_barrier` before the transposition prevents it.
+
+    JAX's persistent compilation cache is of no use with them: XLA often fails to serialise a
+    program that calls oneDNN (`std::bad_alloc`), and JAX then warns and goes without.
     """
     return dict(_CPU_OPTIONS) if backend == "cpu" and has_onednn() else {}
 

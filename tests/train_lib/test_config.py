@@ -152,7 +152,6 @@ def test_the_light_tables_agree_with_the_modules():
 def test_differences_are_named_and_paths_may_differ():
     stored = config_lib.flatten(tiny_config())
     now = tiny_config(**{"batch_size": 50, "dataset.data_dir": "/elsewhere"})
-    now.compilation_cache = False
     assert config_lib.differences(stored, now) == ["batch_size: 100 -> 50"]
 
 
