@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from errors import UserError
-from models.layers import ACTIVATIONS, backend
+from models.layers import ACTIVATIONS
 from models.layers.activations import layer_name
 
 
@@ -50,7 +50,7 @@ def activations(
             module.apply(variables, images, train=train, **options)
         return values
 
-    values = backend.jit(run)(variables, images)
+    values = jax.jit(run)(variables, images)
     return dict(zip(names, values, strict=True))
 
 

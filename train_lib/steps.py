@@ -156,7 +156,11 @@ def averaged(average, params, decay: float, step: jax.Array):
 
 def several(train_step: Callable) -> Callable:
     """The same step over batches with a leading axis of steps, in one call (`lax.scan`)."""
-    return lambda state, batches: jax.lax.scan(train_step, state, batches)
+
+    def train_steps(state, batches):
+        return jax.lax.scan(train_step, state, batches)
+
+    return train_steps
 
 
 def make_eval_step(

@@ -60,7 +60,7 @@ def test_every_program_of_a_run_is_compiled_as_the_switch_says_and_runs_repeat(t
     found = {}
     for name, deterministic in (("one", True), ("again", True), ("without", False)):
         found[name], options = run_in_a_process(tmp_path / name, deterministic)
-        assert any("_fun" in program for program in options)  # the train step is among them
+        assert any("train_steps" in program for program in options)  # the train step is among them
         for program, text in options.items():
             assert ("xla_gpu_deterministic_ops: true" in text) == deterministic, program
     jax.tree.map(np.testing.assert_array_equal, found["one"], found["again"])
