@@ -145,11 +145,15 @@ def scatter(batch, on: Sequence[jax.Device]):
 def _mapped(step: Callable, on, out_axes, donate_argnums=(), options=None) -> Callable:
     """`step(state, batch)` under pmap, compiled with the options of the devices' backend.
 
-    `jax.pmap` takes no compiler options, so it is traced inside `jax.jit`, which does.
+    `jax.pmap` takes no compiler options, so it is traced inside `jax.jit`, which does. Of several
+    processes only pmap itself puts their parts together: they go without the options.
     """
-    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=list(on))
+    arguments = dict(axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=list(on))
+    if processes.count() > 1:
+        return jax.pmap(step, donate_argnums=donate_argnums, **arguments)
     if options is None:
         options = backend.compiler_options(on[0].platform)
+    mapped = jax.pmap(step, **arguments)
     return jax.jit(mapped, donate_argnums=donate_argnums, compiler_options=options)
 
 
