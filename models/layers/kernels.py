@@ -7,23 +7,29 @@ one's derivatives are the other two, so every kind of derivative works: `jax.gra
 `jax.linearize` and any nesting of them.
 
 On GPUs and TPUs, and on CPUs without oneDNN (`backend.has_onednn`), all three are XLA's own
-convolutions. With oneDNN, the kernel's gradient and the input's gradient under strides are written
-as plain convolutions that oneDNN takes: `_cpu_kernel_gradient` and `_cpu_input_gradient`.
+convolutions. With oneDNN, both gradients are written as plain convolutions that oneDNN takes:
+`_cpu_kernel_gradient` and `_cpu_input_gradient`.
 
 Measured on one core of an Intel Xeon (AVX-512), jaxlib 0.12.0.1 with the options of
-`backend.compiler_options`, torch 2.14.1; GFLOP/s of the kernel's gradient of 3x3 kernels:
+`backend.compiler_options`, torch 2.14.1; GFLOP/s:
 
-    images, map, channels   XLA's own   here   torch
-    128, 32x32, 16                 18     92     154
-    128, 16x16, 32                 31    119     163
-    128, 8x8, 64                   82    137     164
-    8, 56x56, 64                   39    128     149
-    8, 28x28, 128                  56    143     159
-    16, 13x13, 256 to 384          69    151     152
+    kernel's gradient, 3x3        XLA's own   here   torch
+    128 x 32x32, 16 channels             18     96     153
+    128 x 16x16, 32                      31    118     162
+    128 x 8x8, 64                        82    129     164
+    8 x 56x56, 64                        39    131     153
+    8 x 28x28, 128                       56    146     161
+    16 x 13x13, 192 to 384               69    151     152
+
+    input's gradient, in a `lax.scan` as the training loop has it (torch: alone)
+    3x3, 128 x 32x32, 16 channels       2.7     81     145
+    3x3, stride 2, 8 x 28x28, 128        23    127     157
+    1x1, stride 2, 8 x 28x28, 512        26    114     131
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -137,11 +143,11 @@ def _cpu_forward(x, kernel, *, geometry: Geometry):
 
 
 def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
-    """The input's gradient; with strides a sub-pixel convolution.
+    """The input's gradient: with strides, one convolution without strides for each phase.
 
-    With stride s, the inputs s * q + r (r = 0 ... s - 1) of one q meet the kernel's positions
-    s * m + r, so all s * s of them come from one convolution with stride 1 that gives s * s times
-    the channels. (XLA's own, over a map spread by zeros, is not taken by oneDNN.)
+    With stride s, the inputs s * q + r of one phase r meet the kernel's positions s * m + r alone,
+    so each phase is a convolution of g with those. (oneDNN takes neither XLA's own form with
+    strides, a convolution over a map spread by zeros, nor, inside a scan, that without them.)
     """
     if geometry.groups > 1:
         return _per_group(_cpu_input_gradient, _xla_input_gradient, g, kernel, geometry)
@@ -152,42 +158,40 @@ def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
         return _pad(
             windows.reshape(batch, kh, kw, channels), [(-a, -b) for a, b in _edges(geometry)]
         )
-    (sh, sw), padding = geometry.strides, geometry.padding
-    taps = (-(-kh // sh), -(-kw // sw))
-    # q from 0 to the last that has an input, taken with the padding before it.
-    counts = [
-        (n + low - 1) // s + 1
-        for n, (low, _), s in zip(geometry.size, padding, geometry.strides, strict=True)
-    ]
-    beyond = [(0, m * s - k) for m, s, k in zip(taps, (sh, sw), (kh, kw), strict=True)]
-    kernel = jnp.pad(kernel, [*beyond, (0, 0), (0, 0)])
-    kernel = kernel.reshape(taps[0], sh, taps[1], sw, channels, -1)
-    kernel = kernel[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
-    spread = lax.conv_general_dilated(
-        g,
-        kernel.reshape(*taps, g.shape[-1], -1),
-        (1, 1),
-        [(m - 1, q - n) for m, q, n in zip(taps, counts, geometry.out, strict=True)],
-        dimension_numbers=_NHWC,
-        precision=geometry.precision,
-    )
-    spread = lax.optimization_barrier(spread)  # see `backend.compiler_options`
-    spread = spread.reshape(batch, *counts, sh, sw, channels).transpose(0, 1, 3, 2, 4, 5)
-    spread = spread.reshape(batch, counts[0] * sh, counts[1] * sw, channels)
-    (top, _), (left, _) = padding
+    (sh, sw), ((top, _), (left, _)) = geometry.strides, geometry.padding
     height, width = geometry.size
-    return spread[:, top : top + height, left : left + width]
+    # The rows and columns of one phase; the first begin with the padding before the map.
+    rows, columns = -(-(height + top) // sh), -(-(width + left) // sw)
+    parts = []
+    for row, column in itertools.product(range(min(sh, kh)), range(min(sw, kw))):
+        taps = kernel[row::sh, column::sw]
+        before = [n - 1 for n in taps.shape[:2]]
+        after = [n - out for n, out in zip((rows, columns), geometry.out, strict=True)]
+        phase = lax.conv_general_dilated(
+            g,
+            taps[::-1, ::-1].transpose(0, 1, 3, 2),
+            (1, 1),
+            list(zip(before, after, strict=True)),
+            dimension_numbers=_NHWC,
+            precision=geometry.precision,
+        )
+        spread = [(row, sh - 1 - row, sh - 1), (column, sw - 1 - column, sw - 1)]
+        parts.append(lax.pad(phase, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)]))
+    # oneDNN would add a residual branch's gradient in a copy, or along wrong axes: see `backend`.
+    total = lax.optimization_barrier(functools.reduce(jnp.add, parts))
+    return total[:, top : top + height, left : left + width]
 
 
-_CACHE_BYTES = (
-    2**20
-)  # what a chunk of images and their gradients may take, to stay in a core's cache
+_CACHE_BYTES = 2**20  # what a chunk of images and their gradients may take: about a core's cache
 _MIN_IMAGES = 8
 
 
-def _images_per_chunk(batch: int, image_bytes: int) -> int:
-    """How many images of a batch are worked on at a time: a divisor of the batch."""
-    wanted = max(_MIN_IMAGES, _CACHE_BYTES // image_bytes)
+def _images_per_chunk(batch: int, image_bytes: int, sum_bytes: int) -> int:
+    """How many images of a batch are worked on at a time: a divisor of the batch.
+
+    A chunk stays in the cache, unless it is small beside the sum that each chunk is added to.
+    """
+    wanted = max(_MIN_IMAGES, max(_CACHE_BYTES, 4 * sum_bytes) // image_bytes)
     return max(n for n in range(1, min(batch, wanted) + 1) if batch % n == 0)
 
 
@@ -227,7 +231,9 @@ def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
             preferred_element_type=wide,
         )
 
-    size = _images_per_chunk(batch, x[0].nbytes + g[0].nbytes)
+    size = _images_per_chunk(
+        batch, x[0].nbytes + g[0].nbytes, kh * kw * channels * features * wide.itemsize
+    )
     if size == batch:
         total = part(x, g)
     else:
