@@ -75,13 +75,16 @@ def make_train_step(
             {"loss": value * count, "errors": errors, "examples": jnp.float32(count)}
         )
         bad = first_not_finite(gradient, here["loss"])
+        # Updated behind the whole gradient: XLA would otherwise copy each kernel first, because the
+        # input's gradient may still have to read it.
+        gradient, before = jax.lax.optimization_barrier((gradient, state.params))
         updates, opt_state = optimizer.update(
             gradient,
             state.opt_state,
-            state.params,
+            before,
             train_error=here["errors"] / here["examples"],
         )
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(before, updates)
         average, skipped = state.average, state.skipped
         if averaging:
             average = averaged(average, params, averaging, state.step)
