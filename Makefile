@@ -31,7 +31,7 @@ $(VENV)/ready: requirements.txt
 	@"$(or $(PYTHON),false)" -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 	  echo "Canon needs Python 3.12, 3.13 or 3.14: install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
 	  exit 1; }
-	@$(PYTHON) -m venv --clear $(VENV) >/dev/null || { \
+	@"$(PYTHON)" -m venv --clear $(VENV) >/dev/null || { \
 	  echo "could not make $(VENV): on Debian or Ubuntu, sudo apt install $(notdir $(PYTHON))-venv" >&2; \
 	  exit 1; }
 	@echo "installing into $(VENV)"

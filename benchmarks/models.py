@@ -288,7 +288,9 @@ def measure(name: str, family: Family, batch: int, arguments) -> dict:
         low, high = config.preprocess.low, config.preprocess.high
         loss = torch_nets.loss_of(config.loss.name, config.loss.get("j"))
         theirs = torch_nets.Steps(name, images, labels, loss, low, high, RATE, MOMENTUM)
-        assert theirs.parameters() == ours.parameters(), "torch's net is another"
+        assert theirs.parameters() == ours.parameters(), (
+            "torch's network has a different number of parameters"
+        )
         choose_torch_settings(theirs, arguments.cores)
         layout, threads = theirs.layout, torch.get_num_threads()
         calls["train", "torch"] = (theirs.train, theirs.wait, batch)

@@ -5,7 +5,8 @@
 
 Each measurement is a fresh process with an empty workdir. It runs main.py of a checkout, by default
 this one with this Python, and ends after the first call of the compiled training step. `cold`: the
-folder of caches is empty, too. `warm`: the caches are those that an earlier process has filled.
+folder of caches is empty, too. `warm`: the caches are those that an earlier process has filled:
+decoded data sets, and in versions before 2026-11-28 also compiled programs.
 
 Several checkouts, or one with several Pythons, are measured in turns: compare times of one
 invocation only. The first process of each, which fills the caches (also Python's, of compiled

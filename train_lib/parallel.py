@@ -145,11 +145,11 @@ def scatter(batch, on: Sequence[jax.Device]):
 def _mapped(step: Callable, on, out_axes, donate_argnums=(), options=None) -> Callable:
     """`step(state, batch)` under pmap, compiled with the options of the devices' backend.
 
-    `jax.pmap` takes no compiler options, so it is traced inside `jax.jit`, which does. Of several
-    processes only pmap itself puts their parts together: they go without the options.
+    `jax.pmap` takes no compiler options, so it is traced inside `jax.jit`, which does. Only
+    `jax.pmap` itself can combine the devices of several processes: those steps go without options.
     """
     arguments = dict(axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=list(on))
-    if processes.count() > 1:
+    if any(device.process_index != jax.process_index() for device in on):
         return jax.pmap(step, donate_argnums=donate_argnums, **arguments)
     if options is None:
         options = backend.compiler_options(on[0].platform)
@@ -185,7 +185,7 @@ def device_index() -> jax.Array:
 
 
 def _alone() -> bool:
-    """Whether a step runs on one device. XLA would copy what it sums over one."""
+    """Whether a step runs on one device. There a sum over devices would only copy its operand."""
     return jax.lax.psum(1, AXIS) == 1
 
 

@@ -32,7 +32,7 @@ def make_train_step(
     perhaps offset int32 [b, 2], where the images lie in a square that a mean image is of, and
     stop int32 [], of which the record holds the sum over devices: several processes stop at the
     same step by it.
-    record: `record_of(state)` after the step. The window starts afresh behind each logged step;
+    record: `record_of(state)` after the step. The window starts afresh after each logged step;
     its loss is that of the model's own logits.
     skip_not_finite: a loss or gradient that is not finite changes nothing but counters, and the
     state's `skipped` counts it.
@@ -75,16 +75,16 @@ def make_train_step(
             {"loss": value * count, "errors": errors, "examples": jnp.float32(count)}
         )
         bad = first_not_finite(gradient, here["loss"])
-        # Updated behind the whole gradient: XLA would otherwise copy each kernel first, because the
+        # The update waits for the whole gradient. Otherwise XLA copies each kernel, because the
         # input's gradient may still have to read it.
-        gradient, before = jax.lax.optimization_barrier((gradient, state.params))
+        gradient, old_params = jax.lax.optimization_barrier((gradient, state.params))
         updates, opt_state = optimizer.update(
             gradient,
             state.opt_state,
-            before,
+            old_params,
             train_error=here["errors"] / here["examples"],
         )
-        params = optax.apply_updates(before, updates)
+        params = optax.apply_updates(old_params, updates)
         average, skipped = state.average, state.skipped
         if averaging:
             average = averaged(average, params, averaging, state.step)

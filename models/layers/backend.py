@@ -1,10 +1,10 @@
 """Which compiler options make the fast kernels inside XLA take part, for each backend.
 
 XLA for CPUs holds two libraries of kernels, YNNPACK and oneDNN, and uses YNNPACK by default. With
-the options here, oneDNN computes convolutions and matrix products, and YNNPACK sums. Measured on
-one core of an Intel Xeon (AVX-512) with jaxlib 0.12.0.1: a 3x3 convolution of 128 maps of 32x32
-with 16 channels runs at 62 GFLOP/s by default and at 149 with oneDNN. ResNet-20 trains at 207
-images/s without YNNPACK's sums and at 244 with them.
+the options here, oneDNN computes convolutions and matrix products, and YNNPACK computes sums.
+Measured on one core of an Intel Xeon (AVX-512) with jaxlib 0.12.0.1: a 3x3 convolution of 128 maps
+of 32x32 with 16 channels runs at 62 GFLOP/s by default and at 149 with oneDNN. ResNet-20 trains at
+207 images/s without YNNPACK's sums and at 244 with them.
 """
 
 import platform
@@ -31,8 +31,9 @@ def compiler_options(backend: str) -> dict:
     product's result, and adds it along the wrong axes where a transposition stands between the
     two. `lax.optimization_barrier` before the transposition prevents it.
 
-    JAX's persistent compilation cache is of no use with them: XLA often fails to serialise a
-    program that calls oneDNN (`std::bad_alloc`), and JAX then warns and goes without.
+    JAX's persistent compilation cache does not work with these options: XLA often fails to
+    serialise a program that calls oneDNN (`std::bad_alloc`), and JAX then warns and continues
+    without the cache.
     """
     return dict(_CPU_OPTIONS) if backend == "cpu" and has_onednn() else {}
 

@@ -7,8 +7,9 @@ one's derivatives are the other two, so every kind of derivative works: `jax.gra
 `jax.linearize` and any nesting of them.
 
 On GPUs and TPUs, and on CPUs without oneDNN (`backend.has_onednn`), all three are XLA's own
-convolutions. With oneDNN, both gradients are written as plain convolutions that oneDNN takes:
-`_cpu_kernel_gradient` and `_cpu_input_gradient`.
+convolutions. With oneDNN, the gradients are plain convolutions or matrix products that oneDNN
+takes, and a convolution whose output has one position is a matrix product. They pay under
+`backend.compiler_options`; code compiled without these options gets the same forms.
 
 Measured on one core of an Intel Xeon (AVX-512), jaxlib 0.12.0.1 with the options of
 `backend.compiler_options`, torch 2.14.1; GFLOP/s:
@@ -30,7 +31,7 @@ Measured on one core of an Intel Xeon (AVX-512), jaxlib 0.12.0.1 with the option
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+import math
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ class Geometry:
         )
 
 
-# XLA's own three: for the shapes, for other backends, and for vmap.
+# XLA's own three: for the shapes, for other backends, for many groups, and for vmap.
 
 
 def _xla_forward(x, kernel, *, geometry: Geometry):
@@ -130,7 +131,7 @@ def _per_group(cpu, xla, a, b, geometry: Geometry):
 
 
 def _is_product(geometry: Geometry) -> bool:
-    """Whether the kernel covers its input: the convolution is one matrix product."""
+    """Whether the output has one position, so that the convolution is one matrix product."""
     return geometry.groups == 1 and geometry.out == (1, 1)
 
 
@@ -146,8 +147,9 @@ def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
     """The input's gradient: with strides, one convolution without strides for each phase.
 
     With stride s, the inputs s * q + r of one phase r meet the kernel's positions s * m + r alone,
-    so each phase is a convolution of g with those. (oneDNN takes neither XLA's own form with
-    strides, a convolution over a map spread by zeros, nor, inside a scan, that without them.)
+    so each phase is a convolution of g with those. oneDNN does not run XLA's own form:
+    with strides, that is a convolution over a map spread by zeros. Inside a scan it does not run
+    the form without strides either.
     """
     if geometry.groups > 1:
         return _per_group(_cpu_input_gradient, _xla_input_gradient, g, kernel, geometry)
@@ -179,20 +181,20 @@ def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
         parts.append(lax.pad(phase, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)]))
     # oneDNN would add a residual branch's gradient in a copy, or along wrong axes: see `backend`.
     total = lax.optimization_barrier(functools.reduce(jnp.add, parts))
-    return total[:, top : top + height, left : left + width]
+    return _pad(total, [(-top, top + height - rows * sh), (-left, left + width - columns * sw)])
 
 
 _CACHE_BYTES = 2**20  # what a chunk of images and their gradients may take: about a core's cache
 _MIN_IMAGES = 8
 
 
-def _images_per_chunk(batch: int, image_bytes: int, sum_bytes: int) -> int:
-    """How many images of a batch are worked on at a time: a divisor of the batch.
+def _images_per_chunk(image_bytes: int, sum_bytes: int) -> int:
+    """How many images are worked on at a time.
 
-    A chunk stays in the cache, unless it is small beside the sum that each chunk is added to.
+    A chunk fits in the cache. It is larger where the kernel is so large that to add the chunks'
+    sums would take longer.
     """
-    wanted = max(_MIN_IMAGES, max(_CACHE_BYTES, 4 * sum_bytes) // image_bytes)
-    return max(n for n in range(1, min(batch, wanted) + 1) if batch % n == 0)
+    return max(_MIN_IMAGES, max(_CACHE_BYTES, 4 * sum_bytes) // image_bytes)
 
 
 def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
@@ -210,9 +212,9 @@ def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
     batch, channels, features = x.shape[0], x.shape[-1], g.shape[-1]
     edges, wide = _edges(geometry), jnp.promote_types(x.dtype, jnp.float32)
     if _is_product(geometry) or (kh, kw) == (1, 1):
-        rows = _pad(x, edges)
-        rows = rows[:, ::sh, ::sw] if (kh, kw) == (1, 1) else rows
-        rows = rows.reshape(-1, kh * kw * channels)
+        x = _pad(x, edges)
+        x = x[:, ::sh, ::sw] if (kh, kw) == (1, 1) else x
+        rows = x.reshape(-1, kh * kw * channels)
         product = jnp.dot(rows.T, g.reshape(-1, features), precision=geometry.precision)
         return product.reshape(kh, kw, channels, features)
 
@@ -232,14 +234,18 @@ def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
         )
 
     size = _images_per_chunk(
-        batch, x[0].nbytes + g[0].nbytes, kh * kw * channels * features * wide.itemsize
+        math.prod(x.shape[1:]) * x.dtype.itemsize + math.prod(g.shape[1:]) * g.dtype.itemsize,
+        kh * kw * channels * features * wide.itemsize,
     )
-    if size == batch:
+    if not isinstance(batch, int) or batch < 2 * size:  # not an int: any number, of an export
         total = part(x, g)
     else:
-        chunks = [t.reshape(batch // size, size, *t.shape[1:]) for t in (x, g)]
+        count = batch // size
+        chunks = [t[: count * size].reshape(count, size, *t.shape[1:]) for t in (x, g)]
+        rest = [t[count * size :] for t in (x, g)]
         start = jnp.zeros((1, kh, kw * channels, features), wide)
         total, _ = lax.scan(lambda total, xg: (total + part(*xg), None), start, chunks)
+        total = total + part(*rest) if batch % size else total
     return total.reshape(kh, kw, channels, features).astype(x.dtype)
 
 
@@ -249,13 +255,12 @@ def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
 def _primitive(name: str, xla, cpu) -> Primitive:
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames="geometry"))
-    primitive.def_abstract_eval(
-        lambda *args, geometry: jax.core.ShapedArray(
-            *(lambda s: (s.shape, s.dtype))(
-                jax.eval_shape(functools.partial(xla, geometry=geometry), *args)
-            )
-        )
-    )
+
+    def shape(*args, geometry):
+        out = jax.eval_shape(functools.partial(xla, geometry=geometry), *args)
+        return jax.core.ShapedArray(out.shape, out.dtype)
+
+    primitive.def_abstract_eval(shape)
     mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
     if backend.has_onednn():
         mlir.register_lowering(
@@ -313,23 +318,48 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
     return y
 
 
-def _convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
-    dilated = any(d != 1 for k in ("lhs_dilation", "rhs_dilation") for d in kwargs.get(k) or ())
-    if isinstance(padding, str) or not isinstance(padding, Sequence) or dilated:
-        return lax.conv_general_dilated(x, kernel, window_strides, padding, **kwargs)
-    for size, pads, side in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True):
-        if size + sum(pads) < side:
-            height, width = x.shape[1:3]
+def _convolve(
+    x,
+    kernel,
+    window_strides,
+    padding,
+    lhs_dilation=None,
+    rhs_dilation=None,
+    dimension_numbers=_NHWC,
+    feature_group_count=1,
+    precision=None,
+) -> jax.Array:
+    spread, gaps = tuple(lhs_dilation or (1, 1)), tuple(rhs_dilation or (1, 1))
+    if not isinstance(padding, str):
+        height, width = x.shape[1:3]
+        sides = [(k - 1) * gap + 1 for k, gap in zip(kernel.shape[:2], gaps, strict=True)]
+        sizes = [
+            (n - 1) * s + 1 + sum(pad)
+            for n, s, pad in zip((height, width), spread, padding, strict=True)
+        ]
+        if any(size < side for size, side in zip(sizes, sides, strict=True)):
             raise ValueError(
-                f"the image is too small: a {height}x{width} map under a"
-                f" {kernel.shape[0]}x{kernel.shape[1]} kernel"
+                f"the image is too small: a {height}x{width} map under a {sides[0]}x{sides[1]}"
+                " kernel"
             )
+    if isinstance(padding, str) or spread != (1, 1) or gaps != (1, 1) or x.shape[0] == 0:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            precision=precision,
+        )
     geometry = Geometry(
         size=tuple(x.shape[1:3]),
         kernel=tuple(kernel.shape[:2]),
         strides=tuple(window_strides or (1, 1)),
         padding=tuple(map(tuple, padding)),
-        groups=kwargs.get("feature_group_count", 1),
-        precision=kwargs.get("precision"),
+        groups=feature_group_count,
+        precision=precision,
     )
     return _forward.bind(x, kernel, geometry=geometry)

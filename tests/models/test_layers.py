@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,17 +12,25 @@ from models import layers
 from models.layers import backend, kernels, pooling
 
 
-@pytest.mark.parametrize("batch", [2, 24])
+@pytest.mark.parametrize("batch", [2, 27])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
     ("size", "padding"),
-    [(1, 0), (3, 0), (3, 1), (5, 2), (5, ((2, 1), (0, 3))), (9, ((0, 0), (0, 1)))],
+    [
+        (1, 0),
+        (3, 0),
+        (3, 1),
+        (5, 2),
+        (5, ((2, 1), (0, 3))),
+        (3, ((-1, 1), (-2, 0))),
+        (9, ((0, 0), (0, 1))),
+    ],
 )
 def test_convolution_and_its_derivatives_equal_xlas(
     batch, groups, stride, size, padding, monkeypatch
 ):
-    """Values, gradients, tangents and a Hessian-vector product; 24 images are 3 chunks of 8."""
+    """Values, gradients, tangents and a Hessian-vector product; 27 images: 3 chunks of 8 and 3."""
     monkeypatch.setattr(kernels, "_CACHE_BYTES", 0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, 9, 8, 4)).astype(np.float32)
@@ -48,6 +57,23 @@ def test_convolution_and_its_derivatives_equal_xlas(
 
     ours, xlas = derivatives(kernels.convolve), derivatives(lax.conv_general_dilated)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=2e-5), ours, xlas)
+
+
+def test_an_empty_batch_and_a_batch_of_unknown_size():
+    kernel = np.ones((3, 3, 2, 4), np.float32)
+
+    def gradient(x):
+        def total(kernel):
+            return kernels.convolve(x, kernel, (1, 1), ((1, 1), (1, 1))).sum()
+
+        return jax.grad(total)(kernel)
+
+    assert not np.asarray(gradient(np.ones((0, 5, 5, 2), np.float32))).any()
+    (batch,) = jax.export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((batch, 5, 5, 2), np.float32)
+    exported = jax.export.export(jax.jit(gradient))(shape)
+    x = np.ones((30, 5, 5, 2), np.float32)
+    np.testing.assert_allclose(exported.call(x), gradient(x), rtol=1e-5)
 
 
 def test_convolution_under_vmap():
