@@ -13,8 +13,8 @@ torch   the same layers in torch (`benchmarks.torch_nets`), in the faster of its
 
 train: uint8 images scaled, forward, backward, SGD with momentum 0.9. Ours as the training loop runs
 it, a `lax.scan` over the config's steps_per_dispatch (or K) in a call. linen's is one compiled step
-a call: inside a scan (--linen_in_scan) CPUs run its convolutions far slower. infer: a jitted
-`apply`.
+a call; --linen_in_scan puts it into a scan, too, where JAX 0.10.2 ran its convolutions far slower
+on CPUs. infer: a jitted `apply`.
 
 The versions take turns in short slices, because the speed of a machine drifts. Images per second
 are medians over the rounds. A ratio is the median of the rounds' ratios, with their quartiles in
