@@ -354,6 +354,9 @@ def _convolve(
             feature_group_count,
             precision=precision,
         )
+    # Negative padding is cut off first: on JAX 0.11.2 XLA convolves with it wrongly.
+    x = _pad(x, [(min(low, 0), min(high, 0)) for low, high in padding])
+    padding = [(max(low, 0), max(high, 0)) for low, high in padding]
     geometry = Geometry(
         size=tuple(x.shape[1:3]),
         kernel=tuple(kernel.shape[:2]),
