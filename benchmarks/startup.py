@@ -5,8 +5,7 @@
 
 Each measurement is a fresh process with an empty workdir. It runs main.py of a checkout, by default
 this one with this Python, and ends after the first call of the compiled training step. `cold`: the
-folder of caches is empty, too. `warm`: the caches are those that an earlier process has filled:
-decoded data sets, and in versions before 2026-11-28 also compiled programs.
+folder of caches (decoded data sets) is empty, too. `warm`: an earlier process has filled it.
 
 Several checkouts, or one with several Pythons, are measured in turns: compare times of one
 invocation only. The first process of each, which fills the caches (also Python's, of compiled

@@ -17,10 +17,10 @@ Measured on one core of an Intel Xeon (AVX-512), jaxlib 0.12.0.1 with the option
     kernel's gradient, 3x3        XLA's own   here   torch
     128 x 32x32, 16 channels             18     96     153
     128 x 16x16, 32                      31    118     162
-    128 x 8x8, 64                        82    129     164
-    8 x 56x56, 64                        39    131     153
-    8 x 28x28, 128                       56    146     161
-    16 x 13x13, 192 to 384               69    151     152
+    128 x 8x8, 64                        87    129     164
+    8 x 56x56, 64                        37    131     153
+    8 x 28x28, 128                       58    146     161
+    16 x 13x13, 192 to 384               67    151     152
 
     input's gradient, in a `lax.scan` as the training loop has it (torch: alone)
     3x3, 128 x 32x32, 16 channels       2.7     81     145
@@ -147,9 +147,9 @@ def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
     """The input's gradient: with strides, one convolution without strides for each phase.
 
     With stride s, the inputs s * q + r of one phase r meet the kernel's positions s * m + r alone,
-    so each phase is a convolution of g with those. oneDNN does not run XLA's own form:
-    with strides, that is a convolution over a map spread by zeros. Inside a scan it does not run
-    the form without strides either.
+    so each phase is a convolution of g with those. oneDNN does not run XLA's own form: with
+    strides, that is a convolution over a map spread by zeros. Inside a scan it does not run the
+    form without strides either.
     """
     if geometry.groups > 1:
         return _per_group(_cpu_input_gradient, _xla_input_gradient, g, kernel, geometry)
@@ -181,7 +181,7 @@ def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
         parts.append(lax.pad(phase, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)]))
     # oneDNN would add a residual branch's gradient in a copy, or along wrong axes: see `backend`.
     total = lax.optimization_barrier(functools.reduce(jnp.add, parts))
-    return _pad(total, [(-top, top + height - rows * sh), (-left, left + width - columns * sw)])
+    return total[:, top : top + height, left : left + width]
 
 
 _CACHE_BYTES = 2**20  # what a chunk of images and their gradients may take: about a core's cache
@@ -299,8 +299,9 @@ ad.defbilinear(
 def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
     """`lax.conv_general_dilated` for linen's `nn.Conv`, fast on CPUs too.
 
-    x: [batch, height, width, in]; kernel: [kh, kw, in / groups, out]. Where x is the padded map
-    of images of several sizes (`extent`), what lies outside of an image counts as zero.
+    x: [batch, height, width, in]; kernel: [kh, kw, in / groups, out]; no other dimension numbers.
+    Where x is the padded map of images of several sizes (`extent`), what lies outside of an image
+    counts as zero.
 
     Raises ValueError where the padded map is smaller than the kernel.
     """
