@@ -47,7 +47,7 @@ ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 
 def parse(argv: list[str]) -> list[str]:
     """absl's parsing, with every mistake as one line."""
-    from train_lib import flag_errors
+    from train_lib.commands import flag_errors
 
     with flag_errors.as_one_line(argv):
         rest = flags.FLAGS(argv)
@@ -81,7 +81,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(_) -> None:
     """The one call that the flags ask for."""
-    from train_lib.signals import StopRequest
+    from train_lib.distributed.signals import StopRequest
 
     if MODE.value == "train":  # from here on a signal finds somebody who listens
         with StopRequest(owns_process=True) as stop:
@@ -112,7 +112,7 @@ def _checked(stop) -> None:
     if MODE.value in ("summary", "export"):
         os.environ["JAX_PLATFORMS"] = "cpu"  # they compute next to nothing: devices may be in use
     elif config.deterministic:
-        from train_lib import parallel
+        from train_lib.distributed import parallel
 
         parallel.be_deterministic()  # before processes that come together look for devices
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
@@ -120,7 +120,7 @@ def _checked(stop) -> None:
     if several:
         _run_together(config, workdir, stop)
     elif MODE.value == "summary":
-        from train_lib.description import summarise
+        from train_lib.commands.summary import summarise
 
         print(summarise(config, FORMAT.value or "table", _given()))
     else:
@@ -129,7 +129,8 @@ def _checked(stop) -> None:
 
 def _run(config, workdir: pathlib.Path, stop) -> None:
     """What needs the folder of a run; one of several processes prints its result."""
-    from train_lib import foreign, parallel
+    from train_lib import foreign
+    from train_lib.distributed import parallel
 
     given = _given()
     config = foreign.settled(config, workdir, given, asks=MODE.value != "train")
@@ -139,7 +140,7 @@ def _run(config, workdir: pathlib.Path, stop) -> None:
 
 def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
     """The call of the mode, with the final config."""
-    from train_lib import processes
+    from train_lib.distributed import processes
 
     if MODE.value == "train":
         from train_lib import checkpoints
@@ -148,22 +149,22 @@ def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
         checkpoints.ignore_late_writes()
         train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value, stop)
     elif MODE.value == "evaluate":
-        from train_lib import modes
+        from train_lib.commands import evaluate
 
-        processes.say(modes.evaluate_run(config, workdir, given))
+        processes.say(evaluate.evaluate_run(config, workdir, given))
     elif MODE.value == "predict":
-        from train_lib import modes
+        from train_lib.commands import evaluate
 
-        processes.say(modes.predict_images(config, workdir, IMAGES.value, given))
+        processes.say(evaluate.predict_images(config, workdir, IMAGES.value, given))
     elif MODE.value == "inspect":
-        from train_lib.inspect_run import inspect_run  # Matplotlib
+        from train_lib.commands.inspect import inspect_run  # Matplotlib
 
         inspect_run(config, workdir, IMAGES.value, LAYER.value, COMPARE.value)
     else:
-        from train_lib import exporting
+        from train_lib.commands import export
 
         form = FORMAT.value or "canon"
-        processes.say(exporting.export_run(config, workdir, OUTPUT.value, form))
+        processes.say(export.export_run(config, workdir, OUTPUT.value, form))
 
 
 def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
@@ -172,7 +173,7 @@ def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
         raise UserError(f"--mode={MODE.value} is one process's work: leave out --coordinator")
     from input_pipeline import sources
     from train_lib import config as config_lib
-    from train_lib import processes
+    from train_lib.distributed import processes
 
     place = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, None)
     if DISTRIBUTED.value:

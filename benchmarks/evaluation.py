@@ -46,8 +46,9 @@ def smooth_noise(count: int, side: int, channels: int = 3) -> np.ndarray:
 def opened(config, images: np.ndarray):
     """An experiment on images in memory, its random state, and the split."""
     from input_pipeline import sources
-    from train_lib import experiment, optimizers, parallel, rates
+    from train_lib import experiment, optimizers, rates
     from train_lib import state as state_lib
+    from train_lib.distributed import parallel
 
     names = tuple(map(str, range(10 if images.shape[1] == 32 else 1000)))
     info = sources.Info("noise", images.shape[1:], names)
@@ -65,7 +66,8 @@ def opened(config, images: np.ndarray):
 
 def protocols_table(arguments) -> None:
     from models import summary
-    from train_lib import console, protocols
+    from train_lib import console
+    from train_lib.evaluation import protocols
 
     images = smooth_noise(arguments.images, 256)
     print(f"{'':24}{'passes':>9}{'images/s':>10}{'time / center':>15}{'time / ten crops':>18}")
@@ -101,7 +103,7 @@ def protocols_table(arguments) -> None:
 
 
 def loop(arguments) -> None:
-    from train_lib.evaluate import evaluate
+    from train_lib.evaluation.metrics import evaluate
 
     config = config_of("resnet_cifar10:20")
     config.num_devices = 1
@@ -137,13 +139,14 @@ def border(arguments) -> None:
     from pathlib import Path
 
     from input_pipeline import crops, decode, images, views
-    from train_lib import experiment, members
+    from train_lib import experiment
     from train_lib import workdir as folder
+    from train_lib.evaluation import ensemble
 
     workdir = Path(arguments.workdir)
     config = folder.read_config(workdir)
     exp = experiment.build(config, workdir)
-    _, state = members.load_state(exp, workdir)
+    _, state = ensemble.load_state(exp, workdir)
     size = exp.input_shape[0]
     side = size + 3 * 32  # the cells are 32 pixels apart
     module = exp.module.clone(class_map=True, image_size=size)

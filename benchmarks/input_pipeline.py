@@ -435,7 +435,7 @@ def memory(arguments, root: Path, cores: int) -> None:
 
 def wait(arguments, root: Path) -> None:
     """Trains for a moment; prints the share of time that was spent waiting for data."""
-    from train_lib import metrics
+    from train_lib import recorder
     from train_lib.train import train_and_evaluate
 
     examples = len(list((root / "train").rglob("*.jpg")))
@@ -458,7 +458,7 @@ def wait(arguments, root: Path) -> None:
                 stack.enter_context(contextlib.redirect_stdout(quiet))
                 stack.enter_context(contextlib.redirect_stderr(quiet))
                 train_and_evaluate(config, workdir)
-                records = [r for r in metrics.read(workdir) if "train/data_wait" in r]
+                records = [r for r in recorder.read(workdir) if "train/data_wait" in r]
             waited, speed = (
                 statistics.median(record[name] for record in records)
                 for name in ("train/data_wait", "train/images_per_second")

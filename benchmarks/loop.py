@@ -20,10 +20,11 @@ import jax
 from configs.lenet5 import get_config
 from input_pipeline import sources
 from input_pipeline.batches import train_batches
-from train_lib import experiment, optimizers, parallel, plans, rates
+from train_lib import experiment, optimizers, plans, rates
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
-from train_lib.signals import StopRequest
+from train_lib.distributed import parallel
+from train_lib.distributed.signals import StopRequest
 from train_lib.steps import make_train_step, several
 from train_lib.train import Run
 

@@ -50,8 +50,9 @@ from configs.common import base
 from input_pipeline.transform import make_transform
 from models import registry
 from models.layers import backend, convolution, net, pooling
-from train_lib import losses, memory, optimizers, parallel
+from train_lib import losses, optimizers
 from train_lib import state as state_lib
+from train_lib.distributed import memory, parallel
 from train_lib.steps import make_train_step, several
 
 try:

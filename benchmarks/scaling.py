@@ -27,8 +27,9 @@ import numpy as np
 from input_pipeline import sources
 from input_pipeline.statistics import Statistics
 from models import summary
-from train_lib import experiment, parallel, plans, train
+from train_lib import experiment, plans, train
 from train_lib import state as state_lib
+from train_lib.distributed import parallel
 from train_lib.steps import several
 
 DEVICES = 8

@@ -31,7 +31,10 @@ sys.path.insert(0, os.getcwd())
 started, output = float(sys.argv[1]), sys.argv[2]
 sys.argv = ["main.py", *sys.argv[3:]]
 import jax
-from train_lib import parallel
+try:
+    from train_lib.distributed import parallel
+except ImportError:  # a checkout from before November 2026
+    from train_lib import parallel
 
 def measured(*arguments, make=parallel.train_step, **named):
     step = make(*arguments, **named)

@@ -2,7 +2,8 @@
 
 Only primary numbers stand in a config, in the paper's units. What follows from the final values is
 derived where it is used: steps in `train_lib.plans`, rates by step in `train_lib.schedules`, the
-number of classes in `input_pipeline.sources`, the batch of a device in `train_lib.parallel`.
+number of classes in `input_pipeline.sources`, the batch of a device in
+`train_lib.distributed.parallel`.
 """
 
 from ml_collections import ConfigDict

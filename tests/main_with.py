@@ -21,7 +21,8 @@ from jax._src import compiler
 import main
 from errors import UserError
 from input_pipeline import sources
-from train_lib import checkpoints, loop, parallel
+from train_lib import checkpoints, loop
+from train_lib.distributed import parallel
 
 
 def now():

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stress.corruption import prepare, state
-from train_lib import descriptions
+from train_lib import fingerprint
 from train_lib.checkpoints import Checkpoints
 
 
@@ -96,6 +96,6 @@ ODD = {
 def test_a_description_that_is_made_up(fields, intact):
     description = json.loads(files()[DESCRIPTION]) | fields
     if intact:
-        description["digest"] = descriptions.digest(description)
+        description["digest"] = fingerprint.digest(description)
     steps = restored({DESCRIPTION: json.dumps(description).encode()})
     assert set(steps) <= {3, 10, None}

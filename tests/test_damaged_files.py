@@ -28,8 +28,10 @@ from errors import UserError, printable
 from input_pipeline import copies, decode, images, views
 from input_pipeline import statistics as statistics_lib
 from train_lib import config as config_lib
-from train_lib import experiment, initial, members, metrics, plots, weights
+from train_lib import experiment, recorder, warm_start
 from train_lib import workdir as workdir_lib
+from train_lib.evaluation import ensemble, exported
+from train_lib.pictures import run_plots
 from train_lib.state import TrainState
 
 # ------------------------------------------------------------------------------------ pictures
@@ -150,17 +152,17 @@ RNG = np.random.default_rng(0)
 STATISTICS = statistics_lib.compute(list(RNG.integers(0, 256, (5, 8, 8, 1), np.uint8)), 5, "")
 
 
-def _weights() -> weights.Weights:
+def _weights() -> exported.Weights:
     exp = experiment.build(CONFIG, statistics=STATISTICS)
     shapes = experiment.state_shapes(exp.module, exp.input_shape)
     values = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(np.float32), shapes)
-    return weights.Weights(CONFIG, list("0123456789"), "digits", 7, dict(values), STATISTICS)
+    return exported.Weights(CONFIG, list("0123456789"), "digits", 7, dict(values), STATISTICS)
 
 
-def _saved(stored: weights.Weights) -> bytes:
+def _saved(stored: exported.Weights) -> bytes:
     with tempfile.TemporaryDirectory() as root:
         path = pathlib.Path(root) / "a.safetensors"
-        weights.save(path, stored)
+        exported.save(path, stored)
         return path.read_bytes()
 
 
@@ -173,7 +175,7 @@ def same(found, wanted) -> None:
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-def load(content: bytes) -> weights.Weights:
+def load(content: bytes) -> exported.Weights:
     """Also asks it as a member of an ensemble, and as what a run starts with."""
     with tempfile.TemporaryDirectory() as root:
         path = pathlib.Path(root) / "a.safetensors"
@@ -181,13 +183,13 @@ def load(content: bytes) -> weights.Weights:
         config = CONFIG.copy_and_resolve_references()
         config.evaluate.ensemble = str(path)
         with refusals():
-            for member in members.find(config, pathlib.Path(root)):
+            for member in ensemble.find(config, pathlib.Path(root)):
                 member.load()
         params = WEIGHTS.variables["params"]
         state = TrainState(step=0, params=params, model_state={}, opt_state=(), window={})
         with refusals():
-            initial.take_over(state, str(path), ())
-        return weights.load(path)
+            warm_start.take_over(state, str(path), ())
+        return exported.load(path)
 
 
 @given(damaged(CONTENT))
@@ -230,7 +232,7 @@ def test_weights_of_a_stranger_are_good_or_refused(metadata, tensors, keep):
             own = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() | metadata
     tensors = own | tensors if keep else tensors
-    metadata = weights.with_checksum(metadata, tensors)
+    metadata = exported.with_checksum(metadata, tensors)
     with refusals():
         found = load(safetensors.numpy.save(tensors, metadata))
         assert found.class_names == [printable(name) for name in found.class_names]
@@ -256,7 +258,7 @@ def _folder_files() -> dict[str, bytes]:
         workdir_lib.CONFIG: config_lib.to_json(CONFIG).encode(),
         workdir_lib.DATASET: json.dumps(description).encode(),
         workdir_lib.STATISTICS: statistics,
-        metrics.FILE: "".join(json.dumps(record) + "\n" for record in RECORDS).encode(),
+        recorder.FILE: "".join(json.dumps(record) + "\n" for record in RECORDS).encode(),
         copies.FILE: json.dumps(PLAN.describe()).encode(),
     }
 
@@ -271,7 +273,7 @@ def of(name: str):
     if name == workdir_lib.STATISTICS:
         return content
     text = FOLDER[name].decode()
-    own = json.loads(text.splitlines()[0] if name == metrics.FILE else text)
+    own = json.loads(text.splitlines()[0] if name == recorder.FILE else text)
     fields = st.dictionaries(st.sampled_from(sorted(own)), JSON, min_size=1, max_size=3)
     return content | ANY_JSON | fields.map(lambda new: json.dumps(own | new).encode())
 
@@ -334,26 +336,26 @@ def test_a_damaged_description_of_a_copy_is_one_or_refused(content):
     check(copies.FILE, content, read)
 
 
-@given(of(metrics.FILE))
+@given(of(recorder.FILE))
 def test_damaged_records_are_left_out(content):
     def read(root):
-        records = metrics.read(root)
+        records = recorder.read(root)
         for record in records:
             assert type(record["step"]) is int and record["step"] >= 0
             assert all(np.isfinite(value) for value in record.values())
-        plots.learning_curves(records)
+        run_plots.learning_curves(records)
 
-    check(metrics.FILE, content, read)
+    check(recorder.FILE, content, read)
 
 
 @settings(max_examples=SOME)
-@given(of(metrics.FILE))
+@given(of(recorder.FILE))
 def test_a_run_goes_on_behind_damaged_records(content):
     def read(root):
-        writer = metrics.Writer(root, 4)
+        writer = recorder.Writer(root, 4)
         assert writer.last_step in (-1, 0, 1, 2, 3, 4)
         writer.write({"step": 5, "epoch": 0.6, "train/loss": 1.0})
         writer.close()
-        assert metrics.read(root)[-1]["step"] == 5
+        assert recorder.read(root)[-1]["step"] == 5
 
-    check(metrics.FILE, content, read)
+    check(recorder.FILE, content, read)

@@ -11,7 +11,8 @@ from test_command_line import refused, run
 from configs import mlp
 from errors import UserError
 from input_pipeline import prepare
-from train_lib import modes, train
+from train_lib import train
+from train_lib.commands import evaluate
 from train_lib.train import train_and_evaluate
 
 COLOURS = {"blue": (40, 60, 200), "green": (60, 180, 60), "red": (200, 50, 40)}
@@ -72,14 +73,14 @@ def whole(pictures, tmp_path_factory):
 def test_it_learns_the_colours_and_keeps_what_it_needs(pictures, whole):
     workdir, _ = whole
     config = config_of(pictures)
-    found = json.loads(modes.evaluate_run(config, workdir))
+    found = json.loads(evaluate.evaluate_run(config, workdir))
     assert found["examples"] == 9
     assert found["top1_error"] == 0
     assert found["dataset"] == "folder"
     assert json.loads((workdir / "dataset.json").read_text())["class_names"] == sorted(COLOURS)
     assert (workdir / "statistics.npz").exists()
     path = pictures / "val" / "red" / "0.png"
-    line = modes.predict_images(config, workdir, [str(path)])
+    line = evaluate.predict_images(config, workdir, [str(path)])
     assert all(name in line for name in COLOURS)  # the folders' names are spoken
 
 
@@ -127,7 +128,7 @@ def test_an_unreadable_picture_ends_the_run_or_is_left_out(pictures, tmp_path, c
     assert said.err.count("skipped") == 2
     assert "red/1.jpg" in said.err
     assert "1 times an image could not be read" in said.out
-    assert json.loads(modes.evaluate_run(config, tmp_path / "b"))["examples"] == 8
+    assert json.loads(evaluate.evaluate_run(config, tmp_path / "b"))["examples"] == 8
 
 
 def test_a_copy_is_recorded_and_too_small_a_one_refused(pictures, tmp_path):

@@ -24,8 +24,11 @@ from configs import common, lenet5, mlp
 from errors import UserError, printable
 from input_pipeline import cache, copies, folder
 from train_lib import config as config_lib
-from train_lib import experiment, flag_errors, plans, plots, reports, workdir
-from train_lib.evaluate import Result
+from train_lib import experiment, plans, workdir
+from train_lib.commands import flag_errors
+from train_lib.evaluation import result_files
+from train_lib.evaluation.metrics import Result
+from train_lib.pictures import run_plots
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -135,7 +138,7 @@ def everything(path) -> set[str]:
 @given(WORDS, WORDS, st.lists(WORDS, max_size=3))
 def test_no_name_leads_out_of_the_folder(dataset, split, ensemble):
     asked = {"dataset": dataset, "split": split, "protocol": "full", "scales": [256]}
-    name = reports.name_of(asked | {"ensemble": ensemble})
+    name = result_files.name_of(asked | {"ensemble": ensemble})
     with tempfile.TemporaryDirectory() as root:
         name += cache.file_name(pathlib.Path(root), (dataset, split), (dataset, split))
     name += copies.name_of(dataset, 256, True, 0)
@@ -143,7 +146,7 @@ def test_no_name_leads_out_of_the_folder(dataset, split, ensemble):
     name.encode()
     with tempfile.TemporaryDirectory() as root:
         with refusals():
-            reports.folder(pathlib.Path(root) / "run", asked)
+            result_files.folder(pathlib.Path(root) / "run", asked)
         found = everything(root)
         assert all(f"{p}/".startswith(f"{root}/run/") for p in found), found
 
@@ -188,7 +191,7 @@ def write_reports(output: pathlib.Path, split) -> None:
     result = Result(0.0, 1.0, 1.0, len(split), classes, probabilities, split.labels)
     output.mkdir()
     line = {"dataset": split.info.name}
-    reports.write(output, line, result, split, lambda i: np.zeros((8, 8, 3), np.uint8))
+    result_files.write(output, line, result, split, lambda i: np.zeros((8, 8, 3), np.uint8))
     text = (output / "predictions.csv").read_text()
     assert len(text.splitlines()) == len(split) + 1
 
@@ -199,8 +202,8 @@ def write_reports(output: pathlib.Path, split) -> None:
 def test_a_sheet_takes_any_caption(captions):
     picture = np.zeros((8, 8, 3), np.uint8)
     with tempfile.TemporaryDirectory() as root:
-        figure = plots.contact_sheet(lambda i: picture, captions)
-        plots.save(figure, pathlib.Path(root) / "a.png")
+        figure = run_plots.contact_sheet(lambda i: picture, captions)
+        run_plots.save(figure, pathlib.Path(root) / "a.png")
         assert everything(root) == {f"{root}/a.png"}
 
 

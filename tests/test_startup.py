@@ -17,7 +17,7 @@ import os, runpy, sys
 sys.path.insert(0, os.getcwd())
 sys.argv[0] = "main.py"
 import jax
-from train_lib import parallel
+from train_lib.distributed import parallel
 
 def ending(make):
     def made(*arguments):

@@ -22,7 +22,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import TryAgain, UserError, one_line
-from train_lib import descriptions
+from train_lib import fingerprint
 
 # 2: the optimizer's state holds the rate and what its rules have seen. 3: the description has a
 # checksum of its own, and the metrics.
@@ -209,9 +209,9 @@ class Checkpoints:
             "layout": LAYOUT,
             "step": step,
             "metrics": metrics,
-            "arrays": descriptions.describe(state),
+            "arrays": fingerprint.describe(state),
         }
-        description["digest"] = descriptions.digest(description)
+        description["digest"] = fingerprint.digest(description)
         try:
             self._manager.wait_until_finished()
             self._forget_replaced()
@@ -345,7 +345,7 @@ class Checkpoints:
         read = self._manager.restore(
             step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
         ).description
-        intact = read.get("digest") == descriptions.digest(read)
+        intact = read.get("digest") == fingerprint.digest(read)
         if "digest" in read and not intact:
             raise ValueError("its description does not match its checksum")
         if read["layout"] != LAYOUT:
@@ -364,7 +364,7 @@ class Checkpoints:
     def _read(self, step: int, like):
         read = self._read_description(step)
         target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-        wanted = {name: entry[:2] for name, entry in descriptions.describe(target).items()}
+        wanted = {name: entry[:2] for name, entry in fingerprint.describe(target).items()}
         found = {name: entry[:2] for name, entry in read["arrays"].items()}
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
@@ -374,7 +374,7 @@ class Checkpoints:
                     " use the config that it was made with"
                 )
         state = self._restore(step, target)
-        descriptions.check(descriptions.describe(state), read["arrays"])
+        fingerprint.check(fingerprint.describe(state), read["arrays"])
         return state
 
     def _read_variables(self, step: int) -> dict:
@@ -390,7 +390,7 @@ class Checkpoints:
                 at[names[-1]] = np.zeros(*entry[:2])
                 expected["".join(f"['{name}']" for name in names)] = entry
         found = self._restore(step, target, partial=True)
-        descriptions.check(descriptions.describe(found), expected)
+        fingerprint.check(fingerprint.describe(found), expected)
         return {"params": found.get("average", found["params"]), **found.get("model_state", {})}
 
     def _restore(self, step: int, target, partial: bool = False):

@@ -11,9 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import kinds
 from configs.common import base
 from errors import UserError, one_line
-from train_lib import kinds
 
 # Kept apart from their modules' own tables (which need JAX); a test holds them together.
 LOSSES = ("map", "mse", "softmax")

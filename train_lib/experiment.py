@@ -17,8 +17,9 @@ from input_pipeline import statistics as statistics_lib
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from models import registry
 from train_lib import config as config_lib
-from train_lib import losses, parallel, processes, schedules
+from train_lib import losses, schedules
 from train_lib import workdir as folder
+from train_lib.distributed import parallel, processes
 from train_lib.state import TrainState
 from train_lib.steps import make_eval_step
 

@@ -1,6 +1,6 @@
 """Nets with the weights of another framework: what belongs to them in a config, and their values.
 
-`models.exchange` reads the files; docs/weights.md says which.
+`models.pretrained` reads the files; docs/weights.md says which.
 """
 
 import dataclasses
@@ -14,29 +14,30 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from errors import UserError, one_line
-from models import exchange
+from models import pretrained
 from train_lib import config as config_lib
-from train_lib import experiment, processes
+from train_lib import experiment
 from train_lib import workdir as folder
+from train_lib.distributed import processes
 
 AUTO = "auto"  # config.init_settings: take over what belongs to the weights
 
 
 def is_foreign(name: str) -> bool:
     """Whether config.init_from, or a member of an ensemble, names a file of another framework."""
-    return name.startswith(exchange.HUB) or exchange.is_foreign(pathlib.Path(name).expanduser())
+    return name.startswith(pretrained.HUB) or pretrained.is_foreign(pathlib.Path(name).expanduser())
 
 
 def check(name: str, what: str) -> None:
     """Raises UserError for what looks like a weight file and is none. what: the field, for it."""
     path = pathlib.Path(name).expanduser()
-    if path.suffix and not path.is_dir() and path.suffix.lower() not in exchange.SUFFIXES:
+    if path.suffix and not path.is_dir() and path.suffix.lower() not in pretrained.SUFFIXES:
         raise UserError(
-            f"{what}={name}: give a run's folder, or a file of {', '.join(exchange.SUFFIXES)}"
+            f"{what}={name}: give a run's folder, or a file of {', '.join(pretrained.SUFFIXES)}"
         )
 
 
-def read(config: ConfigDict) -> exchange.Foreign:
+def read(config: ConfigDict) -> pretrained.Foreign:
     """The file of config.init_from, by the names in config.init_names if there are any.
 
     Raises UserError for one that is missing, damaged or of no kind that is known.
@@ -46,7 +47,7 @@ def read(config: ConfigDict) -> exchange.Foreign:
     return _read(path, names, _state(path), _state(names))
 
 
-_locate = functools.cache(exchange.locate)  # a name of the hub is looked up once
+_locate = functools.cache(pretrained.locate)  # a name of the hub is looked up once
 
 
 def _state(path: pathlib.Path | None) -> tuple[int, int]:
@@ -58,8 +59,8 @@ def _state(path: pathlib.Path | None) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=1)  # asked for its settings, then once for its values
-def _read(path, names, *states) -> exchange.Foreign:
-    return exchange.read(path, names)
+def _read(path, names, *states) -> pretrained.Foreign:
+    return pretrained.read(path, names)
 
 
 def settled(

@@ -13,10 +13,11 @@ from flax.traverse_util import flatten_dict
 
 from errors import UserError
 from input_pipeline import batches, sources, stream
-from train_lib import console, metrics, parallel, processes
+from train_lib import console, recorder
 from train_lib.checkpoints import METRIC
-from train_lib.evaluate import evaluate
-from train_lib.signals import StopRequest
+from train_lib.distributed import parallel, processes
+from train_lib.distributed.signals import StopRequest
+from train_lib.evaluation.metrics import evaluate
 from train_lib.steps import record_of
 
 
@@ -76,7 +77,7 @@ class Run:
         leaves = jax.tree.leaves_with_path(state.params)
         self.names = ["/".join(key.key for key in path) for path, _ in leaves]
         self.writer = (
-            metrics.Writer(self.workdir, step) if processes.is_first() else metrics.Mirror()
+            recorder.Writer(self.workdir, step) if processes.is_first() else recorder.Mirror()
         )
         last = processes.from_first(lambda: json.dumps(self.writer.last).encode())
         self.writer.last = json.loads(last)
@@ -295,12 +296,12 @@ class Run:
         counts = processes.gather(skipped=np.int64(self.skipped))
         if not processes.is_first():
             return
-        from train_lib import plots  # Matplotlib: not before the first step
+        from train_lib.pictures import run_plots  # Matplotlib: not before the first step
 
         skipped = sum(int(one["skipped"]) for one in counts)
-        plots.write_all(
+        run_plots.write_all(
             self.workdir,
-            metrics.read(self.workdir),
+            recorder.read(self.workdir),
             self.exp.module,
             state.variables()["params"],
             result,
@@ -315,7 +316,7 @@ class Run:
             f" {result.examples} images of {self.config.dataset.name}"
             f" {split}), loss {result.loss:.4f}, after"
             f" {self.plan.total_steps} steps",
-            f"written to {self.workdir}: config.json, metrics.jsonl, events/ (TensorBoard),"
+            f"written to {self.workdir}: config.json, recorder.jsonl, events/ (TensorBoard),"
             " checkpoints/, plots/",
             sep="\n",
             file=sys.stdout,

@@ -7,8 +7,8 @@ import math
 
 from ml_collections import ConfigDict
 
+from configs import kinds
 from errors import UserError
-from train_lib import kinds
 
 _MOST_EVENTS = 1_000_000  # tests, or saves, of a run
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from models import layers
-from train_lib import parallel, rates
+from train_lib import rates
+from train_lib.distributed import parallel
 from train_lib.state import EMPTY_WINDOW, TrainState
 
 AUXILIARY = "auxiliary"  # the collection into which models sow their auxiliary heads' logits

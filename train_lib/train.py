@@ -12,23 +12,13 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline import sources
 from train_lib import config as config_lib
-from train_lib import (
-    console,
-    experiment,
-    foreign,
-    initial,
-    lock,
-    optimizers,
-    parallel,
-    plans,
-    processes,
-    rates,
-)
+from train_lib import console, experiment, foreign, optimizers, plans, rates, warm_start
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
+from train_lib.distributed import lock, parallel, processes
+from train_lib.distributed.signals import STOPPED, StopRequest
 from train_lib.loop import NotFinite, Run
-from train_lib.signals import STOPPED, StopRequest
 from train_lib.steps import make_train_step, several
 
 
@@ -73,7 +63,7 @@ def _in_folder(config, workdir: pathlib.Path, allow_config_change: bool, stop: S
     """`train_and_evaluate`, once the folder can be the run's and no other's."""
     config = foreign.settled(config, workdir)
     if config.init_from and processes.is_first() and not folder.has_checkpoints(workdir):
-        initial.check(config.init_from)
+        warm_start.check(config.init_from)
     exp = experiment.build(config, workdir)
     experiment.check_memory(exp)
     parallel.per_device(config.batch_size, parallel.total_count(exp.devices), "config.batch_size")
@@ -180,7 +170,7 @@ def _beginning(exp, optimizer, workdir: pathlib.Path):
     """(checkpoints, state, origin) with which a run begins, or goes on.
 
     Where it begins: 1. the newest good checkpoint of this folder, 2. the weights of another run
-    (config.init_from, whose `initial.Origin` is the origin), 3. scratch.
+    (config.init_from, whose `warm_start.Origin` is the origin), 3. scratch.
     """
     config = exp.config
     state = state_lib.for_config(exp, optimizer)
@@ -194,7 +184,7 @@ def _beginning(exp, optimizer, workdir: pathlib.Path):
             name, read = config.init_from, None
             if foreign.is_foreign(name):
                 read = (0, foreign.fitting(config, exp.module, exp.input_shape))
-            state, origin = initial.take_over(state, name, config.init_layers, read)
+            state, origin = warm_start.take_over(state, name, config.init_layers, read)
     return checkpoints, processes.tree_from_first(state), origin
 
 

@@ -11,7 +11,7 @@ from foreign_files import caffemodel, write_keras
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import exchange
+from models import pretrained
 
 KERNEL = np.random.default_rng(0).normal(size=(4, 3, 2, 2)).astype(np.float32)
 BIAS = np.arange(4, dtype=np.float32)
@@ -38,8 +38,8 @@ def read(content: bytes, suffix: str) -> None:
         path = pathlib.Path(root) / f"net{suffix}"
         path.write_bytes(content)
         with refusals():
-            exchange.is_foreign(path)
-            for name, array in exchange.read(path).tensors.items():
+            pretrained.is_foreign(path)
+            for name, array in pretrained.read(path).tensors.items():
                 assert isinstance(name, str) and isinstance(array, np.ndarray)
                 assert array.nbytes < 1e6
 
@@ -55,7 +55,7 @@ def test_whole_files_are_read():
         with tempfile.TemporaryDirectory() as root:
             path = pathlib.Path(root) / f"net{suffix}"
             path.write_bytes(content)
-            found = exchange.read(path).tensors
+            found = pretrained.read(path).tensors
             assert any(np.array_equal(array, KERNEL) for array in found.values()), suffix
 
 

@@ -12,8 +12,8 @@ import safetensors.numpy
 from foreign_files import block, caffemodel, whole, write_keras
 
 from errors import UserError
-from models import exchange
-from models.exchange import files
+from models import pretrained
+from models.pretrained import files
 
 RNG = np.random.default_rng(0)
 CONV = RNG.normal(size=(4, 3, 2, 2)).astype(np.float32)
@@ -83,7 +83,7 @@ WRONG_SHAPE = block(100, block(1, "conv") + block(7, block(5, b"\0" * 8) + whole
 )
 def test_damaged_caffe_files(tmp_path, content, message):
     with pytest.raises(UserError, match=message):
-        exchange.read(write(tmp_path, content))
+        pretrained.read(write(tmp_path, content))
 
 
 @pytest.mark.parametrize("group", ["", "model_weights"])
@@ -168,63 +168,63 @@ def test_keras_files_that_are_refused(tmp_path, change, message):
         group.attrs["weight_names"] = ["kernel"]
         change(group)
     with pytest.raises(UserError, match=message) as error:
-        exchange.read(path)
+        pretrained.read(path)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("suffix", exchange.SUFFIXES)
+@pytest.mark.parametrize("suffix", pretrained.SUFFIXES)
 @pytest.mark.parametrize("content", [b"", b"no such file at all", b"PK\x03\x04 cut"])
 def test_files_of_another_kind(tmp_path, suffix, content):
     if suffix in (".pth", ".pt"):
         pytest.importorskip("torch")
     path = write(tmp_path, content, f"net{suffix}")
     with pytest.raises(UserError, match="net") as error:
-        exchange.read(path)
+        pretrained.read(path)
     assert "\n" not in str(error.value)
     path.unlink()
     with pytest.raises(UserError, match="no weight file"):
-        exchange.read(path)
+        pretrained.read(path)
 
 
 def test_other_suffixes_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"give one of \.safetensors, \.pth"):
-        exchange.read(tmp_path / "net.onnx")
+        pretrained.read(tmp_path / "net.onnx")
 
 
 def test_safetensors(tmp_path):
     path = tmp_path / "net.safetensors"
     safetensors.numpy.save_file({"fc.weight": FC.astype(np.float16)}, path)
-    assert exchange.is_foreign(path)
-    found = exchange.read(path)
+    assert pretrained.is_foreign(path)
+    found = pretrained.read(path)
     assert found.source == "torchvision"
     assert found.tensors["fc.weight"].dtype == np.float32
     np.testing.assert_array_equal(found.tensors["fc.weight"], FC.astype(np.float16))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="it is damaged"):
-        exchange.read(path)
+        pretrained.read(path)
 
 
 def test_what_is_foreign(tmp_path):
     own = tmp_path / "own.safetensors"
     safetensors.numpy.save_file({"params/fc/kernel": FC}, own, metadata={"canon": "2"})
-    assert not exchange.is_foreign(own)
-    assert not exchange.is_foreign(tmp_path / "run")
-    assert not exchange.is_foreign(tmp_path / "missing.safetensors")
+    assert not pretrained.is_foreign(own)
+    assert not pretrained.is_foreign(tmp_path / "run")
+    assert not pretrained.is_foreign(tmp_path / "missing.safetensors")
     (tmp_path / "run.pt").mkdir()
-    assert not exchange.is_foreign(tmp_path / "run.pt")
-    assert exchange.is_foreign(tmp_path / "vgg.caffemodel")
+    assert not pretrained.is_foreign(tmp_path / "run.pt")
+    assert pretrained.is_foreign(tmp_path / "vgg.caffemodel")
 
 
 def test_pth_without_torch_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"needs torch: .*safetensors"):
-        exchange.read(write(tmp_path, b"", "net.pth"))
+        pretrained.read(write(tmp_path, b"", "net.pth"))
 
 
 def test_h5_without_h5py_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match="needs h5py"):
-        exchange.read(write(tmp_path, b"", "net.h5"))
+        pretrained.read(write(tmp_path, b"", "net.h5"))
 
 
 class Hub(types.SimpleNamespace):
@@ -246,7 +246,7 @@ class Hub(types.SimpleNamespace):
 )
 def test_names_of_the_hub(monkeypatch, name, path):
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub())
-    assert exchange.locate(name).as_posix() == path
+    assert pretrained.locate(name).as_posix() == path
 
 
 @pytest.mark.parametrize(
@@ -263,13 +263,13 @@ def test_names_of_the_hub(monkeypatch, name, path):
 def test_names_that_the_hub_lacks(monkeypatch, name, message):
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub())
     with pytest.raises(UserError, match=message):
-        exchange.locate(name)
+        pretrained.locate(name)
 
 
 def test_the_hub_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="pip install huggingface_hub"):
-        exchange.locate("hub:timm/resnet18")
+        pretrained.locate("hub:timm/resnet18")
 
 
 class Touch:
@@ -288,7 +288,7 @@ def test_a_pickle_is_not_run(tmp_path):
     for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
         save({"fc.weight": Touch(touched)}, path)
         with pytest.raises(UserError, match="more than tensors"):
-            exchange.read(path)
+            pretrained.read(path)
     assert not touched.exists()
 
 
@@ -298,13 +298,13 @@ def test_state_dicts_as_they_come(tmp_path):
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
     for content in (state, {"state_dict": wrapped, "epoch": 3}, {"model": state, "args": None}):
         torch.save(content, tmp_path / "net.pt")
-        found = exchange.read(tmp_path / "net.pt").tensors
+        found = pretrained.read(tmp_path / "net.pt").tensors
         assert found.keys() == state.keys()
         np.testing.assert_array_equal(found["fc.weight"], FC)
     for content in ({"fc.weight": 3.0}, [torch.ones(3)], {}):
         torch.save(content, tmp_path / "net.pt")
         with pytest.raises(UserError, match=r"is no tensor|no dict of tensors"):
-            exchange.read(tmp_path / "net.pt")
+            pretrained.read(tmp_path / "net.pt")
 
 
 def test_lists_of_names_that_are_none(tmp_path):
@@ -320,6 +320,6 @@ def test_lists_of_names_that_are_none(tmp_path):
     ]:
         path.write_text(content)
         with pytest.raises(UserError, match=message):
-            exchange.read(weights, path)
+            pretrained.read(weights, path)
     with pytest.raises(UserError, match="cannot read the names"):
-        exchange.read(weights, tmp_path / "missing.json")
+        pretrained.read(weights, tmp_path / "missing.json")

@@ -11,9 +11,9 @@ from flax.traverse_util import flatten_dict
 from foreign_files import write_keras
 
 from errors import UserError
-from models import exchange
+from models import pretrained
 from models.cuda_convnet import CudaConvnet
-from models.exchange.entries import shapes
+from models.pretrained.entries import shapes
 from models.resnet import CifarResNet
 
 NET = CudaConvnet(variant="26pct")
@@ -24,7 +24,7 @@ def by_names(tmp_path, names, tensors, suffix=".safetensors"):
     if suffix == ".safetensors":
         safetensors.numpy.save_file(tensors, tmp_path / "net.safetensors")
     (tmp_path / "names.json").write_text(json.dumps(names))
-    return exchange.read(tmp_path / f"net{suffix}", tmp_path / "names.json")
+    return pretrained.read(tmp_path / f"net{suffix}", tmp_path / "names.json")
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from configs import googlenet as googlenet_config
 from configs import resnet as resnet_config
 from configs import vgg as vgg_config
 from errors import UserError
-from models import exchange, resnet
+from models import pretrained, resnet
 from models.alexnet import AlexNet
-from models.exchange import caffe, keras, timm
-from models.exchange.entries import Entry, shapes
 from models.googlenet import GoogLeNet
 from models.mlp import MLP
+from models.pretrained import caffe, keras, timm
+from models.pretrained.entries import Entry, shapes
 from models.resnet import ResNet
 from models.vgg import VGG
 
@@ -27,7 +27,7 @@ CAFFES_50 = ResNet(depth=50, pool1_padding=0)
 
 
 def foreign(source, tensors=None, path="net", **more):
-    return exchange.Foreign(pathlib.Path(path), source, tensors or {}, **more)
+    return pretrained.Foreign(pathlib.Path(path), source, tensors or {}, **more)
 
 
 # Counts: each convolution or linear layer has two tensors, or one and four of a BatchNorm.
@@ -302,7 +302,7 @@ def test_a_keras_resnet_from_its_file(shallow, tmp_path):
         role = {"mean": "moving_mean", "variance": "moving_variance"}.get(role, role)
         layers.setdefault(layer, {})[role] = array
     write_keras(tmp_path / "net.h5", layers)
-    file = exchange.read(tmp_path / "net.h5")
+    file = pretrained.read(tmp_path / "net.h5")
     assert file.source == "keras"
     found = file.variables(module, SHAPE)
     kernel, theirs = found["params"]["conv1"]["kernel"], tensors["conv1_conv.kernel"]
@@ -338,5 +338,5 @@ def test_the_wrong_model_is_one_line(tmp_path, shallow):
     path = tmp_path / "vgg.caffemodel"
     path.write_bytes(caffemodel(layers))
     with pytest.raises(UserError, match=r"missing .* 2 unexpected") as error:
-        exchange.read(path).variables(shallow, SHAPE)
+        pretrained.read(path).variables(shallow, SHAPE)
     assert "conv1_1.weight" in str(error.value) and "\n" not in str(error.value)

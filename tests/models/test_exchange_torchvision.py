@@ -5,10 +5,10 @@ import pytest
 
 from errors import UserError
 from models.alexnet import AlexNet
-from models.exchange import from_torchvision, to_torchvision, torchvision
-from models.exchange.entries import Entry, shapes
 from models.googlenet import GoogLeNet
 from models.mlp import MLP
+from models.pretrained import from_torchvision, to_torchvision, torchvision
+from models.pretrained.entries import Entry, shapes
 from models.resnet import ResNet
 from models.vgg import VGG
 

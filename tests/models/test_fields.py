@@ -8,10 +8,10 @@ import pytest
 from errors import UserError
 from models.alexnet import AlexNet
 from models.cuda_convnet import CudaConvnet
-from models.fields import receptive_field
 from models.googlenet import GoogLeNet
 from models.lenet import LeNet5
 from models.mlp import Connectivity
+from models.receptive_fields import receptive_field
 from models.resnet import CifarResNet
 from models.summary import describe
 

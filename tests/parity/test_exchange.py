@@ -20,8 +20,8 @@ from transcriptions import (
     caffes_lrn,
 )
 
-from models import alexnet, exchange, registry, resnet, vgg
-from models.exchange.entries import shapes
+from models import alexnet, pretrained, registry, resnet, vgg
+from models.pretrained.entries import shapes
 from models.resnet import CifarResNet as OurCifarResNet
 
 nn = torch.nn
@@ -76,7 +76,7 @@ def test_caffes_alexnet(tmp_path, monkeypatch, v1):
     layers = caffe_layers(net)
     path.write_bytes(caffemodel([*layers, ("norm1", "LRN", []), ("pool1", "Pooling", [])], v1))
     section = {"name": "alexnet", "variant": "two_tower", "regulariser": "dropout"}
-    module, variables = loaded(exchange.read(path), section, 227, 7)
+    module, variables = loaded(pretrained.read(path), section, 227, 7)
     assert_same_logits(module, variables, backwards(net), pixels(2, 227))
 
 
@@ -100,7 +100,7 @@ def test_caffes_googlenet(tmp_path):
     path = tmp_path / "bvlc_googlenet.caffemodel"
     path.write_bytes(caffemodel(caffe_layers(net, name)))
     section = {"name": "googlenet", "normalisation": "lrn", "regulariser": "dropout"}
-    module, variables = loaded(exchange.read(path), section, 224, 1000)
+    module, variables = loaded(pretrained.read(path), section, 224, 1000)
     assert module.auxiliary_heads and {"aux1", "aux2"} <= variables["params"].keys()
     assert_same_logits(module, variables, backwards(net), pixels(2, 224))
 
@@ -124,7 +124,7 @@ def test_vgg(tmp_path, monkeypatch, framework):
         layers["fc1"]["kernel"] = by_channel.transpose(1, 2, 0, 3).reshape(-1, 4096)
         write_keras(path, layers)
     section = {"name": "vgg", "variant": "D", "regulariser": "dropout"}
-    module, variables = loaded(exchange.read(path), section, 224, 7)
+    module, variables = loaded(pretrained.read(path), section, 224, 7)
     assert_same_logits(module, variables, backwards(net), pixels(2, 224))
 
 
@@ -134,7 +134,7 @@ def test_the_authors_resnets(tmp_path, monkeypatch, depth, side):
     net = random_net(ReleasedResNet, blocks=SMALL[depth], classes=7)
     path = tmp_path / "ResNet.caffemodel"
     path.write_bytes(caffemodel(caffe_layers(net)))
-    module, variables = loaded(exchange.read(path), {"name": "resnet", "depth": depth}, side, 7)
+    module, variables = loaded(pretrained.read(path), {"name": "resnet", "depth": depth}, side, 7)
     assert_same_logits(module, variables, backwards(net), pixels(2, side))
 
 
@@ -181,7 +181,7 @@ def test_keras_resnets(tmp_path, monkeypatch, name, padding):
     net = random_net(ReleasedResNet, **options, epsilon=1.001e-5)
     path = tmp_path / "resnet50.h5"
     write_keras(path, keras_layers(net, name))
-    module, variables = loaded(exchange.read(path), {"name": "resnet", "depth": 50}, 66, 7)
+    module, variables = loaded(pretrained.read(path), {"name": "resnet", "depth": 50}, 66, 7)
     assert module.pool1_padding == padding
     assert_same_logits(module, variables, backwards(net), pixels(2, 66))
 
@@ -212,6 +212,6 @@ def test_a_net_of_ones_own_by_names(tmp_path):
         layer, leaf = theirs(ours).rsplit(".", 1)
         names[ours] = f"{layer}.{leaves.get(leaf, leaf)}"
     (tmp_path / "names.json").write_text(json.dumps(names))
-    file = exchange.read(tmp_path / "resnet20.safetensors", tmp_path / "names.json")
+    file = pretrained.read(tmp_path / "resnet20.safetensors", tmp_path / "names.json")
     variables = file.variables(module, (32, 32, 3))
     assert_same_logits(module, variables, net, images(2, 32))

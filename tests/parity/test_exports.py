@@ -6,8 +6,9 @@ from against import torch
 from against import torchvision as tv
 
 from configs.resnet import get_config
-from train_lib import experiment, exporting
-from train_lib.trained import Trained, load_pretrained
+from train_lib import experiment
+from train_lib.commands import export
+from train_lib.evaluation.trained import Trained, load_pretrained
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -22,7 +23,7 @@ def test_torchvision_opens_an_export_and_sees_what_we_see(tmp_path):
     draw = jax.jit(lambda: exp.module.init(jax.random.key(0), np.zeros((1, 64, 64, 3))))
     net = Trained(exp, jax.device_get(draw()), list(exp.info.class_names), 3)
     file = tmp_path / "net.safetensors"
-    _, write = exporting.FORMS["torchvision"]
+    _, write = export.FORMS["torchvision"]
     write(file, net)
 
     from safetensors.torch import load_file  # needs torch, which `against` asks for

@@ -7,10 +7,10 @@ import safetensors.numpy
 from against import arrays, assert_same_logits, images, random_net, torch
 
 from errors import UserError
-from models import exchange
-from models.exchange import timm as names
-from models.exchange import torchvision
-from models.exchange.entries import shapes
+from models import pretrained
+from models.pretrained import timm as names
+from models.pretrained import torchvision
+from models.pretrained.entries import shapes
 from models.resnet import ResNet
 from models.vgg import VGG
 
@@ -38,7 +38,7 @@ def test_resnets_by_way_of_a_file(tmp_path, name, module, suffix):
         torch.save(net.state_dict(), path)
     else:
         safetensors.numpy.save_file(arrays(net), path)
-    variables = exchange.read(path).variables(module, SHAPE)
+    variables = pretrained.read(path).variables(module, SHAPE)
     assert_same_logits(module, variables, net, images(2, 224))
 
 
@@ -46,9 +46,9 @@ def test_vgg11(tmp_path):
     net = random_net(constructor("vgg11"))
     small = {name: array for name, array in arrays(net).items() if name.endswith("bias")}
     safetensors.numpy.save_file(small, tmp_path / "net.safetensors")
-    file = exchange.read(tmp_path / "net.safetensors")
+    file = pretrained.read(tmp_path / "net.safetensors")
     assert file.source == "timm"
-    file = exchange.Foreign(file.path, file.source, arrays(net))  # half a gigabyte, not written
+    file = pretrained.Foreign(file.path, file.source, arrays(net))  # half a gigabyte, not written
     module = VGG(variant="A")
     assert_same_logits(module, file.variables(module, SHAPE), net, images(2, 224))
 
@@ -77,6 +77,6 @@ def test_names_of_larger_nets(name, module):
 
 def test_a_deep_stem_does_not_pass(tmp_path):
     net = random_net(constructor("resnet50d"))
-    file = exchange.Foreign(tmp_path / "net.pth", "torchvision", arrays(net))
+    file = pretrained.Foreign(tmp_path / "net.pth", "torchvision", arrays(net))
     with pytest.raises(UserError, match=r"missing .*unexpected \(conv1\.0\.weight"):
         file.variables(ResNet(depth=50, stride="v1.5"), SHAPE)

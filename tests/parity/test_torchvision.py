@@ -14,9 +14,9 @@ from against import torchvision as tv
 from torchvision.models.googlenet import BasicConv2d, Inception, InceptionAux
 
 from models.alexnet import AlexNet
-from models.exchange import from_torchvision, to_torchvision
-from models.exchange import torchvision as names
 from models.googlenet import GoogLeNet
+from models.pretrained import from_torchvision, to_torchvision
+from models.pretrained import torchvision as names
 from models.resnet import ResNet
 from models.vgg import VGG
 

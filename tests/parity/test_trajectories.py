@@ -19,11 +19,12 @@ from transcriptions import same_names
 
 from configs.common import base
 from models.alexnet import AlexNet
-from models.exchange import torchvision as names
-from models.exchange.entries import dump
+from models.pretrained import torchvision as names
+from models.pretrained.entries import dump
 from models.resnet import CifarResNet, ResNet
-from train_lib import losses, optimizers, parallel, rates
+from train_lib import losses, optimizers, rates
 from train_lib import state as state_lib
+from train_lib.distributed import parallel
 from train_lib.steps import make_train_step
 
 FALL = 10  # the rate falls tenfold before the eleventh step

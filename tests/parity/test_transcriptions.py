@@ -19,9 +19,9 @@ from against import (
 from transcriptions import PaperGoogLeNet, TwoTowerAlexNet, same_names
 
 from models.alexnet import IMAGE_SIZES, AlexNet
-from models.exchange.entries import load
 from models.googlenet import GoogLeNet
 from models.layers import normalization
+from models.pretrained.entries import load
 
 
 def pixels(batch, side):

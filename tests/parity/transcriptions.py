@@ -5,8 +5,8 @@ Modules have our layers' names, so that `same_names` can list their tensors.
 
 from against import torch
 
-from models.exchange.entries import Entry
 from models.googlenet import MODULES
+from models.pretrained.entries import Entry
 
 nn = torch.nn
 

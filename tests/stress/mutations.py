@@ -20,7 +20,7 @@ RESUME = "tests/train_lib/test_resume.py::test_interrupted_runs_equal_the_undist
 # name: (file, what is replaced, by what, the test that must notice)
 MUTATIONS = {
     "arrays' checksum": (
-        "train_lib/descriptions.py",
+        "train_lib/fingerprint.py",
         "        if entry != expected[name]:",
         "        if entry[:2] != expected[name][:2]:",
         "tests/train_lib/test_checkpoints.py",
@@ -38,7 +38,7 @@ MUTATIONS = {
         "tests/train_lib/test_workdir.py",
     ),
     "records behind the checkpoint dropped": (
-        "train_lib/metrics.py",
+        "train_lib/recorder.py",
         'if record["step"] <= step]',
         "]",
         "tests/train_lib/test_metrics.py",
@@ -110,7 +110,7 @@ MUTATIONS = {
         RULES,
     ),
     "lock": (
-        "train_lib/lock.py",
+        "train_lib/distributed/lock.py",
         "            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "            return None",
         "tests/train_lib/test_lock.py",

@@ -26,8 +26,8 @@ from PIL import Image
 
 from models import layers
 from tests.stress import runs
-from train_lib import checkpoints, experiment, loop, metrics, train
-from train_lib.signals import StopRequest
+from train_lib import checkpoints, experiment, loop, recorder, train
+from train_lib.distributed.signals import StopRequest
 
 SMALL = {"dataset.name": "digits", "batch_size": 72, "epochs": 3.0}  # 61 steps
 
@@ -166,12 +166,12 @@ class Family:
         shutil.rmtree(workdir, ignore_errors=True)
         (workdir / "checkpoints").mkdir(parents=True)
         for file in self.whole.iterdir():
-            if file.is_file() and file.name not in ("lock", metrics.FILE):
+            if file.is_file() and file.name not in ("lock", recorder.FILE):
                 shutil.copy(file, workdir)
         shutil.copytree(self.at / str(cut), workdir / "checkpoints" / str(cut))
-        lines = (self.whole / metrics.FILE).read_text().splitlines(keepends=True)
+        lines = (self.whole / recorder.FILE).read_text().splitlines(keepends=True)
         kept = [line for line in lines if runs.step_of(line) <= cut]
-        (workdir / metrics.FILE).write_text("".join(kept) + lines[-1][:20])
+        (workdir / recorder.FILE).write_text("".join(kept) + lines[-1][:20])
         target = min(cut + reach, self.last) if reach else self.last
         stop = Reached(target)
         between = loop.Run._between_steps

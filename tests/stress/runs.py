@@ -21,7 +21,7 @@ from absl import logging
 
 from configs.mlp import get_config
 from errors import UserError
-from train_lib import checkpoints, loop, metrics
+from train_lib import checkpoints, loop, recorder
 from train_lib.train import Stopped, train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def config():
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """state: {path: array}. records: those of metrics.jsonl without what a clock gave.
+    """state: {path: array}. records: those of recorder.jsonl without what a clock gave.
 
     best: the step of the best checkpoint. wrong: what was wrong with its beginning.
     """
@@ -85,15 +85,15 @@ class End:
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
-    """Those of metrics.jsonl without the values that a clock gave."""
+    """Those of recorder.jsonl without the values that a clock gave."""
     return [
         {name: value for name, value in record.items() if name not in CLOCKED}
-        for record in metrics.read(workdir)
+        for record in recorder.read(workdir)
     ]
 
 
 def step_of(line: str) -> int:
-    """Of a line of metrics.jsonl."""
+    """Of a line of recorder.jsonl."""
     return json.loads(line)["step"]
 
 
@@ -110,17 +110,17 @@ def newest(workdir: pathlib.Path) -> int:
 @contextlib.contextmanager
 def beginnings():
     """A list of the steps at which runs begin meanwhile."""
-    found, create = [], metrics.Writer.__init__
+    found, create = [], recorder.Writer.__init__
 
     def noted(self, workdir, step):
         found.append(step)
         create(self, workdir, step)
 
-    metrics.Writer.__init__ = noted
+    recorder.Writer.__init__ = noted
     try:
         yield found
     finally:
-        metrics.Writer.__init__ = create
+        recorder.Writer.__init__ = create
 
 
 def finish(workdir: pathlib.Path, around=contextlib.nullcontext) -> End:

@@ -38,9 +38,11 @@ def main(port, count, index, workdir, options):
     workdir = pathlib.Path(workdir)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={options['devices']}"
     from errors import UserError
-    from train_lib import plots, processes, train
+    from train_lib import train
+    from train_lib.distributed import processes
+    from train_lib.pictures import run_plots
 
-    plots.write_all = lambda *_: None  # they take seconds
+    run_plots.write_all = lambda *_: None  # they take seconds
     if "harm" in options:
         _arrange(index, workdir, options)
     overrides = {"num_devices": count * options["devices"]} | options.get("config", {})
@@ -65,11 +67,11 @@ def main(port, count, index, workdir, options):
                 around.enter_context(seen.written(pathlib.Path(options["seen"])))
             around.enter_context(processes.together())
             if options.get("mode") == "evaluate":
-                from train_lib import modes
+                from train_lib.commands import evaluate
 
-                processes.say(modes.evaluate_run(config, workdir))
+                processes.say(evaluate.evaluate_run(config, workdir))
                 config.evaluate.ensemble = f"{workdir},{workdir}"
-                processes.say(modes.evaluate_run(config, workdir))
+                processes.say(evaluate.evaluate_run(config, workdir))
             else:
                 train.train_and_evaluate(config, workdir)
     except (UserError, train.Stopped) as error:
@@ -83,7 +85,8 @@ def _arrange(index, workdir, options):
     from jax.experimental import multihost_utils
 
     from errors import UserError
-    from train_lib import checkpoints, loop, parallel, processes
+    from train_lib import checkpoints, loop
+    from train_lib.distributed import parallel, processes
 
     (name, moment, step), victim = options["harm"], options["victim"]
     # A process sees to itself, but process 0 knows when it saves, and what it has started.

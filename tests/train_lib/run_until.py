@@ -4,7 +4,7 @@
 
 MOMENT: "dispatch" (before the steps from STEP on), "saving" (as soon as the save of STEP was
 started), "saved" (when it is complete), "evaluating" (in the evaluation after STEP), "recording"
-(in the middle of writing the record of STEP: half a line stands in metrics.jsonl).
+(in the middle of writing the record of STEP: half a line stands in recorder.jsonl).
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 
 import conftest
 
-from train_lib import checkpoints, loop, metrics, train
+from train_lib import checkpoints, loop, recorder, train
 
 
 def main(workdir, overrides, name, moment, step):
@@ -53,7 +53,7 @@ def main(workdir, overrides, name, moment, step):
 
         loop.evaluate = evaluate_and_die
     elif moment == "recording":
-        write = metrics.Writer.write
+        write = recorder.Writer.write
 
         def write_half(self, record):
             if record["step"] == step:
@@ -62,7 +62,7 @@ def main(workdir, overrides, name, moment, step):
                 now()
             write(self, record)
 
-        metrics.Writer.write = write_half
+        recorder.Writer.write = write_half
     try:
         train.train_and_evaluate(conftest.tiny_config(**json.loads(overrides)), workdir)
     except train.Stopped as stopped:

@@ -20,7 +20,7 @@ def _digest(array) -> str:
 
 def _of_all(values):
     """[devices, ...] uint32: every device's values of 32 bits, in all of them, inside a step."""
-    from train_lib import parallel
+    from train_lib.distributed import parallel
 
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
     slots = jnp.zeros((jax.lax.axis_size(parallel.AXIS), *bits.shape), jnp.uint32)
@@ -34,7 +34,8 @@ def written(folder: pathlib.Path):
     the augmented images and the labels that each device of this process had in each step, the
     state of each save, and that with which each device begins.
     """
-    from train_lib import checkpoints, loop, processes, train
+    from train_lib import checkpoints, loop, train
+    from train_lib.distributed import processes
 
     folder.mkdir(parents=True, exist_ok=True)
     make, log, run = train.make_train_step, loop.Run._log, loop.Run.train

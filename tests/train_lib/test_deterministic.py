@@ -11,9 +11,10 @@ import pytest
 from conftest import tiny_config
 
 from errors import UserError
-from train_lib import experiment, parallel
+from train_lib import experiment
+from train_lib.distributed import parallel
+from train_lib.evaluation.trained import load_run
 from train_lib.train import train_and_evaluate
-from train_lib.trained import load_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAG = "--xla_gpu_deterministic_ops=true"

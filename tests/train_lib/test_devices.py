@@ -14,8 +14,9 @@ from errors import UserError
 from input_pipeline import sources
 from input_pipeline.batches import train_batches
 from models import layers
-from train_lib import experiment, optimizers, parallel, train
+from train_lib import experiment, optimizers, train
 from train_lib import state as state_lib
+from train_lib.distributed import parallel
 from train_lib.steps import make_train_step, several
 
 

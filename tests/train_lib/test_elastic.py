@@ -7,7 +7,8 @@ from conftest import TINY
 
 from configs.mlp import get_config
 from errors import UserError
-from train_lib import checkpoints, experiment, loop, members
+from train_lib import checkpoints, experiment, loop
+from train_lib.evaluation import ensemble
 from train_lib.train import train_and_evaluate
 
 COUNTS = (1, 2, 4, 8)
@@ -45,7 +46,7 @@ def assert_same_bits(found, expected):
 def test_any_number_of_devices_takes_it_up(trained, saved_on, restored_on):
     workdir, expected = trained[saved_on]
     exp = experiment.build(config(restored_on), workdir)
-    step, state = members.load_state(exp, workdir)
+    step, state = ensemble.load_state(exp, workdir)
     assert step == int(expected.step)
     assert len(state.params["h1"]["bias"].sharding.device_set) == restored_on
     assert_same_bits(state, expected)

@@ -6,9 +6,10 @@ import pytest
 from conftest import tiny_config
 
 from input_pipeline import sources
-from train_lib import experiment, losses, optimizers, parallel
+from train_lib import experiment, losses, optimizers
 from train_lib import state as state_lib
-from train_lib.evaluate import evaluate
+from train_lib.distributed import parallel
+from train_lib.evaluation.metrics import evaluate
 
 
 @pytest.mark.parametrize(("devices", "batch"), [(1, 64), (8, 64), (8, 1000)])

@@ -12,8 +12,8 @@ from PIL import Image
 from configs.mlp import get_config
 from errors import UserError
 from input_pipeline import sources, statistics
-from train_lib import experiment, metrics
-from train_lib.modes import evaluate_run, predict_images
+from train_lib import experiment, recorder
+from train_lib.commands.evaluate import evaluate_run, predict_images
 from train_lib.train import train_and_evaluate
 
 
@@ -73,7 +73,7 @@ def test_gone_on_with_equals_never_stopped_and_uses_its_own(trained, tmp_path, o
 def test_evaluated_by_its_own(trained, other_set, tmp_path):
     workdir, _ = trained
     found = json.loads(evaluate_run(config(), workdir))
-    last = metrics.read(workdir)[-1]
+    last = recorder.read(workdir)[-1]
     assert found["loss"] == pytest.approx(last["test/loss"], rel=1e-6)
     assert found["top1_error"] == last["test/top1_error"]
     picture = tmp_path / "digit.png"

@@ -17,9 +17,11 @@ from errors import UserError
 from input_pipeline import sources
 from input_pipeline.statistics import Statistics
 from models import registry
-from train_lib import experiment, exporting
+from train_lib import experiment
+from train_lib.commands import export as export_command
+from train_lib.commands.export import export_run
+from train_lib.evaluation.trained import Trained, load_pretrained, load_run
 from train_lib.train import train_and_evaluate
-from train_lib.trained import Trained, load_pretrained, load_run
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +49,10 @@ assert "flax" not in sys.modules and "models" not in sys.modules
 
 def test_jax_runs_it_without_canon_for_any_number_of_images(run, tmp_path):
     file = tmp_path / "net.jax"
-    said = exporting.export_run(tiny_config(), run, str(file), "jax")
+    said = export_run(tiny_config(), run, str(file), "jax")
     assert said.startswith(f"written: {file} (60,000 parameters, step 29)")
     (tmp_path / "net.json").write_text("somebody's")
-    exporting.export_run(tiny_config(), run, str(file), "jax")
+    export_run(tiny_config(), run, str(file), "jax")
     assert (tmp_path / "net.json").read_text() == "somebody's"
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1)).astype(np.uint8)
     np.save(tmp_path / "in.npy", images)
@@ -88,10 +90,10 @@ def test_every_family_goes_with_any_number_of_images(name):
     else:  # all values are one: nothing is computed with them
         shapes = jax.eval_shape(module.init, jax.random.key(0), images)
         variables = jax.tree.map(lambda s: np.full(s.shape, 0.01, s.dtype), shapes)
-    found = export.deserialize(bytearray(exporting.serialise(infer, variables, shape)))
+    found = export.deserialize(bytearray(export_command.serialise(infer, variables, shape)))
     (output,) = found.out_avals
     assert (str(output.shape), output.dtype) == ("(batch, 10)", np.float32)
-    assert set(exporting.PLATFORMS) == set(found.platforms)
+    assert set(export_command.PLATFORMS) == set(found.platforms)
     if name in SMALL:
         images = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.uint8)
         expected = jax.jit(infer)(variables, images)
@@ -100,9 +102,9 @@ def test_every_family_goes_with_any_number_of_images(name):
 
 def test_what_a_form_cannot_hold_is_one_line(run, tmp_path):
     with pytest.raises(UserError, match=r"must end in \.jax with --format=jax"):
-        exporting.export_run(tiny_config(), run, str(tmp_path / "net.safetensors"), "jax")
+        export_run(tiny_config(), run, str(tmp_path / "net.safetensors"), "jax")
     with pytest.raises(UserError, match="torchvision has no LeNet5"):
-        exporting.export_run(tiny_config(), run, str(tmp_path / "a.safetensors"), "torchvision")
+        export_run(tiny_config(), run, str(tmp_path / "a.safetensors"), "torchvision")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,7 +124,7 @@ def test_torchvisions_names_and_the_classes(tmp_path):
     shapes = experiment.state_shapes(exp.module, exp.input_shape)
     variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), dict(shapes))
     net = Trained(exp, variables, list("0123456789"), 7)
-    _, write = exporting.FORMS["torchvision"]
+    _, write = export_command.FORMS["torchvision"]
     assert "are in its metadata" in write(tmp_path / "net.safetensors", net)
     with safetensors.safe_open(tmp_path / "net.safetensors", "numpy") as file:
         assert file.metadata()["format"] == "pt"

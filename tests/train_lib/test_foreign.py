@@ -15,14 +15,16 @@ from PIL import Image
 
 from configs.resnet import get_config
 from errors import UserError
-from models import exchange
+from models import pretrained
 from models.resnet import ResNet
 from train_lib import config as config_lib
-from train_lib import description, exporting, foreign, members, modes
+from train_lib import foreign
 from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
+from train_lib.commands import evaluate, export, summary
+from train_lib.evaluation import ensemble
+from train_lib.evaluation.trained import load_pretrained, load_run
 from train_lib.train import train_and_evaluate
-from train_lib.trained import load_pretrained, load_run
 
 GIVEN = {"view.size", "view.test_scale", "view.train_scale"}  # small pictures
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,7 +45,7 @@ def root(tmp_path_factory):
     module = ResNet(depth=18, num_classes=3)
     variables = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     variables["params"]["fc"]["kernel"] *= 3  # so that the classes differ
-    tensors = exchange.to_torchvision(module, jax.device_get(variables), (32, 32, 3))
+    tensors = pretrained.to_torchvision(module, jax.device_get(variables), (32, 32, 3))
     safetensors.numpy.save_file(tensors, root / "net.safetensors")
     return root
 
@@ -73,7 +75,7 @@ def pictures(root):
 def by_hand(root):
     module = ResNet(depth=18, num_classes=3)
     tensors = safetensors.numpy.load_file(root / "net.safetensors")
-    variables = exchange.from_torchvision(module, tensors, (32, 32, 3))
+    variables = pretrained.from_torchvision(module, tensors, (32, 32, 3))
     inputs = (pictures(root)[1] / np.float32(255) - np.float32(MEAN)) / np.float32(DEVIATION)
     return np.asarray(jax.nn.softmax(module.apply(variables, inputs)))
 
@@ -104,7 +106,7 @@ def test_settings_come_with_the_weights_but_for_those_that_are_given(root, tmp_p
 
 def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     config = foreign.settled(config_of(root), given=GIVEN)
-    line = json.loads(modes.evaluate_run(config, tmp_path))
+    line = json.loads(evaluate.evaluate_run(config, tmp_path))
     assert f"there is no run in {tmp_path}: this is about" in capsys.readouterr().err
     expected, labels = by_hand(root), np.repeat([0, 1, 2], 3)
     assert (line["examples"], line["step"]) == (9, 0)
@@ -114,10 +116,10 @@ def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     config = config_of(root, init_from="")  # as a member of an ensemble, with what is given
     config.evaluate.ensemble = str(root / "net.safetensors")
     config.view.update({"size": 24, "test_scale": 24})
-    (exp,) = (member.exp for member in members.find(config, tmp_path, given=GIVEN))
+    (exp,) = (member.exp for member in ensemble.find(config, tmp_path, given=GIVEN))
     assert (exp.input_shape, exp.config.preprocess.given_mean) == ((24, 24, 3), MEAN)
     config = foreign.settled(config_of(root), given=GIVEN)
-    exporting.export_run(config, tmp_path, str(tmp_path / "own.safetensors"))
+    export.export_run(config, tmp_path, str(tmp_path / "own.safetensors"))
     net = load_run(tmp_path / "own.safetensors")
     assert list(net.class_names) == CLASSES
     assert str(root) not in config_lib.to_json(net.config)  # another machine has no such path
@@ -168,7 +170,7 @@ def test_a_suffix_may_be_in_capitals(root, tmp_path):
 def test_a_summary_is_of_the_net_that_the_weights_belong_to(root, capsys):
     def shape(given):
         config = config_of(root, **{"view.train_scale": (256, 256)})
-        return json.loads(description.summarise(config, "json", given))["input_shape"]
+        return json.loads(summary.summarise(config, "json", given))["input_shape"]
 
     assert shape(GIVEN) == [32, 32, 3]
     assert shape({"view.train_scale"}) == [224, 224, 3]
@@ -182,7 +184,7 @@ def test_by_a_list_of_names_the_config_says_how_images_enter(root, tmp_path):
     config = config_of(root)
     config.preprocess.update({"mean": "given", "given_mean": MEAN, "deviation": DEVIATION})
     config.preprocess.high = 1.0
-    entries = exchange.torchvision.name_map(ResNet(depth=18, num_classes=3))
+    entries = pretrained.torchvision.name_map(ResNet(depth=18, num_classes=3))
     names = {"/".join(entry.path[1:]): entry.key for entry in entries if entry.path}
     (tmp_path / "names.json").write_text(json.dumps(names))
     net = load_pretrained(config, root / "net.safetensors", tmp_path / "names.json")
@@ -221,7 +223,7 @@ def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
     fields["init_from"] = ""
     own = config_of(tmp_path, **fields | {"init_layers": ()})
     own = foreign.settled(own, tmp_path / "run", GIVEN, asks=True)
-    assert json.loads(modes.evaluate_run(own, tmp_path / "run"))["step"] == 2
+    assert json.loads(evaluate.evaluate_run(own, tmp_path / "run"))["step"] == 2
     del fields["init_from"]
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(UserError, match=r"config\.init_from=.*there is no such file"):
@@ -231,14 +233,14 @@ def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
 def test_what_does_not_fit_is_one_line(root, tmp_path):
     config = config_of(root, **{"model.depth": 34})
     with pytest.raises(UserError, match=r"net\.safetensors: the weights do not fit .* missing"):
-        modes.evaluate_run(foreign.settled(config, given=GIVEN), tmp_path)
+        evaluate.evaluate_run(foreign.settled(config, given=GIVEN), tmp_path)
     content = (root / "net.safetensors").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[:1000])
     with pytest.raises(UserError, match=r"open it by load_pretrained\(model, file\)"):
         load_run(root / "net.safetensors")
     config = config_of(root, init_from="net.bin")
     with pytest.raises(UserError, match=r"config\.init_from=net\.bin: give a run's folder, or a"):
-        modes.evaluate_run(config, tmp_path)
+        evaluate.evaluate_run(config, tmp_path)
     config = config_of(root, init_from=str(tmp_path), init_names="names.json")
     with pytest.raises(UserError, match="is no file of another framework, and has our"):
         foreign.settled(config)

@@ -12,7 +12,7 @@ import pytest
 from configs import mlp, vgg
 from errors import UserError
 from models import layers, registry
-from train_lib import initial, loop, metrics, train
+from train_lib import loop, recorder, train, warm_start
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.train import train_and_evaluate
@@ -54,7 +54,7 @@ def shallow():
 def test_chosen_layers_come_from_there_and_the_rest_stays_as_drawn(tmp_path, shallow):
     deep = state_of("conv1_1", "conv1_2", "conv2_1", "conv3_1", averaged=True)
     patterns = ("conv1*", "conv2_1/*", "conv2_1_bn/mean", "fc8/*", "!fc8/bias")
-    state, origin = initial.take_over(deep, saved(tmp_path, shallow), patterns)
+    state, origin = warm_start.take_over(deep, saved(tmp_path, shallow), patterns)
     taken = {
         **{f"{name}/{leaf}": "params" for name in ("conv1_1", "conv2_1") for leaf in ("kernel",)},
         **{f"{name}/bias": "params" for name in ("conv1_1", "conv1_1_bn", "conv2_1")},
@@ -87,14 +87,14 @@ def test_chosen_layers_come_from_there_and_the_rest_stays_as_drawn(tmp_path, sha
         *("conv3_1", "conv3_1_bn", "fc8/bias"),
     }
     # Without patterns: all that is there.
-    _, origin = initial.take_over(deep, str(tmp_path), ())
+    _, origin = warm_start.take_over(deep, str(tmp_path), ())
     assert origin.drawn == ["conv1_2", "conv1_2_bn"]
     assert origin.unused == []
 
 
 def test_averaged_weights_are_taken_from_a_run_that_averages(tmp_path, shallow):
     other = shallow.replace(average=jax.tree.map(lambda leaf: 2 * leaf, shallow.params))
-    state, _ = initial.take_over(state_of("conv1_1"), saved(tmp_path, other), ())
+    state, _ = warm_start.take_over(state_of("conv1_1"), saved(tmp_path, other), ())
     kernel = shallow.params["conv1_1"]["kernel"]
     np.testing.assert_array_equal(state.params["conv1_1"]["kernel"], 2 * kernel)
     assert state.average is None
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, shallow, capsys):
     description = json.loads(file.read_text())
     description["arrays"][".params['conv1_1']['kernel']"][2] = "another checksum"
     file.write_text(json.dumps(description))
-    _, origin = initial.take_over(state_of("conv1_1"), str(tmp_path), ())
+    _, origin = warm_start.take_over(state_of("conv1_1"), str(tmp_path), ())
     assert origin.step == 5
     assert "checkpoints/6 is damaged" in capsys.readouterr().err
     assert (tmp_path / "checkpoints" / "6").is_dir()  # another run's folder is left as it is
@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, shallow, capsys):
 def test_what_does_not_fit_is_one_line(tmp_path, shallow, patterns, said):
     state = state_of("conv1_1", "conv9_9", classes=2)
     with pytest.raises(UserError, match=said) as raised:
-        initial.take_over(state, saved(tmp_path, shallow), patterns)
+        warm_start.take_over(state, saved(tmp_path, shallow), patterns)
     assert "\n" not in str(raised.value)
 
 
@@ -147,7 +147,7 @@ def test_vggs_deep_nets_share_seven_layers_with_net_a():
     first_four = [name for name in shapes["A"] if name.startswith("conv")][:8]
     assert {name.split("/")[0] for name in first_four} == set(convolutions)
     for argument in "DE":
-        chosen = initial._chosen(list(shapes[argument]), patterns)
+        chosen = warm_start._chosen(list(shapes[argument]), patterns)
         assert len(chosen) == 14
         assert all(shapes[argument][name] == shapes["A"][name] for name in chosen)
 
@@ -189,7 +189,7 @@ def test_a_run_begins_there_once_and_goes_on_without_it(tmp_path, monkeypatch, c
     shutil.rmtree(tmp_path / "a")
     state = jax.device_get(train_and_evaluate(config, tmp_path / "b"))
     np.testing.assert_array_equal(state.params["h1"]["kernel"], first.params["h1"]["kernel"])
-    assert [record["step"] for record in metrics.read(tmp_path / "b")] == [1, 2, 3, 4, 5]
+    assert [record["step"] for record in recorder.read(tmp_path / "b")] == [1, 2, 3, 4, 5]
     # What it began with is part of what it is.
     assert json.loads((tmp_path / "b" / "config.json").read_text())["init_layers"] == ["h1/*"]
     with pytest.raises(UserError, match=r"init_layers: \['h1/\*'\] -> \[\]"):

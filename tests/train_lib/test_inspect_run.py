@@ -11,10 +11,10 @@ from PIL import Image
 
 from errors import UserError
 from models import inspection, layers
-from train_lib.inspect_run import inspect_run
+from train_lib.commands.inspect import inspect_run
+from train_lib.evaluation.trained import load_run
 from train_lib.pictures import of_run
 from train_lib.train import train_and_evaluate
-from train_lib.trained import load_run
 
 WEIGHTS = {"learning_curves.png", "filters.png", "weight_histograms.png", "parameters.txt"}
 LENET = {"c3_table.png", "rbf_codes.png"}
@@ -123,7 +123,7 @@ def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys, monkey
     def gone(*_):
         raise UserError("no data set")
 
-    monkeypatch.setattr("train_lib.inspect_run.sources.load", gone)
+    monkeypatch.setattr("train_lib.commands.inspect.sources.load", gone)
     (workdir / "inspection").mkdir(exist_ok=True)
     for name in ("saliency_3.png", "difference_a.txt", "notes.txt"):  # of before, and somebody's
         (workdir / "inspection" / name).write_text("")

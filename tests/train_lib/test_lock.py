@@ -10,13 +10,13 @@ import sys
 import pytest
 
 from errors import UserError
-from train_lib import lock
+from train_lib.distributed import lock
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOLD = """
 import pathlib, sys, time
 from errors import UserError
-from train_lib import lock
+from train_lib.distributed import lock
 try:
     with lock.held(pathlib.Path(sys.argv[1]), patience=float(sys.argv[2])):
         print("held", flush=True)
@@ -28,7 +28,7 @@ except UserError as error:
 # Before HOLD.
 WHEN_TOLD = """
 import sys
-from train_lib import lock
+from train_lib.distributed import lock
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Prints how many pages the system had to provide for a second block of 100 MiB.
 SECOND_BLOCK = """
 import ctypes, resource, sys
-from train_lib import memory
+from train_lib.distributed import memory
 
 if sys.argv[1] == "keep":
     memory.keep_freed_memory()

@@ -7,18 +7,18 @@ import types
 import pytest
 
 from errors import UserError
-from train_lib import metrics
+from train_lib import recorder
 
 
 def test_reopening_drops_what_came_behind_the_step_and_half_lines(tmp_path):
-    writer = metrics.Writer(tmp_path, 0)
+    writer = recorder.Writer(tmp_path, 0)
     for step in (2, 4, 6):
         writer.write({"step": step, "epoch": step / 10, "train/loss": 1.0 / step})
     writer.close()
-    path = tmp_path / metrics.FILE
+    path = tmp_path / recorder.FILE
     path.write_bytes(path.read_bytes() + b'{"step": 8, "ep\xff')
-    assert [r["step"] for r in metrics.read(tmp_path)] == [2, 4, 6]
-    writer = metrics.Writer(tmp_path, 5)
+    assert [r["step"] for r in recorder.read(tmp_path)] == [2, 4, 6]
+    writer = recorder.Writer(tmp_path, 5)
     assert writer.last_step == 4
     writer.write({"step": 6, "epoch": 0.6})
     writer.close()
@@ -28,7 +28,7 @@ def test_reopening_drops_what_came_behind_the_step_and_half_lines(tmp_path):
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
-    writer = metrics.Writer(tmp_path, 0)
+    writer = recorder.Writer(tmp_path, 0)
 
     def write(text):
         raise OSError(errno.ENOSPC, "No space left on device")

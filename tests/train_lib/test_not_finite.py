@@ -9,7 +9,7 @@ import pytest
 
 from configs.mlp import get_config
 from errors import UserError
-from train_lib import loop, losses, metrics, rates, train
+from train_lib import loop, losses, rates, recorder, train
 from train_lib.train import train_and_evaluate
 
 
@@ -75,7 +75,7 @@ def poison(monkeypatch, *steps, gradient=False):
 
 
 def steps_of(workdir):
-    return [record["step"] for record in metrics.read(workdir)]
+    return [record["step"] for record in recorder.read(workdir)]
 
 
 def saved(workdir):
@@ -106,7 +106,7 @@ def test_skipped_updates_change_nothing_and_are_counted(tmp_path, monkeypatch):
     poison(monkeypatch, 4, 11)
     whole = jax.device_get(train_and_evaluate(config(**fields), tmp_path / "whole"))
     assert (int(whole.step), int(whole.skipped)) == (29, 2)
-    records = {record["step"]: record for record in metrics.read(tmp_path / "whole")}
+    records = {record["step"]: record for record in recorder.read(tmp_path / "whole")}
     assert sorted(records) == list(range(1, 30))
     assert "train/loss" not in records[4] and "train/loss" in records[5]
     assert all(np.isfinite(list(record.values())).all() for record in records.values())
@@ -153,7 +153,7 @@ def test_rolling_back_lowers_the_rate_until_it_goes(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "going back to step 0, with 0.001 of the rate (1 of at most 9 times)" in said
     assert said.count("going back") == times
-    records = metrics.read(tmp_path / "run")
+    records = recorder.read(tmp_path / "run")
     assert [record["step"] for record in records] == list(range(1, 30))
     for record in records:
         assert record["train/learning_rate"] == pytest.approx(1e30 * 0.001**times, rel=1e-5)
@@ -172,6 +172,6 @@ def test_rolling_back_begins_at_the_last_checkpoint(tmp_path, monkeypatch, capsy
     said = capsys.readouterr().err
     assert said.count("going back to step 5") == 2
     assert steps_of(tmp_path) == list(range(1, 8))
-    found = {r["step"]: r["train/learning_rate"] for r in metrics.read(tmp_path)}
+    found = {r["step"]: r["train/learning_rate"] for r in recorder.read(tmp_path)}
     assert found[5] == pytest.approx(0.05)
     assert found[6] == pytest.approx(0.0125)

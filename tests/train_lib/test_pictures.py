@@ -14,15 +14,15 @@ from models.googlenet import GoogLeNet
 from models.lenet import LeNet5
 from models.mlp import MLP
 from models.resnet import CifarResNet
-from train_lib import pictures, plots
-from train_lib.pictures import panels
+from train_lib import pictures
+from train_lib.pictures import panels, run_plots
 
 cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 
 def drawn(figure, path):
     """The figure can be written; returns the arrays of its images."""
-    plots.save(figure, path / "a.png")
+    run_plots.save(figure, path / "a.png")
     assert (path / "a.png").read_bytes().startswith(b"\x89PNG")
     return [np.asarray(i.get_array()) for axis in figure.axes for i in axis.get_images()]
 
@@ -265,7 +265,7 @@ def test_curves_of_several_runs(tmp_path):
     np.testing.assert_allclose(lines[0].get_xdata(), [0.5, 1, 1.5, 2])
     assert [line.get_linestyle() for line in (lines[0], losses.get_lines()[0])] == ["-", "--"]
     assert lines[0].get_color() != lines[1].get_color()
-    single = plots.learning_curves(records)
+    single = run_plots.learning_curves(records)
     assert [line.get_label() for line in single.axes[0].get_lines()] == ["test"]
 
 

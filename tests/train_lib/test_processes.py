@@ -19,7 +19,8 @@ from errors import TryAgain, UserError
 from input_pipeline import batches, sources
 from tests.stress.runs import records
 from tests.stress.together import free_port, run_together
-from train_lib import coordinator, metrics, processes
+from train_lib import recorder
+from train_lib.distributed import coordinator, processes
 from train_lib.train import train_and_evaluate
 
 
@@ -306,7 +307,7 @@ def test_they_roll_back_together_with_statistics_of_the_first(tmp_path):
     assert [code for code, *_ in ends] == [0, 0], ends
     assert ends[0][2].count("going back to step 0") >= 1
     assert "going back" not in ends[1][2]
-    steps = [record["step"] for record in metrics.read(tmp_path)]
+    steps = [record["step"] for record in recorder.read(tmp_path)]
     assert steps == [*range(4, 15, 4), 15, *range(16, 30, 4), 29]
     ends = run_together(tmp_path, 2, net="mlp", devices=1, config=config, mode="evaluate")
     assert [code for code, *_ in ends] == [0, 0], ends

@@ -14,7 +14,9 @@ from PIL import Image
 from configs import googlenet, mlp, resnet_cifar10, vgg
 from errors import UserError
 from input_pipeline import crops, prepare, sources, views
-from train_lib import console, experiment, members, modes, protocols
+from train_lib import console, experiment
+from train_lib.commands import evaluate
+from train_lib.evaluation import ensemble, protocols
 from train_lib.train import train_and_evaluate
 
 SIZE, SCALE = 16, 20
@@ -87,7 +89,7 @@ def opened(runs, kind, pictures, **overrides):
     config = config_of(kind, pictures, **overrides)
     exp = experiment.build(config, runs / kind)
     protocols.check(exp)
-    return exp, members.load_state(exp, runs / kind)[1], sources.load(config.dataset, "test")
+    return exp, ensemble.load_state(exp, runs / kind)[1], sources.load(config.dataset, "test")
 
 
 def predicted(exp, state, split):
@@ -273,8 +275,9 @@ def test_ten_crops_of_small_images_that_only_the_net_cuts():
         }
     )
     exp = experiment.build(config)
-    from train_lib import optimizers, parallel
+    from train_lib import optimizers
     from train_lib import state as state_lib
+    from train_lib.distributed import parallel
 
     optimizer = optimizers.make_optimizer(config.optimizer, lambda step: 0.1)
     state = parallel.replicate(
@@ -295,7 +298,7 @@ def test_ten_crops_of_small_images_that_only_the_net_cuts():
 
 
 def evaluated(runs, workdir, config):
-    line = modes.evaluate_run(config, runs / workdir)
+    line = evaluate.evaluate_run(config, runs / workdir)
     return json.loads(line)
 
 
@@ -307,7 +310,7 @@ def test_an_ensemble_averages_probabilities_of_different_nets(runs, pictures, tm
     mean = (single["cifar"] + single["mlp"]) / 2
     config = config_of("cifar", pictures)
     config.evaluate.ensemble = f"{runs / 'cifar'},{runs / 'mlp'}"
-    found = json.loads(modes.evaluate_run(config, tmp_path))
+    found = json.loads(evaluate.evaluate_run(config, tmp_path))
     assert found["loss"] == pytest.approx(-np.log(mean[np.arange(7), split.labels]).mean(), 1e-5)
     assert found["top1_error"] == pytest.approx((mean.argmax(1) != split.labels).mean())
     assert found["step"] == [6, 6]
@@ -362,7 +365,7 @@ def test_predict_speaks_by_the_protocol_and_writes_a_contact_sheet(runs, picture
     config = config_of("cifar", pictures, **{"evaluate.protocol": "dense"})
     config.predict.contact_sheet = str(tmp_path / "sheet.png")
     folder = pictures / "val"
-    lines = modes.predict_images(config, runs / "cifar", [str(folder)]).splitlines()
+    lines = evaluate.predict_images(config, runs / "cifar", [str(folder)]).splitlines()
     exp, state, split = opened(runs, "cifar", pictures, **{"evaluate.protocol": "dense"})
     found, _ = predicted(exp, state, split)
     assert len(lines) == 7
@@ -377,14 +380,14 @@ def test_an_unreadable_picture_of_the_users(runs, pictures, tmp_path, capsys):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "good.jpg")
     config = config_of("cifar", pictures)
     with pytest.raises(UserError, match=r"bad\.jpg"):
-        modes.predict_images(config, runs / "cifar", [str(tmp_path)])
+        evaluate.predict_images(config, runs / "cifar", [str(tmp_path)])
     config.dataset.on_bad_image = "skip"
-    found = modes.predict_images(config, runs / "cifar", [str(tmp_path)]).splitlines()
+    found = evaluate.predict_images(config, runs / "cifar", [str(tmp_path)]).splitlines()
     assert len(found) == 1
     assert "good.jpg" in found[0]
     assert "bad.jpg" in capsys.readouterr().err
     with pytest.raises(UserError, match="no image files"):
-        modes.predict_images(config, runs / "cifar", [str(runs / "cifar" / "checkpoints")])
+        evaluate.predict_images(config, runs / "cifar", [str(runs / "cifar" / "checkpoints")])
 
 
 @pytest.mark.parametrize(
@@ -416,7 +419,7 @@ def test_what_cannot_be_is_refused_in_one_line(runs, pictures, kind, overrides, 
         overrides = {"view.square": True, "preprocess.mean": "pixel", **overrides}
     config = config_of(kind, pictures, **overrides)
     with pytest.raises(UserError, match=said):
-        modes.evaluate_run(config, runs / kind)
+        evaluate.evaluate_run(config, runs / kind)
 
 
 def test_a_view_that_is_cut_again_is_refused(pictures):
@@ -430,7 +433,7 @@ def test_ensembles_that_cannot_be_are_refused(runs, pictures, tmp_path):
     config = config_of("cifar", pictures)
     config.evaluate.ensemble = f"{runs / 'cifar'},{tmp_path / 'nowhere'}"
     with pytest.raises(UserError, match="there is no run"):
-        modes.evaluate_run(config, tmp_path)
+        evaluate.evaluate_run(config, tmp_path)
     other = tmp_path / "pictures"
     for part in ("train", "val"):
         for name in ("cat", "dog", "fox"):
@@ -439,9 +442,9 @@ def test_ensembles_that_cannot_be_are_refused(runs, pictures, tmp_path):
     train_and_evaluate(config_of("mlp", other, epochs=1.0), tmp_path / "other")
     config.evaluate.ensemble = f"{runs / 'cifar'},{tmp_path / 'other'}"
     with pytest.raises(UserError, match="know other classes"):
-        modes.evaluate_run(config, tmp_path)
+        evaluate.evaluate_run(config, tmp_path)
     with pytest.raises(UserError, match="was trained on other classes"):
-        modes.evaluate_run(config_of("cifar", other), runs / "cifar")
+        evaluate.evaluate_run(config_of("cifar", other), runs / "cifar")
 
 
 def test_a_square_copy_is_no_whole_image(runs, pictures, tmp_path):
@@ -452,10 +455,10 @@ def test_a_square_copy_is_no_whole_image(runs, pictures, tmp_path):
     for protocol, said in (("dense", "looks at whole images"), ("multi_crop", "whole images")):
         config.evaluate.protocol = protocol
         with pytest.raises(UserError, match=said):
-            modes.evaluate_run(config, runs / "cifar")
+            evaluate.evaluate_run(config, runs / "cifar")
     config.evaluate.protocol, config.evaluate.scales = "ten_crop", (24,)
     with pytest.raises(UserError, match="prepare a larger copy"):
-        modes.evaluate_run(config, runs / "cifar")
+        evaluate.evaluate_run(config, runs / "cifar")
     config.evaluate.scales = ()
     assert evaluated(runs, "cifar", config)["examples"] == 7
 
@@ -544,16 +547,16 @@ def test_a_name_that_is_no_utf_8(runs, pictures, tmp_path):
     table = (runs / "cifar" / "evaluation" / "folder_test_center" / "predictions.csv").read_text()
     assert line["examples"] == 7
     assert r"caf\xe9.png" in table
-    found = modes.predict_images(config_of("cifar", root), runs / "cifar", [str(root / "val")])
+    found = evaluate.predict_images(config_of("cifar", root), runs / "cifar", [str(root / "val")])
     assert r"caf\xe9.png" in found
 
 
 def test_what_cannot_be_written_is_known_before_the_work(runs, pictures, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(members, "load_state", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr(ensemble, "load_state", lambda *_: pytest.fail("the work has begun"))
     config = config_of("cifar", pictures, **{"evaluate.ensemble": str(runs / "cifar")})
     with pytest.raises(UserError, match="cannot write to"):
-        modes.evaluate_run(config, tmp_path / "file")
+        evaluate.evaluate_run(config, tmp_path / "file")
     config.predict.contact_sheet = str(tmp_path / "file" / "sheet.png")
     with pytest.raises(UserError, match="cannot write to"):
-        modes.predict_images(config, runs / "cifar", [str(pictures / "val")])
+        evaluate.predict_images(config, runs / "cifar", [str(pictures / "val")])

@@ -9,7 +9,7 @@ import pytest
 
 from configs.mlp import get_config
 from tests.stress.runs import beginnings, records
-from train_lib import checkpoints, loop, metrics, train
+from train_lib import checkpoints, loop, recorder, train
 from train_lib.train import train_and_evaluate
 
 # 18 steps; tests after 3, 6, 9, 12, 15 and 18, saves after 4, 8, 12, 15, 16 and 18. Deaths are
@@ -77,7 +77,7 @@ def interrupt(monkeypatch, how, moment, step):
             raise Death
         os.kill(os.getpid(), getattr(signal, how))
 
-    evaluate, write = loop.evaluate, metrics.Writer.write
+    evaluate, write = loop.evaluate, recorder.Writer.write
     save, batches = checkpoints.Checkpoints.save, loop.batches.train_batches
 
     def evaluate_and(eval_step, state, *rest):
@@ -106,7 +106,7 @@ def interrupt(monkeypatch, how, moment, step):
         return batches(split, seed, first, *rest)
 
     monkeypatch.setattr(loop, "evaluate", evaluate_and)
-    monkeypatch.setattr(metrics.Writer, "write", write_and)
+    monkeypatch.setattr(recorder.Writer, "write", write_and)
     monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and)
     monkeypatch.setattr(loop.batches, "train_batches", batches_and)
 

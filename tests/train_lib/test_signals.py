@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from train_lib.signals import StopRequest
+from train_lib.distributed.signals import StopRequest
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Minutes of C code that no signal interrupts.
 BUSY = """
 import hashlib, sys
-from train_lib.signals import StopRequest
+from train_lib.distributed.signals import StopRequest
 with StopRequest(owns_process=True) as stop:
     stop.nothing_to_save = sys.argv[1] == "start"
     print("busy", flush=True)

@@ -11,8 +11,9 @@ import pytest
 
 from configs.resnet_cifar10 import get_config
 from models import layers
-from train_lib import losses, parallel
+from train_lib import losses
 from train_lib import state as state_lib
+from train_lib.distributed import parallel
 from train_lib.steps import make_eval_step, make_train_step, several
 from train_lib.train import train_and_evaluate
 

@@ -13,11 +13,12 @@ from PIL import Image
 from errors import UserError
 from input_pipeline import sources
 from train_lib import config as config_lib
-from train_lib import exporting, modes, weights
 from train_lib import workdir as folder_lib
 from train_lib.checkpoints import Checkpoints
+from train_lib.commands import evaluate, export
+from train_lib.evaluation import exported
+from train_lib.evaluation.trained import load_run
 from train_lib.train import train_and_evaluate
-from train_lib.trained import load_run
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def digits(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained") / "run"
     config = tiny_config()
     state = jax.device_get(train_and_evaluate(config, workdir))
-    exporting.export_run(config, workdir, "")
+    export.export_run(config, workdir, "")
     return workdir, state
 
 
@@ -58,7 +59,7 @@ def folder(tmp_path_factory):
     )
     train_and_evaluate(config, root / "run")
     shutil.copy(root / "data" / "cat" / "0.png", root / "cat.png")
-    line = modes.predict_images(config, root / "run", [str(root / "cat.png")])
+    line = evaluate.predict_images(config, root / "run", [str(root / "cat.png")])
     shutil.rmtree(root / "data")
     return root, config, line
 
@@ -73,7 +74,7 @@ def test_a_run_has_all_that_it_was_trained_with(digits):
     assert net.config.loss.name == "map"
     split = sources.load(net.config.dataset, net.config.dataset.test_split)
     logits = net.module.apply(net.variables, net.preprocess(split.images))
-    modes.evaluate_run(net.config, workdir)
+    evaluate.evaluate_run(net.config, workdir)
     (file,) = workdir.glob("evaluation/*/predictions.csv")
     rows = list(csv.DictReader(file.open()))
     assert [row["class1"] for row in rows] == [str(i) for i in np.argmax(logits, axis=1)]
@@ -146,20 +147,20 @@ def test_the_data_set_need_not_be_there(folder, tmp_path):
     net = load_run(root / "run")
     probabilities = dict(net.top(root / "cat.png")[0])
     assert line.endswith(", ".join(f"{name} {p:.4f}" for name, p in probabilities.items()))
-    assert modes.predict_images(config, root / "run", [str(root / "cat.png")]) == line
+    assert evaluate.predict_images(config, root / "run", [str(root / "cat.png")]) == line
     pixels = np.asarray(Image.open(root / "cat.png"))
     np.testing.assert_array_equal(net.predict(pixels), net.predict(str(root / "cat.png")))
-    exporting.export_run(config, root / "run", str(tmp_path / "a.safetensors"))
+    export.export_run(config, root / "run", str(tmp_path / "a.safetensors"))
     stored = load_run(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(stored.predict(pixels), net.predict(pixels))
     config.evaluate.ensemble = str(tmp_path / "a.safetensors")
-    assert modes.predict_images(config, tmp_path, [str(root / "cat.png")]) == line
+    assert evaluate.predict_images(config, tmp_path, [str(root / "cat.png")]) == line
 
 
 def test_files_that_do_not_say_what_their_images_were(digits, tmp_path):
     workdir, _ = digits
-    stored = weights.load(workdir / "weights.safetensors")
-    weights.save(
+    stored = exported.load(workdir / "weights.safetensors")
+    exported.save(
         tmp_path / "a.safetensors", stored.__class__(**vars(stored) | {"image_shape": None})
     )
     digit = np.full((28, 28), 200, np.uint8)
@@ -174,7 +175,7 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_it_too(tmp_path):
         {"model.regulariser": "standout", "schedule.drop_anneal_epochs": 9.0}
     )
     train_and_evaluate(config, tmp_path / "run")
-    exporting.export_run(config, tmp_path / "run", "")
+    export.export_run(config, tmp_path / "run", "")
     path = tmp_path / "run" / "config.json"
     own = json.loads(path.read_text())
     del own["model"]["c3"], own["model"]["standout_beta"]
@@ -184,7 +185,7 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_it_too(tmp_path):
     digit = np.full((28, 28), 200, np.uint8)
     net, file = load_run(tmp_path / "run"), load_run(tmp_path / "run" / "weights.safetensors")
     assert file.config.num_devices == 1
-    assert weights.load(tmp_path / "run" / "weights.safetensors").config.num_devices == 0
+    assert exported.load(tmp_path / "run" / "weights.safetensors").config.num_devices == 0
     np.testing.assert_array_equal(net.predict(digit), file.predict(digit))
     config.dataset.update({"name": "mnist", "data_dir": "/nowhere"})
     config.num_devices = 4000
@@ -195,4 +196,4 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_it_too(tmp_path):
     # What is asked for must be what the run is, its data set and view, too.
     config = tiny_config(**{"view.test_scale": 20})
     with pytest.raises(UserError, match=r"view\.test_scale: 256 -> 20; dataset\.name"):
-        modes.predict_images(config, tmp_path / "run", [str(path)])
+        evaluate.predict_images(config, tmp_path / "run", [str(path)])

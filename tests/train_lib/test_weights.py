@@ -13,7 +13,9 @@ from configs import mlp
 from errors import UserError
 from input_pipeline import sources
 from train_lib import config as config_lib
-from train_lib import experiment, exporting, members, modes, weights
+from train_lib import experiment
+from train_lib.commands import evaluate, export
+from train_lib.evaluation import ensemble, exported
 from train_lib.train import train_and_evaluate
 
 OVERRIDES = {
@@ -33,21 +35,21 @@ def config_of(**overrides):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported_run(tmp_path_factory):
     """A run with a mean image and averaged weights, and its file."""
     folder = tmp_path_factory.mktemp("export")
     train_and_evaluate(config_of(), folder / "run")
     file = folder / "net.safetensors"
-    said = exporting.export_run(config_of(), folder / "run", str(file))
+    said = export.export_run(config_of(), folder / "run", str(file))
     assert str(file) in said
     return folder / "run", file
 
 
-def test_the_file_holds_the_run_to_the_bit(exported):
-    workdir, file = exported
-    (member,) = members.find(config_of(), workdir)
+def test_the_file_holds_the_run_to_the_bit(exported_run):
+    workdir, file = exported_run
+    (member,) = ensemble.find(config_of(), workdir)
     step, state = member.load()
-    stored = weights.load(file)
+    stored = exported.load(file)
     assert stored.step == step
     assert stored.class_names == list("0123456789")
     jax.tree.map(np.testing.assert_array_equal, stored.variables, dict(state.variables()))
@@ -59,18 +61,18 @@ def test_the_file_holds_the_run_to_the_bit(exported):
     assert str(workdir).encode() not in raw
 
 
-def test_it_is_tested_as_the_run_is(exported, tmp_path):
-    workdir, file = exported
-    run = json.loads(modes.evaluate_run(config_of(), workdir))
-    for ensemble in (str(file), f"{file},{workdir}"):  # the mean of equals
-        config = config_of(**{"evaluate.ensemble": ensemble})
-        found = json.loads(modes.evaluate_run(config, tmp_path))
+def test_it_is_tested_as_the_run_is(exported_run, tmp_path):
+    workdir, file = exported_run
+    run = json.loads(evaluate.evaluate_run(config_of(), workdir))
+    for names in (str(file), f"{file},{workdir}"):  # the mean of equals
+        config = config_of(**{"evaluate.ensemble": names})
+        found = json.loads(evaluate.evaluate_run(config, tmp_path))
         assert found["loss"] == pytest.approx(run["loss"], rel=1e-5)
         assert found["top1_error"] == run["top1_error"]
 
 
-def test_a_run_starts_from_it(exported, tmp_path):
-    workdir, file = exported
+def test_a_run_starts_from_it(exported_run, tmp_path):
+    workdir, file = exported_run
     start = {"init_from": str(file), "epochs": 0.01, "schedule.learning_rate": 1e-30}
     state = train_and_evaluate(config_of(**start), tmp_path / "a")
     start["init_from"] = str(workdir)
@@ -81,48 +83,48 @@ def test_a_run_starts_from_it(exported, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["empty", "cut", "header", "other", "missing", "no tensor"])
-def test_another_file_is_refused_in_one_line(exported, tmp_path, what):
+def test_another_file_is_refused_in_one_line(exported_run, tmp_path, what):
     import safetensors.numpy
 
-    content, path = exported[1].read_bytes(), tmp_path / "a.safetensors"
+    content, path = exported_run[1].read_bytes(), tmp_path / "a.safetensors"
     if what == "other":  # somebody else's
         content = safetensors.numpy.save({"x": np.zeros(3)})
     if what == "no tensor":  # a header of ours with other tensors
-        with safetensors.safe_open(exported[1], framework="numpy") as file:
+        with safetensors.safe_open(exported_run[1], framework="numpy") as file:
             content = safetensors.numpy.save({"params/a": np.zeros(3)}, file.metadata())
     if what == "header":
         content = b"\xff" * 8 + content[8:]
     if what != "missing":
         path.write_bytes({"empty": b"", "cut": content[:-9]}.get(what, content))
     with pytest.raises(UserError) as error:
-        modes.evaluate_run(config_of(**{"evaluate.ensemble": str(path)}), tmp_path)
+        evaluate.evaluate_run(config_of(**{"evaluate.ensemble": str(path)}), tmp_path)
     assert "\n" not in str(error.value)
     assert "weight file" in str(error.value)
 
 
-def test_a_flipped_name_or_a_full_disk_leaves_nothing(exported, tmp_path, monkeypatch):
-    workdir, _ = exported
+def test_a_flipped_name_or_a_full_disk_leaves_nothing(exported_run, tmp_path, monkeypatch):
+    workdir, _ = exported_run
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
-        exporting.export_run(config_of(), workdir, str(tmp_path / "net.bin"))
+        export.export_run(config_of(), workdir, str(tmp_path / "net.bin"))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        exporting.export_run(config_of(), workdir, str(tmp_path / "net.safetensors"))
+        export.export_run(config_of(), workdir, str(tmp_path / "net.safetensors"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_classes_are_refused(exported, tmp_path):
-    config = tiny_config(**{"dataset.name": "digits", "evaluate.ensemble": str(exported[1])})
-    assert json.loads(modes.evaluate_run(config, tmp_path))["examples"] == 355
-    stored = weights.load(exported[1])
+def test_other_classes_are_refused(exported_run, tmp_path):
+    config = tiny_config(**{"dataset.name": "digits", "evaluate.ensemble": str(exported_run[1])})
+    assert json.loads(evaluate.evaluate_run(config, tmp_path))["examples"] == 355
+    stored = exported.load(exported_run[1])
     other = stored.__class__(**vars(stored) | {"class_names": list("abcdefghij")})
-    weights.save(tmp_path / "other.safetensors", other)
+    exported.save(tmp_path / "other.safetensors", other)
     config.evaluate.ensemble = str(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="was trained on other classes"):
-        modes.evaluate_run(config, tmp_path)
+        evaluate.evaluate_run(config, tmp_path)
 
 
 FAMILIES = {
@@ -151,10 +153,10 @@ def test_every_familys_weights_come_back_to_the_bit(name, tmp_path):
     rng = np.random.default_rng(0)
     shapes = experiment.state_shapes(exp.module, exp.input_shape)
     variables = jax.tree.map(lambda s: rng.random(s.shape, np.float32), dict(shapes))
-    stored = weights.Weights(config, list(info.class_names), info.name, 7, variables)
-    weights.save(tmp_path / "a.safetensors", stored)
-    found = weights.load(tmp_path / "a.safetensors")
-    weights.check_fits(found, exp, tmp_path)
+    stored = exported.Weights(config, list(info.class_names), info.name, 7, variables)
+    exported.save(tmp_path / "a.safetensors", stored)
+    found = exported.load(tmp_path / "a.safetensors")
+    exported.check_fits(found, exp, tmp_path)
     assert jax.tree.structure(found.variables) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
     assert config_lib.flatten(found.config) == config_lib.flatten(config)

@@ -5,7 +5,7 @@ window system; what is computed for one is a function of its own, which returns 
 `--mode=inspect` writes them all of a run; `docs/inspection.md` says what each shows.
 """
 
-from models.fields import receptive_field
+from models.receptive_fields import receptive_field
 from train_lib.pictures.dropping import dropout_average, dropout_average_curve, dropout_masks
 from train_lib.pictures.evidence import heat_on, occlusion, receptive_field_on, saliency
 from train_lib.pictures.gradients import gradient_norm_curves, gradient_norms

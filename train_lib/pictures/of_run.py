@@ -14,11 +14,20 @@ from matplotlib.figure import Figure
 
 from errors import UserError
 from models import inspection, layers
-from models.fields import receptive_field
+from models.receptive_fields import receptive_field
 from models.summary import describe
-from train_lib import plots
-from train_lib.pictures import dropping, evidence, gradients, lenet, maps, panels, pooling, weights
-from train_lib.trained import Trained
+from train_lib.evaluation.trained import Trained
+from train_lib.pictures import (
+    dropping,
+    evidence,
+    gradients,
+    lenet,
+    maps,
+    panels,
+    pooling,
+    run_plots,
+    weights,
+)
 
 Named = Iterator[tuple[str, Figure]]
 CELLS = 10  # along each side of an image, under occlusion
@@ -77,7 +86,10 @@ def of_answers(seen: LookedAt) -> Named:
         return
     found = seen.net.probabilities(seen.net.on_device, seen.views)
     predicted = np.argmax(found, axis=1)
-    yield "confusion_matrix", plots.confusion_matrix(seen.labels, predicted, seen.net.class_names)
+    yield (
+        "confusion_matrix",
+        run_plots.confusion_matrix(seen.labels, predicted, seen.net.class_names),
+    )
 
 
 def of_activations(seen: LookedAt) -> Named:

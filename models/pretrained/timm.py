@@ -10,8 +10,8 @@ import flax.linen as nn
 import numpy as np
 
 from models import vgg
-from models.exchange import fields, torchvision
-from models.exchange.entries import Entry, layer, refuse, require
+from models.pretrained import config_fields, torchvision
+from models.pretrained.entries import Entry, layer, refuse, require
 
 
 def recognises(tensors: Mapping[str, np.ndarray]) -> bool:
@@ -43,4 +43,4 @@ def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dic
         raise refuse("timm", model["name"], ["vgg", "resnet"])
     torchvision.no_batch_norm("vgg", tensors)
     own = {"model.image_size": 224, "model.dropout_scaling": "train"}
-    return fields.view(torchvision.MEAN, torchvision.DEVIATION) | own
+    return config_fields.view(torchvision.MEAN, torchvision.DEVIATION) | own

@@ -1,6 +1,6 @@
 """A trained net in the hand: what a notebook or another program opens a run or a file with.
 
-    from train_lib.trained import load_run
+    from train_lib.evaluation.trained import load_run
 
     net = load_run("runs/lenet5")
     net.params["c3"]["kernel"].shape          # (5, 5, 60)
@@ -29,9 +29,10 @@ from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
 from models import inspection, registry
 from models.layers import backend
-from train_lib import experiment, foreign, losses, weights
+from train_lib import experiment, foreign, losses
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
+from train_lib.evaluation import exported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trai
     path = pathlib.Path(path).expanduser()
     if foreign.is_foreign(str(path)):
         raise UserError(f"{path} is of another framework: open it by load_pretrained(model, file)")
-    if path.suffix.lower() == weights.SUFFIX:
+    if path.suffix.lower() == exported.SUFFIX:
         return _from_file(path)
     folder.check_run(path, "load_run")
     exp = experiment.build(_on_one_device(folder.read_config(path)), path, info=folder.info(path))
@@ -255,8 +256,8 @@ def _on_one_device(config: ConfigDict) -> ConfigDict:
 
 
 def _from_file(path: pathlib.Path) -> Trained:
-    stored = weights.load(path)
+    stored = exported.load(path)
     config = _on_one_device(stored.config)
     exp = experiment.build(config, statistics=stored.statistics, info=stored.info)
-    weights.check_fits(stored, exp, path)
+    exported.check_fits(stored, exp, path)
     return Trained(exp, stored.variables, stored.class_names, stored.step)

@@ -18,7 +18,8 @@ from input_pipeline import batches, sources, stream
 from input_pipeline.crops import Crops, Whole, corners_and_center
 from input_pipeline.transform import make_transform
 from models import layers
-from train_lib import losses, parallel, processes
+from train_lib import losses
+from train_lib.distributed import parallel, processes
 
 _UNSEEN = -2  # a label, before the first pass
 # Nets that can be slid over a larger image.

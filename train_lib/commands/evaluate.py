@@ -12,11 +12,13 @@ from ml_collections import ConfigDict
 from errors import UserError, printable
 from input_pipeline import images as image_files
 from input_pipeline import sources
-from train_lib import console, experiment, members, processes, protocols, reports
-from train_lib.evaluate import evaluate, from_probabilities
+from train_lib import console, experiment
+from train_lib.distributed import processes
+from train_lib.evaluation import ensemble, protocols, result_files
+from train_lib.evaluation.metrics import evaluate, from_probabilities
 
 
-def _probabilities(found: Sequence[members.Member], split, what: str):
+def _probabilities(found: Sequence[ensemble.Member], split, what: str):
     """(steps, mean probabilities float32 [n, classes], labels, images a second) of members.
 
     labels: -1 for what was skipped. One member's state is held at a time.
@@ -50,18 +52,18 @@ def _rate(meter: console.Meter) -> float:
 
 
 def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = ()) -> str:
-    """Tests a run, or an ensemble; writes `reports.write`'s files. One line of JSON.
+    """Tests a run, or an ensemble; writes `result_files.write`'s files. One line of JSON.
 
     given: the config's fields that the user gave, see `foreign.settled`.
     """
-    found = members.find(config, workdir, given=given)
+    found = ensemble.find(config, workdir, given=given)
     exp, section = found[0].exp, config.evaluate
     for member in found:
         protocols.check_copy(member.exp)
     names = {"test": config.dataset.test_split, "train": config.dataset.train_split}
     split_name = sources.split_name(config.dataset, names[section.split])
     split = sources.load(config.dataset, split_name)
-    members.check_classes(found, split.info)
+    ensemble.check_classes(found, split.info)
     processes.check_same("data set", [len(split)])
     asked = {
         "dataset": config.dataset.name,
@@ -73,7 +75,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[st
         asked["checkpoint"] = section.checkpoint
     if section.ensemble:
         asked["ensemble"] = [member.name for member in found]
-    output = reports.folder(workdir, asked) if processes.is_first() else None
+    output = result_files.folder(workdir, asked) if processes.is_first() else None
     what = f"{config.dataset.name} {split_name}"
     if len(found) == 1 and protocols.is_single(exp):
         step, state = found[0].load()
@@ -92,7 +94,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[st
         "images_per_second": round(rate, 1),
     }
     if processes.is_first():
-        reports.write(output, line, result, split, lambda i: exp.picture(split, i))
+        result_files.write(output, line, result, split, lambda i: exp.picture(split, i))
     return json.dumps(line)
 
 
@@ -127,8 +129,8 @@ def predict_images(
         raise UserError("which images? Give --images=a.png,b.jpg or --images=FOLDER")
     paths = image_files.find(images)
     if config.predict.contact_sheet:
-        reports.check_writable(config.predict.contact_sheet)
-    found = members.find(config, workdir, data=False, given=given)
+        result_files.check_writable(config.predict.contact_sheet)
+    found = ensemble.find(config, workdir, data=False, given=given)
     total, skipped = 0.0, np.zeros(len(paths), bool)
     for member in found:  # each has its own idea of an image
         split, inverted = _pictures(member.exp, paths)
@@ -148,5 +150,5 @@ def predict_images(
         lines.append(f"{printable(path)}: {ranking}{note}")
         captions.append(f"{names[best[0]]} {one[best[0]]:.0%}")
     if config.predict.contact_sheet and processes.is_first():
-        reports.contact_sheet(config.predict.contact_sheet, paths, captions)
+        result_files.contact_sheet(config.predict.contact_sheet, paths, captions)
     return "\n".join(lines)

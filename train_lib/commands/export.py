@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from errors import UserError, one_line
 from input_pipeline import views
-from models import exchange
-from train_lib import members, trained, weights
+from models import pretrained
 from train_lib import workdir as folder
+from train_lib.evaluation import ensemble, exported, trained
 
 # XLA's platforms for which a net is exported.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -32,7 +32,7 @@ def export_run(config: ConfigDict, workdir: pathlib.Path, output: str, form: str
         raise UserError(
             f"--output={output}: the file's name must end in {suffix} with --format={form}"
         )
-    (member,) = members.find(config, workdir, ensemble=False, data=False)
+    (member,) = ensemble.find(config, workdir, ensemble=False, data=False)
     step, state = member.load()
     variables = jax.device_get(state.variables())
     net = trained.Trained(member.exp, variables, member.class_names, step)
@@ -52,9 +52,9 @@ def _canon(path: pathlib.Path, net: trained.Trained) -> str:
     config = net.config.copy_and_resolve_references()
     config.dataset.update({"data_dir": "", "cache_dir": ""})  # of this machine
     config.num_devices = 0
-    if not config.init_from.startswith(exchange.HUB):  # a path of this machine, too
+    if not config.init_from.startswith(pretrained.HUB):  # a path of this machine, too
         config.update({"init_from": "", "init_names": "", "init_layers": ()})
-    stored = weights.Weights(
+    stored = exported.Weights(
         config=config,
         class_names=list(net.class_names),
         dataset=config.dataset.name,
@@ -64,7 +64,7 @@ def _canon(path: pathlib.Path, net: trained.Trained) -> str:
         image_shape=net.exp.info.image_shape,
         train_examples=net.exp.info.train_examples,
     )
-    weights.save(path, stored)
+    exported.save(path, stored)
     return ""
 
 
@@ -72,9 +72,9 @@ def _torchvision(path: pathlib.Path, net: trained.Trained) -> str:
     """The state dict of torchvision's net of that kind, as safetensors."""
     import safetensors.numpy
 
-    tensors = exchange.to_torchvision(net.module, net.variables, net.input_shape)
+    tensors = pretrained.to_torchvision(net.module, net.variables, net.input_shape)
     # "pt": what readers of safetensors know as PyTorch's layout. The others are what
-    # `models.exchange` reads again.
+    # `models.pretrained` reads again.
     metadata = {
         "format": "pt",
         "class_names": json.dumps(list(net.class_names)),
@@ -144,7 +144,7 @@ def serialise(infer: Callable, variables, shape: tuple[int, int, int]) -> bytes:
 
 # The file's name in a workdir, and what writes: (path, net) -> what else to say.
 FORMS: dict[str, tuple[pathlib.PurePath, Callable]] = {
-    "canon": (pathlib.PurePath(f"weights{weights.SUFFIX}"), _canon),
-    "torchvision": (pathlib.PurePath(f"torchvision{weights.SUFFIX}"), _torchvision),
+    "canon": (pathlib.PurePath(f"weights{exported.SUFFIX}"), _canon),
+    "torchvision": (pathlib.PurePath(f"torchvision{exported.SUFFIX}"), _torchvision),
     "jax": (pathlib.PurePath("weights.jax"), _jax),
 }

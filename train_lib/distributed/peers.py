@@ -10,8 +10,8 @@ import threading
 import time
 
 from errors import TryAgain, UserError
-from train_lib import coordinator
-from train_lib.signals import STOPPED
+from train_lib.distributed import coordinator
+from train_lib.distributed.signals import STOPPED
 
 # Seconds that a save in the background has before an end; and where the coordinator is gone, whose
 # JAX service the save may need, and without which JAX aborts (see `processes`).

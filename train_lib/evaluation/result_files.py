@@ -13,7 +13,7 @@ import numpy as np
 
 from errors import UserError, printable
 from input_pipeline import decode
-from train_lib.evaluate import Result
+from train_lib.evaluation.metrics import Result
 from train_lib.workdir import write_text
 
 
@@ -99,21 +99,21 @@ def write(
     confusion_matrix.png and misclassified.png. picture: an example's number -> its image.
     Raises UserError, one line, where they cannot be written.
     """
-    from train_lib import plots  # imports Matplotlib, which only drawing needs
+    from train_lib.pictures import run_plots  # imports Matplotlib, which only drawing needs
 
     names, counted = split.info.class_names, result.counted
     write_text(output / "result.json", json.dumps(line, indent=2) + "\n")
     write_text(output / "predictions.csv", predictions(result, names, split.id))
     write_text(output / "per_class.csv", per_class(result, names))
     write_text(output / "confusion.csv", confusion(result, names))
-    matrix = plots.confusion_matrix(result.labels[counted], result.classes[counted, 0], names)
-    plots.save(matrix, output / "confusion_matrix.png")
-    plots.save(plots.misclassified(result, names, picture), output / "misclassified.png")
+    matrix = run_plots.confusion_matrix(result.labels[counted], result.classes[counted, 0], names)
+    run_plots.save(matrix, output / "confusion_matrix.png")
+    run_plots.save(run_plots.misclassified(result, names, picture), output / "misclassified.png")
 
 
 def contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> None:
     """A PNG file of pictures, each with its caption. Raises UserError if it cannot be written."""
-    from train_lib import plots  # imports Matplotlib, which only drawing needs
+    from train_lib.pictures import run_plots  # imports Matplotlib, which only drawing needs
 
     def thumbnail(i: int) -> np.ndarray | None:
         try:
@@ -123,4 +123,4 @@ def contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> N
         except decode.BadImage:  # one that was skipped
             return None
 
-    plots.save(plots.contact_sheet(thumbnail, captions), pathlib.Path(file).expanduser())
+    run_plots.save(run_plots.contact_sheet(thumbnail, captions), pathlib.Path(file).expanduser())

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from errors import UserError, one_line
-from models.exchange.entries import Entry, load, shapes
+from models.pretrained.entries import Entry, load, shapes
 
 _COUNT = "num_batches_tracked"  # torch's, which has no counterpart here
 

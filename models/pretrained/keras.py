@@ -15,9 +15,9 @@ import flax.linen as nn
 import numpy as np
 
 from models import resnet, vgg
-from models.exchange import fields
-from models.exchange.caffe import VGG_MEAN, reverse_colours, units, without_biases
-from models.exchange.entries import Entry, layer, load, refuse, require
+from models.pretrained import config_fields
+from models.pretrained.caffe import VGG_MEAN, reverse_colours, units, without_biases
+from models.pretrained.entries import Entry, layer, load, refuse, require
 
 _ROLES = ("kernel", "bias")
 _NO_LRN = {"lrn": ["published", "none"]}
@@ -108,4 +108,4 @@ def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dic
         own = {"model.stride": "v1", "model.pool1_padding": _pool1_padding(tensors)}
     else:
         raise refuse("Keras", model["name"], ["vgg", "resnet"])
-    return fields.view(VGG_MEAN, high=255.0) | own
+    return config_fields.view(VGG_MEAN, high=255.0) | own

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from errors import UserError, one_line
-from models.exchange import caffemodel, hdf5
+from models.pretrained import caffemodel, hdf5
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".caffemodel", ".h5", ".hdf5")
 HDF5 = (".h5", ".hdf5")

@@ -12,11 +12,11 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from models.exchange import caffe, files, keras, timm, torchvision
-from models.exchange import names as names_lib
-from models.exchange.entries import class_bias, load
-from models.exchange.files import HUB, SUFFIXES, is_foreign, locate
-from models.exchange.torchvision import from_torchvision, to_torchvision
+from models.pretrained import caffe, files, keras, timm, torchvision
+from models.pretrained import names as names_lib
+from models.pretrained.entries import class_bias, load
+from models.pretrained.files import HUB, SUFFIXES, is_foreign, locate
+from models.pretrained.torchvision import from_torchvision, to_torchvision
 
 __all__ = [
     "HUB",

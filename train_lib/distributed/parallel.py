@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from errors import UserError, one_line
 from models.layers import backend
-from train_lib import memory, processes
+from train_lib.distributed import memory, processes
 
 AXIS = "batch"
 

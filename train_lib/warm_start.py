@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from errors import UserError
-from train_lib import foreign, weights
+from train_lib import foreign
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
+from train_lib.evaluation import exported
 from train_lib.state import TrainState
 
 
@@ -48,7 +49,7 @@ def check(workdir: str) -> None:
     if foreign.is_foreign(workdir):
         return  # read already, for its settings
     foreign.check(workdir, "config.init_from")
-    if path.suffix.lower() != weights.SUFFIX:
+    if path.suffix.lower() != exported.SUFFIX:
         folder.check_run(path, "config.init_from")
     elif not path.is_file():
         raise UserError(f"config.init_from={workdir}: there is no such file")
@@ -71,8 +72,8 @@ def take_over(
     path = pathlib.Path(workdir).expanduser()
     if read is not None:
         step, variables = read
-    elif path.suffix.lower() == weights.SUFFIX:
-        stored = weights.load(path)
+    elif path.suffix.lower() == exported.SUFFIX:
+        stored = exported.load(path)
         step, variables = stored.step, stored.variables
     else:
         restored = Checkpoints(path, read_only=True).restore_variables()

@@ -13,7 +13,7 @@ import numpy as np
 
 from errors import UserError
 from input_pipeline import sources
-from train_lib import processes
+from train_lib.distributed import processes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,12 @@ from ml_collections import ConfigDict
 from errors import UserError, printable
 from input_pipeline import decode, sources
 from input_pipeline import images as image_files
-from models import inspection, tables
-from train_lib import foreign, members, metrics, pictures, plots, processes, reports, weights
-from train_lib.pictures import of_run
-from train_lib.trained import Trained, load_run
+from models import inspection, parameter_tables
+from train_lib import foreign, pictures, recorder
+from train_lib.distributed import processes
+from train_lib.evaluation import ensemble, exported, result_files
+from train_lib.evaluation.trained import Trained, load_run
+from train_lib.pictures import of_run, run_plots
 from train_lib.workdir import check_run, write_text
 
 FOLDER = "inspection"
@@ -47,7 +49,7 @@ def inspect_run(
 
     Raises UserError, before anything is written, for what is no run, image, layer or checkpoint.
     """
-    (member,) = members.find(config, workdir, ensemble=False, data=False)
+    (member,) = ensemble.find(config, workdir, ensemble=False, data=False)
     step, state = member.load()
     variables = jax.device_get(state.variables())
     del state
@@ -56,15 +58,17 @@ def inspect_run(
     differences, runs, notes = _compared(net, workdir, compare)
     seen = _looked_at(net, member, images, layer, most, notes)
     output = workdir / FOLDER
-    reports.check_writable(output / "parameters.txt")
+    result_files.check_writable(output / "parameters.txt")
     for path in itertools.chain.from_iterable(map(output.glob, WRITTEN)):
         path.unlink()
-    texts = {"parameters": tables.text(tables.parameters(net.variables)) + "\n"} | differences
+    texts = {
+        "parameters": parameter_tables.text(parameter_tables.parameters(net.variables)) + "\n"
+    } | differences
     for name, text in texts.items():
         write_text(output / f"{name}.txt", text)
         processes.say(f"written: {output / name}.txt")
     for name, figure in itertools.chain(_learning(runs), of_run.of_weights(net), _of(seen)):
-        plots.save(figure, output / f"{name}.png")
+        run_plots.save(figure, output / f"{name}.png")
         processes.say(f"written: {output / name}.png")
     for note in notes:
         processes.say(note)
@@ -114,7 +118,7 @@ def _learning(runs: dict[str, list[dict]]) -> Iterator:
 def _compared(net: Trained, workdir: pathlib.Path, compare: Sequence[str]):
     """Texts of differences by name, records of runs by label, and notes on what is left out."""
     texts, notes = {}, []
-    runs = {str(workdir): metrics.read(workdir)}
+    runs = {str(workdir): recorder.read(workdir)}
     for name in filter(None, map(str.strip, compare)):
         if name.isdecimal():
             other, label = load_run(workdir, int(name)), f"step {name} of this run"
@@ -123,14 +127,14 @@ def _compared(net: Trained, workdir: pathlib.Path, compare: Sequence[str]):
                 raise UserError(
                     f"--compare={name}: give a run's folder, or a file of --mode=export"
                 )
-            if pathlib.Path(name).suffix.lower() != weights.SUFFIX:
+            if pathlib.Path(name).suffix.lower() != exported.SUFFIX:
                 check_run(pathlib.Path(name).expanduser(), "--compare")
             other, label = load_run(name), printable(name)
             path = pathlib.Path(name).expanduser()
             if path.is_dir():
-                runs[label] = metrics.read(path)
+                runs[label] = recorder.read(path)
         try:
-            rows = tables.differences(net.variables, other.variables)
+            rows = parameter_tables.differences(net.variables, other.variables)
         except UserError as error:
             notes.append(f"no difference from {label}: {error}")
             continue
@@ -139,7 +143,7 @@ def _compared(net: Trained, workdir: pathlib.Path, compare: Sequence[str]):
         file = f"difference_{short.strip('-')[-100:]}"
         while file in texts:
             file += "-too"
-        texts[file] = f"{title}\n\n{tables.text(rows)}\n"
+        texts[file] = f"{title}\n\n{parameter_tables.text(rows)}\n"
     return texts, runs, notes
 
 
@@ -171,7 +175,7 @@ def _looked_at(net: Trained, member, images, layer: str, most: int, notes: list[
     except UserError as error:
         notes.append(f"left out what needs images: give some by --images ({error})")
         return None
-    members.check_classes([member], split.info)
+    ensemble.check_classes([member], split.info)
     views, labels, captions = [], [], []
     for i in np.unique(np.linspace(0, len(split) - 1, most).astype(int)):
         try:

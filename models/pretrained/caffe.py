@@ -14,16 +14,16 @@ import numpy as np
 
 from errors import UserError
 from models import alexnet, googlenet, resnet, vgg
-from models.exchange import fields
-from models.exchange.entries import Entry, layer, load, refuse, require
+from models.pretrained import config_fields
+from models.pretrained.entries import Entry, layer, load, refuse, require
 
 # Channel means, red, green, blue, in 0..255. VGG: of its authors' page. BVLC: as bvlc_googlenet's
 # training file has them; bvlc_alexnet's has a mean image, whose channels have these means rounded.
 # ResNet: its authors subtract a mean image, too, of which this is the mean of each channel, as
 # those who converted the nets have it; one value a colour also serves images of other sizes.
-BVLC_MEAN = fields.from_255(123.0, 117.0, 104.0)
-VGG_MEAN = fields.from_255(123.68, 116.779, 103.939)
-RESNET_MEAN = fields.from_255(123.151630838, 115.902882574, 103.062623801)
+BVLC_MEAN = config_fields.from_255(123.0, 117.0, 104.0)
+VGG_MEAN = config_fields.from_255(123.68, 116.779, 103.939)
+RESNET_MEAN = config_fields.from_255(123.151630838, 115.902882574, 103.062623801)
 
 
 def _alexnet(module) -> Iterator[Entry]:
@@ -182,14 +182,14 @@ def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dic
     scaling = {"model.dropout_scaling": "train"}
     if model["name"] == "alexnet":
         own = {"model.lrn": "caffe", "model.lrn_over": "all_maps", "model.image_size": 227}
-        return fields.view(BVLC_MEAN, high=255.0, size=227) | scaling | own
+        return config_fields.view(BVLC_MEAN, high=255.0, size=227) | scaling | own
     if model["name"] == "vgg":
         own = {"model.image_size": 224}
-        return fields.view(VGG_MEAN, high=255.0) | scaling | own
+        return config_fields.view(VGG_MEAN, high=255.0) | scaling | own
     if model["name"] == "googlenet":
-        own = fields.auxiliary(any(key.startswith("loss1/") for key in tensors))
-        return fields.view(BVLC_MEAN, high=255.0) | scaling | {"model.lrn": "caffe"} | own
+        own = config_fields.auxiliary(any(key.startswith("loss1/") for key in tensors))
+        return config_fields.view(BVLC_MEAN, high=255.0) | scaling | {"model.lrn": "caffe"} | own
     if model["name"] == "resnet":
         own = {"model.stride": "v1", "model.pool1_padding": 0}
-        return fields.view(RESNET_MEAN, high=255.0) | own
+        return config_fields.view(RESNET_MEAN, high=255.0) | own
     raise refuse("Caffe", model["name"], ["alexnet", "vgg", "googlenet", "resnet"])

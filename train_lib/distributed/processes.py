@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from errors import TryAgain, UserError, one_line
-from train_lib.peers import Peers
+from train_lib.distributed.peers import Peers
 
 _peers: Peers | None = None
 _CHUNK = 2**26  # bytes that are sent to all at once

@@ -12,19 +12,12 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline.sources import Info
 from train_lib import config as config_lib
-from train_lib import (
-    experiment,
-    foreign,
-    optimizers,
-    parallel,
-    processes,
-    protocols,
-    rates,
-    weights,
-)
+from train_lib import experiment, foreign, optimizers, rates
 from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
+from train_lib.distributed import parallel, processes
+from train_lib.evaluation import exported, protocols
 
 ENSEMBLE, INIT_FROM = "config.evaluate.ensemble", "config.init_from"
 
@@ -104,12 +97,12 @@ def _member(config: ConfigDict, name: str, what: str, data: bool, given: Collect
         exp, class_names = foreign.experiment_of(config, name, data=data, given=given)
         load = functools.partial(_from_foreign, exp)
         return Member(name, exp, class_names, load)
-    if path.suffix.lower() == weights.SUFFIX:
-        stored = weights.load(path, shapes_only=True)
+    if path.suffix.lower() == exported.SUFFIX:
+        stored = exported.load(path, shapes_only=True)
         own = _asked(stored.config, config)
         info = None if data else stored.info
         exp = experiment.build(own, statistics=stored.statistics, info=info)
-        weights.check_fits(stored, exp, path)
+        exported.check_fits(stored, exp, path)
         return Member(name, exp, stored.class_names, functools.partial(_from_file, exp, path))
     foreign.check(name, what)
     folder.check_run(path, what)
@@ -134,7 +127,7 @@ def _run(name: str, config: ConfigDict, workdir: pathlib.Path, data: bool) -> Me
 
 
 def _from_file(exp: experiment.Experiment, path: pathlib.Path):
-    stored = weights.load(path)
+    stored = exported.load(path)
     return _state(exp, stored.step, stored.variables)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from errors import UserError
 from models import alexnet, googlenet, resnet, vgg
-from models.exchange import fields
-from models.exchange.entries import Entry, dump, layer, load, refuse, require
+from models.pretrained import config_fields
+from models.pretrained.entries import Entry, dump, layer, load, refuse, require
 
 # The colours' mean and deviation of ImageNet's training set, in 0..1, as torchvision has them.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -121,8 +121,8 @@ def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dic
     """
     name = model["name"]
     if name == "googlenet":
-        own = fields.auxiliary(any(key.startswith("aux") for key in tensors))
-        return fields.view((0.5,) * 3, (0.5,) * 3) | {"model.dropout_scaling": "train"} | own
+        own = config_fields.auxiliary(any(key.startswith("aux") for key in tensors))
+        return config_fields.view((0.5,) * 3, (0.5,) * 3) | {"model.dropout_scaling": "train"} | own
     own = {
         "alexnet": {"model.lrn": "none", "model.image_size": 224, "model.dropout_scaling": "train"},
         "vgg": {"model.image_size": 224, "model.dropout_scaling": "train"},
@@ -134,7 +134,7 @@ def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dic
     # A depth that is none is refused where the model is made.
     if name == "resnet" and resnet.DEPTHS.get(model["depth"], ((), False))[1]:
         own[name]["model.stride"] = "v1.5"
-    return fields.view(MEAN, DEVIATION) | own[name]
+    return config_fields.view(MEAN, DEVIATION) | own[name]
 
 
 def no_batch_norm(name: str, tensors: Mapping[str, np.ndarray]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from errors import UserError
 from train_lib import pictures
-from train_lib.evaluate import Result
+from train_lib.evaluation.metrics import Result
 from train_lib.pictures import panels
 
 MOST_MISCLASSIFIED = 100  # on one contact sheet
