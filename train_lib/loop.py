@@ -316,7 +316,7 @@ class Run:
             f" {result.examples} images of {self.config.dataset.name}"
             f" {split}), loss {result.loss:.4f}, after"
             f" {self.plan.total_steps} steps",
-            f"written to {self.workdir}: config.json, recorder.jsonl, events/ (TensorBoard),"
+            f"written to {self.workdir}: config.json, metrics.jsonl, events/ (TensorBoard),"
             " checkpoints/, plots/",
             sep="\n",
             file=sys.stdout,

@@ -59,7 +59,7 @@ def config():
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """state: {path: array}. records: those of recorder.jsonl without what a clock gave.
+    """state: {path: array}. records: those of metrics.jsonl without what a clock gave.
 
     best: the step of the best checkpoint. wrong: what was wrong with its beginning.
     """
@@ -85,7 +85,7 @@ class End:
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
-    """Those of recorder.jsonl without the values that a clock gave."""
+    """Those of metrics.jsonl without the values that a clock gave."""
     return [
         {name: value for name, value in record.items() if name not in CLOCKED}
         for record in recorder.read(workdir)
@@ -93,7 +93,7 @@ def records(workdir: pathlib.Path) -> list[dict]:
 
 
 def step_of(line: str) -> int:
-    """Of a line of recorder.jsonl."""
+    """Of a line of metrics.jsonl."""
     return json.loads(line)["step"]
 
 

@@ -4,7 +4,7 @@
 
 MOMENT: "dispatch" (before the steps from STEP on), "saving" (as soon as the save of STEP was
 started), "saved" (when it is complete), "evaluating" (in the evaluation after STEP), "recording"
-(in the middle of writing the record of STEP: half a line stands in recorder.jsonl).
+(in the middle of writing the record of STEP: half a line stands in metrics.jsonl).
 """
 
 import json
