@@ -175,6 +175,11 @@ def default(name: str, option: str) -> Any:
     return fields[option].default if option in fields else None
 
 
+def sliding() -> list[str]:
+    """Names of the models that can be applied at every place of a larger image (`class_map`)."""
+    return [name for name, entry in MODELS.items() if hasattr(entry.constructor, "class_map")]
+
+
 def create(section: Mapping[str, Any], num_classes: int, axis: str = "batch") -> nn.Module:
     """The linen module of a config's `model` section: {"name", "dtype", **options}.
 

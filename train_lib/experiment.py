@@ -39,7 +39,7 @@ class Experiment:
     reading: stream.Reading
     module: nn.Module
     input_shape: tuple[int, int, int]
-    loss: Callable
+    loss: losses.Loss
     devices: Sequence[jax.Device]
     workdir: pathlib.Path | None = None
     given_statistics: statistics_lib.Statistics | None = None
@@ -83,11 +83,8 @@ class Experiment:
         return schedules.make_drop_scale(self.config.schedule, steps_per_epoch)
 
     def eval_step(self) -> Callable:
-        def probabilities(logits):
-            return losses.probabilities(self.config.loss, logits)
-
         step = make_eval_step(
-            self.module, self.loss, probabilities, self.transform, self.drop_scale
+            self.module, self.loss, self.loss.probabilities, self.transform, self.drop_scale
         )
         return parallel.eval_step(step, self.devices)
 

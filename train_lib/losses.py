@@ -1,5 +1,7 @@
 """Losses by name: logits [batch, classes] and labels [batch] to float32 losses [batch]."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +12,32 @@ import optax
 NAMES = ("map", "mse", "softmax")
 
 
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A loss, called with (logits, labels), and the class probabilities that belong to it.
+
+    per_example: logits [batch, classes], int labels [batch] -> losses [batch].
+    probabilities: logits [batch, classes] -> class probabilities [batch, classes].
+    other_class: the name of a class beside those of the data set, whose probability is what the
+        others lack to 1; "" if there is none.
+    """
+
+    per_example: Callable[[jax.Array, jax.Array], jax.Array]
+    probabilities: Callable[[jax.Array], jax.Array] = jax.nn.softmax
+    other_class: str = ""
+
+    def __call__(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return self.per_example(logits, labels)
+
+
 def mse(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """y_D, the RBF output of the right class (LeCun 1998, eq. 8); logits are -y."""
     return -jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+
+
+def _with_rubbish(logits: jax.Array, j: float) -> jax.Array:
+    """[batch, classes + 1]: the last column is the class of everything that is no character."""
+    return jnp.concatenate([logits, jnp.full((logits.shape[0], 1), -j, logits.dtype)], axis=1)
 
 
 def map_criterion(logits: jax.Array, labels: jax.Array, j: float) -> jax.Array:
@@ -21,26 +46,23 @@ def map_criterion(logits: jax.Array, labels: jax.Array, j: float) -> jax.Array:
     j > 0 is the constant of the class of everything that is no character ("rubbish"). The paper
     gives it no value.
     """
-    rubbish = jnp.full((logits.shape[0], 1), -j, logits.dtype)
-    everything = jax.nn.logsumexp(jnp.concatenate([logits, rubbish], axis=1), axis=1)
-    return mse(logits, labels) + everything
+    return mse(logits, labels) + jax.nn.logsumexp(_with_rubbish(logits, j), axis=1)
 
 
-def make_loss(section: Mapping[str, Any]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def map_probabilities(logits: jax.Array, j: float) -> jax.Array:
+    """Class probabilities under the MAP criterion, without that of the rubbish class."""
+    return jax.nn.softmax(_with_rubbish(logits, j), axis=1)[:, :-1]
+
+
+def make_loss(section: Mapping[str, Any]) -> Loss:
     """The loss of a config's `loss` section."""
     if section["name"] == "mse":
-        return mse
+        return Loss(mse)
     if section["name"] == "map":
-        return lambda logits, labels: map_criterion(logits, labels, section["j"])
-    return optax.losses.softmax_cross_entropy_with_integer_labels
-
-
-def probabilities(section: Mapping[str, Any], logits: jax.Array) -> jax.Array:
-    """Class probabilities [batch, classes] that belong to a loss.
-
-    Under the MAP criterion the rubbish class has a share too: what is missing to 1.
-    """
-    if section["name"] == "map":
-        rubbish = jnp.full((logits.shape[0], 1), -section["j"], logits.dtype)
-        return jax.nn.softmax(jnp.concatenate([logits, rubbish], axis=1), axis=1)[:, :-1]
-    return jax.nn.softmax(logits, axis=1)
+        j = section["j"]
+        return Loss(
+            functools.partial(map_criterion, j=j),
+            functools.partial(map_probabilities, j=j),
+            other_class="no character",
+        )
+    return Loss(optax.losses.softmax_cross_entropy_with_integer_labels)

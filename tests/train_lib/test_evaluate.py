@@ -6,7 +6,7 @@ import pytest
 from conftest import tiny_config
 
 from input_pipeline import sources
-from train_lib import experiment, losses, optimizers
+from train_lib import experiment, optimizers
 from train_lib import state as state_lib
 from train_lib.distributed import parallel
 from train_lib.evaluation.metrics import evaluate
@@ -37,7 +37,7 @@ def test_equals_a_plain_loop_for_a_size_that_divides_nothing(devices, batch):
     assert found.top5_error == top5 / 151
     assert found.classes.shape == (151, 5)
     assert (found.classes[:, 0] != test.labels).sum() == top1
-    probabilities = losses.probabilities(config.loss, forward(test.images[:4]))
+    probabilities = exp.loss.probabilities(forward(test.images[:4]))
     np.testing.assert_allclose(
         found.probabilities[:4, 0], np.asarray(probabilities).max(axis=1), rtol=1e-4
     )

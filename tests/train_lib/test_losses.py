@@ -51,9 +51,9 @@ def test_map_criterion_equals_equation_9_in_float64():
 def test_probabilities_leave_the_rubbish_class_its_share():
     logits = jnp.array([[-1.0, -2.0, -3.0]])
     share = np.exp([-1.0, -2.0, -3.0])
-    found = losses.probabilities({"name": "map", "j": 0.5}, logits)
+    found = losses.make_loss({"name": "map", "j": 0.5}).probabilities(logits)
     np.testing.assert_allclose(found[0], share / (share.sum() + np.exp(-0.5)), rtol=1e-6)
-    found = losses.probabilities({"name": "softmax"}, logits)
+    found = losses.make_loss({"name": "softmax"}).probabilities(logits)
     np.testing.assert_allclose(found[0], share / share.sum(), rtol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """Losses and gradients that are not finite: stop, skip, or roll back, each at the very step."""
 
+import dataclasses
 import json
 
 import jax
@@ -68,7 +69,7 @@ def poison(monkeypatch, *steps, gradient=False):
                 return plain(no_gradient(logits, bad.astype(jnp.float32)), labels)
             return jnp.where(bad, jnp.nan, plain(logits, labels))
 
-        return loss
+        return dataclasses.replace(plain, per_example=loss)
 
     monkeypatch.setattr(loop.batches, "train_batches", train_batches)
     monkeypatch.setattr("train_lib.experiment.losses.make_loss", nan_loss)

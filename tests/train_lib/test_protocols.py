@@ -1,6 +1,7 @@
 """Every protocol against plain loops over a run's pictures, on one device and on eight."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -236,7 +237,7 @@ def test_dense_and_multi_crop_are_averaged(runs, pictures):
     np.testing.assert_allclose(both.sum(axis=1), 1, atol=1e-5)
 
 
-def test_few_shapes_are_compiled(runs, tmp_path, monkeypatch):
+def test_few_shapes_are_compiled(runs, tmp_path):
     rng = np.random.default_rng(0)
     for part in ("train", "val"):
         for i in range(40):
@@ -253,11 +254,15 @@ def test_few_shapes_are_compiled(runs, tmp_path, monkeypatch):
     assert len(sizes) > 30
     # A shorter side of 20, the longer one up to 59 in four lengths an octave, either way round.
     assert len(shapes) <= 2 * len({crops.bucket(n) for n in range(20, 60)}) == 16
-    traced, probabilities = [], protocols.losses.probabilities
-    monkeypatch.setattr(
-        protocols.losses, "probabilities", lambda *a: traced.append(0) or probabilities(*a)
-    )
-    protocols.predict([one], state, split, console.Meter(len(split), "test"))
+    traced, loss = [], exp.loss
+
+    def probabilities(logits):
+        traced.append(0)
+        return loss.probabilities(logits)
+
+    exp = dataclasses.replace(exp, loss=dataclasses.replace(loss, probabilities=probabilities))
+    (counted,) = protocols.passes(exp)
+    protocols.predict([counted], state, split, console.Meter(len(split), "test"))
     assert len(traced) == len(shapes)  # each shape once, in however many batches it came
     assert sum(1 for _ in one.batches(split)) > len(shapes)
 

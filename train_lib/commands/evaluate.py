@@ -137,6 +137,7 @@ def predict_images(
         _, one, labels, _ = _probabilities([member], split, "predicting")
         total, skipped = total + one / len(found), skipped | (labels < 0)
     names = found[0].class_names
+    other_class = next(filter(None, (member.exp.loss.other_class for member in found)), "")
     lines, captions = [], []
     for path, one, left_out, is_inverted in zip(paths, total, skipped, inverted, strict=True):
         if left_out:  # and said so
@@ -144,8 +145,8 @@ def predict_images(
             continue
         best = np.argsort(-one, kind="stable")[:5]
         ranking = ", ".join(f"{names[i]} {one[i]:.4f}" for i in best)
-        if config.loss.name == "map":  # what is missing to 1 is eq. 9's class of all else
-            ranking += f"; no character {max(0.0, 1 - one.sum()):.4f}"
+        if other_class:
+            ranking += f"; {other_class} {max(0.0, 1 - one.sum()):.4f}"
         note = " (dark on light: inverted)" if is_inverted else ""
         lines.append(f"{printable(path)}: {ranking}{note}")
         captions.append(f"{names[best[0]]} {one[best[0]]:.0%}")

@@ -17,13 +17,10 @@ from errors import UserError
 from input_pipeline import batches, sources, stream
 from input_pipeline.crops import Crops, Whole, corners_and_center
 from input_pipeline.transform import make_transform
-from models import layers
-from train_lib import losses
+from models import layers, registry
 from train_lib.distributed import parallel, processes
 
 _UNSEEN = -2  # a label, before the first pass
-# Nets that can be slid over a larger image.
-SLIDING = ("alexnet", "vgg", "googlenet", "resnet", "resnet_cifar10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +141,10 @@ def check_copy(exp) -> None:
 def _check_dense(exp, asked: str) -> None:
     height, width = exp.input_shape[:2]
     model = exp.config.model.name
-    if model not in SLIDING:
+    sliding = registry.sliding()
+    if model not in sliding:
         raise UserError(
-            f"{asked}: {model} cannot be slid over a larger image, as {', '.join(SLIDING)} can:"
+            f"{asked}: {model} cannot be slid over a larger image, as {', '.join(sliding)} can:"
             " choose another protocol"
         )
     if height != width:
@@ -184,7 +182,7 @@ def _probabilities(exp) -> Callable:
     def apply(state, inputs):
         scale = exp.drop_scale(state.step)
         logits = exp.module.apply(state.variables(), inputs, train=False, drop_scale=scale)
-        return losses.probabilities(exp.config.loss, logits)
+        return exp.loss.probabilities(logits)
 
     return apply
 
@@ -309,9 +307,9 @@ def _dense(exp) -> list[Pass]:
             )
             valid = extents.of(maps)
         if scores:
-            found = losses.probabilities(config.loss, mean(maps, valid))
+            found = exp.loss.probabilities(mean(maps, valid))
         else:
-            cells = losses.probabilities(config.loss, maps.reshape(-1, maps.shape[-1]))
+            cells = exp.loss.probabilities(maps.reshape(-1, maps.shape[-1]))
             found = mean(cells.reshape(maps.shape), valid)
         return (found[: len(images)] + found[len(images) :]) / 2
 

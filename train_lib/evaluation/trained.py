@@ -29,7 +29,7 @@ from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
 from models import inspection, registry
 from models.layers import backend
-from train_lib import experiment, foreign, losses
+from train_lib import experiment, foreign
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
 from train_lib.evaluation import exported
@@ -138,7 +138,7 @@ class Trained:
         def infer(variables, images):
             inputs = exp.transform(images)
             logits = exp.module.apply(variables, inputs, train=False, drop_scale=scale)
-            return losses.probabilities(exp.config.loss, logits)
+            return exp.loss.probabilities(logits)
 
         return infer
 
