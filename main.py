@@ -114,7 +114,7 @@ def _checked(stop) -> None:
     elif config.deterministic:
         from train_lib.distributed import parallel
 
-        parallel.be_deterministic()  # before processes that come together look for devices
+        parallel.use_deterministic_kernels()  # before processes that come together look for devices
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
 
     if several:
@@ -134,7 +134,7 @@ def _run(config, workdir: pathlib.Path, stop) -> None:
 
     given = _given()
     config = foreign.settled(config, workdir, given, asks=MODE.value != "train")
-    with parallel.explained():
+    with parallel.explain_device_errors():
         _run_mode(config, workdir, stop, given)
 
 
@@ -151,11 +151,11 @@ def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
     elif MODE.value == "evaluate":
         from train_lib.commands import evaluate
 
-        processes.say(evaluate.evaluate_run(config, workdir, given))
+        processes.print_once(evaluate.evaluate_run(config, workdir, given))
     elif MODE.value == "predict":
         from train_lib.commands import evaluate
 
-        processes.say(evaluate.predict_images(config, workdir, IMAGES.value, given))
+        processes.print_once(evaluate.predict_images(config, workdir, IMAGES.value, given))
     elif MODE.value == "inspect":
         from train_lib.commands.inspect import inspect_run  # Matplotlib
 
@@ -164,7 +164,7 @@ def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
         from train_lib.commands import export
 
         form = FORMAT.value or "canon"
-        processes.say(export.export_run(config, workdir, OUTPUT.value, form))
+        processes.print_once(export.export_run(config, workdir, OUTPUT.value, form))
 
 
 def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
@@ -183,7 +183,7 @@ def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
     processes.join(
         coordinator, number, process, what, devices, START_TIMEOUT.value, PEER_TIMEOUT.value
     )
-    with processes.together():
+    with processes.all_finish_or_fail():
         if MODE.value != "predict":
             sources.check(config.dataset)  # here, where the others learn what one lacks
         _run(config, workdir, stop)

@@ -163,7 +163,7 @@ class JaxSteps:
     """A family's train and inference steps, by version ("ours", "linen"), over one shared state."""
 
     def __init__(self, family: Family, config, images, labels, k: int, linen_in_scan: bool):
-        devices = parallel.devices(1)
+        devices = parallel.local_devices(1)
         module = registry.create(config.model, family.classes)
         schedule = optax.constant_schedule(RATE)
         optimizer = optimizers.make_optimizer(config.optimizer, schedule)

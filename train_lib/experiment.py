@@ -148,7 +148,7 @@ def build(
         module=module,
         input_shape=input_shape,
         loss=losses.make_loss(config.loss),
-        devices=parallel.devices(config.num_devices),
+        devices=parallel.local_devices(config.num_devices),
         workdir=workdir,
         given_statistics=statistics,
     )
@@ -169,7 +169,7 @@ def check_memory(exp: Experiment) -> None:
     leaves = jax.tree.leaves(state_shapes(exp.module, exp.input_shape))
     held = 4 if exp.config.optimizer.averaging else 3
     needed = held * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    there = parallel.memory_of(exp.devices[0])
+    there = parallel.memory_bytes(exp.devices[0])
     copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
     batch = exp.config.batch_size * math.prod(exp.input_shape) * 4 // processes.count()
     if there is not None and batch > there * len(exp.devices) // copies:

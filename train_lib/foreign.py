@@ -81,7 +81,7 @@ def settled(
     if not config.init_from and not asks:
         return config
     fields = json.loads(
-        processes.from_first(lambda: json.dumps(_fields(config, workdir, asks)).encode())
+        processes.bytes_from_first(lambda: json.dumps(_fields(config, workdir, asks)).encode())
     )
     if fields is None:
         return config
@@ -100,7 +100,7 @@ def settled(
     own.init_settings = ",".join(name for name in fields if name != "init_from")
     if fields:
         said = ", ".join(f"{name}={value}" for name, value in fields.items())
-        processes.say(f"{own.init_from} comes with {said}", file=sys.stderr)
+        processes.print_once(f"{own.init_from} comes with {said}", file=sys.stderr)
     return own
 
 

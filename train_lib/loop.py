@@ -30,7 +30,7 @@ class NotFinite(UserError):
             " the recipe are at fault; the last checkpoint is kept"
         )
 
-    of_all = True  # several processes look at the same numbers
+    raised_by_all_processes = True  # several processes look at the same numbers
 
 
 @jax.jit
@@ -79,7 +79,7 @@ class Run:
         self.writer = (
             recorder.Writer(self.workdir, step) if processes.is_first() else recorder.Mirror()
         )
-        last = processes.from_first(lambda: json.dumps(self.writer.last).encode())
+        last = processes.bytes_from_first(lambda: json.dumps(self.writer.last).encode())
         self.writer.last = json.loads(last)
         self.progress = console.Progress(
             plan.total_steps, step, self.config.batch_size, quiet=not processes.is_first()

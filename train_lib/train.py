@@ -26,7 +26,9 @@ class Stopped(Exception):
     """Training was asked to stop, and has saved its state."""
 
     exit_code = STOPPED
-    of_all = True  # of several processes; that which saves has done so before they part
+    raised_by_all_processes = (
+        True  # of several processes; that which saves has done so before they part
+    )
 
 
 def train_and_evaluate(
@@ -46,7 +48,7 @@ def train_and_evaluate(
     """
     workdir = pathlib.Path(workdir)
     if config.deterministic:
-        parallel.be_deterministic()
+        parallel.use_deterministic_kernels()
     try:
         with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
             return _in_folder(config, workdir, allow_config_change, stop)
@@ -66,7 +68,9 @@ def _in_folder(config, workdir: pathlib.Path, allow_config_change: bool, stop: S
         warm_start.check(config.init_from)
     exp = experiment.build(config, workdir)
     experiment.check_memory(exp)
-    parallel.per_device(config.batch_size, parallel.total_count(exp.devices), "config.batch_size")
+    parallel.batch_per_device(
+        config.batch_size, parallel.global_device_count(exp.devices), "config.batch_size"
+    )
     train_split = exp.train_split
     test_split = sources.load(config.dataset, config.dataset.test_split)
     plan = plans.make_plan(config, len(train_split))
@@ -117,13 +121,13 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
         folder.describe(workdir, config, exp.info, statistics, len(train_split))
         parameters = experiment.count_parameters(state)
         _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step)
-    processes.share_stop(stop)
+    processes.share_stop_request(stop)
     skipped = 0
     while True:
         run = Run(exp, plan, workdir, checkpoints, rate, train_split, test_split)
         run.skipped = skipped
         if checkpoints:
-            processes.wait_while(checkpoints.is_saving)
+            processes.delay_exit_while(checkpoints.is_saving)
         try:
             if origin:  # from here on the run needs the other one no more
                 checkpoints.save(0, state)
@@ -134,7 +138,7 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
                 with run.progress.timed("saving"):
                     checkpoints.wait()
             run.close()  # the bar, too: what is said next has a line of its own
-            processes.say(run.progress.summary(), file=sys.stderr)
+            processes.print_once(run.progress.summary(), file=sys.stderr)
             break
         except BaseException as error:
             times += 1
@@ -151,15 +155,15 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
         step = int(state.step)
         state = state.replace(opt_state=rates.rolled_back(state.opt_state, times))
         factor = config.not_finite.rate_factor**times
-        processes.say(
+        processes.print_once(
             f"{said}: going back to step {step}, with {factor:g} of the rate ({times} of at most"
             f" {config.not_finite.limit} times)",
             file=sys.stderr,
         )
     if not run.is_complete():
-        processes.wait_for_name(stop)
+        processes.wait_for_signal_name(stop)
         raise Stopped(
-            f"stopped by {stop.name or 'a signal'} at step {int(state.step)}, saved in {workdir}:"
+            f"stopped by {stop.signal_name or 'a signal'} at step {int(state.step)}, saved in {workdir}:"
             " the same command goes on from there"
         )
     run.finish(state)
@@ -190,7 +194,7 @@ def _beginning(exp, optimizer, workdir: pathlib.Path):
 
 def _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step) -> None:
     """Prints what is about to run."""
-    config, count = exp.config, parallel.total_count(exp.devices)
+    config, count = exp.config, parallel.global_device_count(exp.devices)
     together = f", {processes.count()} processes" if processes.count() > 1 else ""
     copy = f" ({exp.info.copy.words})" if exp.info.copy else ""
     console.opening_block(

@@ -179,7 +179,7 @@ class Family:
         def watched(run, state, step):
             found = between(run, state, step)
             if step >= target < self.last:  # behind its test, which a signal would cut short
-                stop.name = "a test"
+                stop.signal_name = "a test"
             return found
 
         loop.Run._between_steps = watched

@@ -65,13 +65,13 @@ def main(port, count, index, workdir, options):
         with contextlib.ExitStack() as around:
             if "seen" in options:
                 around.enter_context(seen.written(pathlib.Path(options["seen"])))
-            around.enter_context(processes.together())
+            around.enter_context(processes.all_finish_or_fail())
             if options.get("mode") == "evaluate":
                 from train_lib.commands import evaluate
 
-                processes.say(evaluate.evaluate_run(config, workdir))
+                processes.print_once(evaluate.evaluate_run(config, workdir))
                 config.evaluate.ensemble = f"{workdir},{workdir}"
-                processes.say(evaluate.evaluate_run(config, workdir))
+                processes.print_once(evaluate.evaluate_run(config, workdir))
             else:
                 train.train_and_evaluate(config, workdir)
     except (UserError, train.Stopped) as error:
@@ -154,7 +154,7 @@ def _arrange(index, workdir, options):
     elif moment == "evaluating":
         before(loop, "evaluate", lambda eval_step, state, *_: int(state.step) == step)
     elif moment == "parting":
-        before(processes, "_leave")
+        before(processes, "_leave_group")
     elif moment == "leaving":
         import jax
 

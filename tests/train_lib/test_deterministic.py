@@ -74,13 +74,13 @@ def test_xlas_other_flags_stay(monkeypatch):
     for before in ("", "--xla_dump_to=a"):
         monkeypatch.setenv("XLA_FLAGS", before)
         for _ in range(2):  # the second time it is there already
-            parallel.be_deterministic()
+            parallel.use_deterministic_kernels()
             assert os.environ["XLA_FLAGS"].split() == [*before.split(), FLAG]
 
 
 def test_where_it_comes_too_late_a_gpu_refuses_and_a_cpu_needs_nothing(monkeypatch, tmp_path):
     flags = os.environ["XLA_FLAGS"]
-    parallel.be_deterministic()
+    parallel.use_deterministic_kernels()
     assert os.environ["XLA_FLAGS"] == flags
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     config = tiny_config(deterministic=True)
@@ -88,4 +88,4 @@ def test_where_it_comes_too_late_a_gpu_refuses_and_a_cpu_needs_nothing(monkeypat
         train_and_evaluate(config, tmp_path / "run")
     experiment.build(config)  # its net may be asked all the same
     monkeypatch.setenv("XLA_FLAGS", f"{flags} {FLAG}")
-    parallel.be_deterministic()
+    parallel.use_deterministic_kernels()

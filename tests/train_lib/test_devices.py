@@ -175,16 +175,16 @@ def test_a_batch_that_does_not_divide_is_refused_in_one_line(tmp_path):
 
 def test_more_devices_than_there_are_is_refused():
     with pytest.raises(UserError, match="num_devices=9, but there are 8"):
-        parallel.devices(9)
+        parallel.local_devices(9)
 
 
 def test_a_device_that_is_too_small_is_one_line():
     said = pytest.raises(UserError, match=r"not enough memory .*: lower config\.batch_size")
-    with said, parallel.explained():
+    with said, parallel.explain_device_errors():
         jnp.zeros(2**50, jnp.uint8).block_until_ready()
 
 
 def test_one_process_of_a_pod_that_does_not_know_it_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     with pytest.raises(UserError, match=r"one of 4 processes of a TPU pod: .* --distributed"):
-        parallel.devices(0)
+        parallel.local_devices(0)

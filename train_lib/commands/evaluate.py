@@ -110,7 +110,7 @@ def _pictures(exp: experiment.Experiment, paths: Sequence[str]):
         except UserError as error:
             if exp.config.dataset.on_bad_image == "error":
                 raise
-            processes.say(f"skipped {path} ({error})", file=sys.stderr)
+            processes.print_once(f"skipped {path} ({error})", file=sys.stderr)
             labels[i] = -1
     return sources.Split(exp.info, images, labels), inverted
 

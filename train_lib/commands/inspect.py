@@ -66,12 +66,12 @@ def inspect_run(
     } | differences
     for name, text in texts.items():
         write_text(output / f"{name}.txt", text)
-        processes.say(f"written: {output / name}.txt")
+        processes.print_once(f"written: {output / name}.txt")
     for name, figure in itertools.chain(_learning(runs), of_run.of_weights(net), _of(seen)):
         run_plots.save(figure, output / f"{name}.png")
-        processes.say(f"written: {output / name}.png")
+        processes.print_once(f"written: {output / name}.png")
     for note in notes:
-        processes.say(note)
+        processes.print_once(note)
 
 
 def _layer(net: Trained, layer: str) -> tuple[str, int]:

@@ -27,7 +27,7 @@ AXIS = "batch"
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
-def be_deterministic() -> None:
+def use_deterministic_kernels() -> None:
     """Makes XLA choose deterministic kernels on GPUs. Before JAX first looks for devices.
 
     Raises UserError where it is too late.
@@ -45,7 +45,7 @@ def be_deterministic() -> None:
 
 
 @contextlib.contextmanager
-def explained():
+def explain_device_errors():
     """Errors of the devices as a UserError: none to be had, or out of memory."""
     memory.keep_freed_memory()
     try:
@@ -67,7 +67,7 @@ def explained():
         ) from error
 
 
-def devices(count: int) -> list[jax.Device]:
+def local_devices(count: int) -> list[jax.Device]:
     """This process's share of `count` devices, its first ones; all where count is 0.
 
     Raises UserError where there are fewer, and for one of several processes that does not know it.
@@ -90,7 +90,7 @@ def devices(count: int) -> list[jax.Device]:
     return found[: count // hosts] if count else found
 
 
-def total_count(on: Sequence[jax.Device]) -> int:
+def global_device_count(on: Sequence[jax.Device]) -> int:
     """How many devices all processes have together, each as many as `on`."""
     return len(on) * processes.count()
 
@@ -108,7 +108,7 @@ def _of_all(on: Sequence[jax.Device]) -> list[jax.Device]:
     return [device for i in sorted(by_process) for device in by_process[i][: len(on)]]
 
 
-def per_device(batch_size: int, count: int, what: str) -> int:
+def batch_per_device(batch_size: int, count: int, what: str) -> int:
     """A device's share of a batch. Raises UserError where it does not divide."""
     if batch_size % count:
         nearest = max(count, round(batch_size / count) * count)
@@ -119,7 +119,7 @@ def per_device(batch_size: int, count: int, what: str) -> int:
     return batch_size // count
 
 
-def memory_of(device: jax.Device) -> int | None:
+def memory_bytes(device: jax.Device) -> int | None:
     """Bytes that a device has, or the machine for a CPU; None where that is not to be had."""
     if device.platform == "cpu":
         try:

@@ -74,8 +74,8 @@ class Peers:
         told = False
         with contextlib.suppress(OSError):  # the listener says so
             while not self._ending:
-                if self.stop and self.stop.name and not self.stop.peer and not told:
-                    self._send({"stop": self.stop.name})
+                if self.stop and self.stop.signal_name and not self.stop.is_from_peer and not told:
+                    self._send({"stop": self.stop.signal_name})
                     told = True
                 self._send({"beat": 1})
                 time.sleep(1)
@@ -102,7 +102,7 @@ class Peers:
             elif "all" in said:
                 self._met.set()
             elif "stop" in said and self.stop:
-                self.stop.of_peer(f"{said['stop']} in process {said['process']}")
+                self.stop.request_by_peer(f"{said['stop']} in process {said['process']}")
 
     def _end(
         self,
@@ -124,7 +124,7 @@ class Peers:
         finally:  # whatever has become of standard error
             os._exit(code)
 
-    def meet(self) -> None:
+    def wait_for_peers(self) -> None:
         """Returns once all processes are here. For as long as it takes: the lost are seen."""
         self._meetings += 1
         self._met.clear()
@@ -132,11 +132,11 @@ class Peers:
             self._send({"here": self._meetings})
         self._met.wait()
 
-    def wait_for_news(self) -> None:
+    def wait_for_report_of_loss(self) -> None:
         """Time for the coordinator to notice that one is lost; if so, this does not return."""
         time.sleep(3)
 
-    def failed(self, message: str, code: int) -> None:
+    def report_failure(self, message: str, code: int) -> None:
         """Tells the others that this process ends with an error; they end with it.
 
         Does not return where it is about to end because of another: the error comes of that.

@@ -57,7 +57,7 @@ def join(
     devices that this process may use. patience, silence: seconds to wait for the others, and
     after which one that does not answer ends the run of all.
     Raises UserError if they do not come together (TryAgain where a new start may mend it), and
-    ends as `together` where one is lost meanwhile. Nothing of JAX may have run before.
+    ends as `all_finish_or_fail` where one is lost meanwhile. Nothing of JAX may have run before.
     """
     global _peers
     if number < 1 or not 0 <= process < number:
@@ -68,8 +68,8 @@ def join(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM for its own, away from `signals`.
     jax.config.update("jax_enable_preemption_service", False)
-    _abort_late()
-    with _telling_the_others():
+    _delay_abort()
+    with _report_errors_to_peers():
         try:
             jax.distributed.initialize(
                 f"{_peers.host}:{_peers.port}",
@@ -89,17 +89,17 @@ def join(
                     f"this is process {process} of {number}, and to its TPU pod {found[0]} of"
                     f" {found[1]}: give --distributed, which asks the pod"
                 )
-            with _no_output():
+            with _discard_stdout():
                 gather()
         except jax.errors.JaxRuntimeError as error:
-            _peers.wait_for_news()  # of one that was lost on the way
+            _peers.wait_for_report_of_loss()  # of one that was lost on the way
             raise TryAgain(
                 f"the processes do not connect ({one_line(error)}): are all ports open between"
                 " their machines? Start all again"
             ) from error
 
 
-def _abort_late() -> None:
+def _delay_abort() -> None:
     """Lets an abort of this process wait 6 s, for news of what it comes of.
 
     JAX's client aborts when it finds that its service is gone, as where process 0's whole container
@@ -113,7 +113,7 @@ def _abort_late() -> None:
 
 
 @contextlib.contextmanager
-def _no_output():
+def _discard_stdout():
     """For the time in which Gloo connects: it says so in C++, which would stand among results."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
@@ -152,24 +152,24 @@ def detect() -> tuple[str, int, int, list[int] | None]:
 
 
 @contextlib.contextmanager
-def together():
+def all_finish_or_fail():
     """Around what the processes do together: all reach its end, or all end with one's error.
 
-    An exception with an attribute `of_all` that is true is one that all of them raise.
+    If all processes raise an exception, it has a true attribute `raised_by_all_processes`.
     """
-    with _telling_the_others():
+    with _report_errors_to_peers():
         try:
             yield
         except BaseException as error:
-            if _peers and getattr(error, "of_all", False):
-                _leave()
+            if _peers and getattr(error, "raised_by_all_processes", False):
+                _leave_group()
             raise
         if _peers:
-            _leave()
+            _leave_group()
 
 
 @contextlib.contextmanager
-def _telling_the_others():
+def _report_errors_to_peers():
     """An error in here is the end of all of them, unless it comes of one that is lost."""
     try:
         yield
@@ -179,18 +179,18 @@ def _telling_the_others():
             code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
             if not hasattr(error, "exit_code") and isinstance(error, Exception):
                 # Perhaps one that is lost took it along: the news of that is on its way.
-                _peers.wait_for_news()
+                _peers.wait_for_report_of_loss()
                 traceback.print_exc()
-                _peers.failed(words, code)
+                _peers.report_failure(words, code)
                 end(code)
-            _peers.failed(words, code)
+            _peers.report_failure(words, code)
         raise
 
 
-def _leave() -> None:
+def _leave_group() -> None:
     """Once all have come here: nobody waits for one that has left."""
     global _peers
-    _peers.meet()
+    _peers.wait_for_peers()
     jax.distributed.shutdown()
     _peers.leave()
     _peers = None
@@ -204,7 +204,7 @@ def end(code: int) -> None:
     os._exit(code)
 
 
-def wait_while(is_saving: Callable[[], bool]) -> None:
+def delay_exit_while(is_saving: Callable[[], bool]) -> None:
     """An end because of another process waits a moment while `is_saving()`."""
     if _peers:
         _peers.is_saving = is_saving
@@ -225,31 +225,31 @@ def check_same(what: str, value) -> None:
             )
 
 
-def share_stop(stop) -> None:
+def share_stop_request(stop) -> None:
     """Tells the others when `stop`, a `signals.StopRequest`, is asked for, and it when they are."""
     if _peers:
         _peers.stop = stop
 
 
-def wait_for_name(stop) -> None:
+def wait_for_signal_name(stop) -> None:
     """Gives the news of which process was asked to stop a moment to come."""
     end = time.monotonic() + 3
-    while _peers and stop.name is None and time.monotonic() < end:
+    while _peers and stop.signal_name is None and time.monotonic() < end:
         time.sleep(0.05)
 
 
-def say(*lines: str, file=None) -> None:
+def print_once(*lines: str, file=None) -> None:
     """Prints, in the first process alone."""
     if is_first():
         print(*lines, sep="\n", file=file or sys.stdout, flush=True)
 
 
-def from_first(make: Callable[[], bytes]) -> bytes:
+def bytes_from_first(make: Callable[[], bytes]) -> bytes:
     """What `make()` gives in the first process, in all of them; the others do not call it."""
     if count() == 1:
         return make()
     content = make() if is_first() else b""
-    _peers.meet()  # collectives give up on one that is late, and `make` may take long
+    _peers.wait_for_peers()  # collectives give up on one that is late, and `make` may take long
     size = int.from_bytes(_broadcast(np.array([len(content)], np.uint64).view(np.uint8)), "little")
     parts = []
     for start in range(0, size, _CHUNK):
@@ -276,7 +276,7 @@ def tree_from_first(tree):
     if count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    content = from_first(lambda: b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
+    content = bytes_from_first(lambda: b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
     found, start = [], 0
     for leaf in leaves:
         dtype, size = np.dtype(leaf.dtype), int(np.prod(leaf.shape, dtype=np.int64))
@@ -287,8 +287,8 @@ def tree_from_first(tree):
 
 
 def arrays_from_first(make: Callable[[], dict]) -> dict[str, np.ndarray]:
-    """As `from_first`, of named arrays."""
-    return _unpack(from_first(lambda: _pack(make())))
+    """As `bytes_from_first`, of named arrays."""
+    return _unpack(bytes_from_first(lambda: _pack(make())))
 
 
 def _pack(arrays: dict) -> bytes:
@@ -309,7 +309,7 @@ def gather(**arrays: np.ndarray) -> list[dict[str, np.ndarray]]:
     from jax.experimental import multihost_utils
 
     content = np.frombuffer(_pack(arrays), np.uint8)
-    _peers.meet()
+    _peers.wait_for_peers()
     own = np.array([len(content)], np.uint64).view(np.uint8)
     sizes = np.asarray(multihost_utils.process_allgather(own)).copy().view(np.uint64)[:, 0]
     padded = np.zeros(int(sizes.max()), np.uint8)

@@ -15,17 +15,17 @@ STOPPED = TryAgain.exit_code
 
 
 class StopRequest:
-    """A context in which the first SIGTERM or SIGINT sets `name`; a second one acts as usual.
+    """A context: the first SIGTERM or SIGINT sets `signal_name`, a second one acts as usual.
 
     owns_process: it may end the process itself, by a thread that sees signals while the main
     thread is busy in a compilation: at the first signal while `nothing_to_save` (whoever trains
     sets it to False, once there is something), at a second one in any case.
 
-    peer: whether it was another process of this run that was asked.
+    is_from_peer: whether it was another process of this run that was asked.
     """
 
-    name: str | None = None
-    peer = False
+    signal_name: str | None = None
+    is_from_peer = False
 
     def __init__(self, owns_process: bool = False):
         self._owns_process = self.nothing_to_save = owns_process
@@ -65,14 +65,14 @@ class StopRequest:
         os.close(read)
 
     def _handle(self, number, frame) -> None:
-        self.name = self.name or signal.Signals(number).name
+        self.signal_name = self.signal_name or signal.Signals(number).name
         if not self._owns_process:
             self._restore()
 
-    def of_peer(self, name: str) -> None:
+    def request_by_peer(self, name: str) -> None:
         """Another process of this run was asked to stop."""
-        if self.name is None:
-            self.peer, self.name = True, name
+        if self.signal_name is None:
+            self.is_from_peer, self.signal_name = True, name
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -87,4 +87,4 @@ class StopRequest:
             self._wakeup = None
 
     def __call__(self) -> bool:
-        return self.name is not None
+        return self.signal_name is not None

@@ -59,7 +59,7 @@ def find(
         raise UserError(f"{ENSEMBLE}={','.join(names)}: this mode takes one net: leave it out")
     elif config.init_from and not folder.has_checkpoints(workdir):
         said = f"there is no run in {workdir}: this is about config.init_from={config.init_from}"
-        processes.say(said, file=sys.stderr)
+        processes.print_once(said, file=sys.stderr)
         found = [_member(config, config.init_from, INIT_FROM, data, given)]
     else:
         found = [_run(str(workdir), config, workdir, data)]
