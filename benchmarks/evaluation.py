@@ -46,12 +46,13 @@ def smooth_noise(count: int, side: int, channels: int = 3) -> np.ndarray:
 def opened(config, images: np.ndarray):
     """An experiment on images in memory, its random state, and the split."""
     from input_pipeline import sources
+    from input_pipeline.split import ArraySplit, Info
     from train_lib import experiment, optimizers, rates
     from train_lib import state as state_lib
     from train_lib.distributed import parallel
 
     names = tuple(map(str, range(10 if images.shape[1] == 32 else 1000)))
-    info = sources.Info("noise", images.shape[1:], names)
+    info = Info("noise", images.shape[1:], names)
     sources.KNOWN["noise"] = info.image_shape, info.class_names
     config.dataset.name = "noise"
     config.preprocess.mean, config.augment.lighting = "none", "none"
@@ -60,7 +61,7 @@ def opened(config, images: np.ndarray):
         config.optimizer, rates.make_rate(config.schedule, 1.0, 1)
     )
     state = state_lib.create(exp.module, optimizer, 0, exp.input_shape)
-    split = sources.Split(info, images, np.zeros(len(images), np.int32))
+    split = ArraySplit(info, images, np.zeros(len(images), np.int32))
     return exp, parallel.replicate(state, exp.devices), split
 
 
@@ -111,7 +112,6 @@ def loop(arguments) -> None:
     exp, state, split = opened(config, smooth_noise(10_000, 32))
     step = exp.eval_step()
     batch = next(exp.eval_batches(split))
-    batch.pop("skipped", None)
     count = len(split) // config.evaluate.batch_size
 
     def bare() -> float:

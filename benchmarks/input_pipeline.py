@@ -14,7 +14,7 @@ many bytes a pixel as a camera's.
 Without a mode: batches from the files and from copies of them with a shorter side of 256, as JPEGs
 (copy) and as pixels (raw), which are made first:
 
-ours                `stream.train_batches`, as training runs it: uint8, bilinear, antialiased
+ours                `stream.TrainBatches`, as training runs it: uint8, bilinear, antialiased
 ours in K workers   the same in K processes
 tf same             tf.data doing that: sample_distorted_bounding_box, decode_and_crop_jpeg,
                     tf.image.resize(bilinear, antialias=True), uint8; for scale, resized whole
@@ -152,10 +152,12 @@ def held(pid: int) -> tuple[float, int, int]:
 def ours(split, view: str, workers: int, batch: int):
     """An endless iterator over batches."""
     from input_pipeline import stream
+    from input_pipeline.batches import Order
     from input_pipeline.views import View
 
     reading = stream.Reading(View.from_config(dataset_config(Path(), view).view), workers=workers)
-    return stream.train_batches(split, reading, SEED, 0, 10**9, lambda _: 1, batch, 1)
+    order = Order(SEED, batch, devices=1)
+    return stream.TrainBatches(split, reading, order, range(10**9), lambda _: 1)
 
 
 # ------------------------------------------------------------------------------------ tf.data
@@ -397,6 +399,7 @@ def table(found: dict, cores: int) -> str:
 def memory(arguments, root: Path, cores: int) -> None:
     """Prints what is held after so many batches, by source and workers."""
     from input_pipeline import sources, stream
+    from input_pipeline.batches import Order
     from input_pipeline.views import View
 
     split = sources.load(dataset_config(root).dataset, "train")
@@ -409,9 +412,8 @@ def memory(arguments, root: Path, cores: int) -> None:
     for name, source in (("files", split), ("copy", copy)):
         for workers in (0, 1):
             reading = stream.Reading(View.from_config(view), workers=workers)
-            iterator = stream.train_batches(
-                source, reading, SEED, 0, last + 1, lambda _: 1, size, 1
-            )
+            order, steps = Order(SEED, size, devices=1), range(last + 1)
+            iterator = stream.TrainBatches(source, reading, order, steps, lambda _: 1)
             for count in range(1, last + 1):
                 next(iterator)
                 if count in marks:

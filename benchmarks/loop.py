@@ -19,7 +19,7 @@ import jax
 
 from configs.lenet5 import get_config
 from input_pipeline import sources
-from input_pipeline.batches import train_batches
+from input_pipeline.batches import Order, train_batches
 from train_lib import experiment, optimizers, plans, rates
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
@@ -48,7 +48,7 @@ def main():
         exp.module, exp.loss, optimizer, exp.transform, config.seed, config.log_every_steps
     )
     compiled = parallel.train_step(several(step), exp.devices)
-    batch = train_batches(split, config.seed, 0, k, batch_size, count)
+    batch = train_batches(split, Order(config.seed, batch_size, count), 0, k)
 
     def fresh_state():
         state = state_lib.create(exp.module, optimizer, config.seed, exp.input_shape)

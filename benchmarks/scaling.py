@@ -136,7 +136,7 @@ def load(recipe: str):
 
 def prepare(config) -> experiment.Experiment:
     """The experiment, with statistics of the training set that are all 0: only shapes matter."""
-    height, width, channels = sources.describe(config.dataset).image_shape
+    height, width, channels = sources.dataset_info(config.dataset).image_shape
     view = config.view
     if view.size:
         height = width = view.test_scale if view.square else view.size

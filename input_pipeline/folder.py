@@ -12,7 +12,9 @@ import os
 import numpy as np
 
 from errors import UserError, printable
-from input_pipeline.sources import FOLDER, Info
+from input_pipeline.split import Info, Split
+
+NAME = "folder"  # config.dataset.name of such a set
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # in any case
 TEST_FOLDERS = ("test", "val", "validation")  # that the split "test" may be in
@@ -23,7 +25,7 @@ _LAYOUT = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Files:
+class FolderSplit(Split):
     """A split that is read one file at a time, by any number of threads or processes.
 
     labels: int32 [n]. The paths lie in one piece of memory (`paths`, whose i-th ends before
@@ -61,7 +63,7 @@ class Files:
         return content, label, printable(f"{path} (class {self.info.class_names[label]})")
 
 
-def describe(dataset) -> Info:
+def dataset_info(dataset) -> Info:
     """The class names, from the folders of the training part, without looking into them.
 
     They are `printable`, whatever the folders are called.
@@ -79,10 +81,10 @@ def describe(dataset) -> Info:
     if len(set(shown)) < len(shown):
         twice = next(name for name in shown if shown.count(name) > 1)
         raise UserError(f"{root} has two class folders that read {twice}: rename one of them")
-    return Info(FOLDER, (0, 0, 3), shown)
+    return Info(NAME, (0, 0, 3), shown)
 
 
-def load(dataset, split: str) -> Files:
+def load(dataset, split: str) -> FolderSplit:
     """Finds the files of a split. Reads folders only: a million files are a matter of seconds.
 
     split: "train" or "test"; with split folders, also the name of any other one. Hidden files,
@@ -90,7 +92,7 @@ def load(dataset, split: str) -> Files:
     Raises UserError for a split that is missing or empty, a class folder without images, and
     classes that the training part has not.
     """
-    info = describe(dataset)
+    info = dataset_info(dataset)
     whole = dataset.test_fraction > 0
     root = _train_root(dataset) if whole else _split_root(dataset, split)
     if whole and split not in ("train", "test"):
@@ -127,7 +129,7 @@ def load(dataset, split: str) -> Files:
     labels = [info.class_names.index(printable(name)) for name in names]
     labels = np.repeat(np.array(labels, np.int32), counts)
     ends = np.cumsum(np.fromiter(map(len, paths), np.int64, len(paths)))
-    return Files(info, labels, root, b"".join(paths), ends)
+    return FolderSplit(info, labels, root, b"".join(paths), ends)
 
 
 def _data_dir(dataset) -> str:

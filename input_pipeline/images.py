@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from errors import UserError, one_line, printable
 from input_pipeline import decode, folder
-from input_pipeline.sources import Info
+from input_pipeline.split import Info, Split
 
 # What is looked for in folders, in any case: files in one of `decode.MORE_FORMATS`.
 EXTENSIONS = (
@@ -76,8 +76,8 @@ def find(images: Sequence[str]) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
-    """Picture files as a split (see `sources.Split`), for nets that take views of them.
+class PictureSplit(Split):
+    """Picture files as a split, for nets that take views of them.
 
     info: of the data set that the net knows. Their labels are 0.
     """

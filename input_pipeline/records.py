@@ -12,7 +12,7 @@ import numpy as np
 
 from errors import UserError, one_line
 from input_pipeline import tfds_arrays
-from input_pipeline.sources import Info
+from input_pipeline.split import Info, Split
 
 try:
     import resource
@@ -38,7 +38,7 @@ def _allow_open_files() -> None:
 
 
 @dataclasses.dataclass
-class Records:
+class RecordSplit(Split):
     """One split. Pickles (a worker process opens the files anew); safe to read from threads."""
 
     info: Info
@@ -51,10 +51,6 @@ class Records:
 
     def __getstate__(self) -> dict:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-    def id(self, i: int) -> str:
-        """See `sources.Split.id`."""
-        return str(i)
 
     @property
     def _features(self):

@@ -5,16 +5,15 @@ Sets of one small image size are arrays in memory; the others are read as exampl
 once; `load` opens a split, or decodes it (or reads the cache of that).
 """
 
-import dataclasses
 import math
 import os
 import pathlib
 
-import numpy as np
-
 from errors import UserError
+from input_pipeline import digits, folder
+from input_pipeline.split import ArraySplit, Info, Split
 
-DIGITS, FOLDER = "digits", "folder"
+DIGITS, FOLDER = "digits", folder.NAME
 UNLABELLED_TEST = ("imagenet2012", "places365_small")  # TFDS gives all of these the label -1
 _MOST_BYTES = 2**32  # of a split's images in memory
 
@@ -26,83 +25,6 @@ KNOWN = {
     "cifar10": ((32, 32, 3), tuple(_CIFAR10.split())),
     "imagenet2012": ((0, 0, 3), tuple(map(str, range(1000)))),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Info:
-    """What a data set looks like.
-
-    image_shape: (height, width, channels) of its uint8 images, zeros where they differ.
-    copy: the `copies.Plan` of a copy with smaller images. train_examples: of the training split of
-    a run, where that is known without the set; else 0.
-    """
-
-    name: str
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    copy: object = None
-    train_examples: int = 0
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One split in memory. images: uint8 [n, height, width, channels]; labels: int32 [n].
-
-    `folder.Files` and `records.Records`, which are not in memory, have `info`, a length, `id` and
-    `read`.
-    """
-
-    info: Info
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def id(self, i: int) -> str:
-        """What example i is called in files about predictions."""
-        return str(i)
-
-    def read(self, i: int) -> tuple[np.ndarray, int, str]:
-        """The image uint8 [h, w, c] (for others perhaps encoded), its label, and its name."""
-        return self.images[i], int(self.labels[i]), f"example {i} of {self.info.name}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """The examples start ... stop - 1 of a split that is not in memory."""
-
-    whole: object
-    start: int
-    stop: int
-
-    @property
-    def info(self) -> Info:
-        return self.whole.info
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def id(self, i: int) -> str:
-        return self.whole.id(self.start + i)
-
-    def read(self, i: int):
-        return self.whole.read(self.start + i)
-
-
-def part(split, number: int, parts: int):
-    """The `number`-th of `parts` parts of a split, in order; the last ones may be empty."""
-    if parts == 1:
-        return split
-    size = -(-len(split) // parts)
-    start, stop = (min(i * size, len(split)) for i in (number, number + 1))
-    if isinstance(split, Split):
-        return Split(split.info, split.images[start:stop], split.labels[start:stop])
-    return Part(split, start, stop)
 
 
 def tfds_root(dataset) -> pathlib.Path:
@@ -146,9 +68,7 @@ def directory(dataset) -> pathlib.Path | None:
     Raises UserError, within milliseconds, if the configured data set is not there.
     """
     if dataset.name == FOLDER:
-        from input_pipeline import folder
-
-        folder.describe(dataset)
+        folder.dataset_info(dataset)
         return pathlib.Path(dataset.data_dir).expanduser()
     return None if dataset.name == DIGITS else tfds_directory(dataset)
 
@@ -158,16 +78,12 @@ def check(dataset) -> None:
     directory(dataset)
 
 
-def describe(dataset) -> Info:
+def dataset_info(dataset) -> Info:
     """The data set's image shape and class names, without reading an example."""
     if dataset.name == DIGITS:
-        from input_pipeline import digits
-
         return Info(DIGITS, digits.IMAGE_SHAPE, digits.CLASS_NAMES)
     if dataset.name == FOLDER:
-        from input_pipeline import folder
-
-        return folder.describe(dataset)
+        return folder.dataset_info(dataset)
     try:
         directory = tfds_directory(dataset)
     except UserError:
@@ -176,7 +92,7 @@ def describe(dataset) -> Info:
         return Info(dataset.name, *KNOWN[dataset.name])
     from input_pipeline import tfds_arrays
 
-    return tfds_arrays.describe(dataset.name, directory)
+    return tfds_arrays.dataset_info(dataset.name, directory)
 
 
 def split_name(dataset, split: str) -> str:
@@ -193,20 +109,16 @@ def split_name(dataset, split: str) -> str:
     return split if has_test or "validation" not in splits else "validation"
 
 
-def load(dataset, split: str):
-    """One split ("train[:45000]" and the like for TFDS sets): a Split, Records or Files.
+def load(dataset, split: str) -> Split:
+    """One split ("train[:45000]" and the like for TFDS sets), in memory if it is small enough.
 
     split: see also `split_name`. Raises UserError for a missing set, an unknown split, or an
     empty one.
     """
-    info = describe(dataset)
+    info = dataset_info(dataset)
     if dataset.name == FOLDER:
-        from input_pipeline import folder
-
         return folder.load(dataset, split)
     if dataset.name == DIGITS:
-        from input_pipeline import digits
-
         images, labels = digits.load(split)
     else:
         from input_pipeline import records, tfds_arrays
@@ -217,11 +129,11 @@ def load(dataset, split: str):
         if count == 0:
             raise UserError(f"split {split!r} of {dataset.name} is empty: choose another split")
         if 0 in info.image_shape or count * math.prod(info.image_shape) > _MOST_BYTES:
-            return records.Records(info, directory, split, count)
+            return records.RecordSplit(info, directory, split, count)
         images, labels = tfds_arrays.load(dataset.name, directory, split, dataset.cache_dir)
     if labels.min() < 0 or labels.max() >= info.num_classes:
         raise UserError(
             f"{dataset.name}: labels run from {labels.min()} to {labels.max()}, but it names"
             f" {info.num_classes} classes: prepare the data set again"
         )
-    return Split(info, images, labels)
+    return ArraySplit(info, images, labels)

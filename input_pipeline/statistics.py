@@ -19,6 +19,7 @@ import numpy as np
 
 from errors import UserError, one_line
 from input_pipeline import cache, sources
+from input_pipeline.split import ArraySplit
 
 _CHUNK = 2**22  # pixel values that are added up at once: 32 MB in float64
 
@@ -166,7 +167,7 @@ def _images(dataset, split, view) -> Iterable[np.ndarray]:
     """The images that count, uint8 [h, w, c], all of one size."""
     scale, side = _counted(view)
     if not side:
-        if isinstance(split, sources.Split):
+        if isinstance(split, ArraySplit):
             return split.images
         raise UserError(f"the images of {dataset.name} differ in size: set config.view.size")
     from input_pipeline import stream, views

@@ -23,9 +23,10 @@ import numpy as np
 from absl import flags
 
 from errors import TryAgain, UserError, one_line
-from input_pipeline.batches import example_index
+from input_pipeline import batches
 from input_pipeline.crops import bucket
 from input_pipeline.decode import BadImage
+from input_pipeline.split import ArraySplit, Split
 from input_pipeline.views import View
 
 _MOST_IN_A_ROW = 100  # unreadable images, before a set counts as broken
@@ -34,17 +35,24 @@ _LARGEST_PART = 8  # examples that one call of a thread reads
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How examples are read. view: what is cut from each. workers: processes; 0: threads here."""
+    """How images are decoded and cut.
+
+    on_bad_image: "error", or "skip" to leave an unreadable image out. workers: processes that
+    decode; 0: threads of this process.
+    """
 
     view: View
-    on_bad_image: str = "error"  # or skip
+    on_bad_image: str = "error"
     workers: int = 0
 
     @classmethod
-    def from_config(cls, config) -> "Reading":
-        """From the sections `dataset` and `view`. Raises UserError for what makes no view."""
-        view = View.from_config(config.view)
-        return cls(view, config.dataset.on_bad_image, config.dataset.workers)
+    def from_sections(cls, dataset, view) -> "Reading":
+        """From the sections `dataset` and `view` of a config. Raises UserError for a bad view."""
+        return cls(View.from_config(view), dataset.on_bad_image, dataset.workers)
+
+    def in_memory(self, split: Split) -> bool:
+        """Whether batches are gathered from arrays: no image is decoded or cut."""
+        return isinstance(split, ArraySplit) and not self.view.size
 
 
 @dataclasses.dataclass
@@ -52,19 +60,18 @@ class _Parts:
     """A Grain source: examples one after the other, `size` of them or fewer at once.
 
     For what Grain does costs as much for one example as for many. Each batch is several parts.
-    In training (seed given) place p of this host is place p % share of its share of batch
+    In training (order given) place p of this process is place p % share of its share of batch
     first + p // share; in evaluation it is example p.
     """
 
-    split: object
+    split: Split
     reading: Reading
-    reader: object  # View, or what tests look at: has cut(image, rng) and blank(image_shape)
+    reader: object  # a View, Crops or Whole: has cut(image, rng) and blank(image_shape)
     count: int  # of examples
-    share: int  # of a batch, for this host
+    share: int  # of a batch, for this process
     size: int
     first: int = 0
-    seed: int | None = None
-    host: tuple[int, int] = (0, 1)
+    order: batches.Order | None = None
 
     @property
     def in_batch(self) -> int:
@@ -89,14 +96,16 @@ class _Parts:
         }
 
     def _at(self, place: int) -> tuple:
-        if self.seed is None:
+        order = self.order
+        if order is None:
             return self._example(place, None)
         step, within = divmod(place, self.share)
-        position = ((self.first + step) * self.host[1] + self.host[0]) * self.share + within
+        share = (self.first + step) * order.processes + order.process
+        position = share * self.share + within
         # The counter keeps clear of `batch_indices`, which has the same kind of key.
-        key, counter = np.array([self.seed, position], np.uint64), [0, 0, 0, 1]
+        key, counter = np.array([order.seed, position], np.uint64), [0, 0, 0, 1]
         rng = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        return self._example(example_index(self.seed, position, len(self.split)), rng)
+        return self._example(batches.example_index(order.seed, position, len(self.split)), rng)
 
     def _example(self, index: int, rng: np.random.Generator | None) -> tuple:
         """Pixels, label, offset, images skipped for it, mask. Where the example is unreadable and
@@ -195,10 +204,10 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def _opened(split, reading: Reading, count: int, share: int, reader=None, **order):
+def _opened(split: Split, reading: Reading, count: int, share: int, reader=None, **options):
     """join(n): the next n batches, of `share` examples each, as arrays [examples, ...].
 
-    Fewer where fewer are left, none: None. reader, order: see `_Parts`. Some two batches are
+    Fewer where fewer are left, none: None. reader, options: see `_Parts`. Some two batches are
     decoded ahead, or two for each process.
     """
     import grain
@@ -206,7 +215,7 @@ def _opened(split, reading: Reading, count: int, share: int, reader=None, **orde
     # Each process makes whole batches, every workers-th one.
     threads = 1 if reading.workers else min(16, cores())
     size = share if reading.workers else max(1, min(_LARGEST_PART, share // threads))
-    parts = _Parts(split, reading, reader or reading.view, count, share, size, **order)
+    parts = _Parts(split, reading, reader or reading.view, count, share, size, **options)
     ahead = 1 if reading.workers else threads + 2 * parts.in_batch
     dataset = grain.MapDataset.source(parts).to_iter_dataset(grain.ReadOptions(threads, ahead))
     if reading.workers:
@@ -218,9 +227,9 @@ def _opened(split, reading: Reading, count: int, share: int, reader=None, **orde
         dataset = dataset.mp_prefetch(options, lambda *_: _begin_worker(parent))
     iterator = iter(dataset)
 
-    def join(batches: int) -> dict | None:
+    def join(count: int) -> dict | None:
         try:
-            found = list(itertools.islice(iterator, batches * parts.in_batch))
+            found = list(itertools.islice(iterator, count * parts.in_batch))
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):  # Grain's words
                 raise
@@ -239,49 +248,78 @@ def _opened(split, reading: Reading, count: int, share: int, reader=None, **orde
         iterator.close()
 
 
-def train_batches(
-    split,
-    reading: Reading,
-    seed: int,
-    first: int,
-    last: int,
-    dispatch: Callable[[int], int],
-    batch_size: int,
-    devices: int,
-    host: tuple[int, int] = (0, 1),
-) -> Iterator[dict]:
-    """The batches of the steps first ... last - 1, dispatch(step) steps at a time.
+class TrainBatches(Iterator[dict]):
+    """The batches of a range of steps, dispatch(step) steps at a time.
 
-    Yields image uint8 [devices, count, share, size, size, channels], label int32, offset int32
-    [..., 2] (of the image in the view's square) and skipped int32 (unreadable images left out),
-    where share = batch_size / devices / hosts. host: this process's number, and how many there
-    are; each reads its own part of every batch. Close the iterator to stop the workers.
+    A batch has image uint8 [devices, count, share, height, width, channels], label int32
+    [devices, count, share] and, unless images come from memory as they are, offset int32
+    [devices, count, share, 2] (of the image in the view's square). count: steps of the dispatch;
+    share = batch_size / devices / processes.
 
-    Raises UserError for an unreadable image (unless it is to be skipped) or label out of range.
+    skipped: how many unreadable images the batches so far have replaced by the next example.
+    Call `close` to end the workers. Iteration raises UserError for an unreadable image (unless it
+    is to be skipped) and for a label out of range.
     """
-    share = batch_size // host[1]
-    count = (last - first) * share
-    with _opened(split, reading, count, share, first=first, seed=seed, host=host) as join:
-        while first < last:
-            steps = dispatch(first)
-            first += steps
-            batch = join(steps)
-            del batch["mask"]
-            yield {
-                name: v.reshape(steps, devices, -1, *v.shape[1:]).swapaxes(0, 1)
-                for name, v in batch.items()
-            }
+
+    def __init__(
+        self,
+        split: Split,
+        reading: Reading,
+        order: batches.Order,
+        steps: range,
+        dispatch: Callable[[int], int],
+    ):
+        self.skipped = 0
+        self._steps, self._dispatch = steps, dispatch
+        if reading.in_memory(split):
+            self._batches = self._gathered(split, order)
+        else:
+            self._batches = self._decoded(split, reading, order)
+
+    def __next__(self) -> dict:
+        return next(self._batches)
+
+    def close(self) -> None:
+        self._batches.close()
+
+    def _dispatches(self) -> Iterator[tuple[int, int]]:
+        """The first step and the number of steps of each dispatch."""
+        step = self._steps.start
+        while step < self._steps.stop:
+            count = self._dispatch(step)
+            yield step, count
+            step += count
+
+    def _gathered(self, split: ArraySplit, order: batches.Order) -> Iterator[dict]:
+        for step, count in self._dispatches():
+            yield batches.train_batches(split, order, step, count)
+
+    def _decoded(self, split: Split, reading: Reading, order: batches.Order) -> Iterator[dict]:
+        share = order.batch_size // order.processes
+        count = len(self._steps) * share
+        with _opened(split, reading, count, share, first=self._steps.start, order=order) as join:
+            for _, steps in self._dispatches():
+                batch = join(steps)
+                self.skipped += int(batch.pop("skipped").sum())
+                del batch["mask"]
+                yield {
+                    name: v.reshape(steps, order.devices, -1, *v.shape[1:]).swapaxes(0, 1)
+                    for name, v in batch.items()
+                }
 
 
 def eval_batches(
-    split, reading: Reading, batch_size: int, devices: int, reader=None
+    split: Split, reading: Reading, batch_size: int, devices: int, reader=None
 ) -> Iterator[dict]:
-    """Every example once, in order: image, label, mask and skipped [devices, batch / devices, ...].
+    """Every example once, in order: image, label and mask [devices, batch_size / devices, ...].
 
-    The last batch is filled up; `mask` (float32) is 0 on what was added and on unreadable images
-    that are skipped. reader: what is read of an image if not the test view, as `crops.Crops`,
-    whose offsets int32 [..., crops, 2] come too. Raises as `train_batches`.
+    The last batch is padded; `mask` (float32) is 0 on padding and on unreadable images that are
+    skipped. reader: what cuts an image if not the test view, e.g. `crops.Crops`, whose offsets
+    int32 [..., crops, 2] are then in the batch. Raises as `TrainBatches`.
     """
+    if reader is None and reading.in_memory(split):
+        yield from batches.eval_batches(split, batch_size, devices)
+        return
     with _opened(split, reading, len(split), batch_size, reader) as join:
         while batch := join(1):
             missing = batch_size - len(batch["label"])
@@ -290,20 +328,23 @@ def eval_batches(
                     name: np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
                     for name, values in batch.items()
                 }
+            del batch["skipped"]
             if reader is None:
-                del batch["offset"]  # of the test view: the middle
+                del batch["offset"]  # the test view is in the middle
             yield {name: v.reshape(devices, -1, *v.shape[1:]) for name, v in batch.items()}
 
 
-def whole_batches(split, reading: Reading, whole, pixels: int, devices: int) -> Iterator[dict]:
+def whole_batches(
+    split: Split, reading: Reading, whole, pixels: int, devices: int
+) -> Iterator[dict]:
     """Every example once: whole images, those of about one size together.
 
     whole: a `crops.Whole`. pixels: how many a batch may have, if that is enough for one image a
     device; the last batch of a shape has no more than it needs, to the next power of two.
     Yields image uint8 [devices, n, height, width, channels], each image at its top left and the
-    rest filled up with zeros; size int32 [devices, n, 2], of the image in it; label, mask and
-    skipped as in `eval_batches`; index int32 [devices, n], of the example, -1 for none. Few
-    different shapes come (see `crops.bucket`). Raises as `train_batches`.
+    rest filled up with zeros; size int32 [devices, n, 2], of the image in it; label and mask as
+    in `eval_batches`; index int32 [devices, n], of the example, -1 for none. Few
+    different shapes come (see `crops.bucket`). Raises as `TrainBatches`.
     """
     waiting: dict = {}  # by shape
 
@@ -315,13 +356,12 @@ def whole_batches(split, reading: Reading, whole, pixels: int, devices: int) -> 
             "index": np.full(count, -1, np.int32),
             "label": np.zeros(count, np.int32),
             "mask": np.zeros(count, np.float32),
-            "skipped": np.zeros(count, np.int32),
         }
         for i, example in enumerate(examples):
             height, width = example["image"].shape[1:3]
             batch["image"][i, :height, :width] = example["image"][0]
             batch["size"][i] = height, width
-            for name in ("index", "label", "mask", "skipped"):
+            for name in ("index", "label", "mask"):
                 batch[name][i] = example[name][0]
         return {name: v.reshape(devices, -1, *v.shape[1:]) for name, v in batch.items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from errors import UserError, one_line, printable
 from input_pipeline import cache, copies
-from input_pipeline.sources import Info
+from input_pipeline.split import Info
 
 
 def builder(name: str, directory: pathlib.Path):
@@ -36,7 +36,7 @@ def builder(name: str, directory: pathlib.Path):
     return found
 
 
-def describe(name: str, directory: pathlib.Path) -> Info:
+def dataset_info(name: str, directory: pathlib.Path) -> Info:
     """Image shape (zeros: they differ) and class names of a prepared set.
 
     Raises UserError if it cannot be used.

@@ -12,8 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError
-from input_pipeline import batches, sources, stream, views
+from input_pipeline import sources, stream, views
 from input_pipeline import statistics as statistics_lib
+from input_pipeline.split import Info
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from models import registry
 from train_lib import config as config_lib
@@ -35,7 +36,7 @@ class Experiment:
     """
 
     config: ConfigDict
-    info: sources.Info
+    info: Info
     reading: stream.Reading
     module: nn.Module
     input_shape: tuple[int, int, int]
@@ -93,10 +94,6 @@ class Experiment:
         """This process's share of config.evaluate.batch_size."""
         return -(-self.config.evaluate.batch_size // processes.count())
 
-    def in_memory(self, split) -> bool:
-        """Whether batches are gathered from arrays, and no image is decoded or cut."""
-        return isinstance(split, sources.Split) and not self.reading.view.size
-
     def picture(self, split, i: int) -> np.ndarray:
         """Example i as the net sees it in evaluation, but uint8: [h, w, c]."""
         return views.cut(split.read(i)[0], self.reading.view)[0]
@@ -109,8 +106,6 @@ class Experiment:
         count = len(self.devices)
         # Evaluation pads its last batch anyway, so its size may follow the device count.
         size = -(-min(self.eval_batch_size, len(split)) // count) * count
-        if self.in_memory(split):
-            return batches.eval_batches(split, size, count)
         return stream.eval_batches(split, self.reading, size, count)
 
 
@@ -118,7 +113,7 @@ def build(
     config: ConfigDict,
     workdir: pathlib.Path | None = None,
     statistics: statistics_lib.Statistics | None = None,
-    info: sources.Info | None = None,
+    info: Info | None = None,
 ) -> Experiment:
     """workdir, statistics: see `Experiment`. Compiles and reads nothing.
 
@@ -126,9 +121,9 @@ def build(
     Raises UserError for anything in the config that cannot be.
     """
     config_lib.validate(config)
-    info = info or sources.describe(config.dataset)
+    info = info or sources.dataset_info(config.dataset)
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
-    reading = stream.Reading.from_config(config)
+    reading = stream.Reading.from_sections(config.dataset, config.view)
     if info.copy:
         info.copy.check(reading.view)
     side = config.view.size

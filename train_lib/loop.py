@@ -62,7 +62,7 @@ class Run:
         self.last_result = (None, None)  # the newest test: step and Result
         self.batches = None
         self.names: list[str] = []  # of the parameters, in the order of the tree's leaves
-        self.skipped = 0  # unreadable images that were left out
+        self.skipped_before = 0  # unreadable images left out before the last roll-back
         self.asked = StopRequest()  # whether this process was asked to stop
         self.agreed = False  # whether all processes know that one was
 
@@ -115,30 +115,19 @@ class Run:
             if len(pending) > 1:  # one dispatch in flight while the host looks at the last
                 self._log(*pending.popleft(), held=step)
 
-    def _batches(self, first: int):
-        """Batches from step `first` on: of arrays in memory, or of images decoded as they come."""
+    def _batches(self, first: int) -> stream.TrainBatches:
+        """Batches from step `first` on."""
         config, plan, devices = self.config, self.plan, len(self.exp.devices)
-        host = (processes.index(), processes.count())
-        if self.exp.in_memory(self.train_split):
-            step = first
-            while step < plan.total_steps:
-                count = plan.dispatch(step)
-                yield batches.train_batches(
-                    self.train_split, config.seed, step, count, config.batch_size, devices, host
-                )
-                step += count
-        else:
-            yield from stream.train_batches(
-                self.train_split,
-                self.exp.reading,
-                config.seed,
-                first,
-                plan.total_steps,
-                plan.dispatch,
-                config.batch_size,
-                devices,
-                host,
-            )
+        order = batches.Order(
+            config.seed, config.batch_size, devices, processes.index(), processes.count()
+        )
+        steps = range(first, plan.total_steps)
+        return stream.TrainBatches(self.train_split, self.exp.reading, order, steps, plan.dispatch)
+
+    @property
+    def skipped(self) -> int:
+        """Unreadable images that were left out."""
+        return self.skipped_before + (self.batches.skipped if self.batches else 0)
 
     def _stopping(self) -> bool:
         """Whether to stop here. Of several processes all stop at the same step."""
@@ -148,7 +137,6 @@ class Run:
         """On its way to the devices, while they compute `running`."""
         with self.progress.waiting(running):
             batch = next(self.batches)
-        self.skipped += int(batch.pop("skipped", np.zeros(1)).sum())
         if processes.count() > 1:  # the others learn from it what this one was asked
             batch["stop"] = np.full(batch["label"].shape[:2], self.asked(), np.int32)
         return parallel.scatter(batch, self.exp.devices)

@@ -125,7 +125,7 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
     skipped = 0
     while True:
         run = Run(exp, plan, workdir, checkpoints, rate, train_split, test_split)
-        run.skipped = skipped
+        run.skipped_before = skipped
         if checkpoints:
             processes.delay_exit_while(checkpoints.is_saving)
         try:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from errors import UserError, one_line, printable
 from input_pipeline import cache
 from input_pipeline import statistics as statistics_lib
-from input_pipeline.sources import Info
+from input_pipeline.split import Info
 from train_lib import config as config_lib
 
 CONFIG = "config.json"

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from input_pipeline import sources
-from input_pipeline.batches import batch_indices, eval_batches, train_batches
+from input_pipeline.batches import Order, batch_indices, eval_batches, train_batches
+from input_pipeline.split import ArraySplit, Info
 
-INFO = sources.Info("made", (2, 2, 1), ("a", "b"))
+INFO = Info("made", (2, 2, 1), ("a", "b"))
 
 
 def split(n):
     images = np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
-    return sources.Split(INFO, images, (np.arange(n) % 2).astype(np.int32))
+    return ArraySplit(INFO, images, (np.arange(n) % 2).astype(np.int32))
 
 
 @pytest.mark.parametrize(("n", "batch"), [(10, 3), (10, 10), (7, 16), (100, 32)])
@@ -35,9 +35,9 @@ def test_a_batch_needs_no_history():
 
 
 def test_batches_are_the_same_for_any_number_of_devices():
-    whole = train_batches(split(50), 3, 7, 2, 8, devices=1)
+    whole = train_batches(split(50), Order(3, 8, devices=1), 7, 2)
     for devices in (2, 4, 8):
-        parts = train_batches(split(50), 3, 7, 2, 8, devices)
+        parts = train_batches(split(50), Order(3, 8, devices), 7, 2)
         assert parts["image"].shape == (devices, 2, 8 // devices, 2, 2, 1)
         for step in range(2):
             together = parts["image"][:, step].reshape(8, 2, 2, 1)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import crops, decode, stream, views
-from input_pipeline.sources import Info
+from input_pipeline.split import Info
 
 # At 256 x 341 pixels (height, width), the size 224: (top, left).
 CORNERS = [(0, 42), (0, 74), (32, 42), (32, 74), (16, 58)]  # the central square begins at 42
@@ -169,7 +169,6 @@ def test_whole_images_come_once_each_with_those_of_their_size(devices):
             assert not image[:, width:].any()
             assert flat["label"][i] == index % 3
             assert flat["mask"][i] == (index != 6)
-            assert flat["skipped"][i] == (index == 6)
     assert sorted(seen) == list(range(len(SIZES)))
     for i, image in enumerate(split.images):
         if i != 6:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from errors import UserError
 from input_pipeline import decode, folder
+from input_pipeline.split import Info
 
 
 def fill(root, tree):
@@ -48,8 +49,8 @@ def names(files):
 
 def test_classes_labels_and_order(tmp_path):
     files = folder.load(dataset(fill(tmp_path, TREE)), "train")
-    assert files.info == folder.Info("folder", (0, 0, 3), ("cat", "dog"))
-    assert folder.describe(dataset(tmp_path)) == files.info
+    assert files.info == Info("folder", (0, 0, 3), ("cat", "dog"))
+    assert folder.dataset_info(dataset(tmp_path)) == files.info
     assert names(files) == [
         "cat/10.jpeg",
         "cat/2.BMP",

@@ -10,6 +10,7 @@ from PIL import Image
 
 from errors import UserError
 from input_pipeline import decode, digits, images, prepare, sources, tfds_arrays, views
+from input_pipeline.split import Info
 
 
 def test_digits_split_is_fixed_stratified_and_disjoint():
@@ -238,8 +239,8 @@ def test_every_kind_of_picture_is_found_in_folders_and_read(tmp_path, suffix):
     (tmp_path / "notes.txt").write_text("none")
     assert images.find([str(tmp_path)]) == [str(path)]
     small = views.View(28, "center", (28, 28), False, (0.08, 1.0), (0.75, 1.5), "bilinear", 28)
-    info = sources.Info("x", (0, 0, 3), ("a", "b"))
-    cut = views.cut(images.Pictures(info, (str(path),)).read(0)[0], small)[0]
+    info = Info("x", (0, 0, 3), ("a", "b"))
+    cut = views.cut(images.PictureSplit(info, (str(path),)).read(0)[0], small)[0]
     assert cut.shape == (28, 28, 3)
     np.testing.assert_array_equal(views.cut(images.content(str(path)), small)[0], cut)
     for found in (cut, images.read(str(path), (28, 28, 3), "no")[0]):

@@ -10,6 +10,7 @@ from PIL import Image
 from configs.common import base
 from errors import UserError
 from input_pipeline import sources, statistics, tfds_arrays
+from input_pipeline.split import ArraySplit, Info
 
 
 def photographs(count=40, height=6, width=5):
@@ -104,12 +105,12 @@ def made_set(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{}")
     (folder / "records").write_text("as it was")
-    info = sources.Info("made", (6, 5, 3), ("a",))
+    info = Info("made", (6, 5, 3), ("a",))
 
     def load(dataset, split):
         load.calls += 1
         images = photographs()[: 10 if ":10" in split else None]
-        return sources.Split(info, images, np.zeros(len(images), np.int32))
+        return ArraySplit(info, images, np.zeros(len(images), np.int32))
 
     load.calls = 0
     monkeypatch.setattr(sources, "load", load)

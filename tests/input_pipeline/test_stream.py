@@ -14,10 +14,11 @@ from PIL import Image
 
 from configs.common import base
 from errors import UserError
-from input_pipeline import batches, sources, stream
+from input_pipeline import batches, stream
+from input_pipeline.split import Info
 from input_pipeline.views import View
 
-INFO = sources.Info("made", (0, 0, 3), ("cat", "dog", "fox"))
+INFO = Info("made", (0, 0, 3), ("cat", "dog", "fox"))
 SEED, BATCH = 4, 8
 
 
@@ -43,7 +44,7 @@ class Pictures:
 class Noise:
     """Images in memory, of which every crop is another."""
 
-    info = sources.Info("noise", (20, 30, 3), ("a", "b"))
+    info = Info("noise", (20, 30, 3), ("a", "b"))
 
     def __len__(self):
         return 50
@@ -59,12 +60,15 @@ def reading(**options):
     return stream.Reading(View.from_config(view), **options)
 
 
-def train(split, first=0, last=6, dispatch=1, devices=1, host=(0, 1), **options):
-    return list(
-        stream.train_batches(
-            split, reading(**options), SEED, first, last, lambda _: dispatch, BATCH, devices, host
-        )
-    )
+def training(split, first=0, last=10**6, dispatch=1, devices=1, process=(0, 1), **options):
+    """process: its number, and how many there are."""
+    order = batches.Order(SEED, BATCH, devices, *process)
+    steps = range(first, last)
+    return stream.TrainBatches(split, reading(**options), order, steps, lambda _: dispatch)
+
+
+def train(split, first=0, last=6, **options):
+    return list(training(split, first, last, **options))
 
 
 def flat(found, name="image"):
@@ -110,7 +114,7 @@ def test_threads_and_parts_change_nothing(monkeypatch, threads, part):
 
 
 def test_each_host_reads_its_part():
-    parts = [flat(train(Noise(), host=(number, 4))) for number in range(4)]
+    parts = [flat(train(Noise(), process=(number, 4))) for number in range(4)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), WHOLE)
 
 
@@ -124,9 +128,7 @@ def test_another_seed_and_another_pass_cut_otherwise():
 
 
 def test_processes_give_the_same_batches_and_end_with_the_iterator():
-    iterator = stream.train_batches(
-        Noise(), reading(workers=2), SEED, 1, 10**6, lambda _: 1, BATCH, 2
-    )
+    iterator = training(Noise(), first=1, devices=2, workers=2)
     found = [next(iterator) for _ in range(5)]
     np.testing.assert_array_equal(flat(found), WHOLE[1:])
     children = multiprocessing.active_children()
@@ -168,9 +170,7 @@ def _alive(pid):
 
 @linux
 def test_a_killed_worker_is_one_line():
-    iterator = stream.train_batches(
-        Noise(), reading(workers=1), SEED, 0, 10**6, lambda _: 1, BATCH, 1
-    )
+    iterator = training(Noise(), workers=1)
     next(iterator)
     for child in _children(os.getpid()):
         os.kill(child, signal.SIGKILL)
@@ -182,10 +182,9 @@ def test_a_killed_worker_is_one_line():
 PARENT = """
 import sys, time
 sys.path[:0] = sys.argv[1:]
-from test_stream import BATCH, SEED, Noise, reading, stream
+from test_stream import Noise, training
 if __name__ == "__main__":
-    endless = (SEED, 0, 10**6, lambda _: 1, BATCH, 1)
-    batches = stream.train_batches(Noise(), reading(workers=2), *endless)
+    batches = training(Noise(), workers=2)
     next(batches)
     print("ready", flush=True)
     time.sleep(1)
@@ -330,11 +329,12 @@ def test_an_unreadable_image_names_itself(workers):
 
 def test_skipped_images_are_counted_and_named_once(capsys):
     stream._say_once.cache_clear()
-    found = train(Pictures(bad=(7,)), last=5, on_bad_image="skip")
+    iterator = training(Pictures(bad=(7,)), last=5, on_bad_image="skip")
+    found = list(iterator)
     levels = flat(found)[:, :, 0, 0, 0] // 10
     good = flat(train(Pictures(), last=5))[:, :, 0, 0, 0] // 10
     np.testing.assert_array_equal(levels, np.where(good == 7, 8, good))
-    assert sum(batch["skipped"].sum() for batch in found) == 2  # two passes
+    assert iterator.skipped == 2  # two passes
     message = capsys.readouterr().err
     assert message.count("skipped 7.png") == 1
 
@@ -369,4 +369,3 @@ def test_evaluation_leaves_skipped_images_out():
     mask = np.concatenate([one["mask"].reshape(-1) for one in found])
     assert mask.sum() == 19
     assert mask[7] == 0
-    assert sum(one["skipped"].sum() for one in found) == 1

@@ -123,8 +123,8 @@ MUTATIONS = {
     ),
     "each process its own part": (
         "input_pipeline/batches.py",
-        "[:, host[0]].transpose",
-        "[:, 0].transpose",
+        "[:, order.process].swapaxes",
+        "[:, 0].swapaxes",
         "tests/train_lib/test_processes.py::test_their_batches_are_parts_of_one",
     ),
 }

@@ -26,10 +26,10 @@ def main(workdir, overrides, name, moment, step):
     if moment == "dispatch":
         make = loop.batches.train_batches
 
-        def train_batches(split, seed, first, *rest):
+        def train_batches(split, order, first, *rest):
             if first >= step:
                 now()
-            return make(split, seed, first, *rest)
+            return make(split, order, first, *rest)
 
         loop.batches.train_batches = train_batches
     elif moment in ("saving", "saved"):

@@ -12,7 +12,7 @@ from conftest import TINY, tiny_config
 
 from errors import UserError
 from input_pipeline import sources
-from input_pipeline.batches import train_batches
+from input_pipeline.batches import Order, train_batches
 from models import layers
 from train_lib import experiment, optimizers, train
 from train_lib import state as state_lib
@@ -31,7 +31,7 @@ def losses_and_parameters(config, devices, batch=64, steps=20, dispatch=5, rate=
     state = parallel.replicate(state, exp.devices)
     losses = []
     for first in range(0, steps, dispatch):
-        batch = train_batches(split, 0, first, dispatch, config.batch_size, devices)
+        batch = train_batches(split, Order(0, config.batch_size, devices), first, dispatch)
         state, windows = run(state, batch)
         losses.append(np.asarray(windows["loss"]) / np.asarray(windows["examples"]))
     return np.concatenate(losses), jax.device_get(state)
@@ -77,11 +77,11 @@ def test_augmentation_is_the_same_on_any_number_of_devices():
             devices=jax.devices()[:devices],
         )
         state = state_lib.create(exp.module, optimizer, 0, exp.input_shape)
-        images = np.asarray(run(state, train_batches(split, 0, 3, 1, 64, devices)))
+        images = np.asarray(run(state, train_batches(split, Order(0, 64, devices), 3, 1)))
         seen[devices] = images.reshape(64, 32, 32, 1)
     for devices in (2, 4, 8):
         np.testing.assert_array_equal(seen[1], seen[devices])
-    plain = np.asarray(exp.transform(train_batches(split, 0, 3, 1, 64, 1)["image"][0, 0]))
+    plain = np.asarray(exp.transform(train_batches(split, Order(0, 64, 1), 3, 1)["image"][0, 0]))
     assert np.abs(seen[1] - plain).max() > 0.5  # they are distorted at all
 
 

@@ -6,6 +6,7 @@ import pytest
 from conftest import tiny_config
 
 from input_pipeline import sources
+from input_pipeline.split import ArraySplit
 from train_lib import experiment, optimizers
 from train_lib import state as state_lib
 from train_lib.distributed import parallel
@@ -17,7 +18,7 @@ def test_equals_a_plain_loop_for_a_size_that_divides_nothing(devices, batch):
     config = tiny_config(**{"num_devices": devices, "evaluate.batch_size": batch})
     exp = experiment.build(config)
     test = sources.load(config.dataset, "test")
-    test = sources.Split(test.info, test.images[:151], test.labels[:151])
+    test = ArraySplit(test.info, test.images[:151], test.labels[:151])
     optimizer = optimizers.make_optimizer(config.optimizer, lambda step: 0.1)
     state = state_lib.create(exp.module, optimizer, 3, exp.input_shape)
     state = parallel.replicate(state, exp.devices)

@@ -14,7 +14,7 @@ from conftest import tiny_config
 from jax import export
 
 from errors import UserError
-from input_pipeline import sources
+from input_pipeline.split import Info
 from input_pipeline.statistics import Statistics
 from models import registry
 from train_lib import experiment
@@ -119,7 +119,7 @@ def test_torchvisions_names_and_the_classes(tmp_path):
     image = rng.uniform(90, 160, (32, 32, 3)).astype(np.float32)
     eigen = np.ones(3), np.eye(3)
     statistics = Statistics(image, image.mean(axis=(0, 1), dtype=float), *eigen, 10)
-    info = sources.Info("photographs", (0, 0, 3), tuple("0123456789"))
+    info = Info("photographs", (0, 0, 3), tuple("0123456789"))
     exp = experiment.build(config, statistics=statistics, info=info)
     shapes = experiment.state_shapes(exp.module, exp.input_shape)
     variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), dict(shapes))

@@ -52,8 +52,8 @@ def poison(monkeypatch, *steps, gradient=False):
     """The loss of these steps, or its gradient alone, is NaN: their labels, all 0, say so."""
     make_batch, make_loss = loop.batches.train_batches, losses.make_loss
 
-    def train_batches(split, seed, first, count, *rest):
-        batch = make_batch(split, seed, first, count, *rest)
+    def train_batches(split, order, first, count):
+        batch = make_batch(split, order, first, count)
         for step in steps:
             if first < step <= first + count:
                 batch["label"] = batch["label"].copy()

@@ -17,6 +17,7 @@ from jax._src.clusters import cloud_tpu_cluster, cluster
 
 from errors import TryAgain, UserError
 from input_pipeline import batches, sources
+from input_pipeline.split import part_of
 from tests.stress.runs import records
 from tests.stress.together import free_port, run_together
 from train_lib import recorder
@@ -34,10 +35,10 @@ def assert_close(found, expected):
 
 def test_their_batches_are_parts_of_one():
     split = sources.load(tiny_config().dataset, "train")
-    whole = batches.train_batches(split, 3, 13, 4, 96, 8)  # over the end of a pass
+    whole = batches.train_batches(split, batches.Order(3, 96, 8), 13, 4)  # over the end of a pass
     for hosts in (1, 2, 4, 8):
         parts = [
-            batches.train_batches(split, 3, 13, 4, 96, 8 // hosts, (host, hosts))
+            batches.train_batches(split, batches.Order(3, 96, 8 // hosts, host, hosts), 13, 4)
             for host in range(hosts)
         ]
         for name, values in whole.items():
@@ -47,7 +48,7 @@ def test_their_batches_are_parts_of_one():
 def test_parts_of_a_split_make_it_whole():
     split = sources.load(tiny_config().dataset, "test")
     for parts in (1, 2, 3, 8, 400):
-        found = [sources.part(split, i, parts) for i in range(parts)]
+        found = [part_of(split, i, parts) for i in range(parts)]
         assert sum(map(len, found)) == len(split) == 355
         np.testing.assert_array_equal(np.concatenate([p.labels for p in found]), split.labels)
 

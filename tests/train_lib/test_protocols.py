@@ -15,6 +15,7 @@ from PIL import Image
 from configs import googlenet, mlp, resnet_cifar10, vgg
 from errors import UserError
 from input_pipeline import crops, prepare, sources, views
+from input_pipeline.split import ArraySplit
 from train_lib import console, experiment
 from train_lib.commands import evaluate
 from train_lib.evaluation import ensemble, protocols
@@ -289,7 +290,7 @@ def test_ten_crops_of_small_images_that_only_the_net_cuts():
         state_lib.create(exp.module, optimizer, 0, exp.input_shape), exp.devices
     )
     split = sources.load(config.dataset, "test")
-    split = sources.Split(split.info, split.images[:23], split.labels[:23])
+    split = ArraySplit(split.info, split.images[:23], split.labels[:23])
     found, _ = predicted(exp, state, split)
     net, outputs = forward(exp, state), []
     low, high = config.preprocess.low, config.preprocess.high

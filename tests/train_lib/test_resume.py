@@ -181,10 +181,10 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
 def test_a_folder_that_disappears_is_one_line(tmp_path, monkeypatch):
     workdir, make = tmp_path / "run", loop.batches.train_batches
 
-    def train_batches(split, seed, first, *rest):
+    def train_batches(split, order, first, *rest):
         if first == 7:
             shutil.rmtree(workdir)
-        return make(split, seed, first, *rest)
+        return make(split, order, first, *rest)
 
     monkeypatch.setattr(loop.batches, "train_batches", train_batches)
     with pytest.raises(UserError, match=rf"{workdir}.* check the folder") as error:

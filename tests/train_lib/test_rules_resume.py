@@ -100,10 +100,10 @@ def interrupt(monkeypatch, how, moment, step):
             self.wait()
             now()
 
-    def batches_and(split, seed, first, *rest):
+    def batches_and(split, order, first, *rest):
         if first >= step and moment == "dispatch":
             now()
-        return batches(split, seed, first, *rest)
+        return batches(split, order, first, *rest)
 
     monkeypatch.setattr(loop, "evaluate", evaluate_and)
     monkeypatch.setattr(recorder.Writer, "write", write_and)

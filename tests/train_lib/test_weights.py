@@ -11,7 +11,7 @@ from conftest import tiny_config
 
 from configs import mlp
 from errors import UserError
-from input_pipeline import sources
+from input_pipeline.split import Info
 from train_lib import config as config_lib
 from train_lib import experiment
 from train_lib.commands import evaluate, export
@@ -146,9 +146,9 @@ def test_every_familys_weights_come_back_to_the_bit(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config(FAMILIES[name])
     if name == "vgg":  # fewer weights
         config.model.image_size = config.view.size = 32
-    info = sources.Info("pictures", (config.view.size or 32,) * 2 + (3,), tuple("abc"))
+    info = Info("pictures", (config.view.size or 32,) * 2 + (3,), tuple("abc"))
     if config.dataset.name in ("digits", "mnist"):
-        info = sources.Info("digits", (28, 28, 1), tuple("0123456789"))
+        info = Info("digits", (28, 28, 1), tuple("0123456789"))
     exp = experiment.build(config, info=info)
     rng = np.random.default_rng(0)
     shapes = experiment.state_shapes(exp.module, exp.input_shape)

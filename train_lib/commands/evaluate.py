@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from errors import UserError, printable
 from input_pipeline import images as image_files
 from input_pipeline import sources
+from input_pipeline.split import ArraySplit, part_of
 from train_lib import console, experiment
 from train_lib.distributed import processes
 from train_lib.evaluation import ensemble, protocols, result_files
@@ -42,7 +43,7 @@ def _probabilities(found: Sequence[ensemble.Member], split, what: str):
 
 def _meter(split, what: str, looks: int = 1) -> console.Meter:
     """Counts this process's part of the split, so many times each example."""
-    part = sources.part(split, processes.index(), processes.count())
+    part = part_of(split, processes.index(), processes.count())
     return console.Meter(len(part) * looks, what, quiet=not processes.is_first())
 
 
@@ -101,7 +102,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[st
 def _pictures(exp: experiment.Experiment, paths: Sequence[str]):
     """Picture files as a split that the run's net can look at, and which of them were inverted."""
     if exp.reading.view.size and exp.info.image_shape[2] == 3:
-        return image_files.Pictures(exp.info, tuple(paths)), [False] * len(paths)
+        return image_files.PictureSplit(exp.info, tuple(paths)), [False] * len(paths)
     shape, labels = exp.info.image_shape, np.zeros(len(paths), np.int32)
     images, inverted = np.zeros((len(paths), *shape), np.uint8), [False] * len(paths)
     for i, path in enumerate(paths):
@@ -112,7 +113,7 @@ def _pictures(exp: experiment.Experiment, paths: Sequence[str]):
                 raise
             processes.print_once(f"skipped {path} ({error})", file=sys.stderr)
             labels[i] = -1
-    return sources.Split(exp.info, images, labels), inverted
+    return ArraySplit(exp.info, images, labels), inverted
 
 
 def predict_images(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from errors import UserError
-from input_pipeline.sources import Info
+from input_pipeline.split import Info
 from train_lib import config as config_lib
 from train_lib import experiment, foreign, optimizers, rates
 from train_lib import state as state_lib

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from errors import UserError, one_line
-from input_pipeline.sources import Info
+from input_pipeline.split import Info
 from input_pipeline.statistics import Statistics, from_arrays
 from train_lib import config as config_lib
 from train_lib import experiment

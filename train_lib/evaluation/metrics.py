@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from errors import UserError
-from input_pipeline import sources
+from input_pipeline.split import part_of
 from train_lib.distributed import processes
 
 
@@ -60,19 +60,18 @@ def evaluate(
 ) -> Result | None:
     """Runs `eval_step` (already parallel) over a split; of several processes each over its part.
 
-    batches_of: a split -> image, label and mask, [devices, share, ...]; perhaps `skipped`. None
-    if `stop()` became true on the way, in any of the processes. meter: a `console.Meter`, of the
-    part. Raises UserError if no example counts.
+    batches_of: a split -> image, label and mask, [devices, share, ...]. None if `stop()` became
+    true on the way, in any of the processes. meter: a `console.Meter`, of the part. Raises
+    UserError if no example counts.
     """
-    part = sources.part(split, processes.index(), processes.count())
+    part = part_of(split, processes.index(), processes.count())
     outputs, labels, stopped = [], [], False
     with contextlib.closing(batches_of(part)) if len(part) else contextlib.nullcontext(()) as found:
         for batch in found:
             if stopped := stop():
                 break
-            # Masked out, and no mere filling up: it was skipped.
-            skipped = batch.pop("skipped", np.zeros_like(batch["label"]))
-            labels.append(np.where(skipped > 0, -1, batch["label"]).reshape(-1))
+            # What is masked is a skipped image, or padding, which is cut off below.
+            labels.append(np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1))
             with meter.compiling(batch["image"].shape) if meter else contextlib.nullcontext():
                 outputs.append(eval_step(state, batch))
             if len(outputs) > 2:  # two batches in flight keep the device busy

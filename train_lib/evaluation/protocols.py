@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from errors import UserError
-from input_pipeline import batches, sources, stream
+from input_pipeline import stream
 from input_pipeline.crops import Crops, Whole, corners_and_center
+from input_pipeline.split import part_of
 from input_pipeline.transform import make_transform
 from models import layers, registry
 from train_lib.distributed import parallel, processes
@@ -264,8 +265,6 @@ def _corners(exp) -> Pass:
 
     def batches_of(split):
         count = min(size, _up(len(split), devices))
-        if exp.in_memory(split):
-            return batches.eval_batches(split, count, devices)
         return stream.eval_batches(split, exp.reading, count, devices)
 
     return Pass(1.0, batches_of, parallel.predict_step(step, exp.devices))
@@ -334,7 +333,7 @@ def predict(all_passes: list[Pass], state, split, meter) -> tuple[np.ndarray, np
     is -1 for what a pass could not read and skipped. meter: a `console.Meter` of this part, which
     counts an example once for each pass.
     """
-    part = sources.part(split, processes.index(), processes.count())
+    part = part_of(split, processes.index(), processes.count())
     sums, labels = None, np.full(len(part), _UNSEEN, np.int32)
     for one in all_passes if len(part) else ():
         waiting: list[tuple] = []  # two batches in flight keep the device busy

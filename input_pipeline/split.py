@@ -1,0 +1,94 @@
+"""The interface that every data source implements: a split, a sequence of labelled images."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Facts about a data set.
+
+    image_shape: (height, width, channels) of its uint8 images; height and width are 0 where images
+    differ in size. copy: a `copies.CopyInfo` if the set is a copy with smaller images.
+    train_examples: the size of a run's training split if it is known without the set, else 0.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    copy: object = None
+    train_examples: int = 0
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+class Split(Protocol):
+    """A sequence of labelled images, which several threads or processes may read at once."""
+
+    info: Info
+
+    def __len__(self) -> int: ...
+
+    def id(self, i: int) -> str:
+        """The name of example i in files of predictions: its number, or its path."""
+        return str(i)
+
+    def read(self, i: int) -> tuple[bytes | np.ndarray, int, str]:
+        """Example i: the image, its label, and a name for error messages.
+
+        The image is encoded (JPEG, PNG, ...), or uint8 [height, width, channels].
+        Raises OSError or UserError if the file cannot be read.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySplit(Split):
+    """A split in memory. images: uint8 [n, height, width, channels]. labels: int32 [n]."""
+
+    info: Info
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, i: int) -> tuple[np.ndarray, int, str]:
+        return self.images[i], int(self.labels[i]), f"example {i} of {self.info.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitPart(Split):
+    """The examples start ... stop - 1 of a split."""
+
+    whole: Split
+    start: int
+    stop: int
+
+    @property
+    def info(self) -> Info:
+        return self.whole.info
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def id(self, i: int) -> str:
+        return self.whole.id(self.start + i)
+
+    def read(self, i: int) -> tuple[bytes | np.ndarray, int, str]:
+        return self.whole.read(self.start + i)
+
+
+def part_of(split: Split, number: int, parts: int) -> Split:
+    """The `number`-th of `parts` consecutive parts of a split; the last parts may be empty."""
+    if parts == 1:
+        return split
+    size = -(-len(split) // parts)
+    start, stop = (min(i * size, len(split)) for i in (number, number + 1))
+    if isinstance(split, ArraySplit):
+        return ArraySplit(split.info, split.images[start:stop], split.labels[start:stop])
+    return SplitPart(split, start, stop)
