@@ -104,9 +104,10 @@ def dataset_config(root: Path, view: str = "area"):
 def make_copy(split, out: Path, cores: int, quality: int = 95):
     """The split with a shorter side of 256, as `input_pipeline.prepare` makes it (0: raw)."""
     from input_pipeline import copies, sources
+    from input_pipeline.copy_info import CopyInfo
 
-    splits = {"train": split}
-    made, _ = copies.make(splits, "photos", out, SHORTER_SIDE, False, quality, "error", cores)
+    copy = CopyInfo("photos", SHORTER_SIDE, False, quality, "error", {"train": len(split)})
+    made, _ = copies.make({"train": split}, copy, out, cores)
     config = dataset_config(out)
     config.dataset.name = made.parent.name
     return sources.load(config.dataset, "train")

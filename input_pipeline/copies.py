@@ -1,9 +1,9 @@
-"""Copies of sets with smaller images, so that training decodes little. TFDS reads them.
+"""Makes a copy of a set with smaller images, so that training decodes less. TFDS reads the copy.
 
-A copy is an `array_record` set NAME_256/1.0.0 whose images are JPEGs of one shorter side, or their
-bare pixels (NAME_256_raw): six times the space, and nothing to decode. It is written shard by
-shard, each of them whole or not at all, so that an interrupted copy goes on; its metadata, without
-which TFDS sees no set, come last. `canon_copy.json` beside them says what it is.
+The copy is an `array_record` set NAME_256/1.0.0 of JPEGs with one shorter side, or of plain pixels
+(NAME_256_raw), which take six times the space and need no decoding. Each shard is written
+atomically, so that an interrupted copy can be resumed. The metadata are written last; without them
+TFDS sees no set.
 """
 
 import concurrent.futures
@@ -15,87 +15,34 @@ import os
 import pathlib
 import re
 import sys
-import typing
 
 import numpy as np
 from PIL import Image
 
 from errors import UserError, one_line
-from input_pipeline import cache, decode, views
+from input_pipeline import cache, copy_info, decode, views
+from input_pipeline.copy_info import CopyInfo
+from input_pipeline.split import Split
 
-VERSION = 1
-FILE = "canon_copy.json"
 SET_VERSION = "1.0.0"
 SHARD = 1024  # examples
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a copy is of.
+class _Shard:
+    """The examples first ... last - 1 of the split called `split`, and the file for them."""
 
-    square: the central square of each image, as AlexNet's (sec. 2) 256x256. quality: of its JPEGs,
-    1 to 100; 0: it holds pixels.
-    """
-
-    source: str
-    shorter_side: int
-    square: bool
-    quality: int
-    on_bad_image: str
-    examples: dict[str, int]  # by split
-    version: int = VERSION
-
-    @property
-    def words(self) -> str:
-        """For people."""
-        kind = "central squares" if self.square else "a shorter side"
-        form = f"JPEG quality {self.quality}" if self.quality else "not encoded"
-        return f"a copy of {self.source} with {kind} of {self.shorter_side} pixels, {form}"
-
-    def describe(self) -> dict:
-        """As JSON takes it."""
-        return dataclasses.asdict(self)
-
-    def check(self, view: views.View) -> None:
-        """Raises UserError for a view that the copy's images are too small for, or too little of.
-
-        They would be enlarged, or cropped twice, and the net would see other images than the
-        config says.
-        """
-        scales = {view.test_scale, *(view.train_scale if view.train == "scale" else ())}
-        if view.size and max(scales) > self.shorter_side:
-            raise UserError(
-                f"config.view wants shorter sides up to {max(scales)}, but the data set is"
-                f" {self.words}: prepare a larger copy, or train with the original"
-            )
-        if view.size and self.square and view.train == "scale" and not view.square:
-            raise UserError(
-                f"the data set is {self.words}: set config.view.square=True, or train with the"
-                " original"
-            )
-
-    def check_scales(self, sides, whole: bool) -> None:
-        """Raises UserError for tests that look at larger images, or at whole ones.
-
-        sides: the shorter sides. whole: whether more than the central square is looked at.
-        """
-        if sides and max(sides) > self.shorter_side:
-            raise UserError(
-                f"the test wants shorter sides up to {max(sides)}, but the data set is"
-                f" {self.words}: prepare a larger copy, or test with the original"
-            )
-        if whole and self.square:
-            raise UserError(
-                f"the test looks at whole images, but the data set is {self.words}: test with the"
-                " original, or by config.evaluate.protocol=ten_crop"
-            )
+    split: str
+    path: pathlib.Path
+    first: int
+    last: int
 
 
-def shrink(data, side: int, square: bool) -> Image.Image:
-    """An encoded image or uint8 array, with a shorter side of `side`; RGB, or L if it is grey.
+def shrink(data: bytes | np.ndarray, side: int, square: bool) -> Image.Image:
+    """An image brought to a shorter side of `side`, in mode RGB, or L if it is grey.
 
-    A smaller image keeps its size, unless its central square is wanted: that is enlarged.
-    Raises decode.BadImage.
+    data: encoded, or uint8 [height, width, 1 or 3]. A smaller image keeps its size, except that a
+    central square (`square`) is enlarged to `side`. Raises decode.BadImage.
     """
     if not isinstance(data, bytes):
         picture = Image.fromarray(data[..., 0] if data.shape[-1] == 1 else data)
@@ -113,11 +60,170 @@ def shrink(data, side: int, square: bool) -> Image.Image:
     return picture.resize((columns, rows), Image.Resampling.BICUBIC)
 
 
-def _features(class_names, encoded: bool):
+def make(
+    splits: dict[str, Split], copy: CopyInfo, out: pathlib.Path, processes: int
+) -> tuple[pathlib.Path, dict[str, int]]:
+    """Writes the copy into the folder `out`. Resumes an interrupted copy of the same kind.
+
+    splits: by name. Returns the copy's folder, and the number of examples by split.
+    Raises UserError if an image cannot be read, the folder cannot be written or another copy was
+    started there.
+    """
+    for name in splits:
+        if not re.fullmatch(r"\w[\w.-]*", name):  # it becomes part of file names
+            raise UserError(
+                f"{copy.source} has a split called {name!r}, which cannot be part of a file name:"
+                " rename it"
+            )
+    folder = out / copy.name / SET_VERSION
+    _start(folder, copy)
+    templates = {name: _template(folder, copy.name, name) for name in splits}
+    shards = [shard for name in splits for shard in _shards(templates[name], len(splits[name]))]
+    lengths = _write_shards(splits, copy, shards, processes)
+    _write_metadata(folder, copy, splits, templates, lengths)
+    counts = {
+        name: sum(lengths[shard] for shard in shards if shard.split == name) for name in splits
+    }
+    return folder, counts
+
+
+def _start(folder: pathlib.Path, copy: CopyInfo) -> None:
+    """Writes the facts about the copy first, unless the folder holds another copy."""
+    present = copy_info.read(folder)
+    # Finished shards had no unreadable image, or left it out: both are right for either choice.
+    if present and dataclasses.replace(present, on_bad_image=copy.on_bad_image) != copy:
+        raise UserError(
+            f"{folder} already holds another copy ({present.description}, of {present.examples}):"
+            " delete it, or choose another --out"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(dataclasses.asdict(copy), indent=2) + "\n"
+        cache.write_whole(folder / copy_info.FILE, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error}): choose another --out") from error
+
+
+def _template(folder: pathlib.Path, set_name: str, split: str):
+    """TFDS's names of the shards of a split."""
+    import tensorflow_datasets as tfds
+
+    return tfds.core.ShardedFileTemplate(
+        data_dir=folder,
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        dataset_name=set_name,
+        split=split,
+        filetype_suffix="array_record",
+    )
+
+
+def _shards(template, examples: int) -> list[_Shard]:
+    count = -(-examples // SHARD)
+    return [
+        _Shard(
+            template.split,
+            pathlib.Path(template.sharded_filepath(shard_index=i, num_shards=count)),
+            i * SHARD,
+            min((i + 1) * SHARD, examples),
+        )
+        for i in range(count)
+    ]
+
+
+def _write_shards(
+    splits: dict[str, Split], copy: CopyInfo, shards: list[_Shard], processes: int
+) -> dict[_Shard, int]:
+    """Writes the shards that do not exist yet. Returns the number of examples in each shard."""
+    from array_record.python import array_record_module
+    from tqdm import tqdm
+
+    lengths, futures = {}, {}
+    total = sum(map(len, splits.values()))
+    bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
+    # Spawned: a fork would copy the locks that other threads hold.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _share, (splits, copy))
+    with bar, pool:
+        for shard in shards:
+            if shard.path.exists():  # written before an interruption
+                reader = array_record_module.ArrayRecordReader(str(shard.path))
+                lengths[shard] = reader.num_records()
+                bar.update(shard.last - shard.first)
+            else:
+                futures[pool.submit(_write_shard, shard)] = shard
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                shard = futures[future]
+                lengths[shard], messages = future.result()
+                for message in messages:
+                    bar.write(message, file=sys.stderr)
+                bar.update(shard.last - shard.first)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(
+                "a writing process ended (out of memory?): run the same command again, perhaps"
+                " with fewer --processes"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return lengths
+
+
+_shared: tuple = ()  # in a worker process: the splits and the CopyInfo, sent once
+
+
+def _share(*values) -> None:
+    global _shared
+    _shared = values
+
+
+def _write_shard(shard: _Shard) -> tuple[int, list[str]]:
+    """Writes one shard. Returns its number of examples, and a message for each skipped image."""
+    from array_record.python import array_record_module
+
+    splits, copy = _shared
+    split = splits[shard.split]
+    features = _features(split.info.class_names, copy.quality)
+    temporary = shard.path.with_name(f".{shard.path.name}.{os.getpid()}")
+    messages = []
+    try:
+        # group_size 1: random access reads one example, not a block. JPEGs gain nothing from
+        # compression, and pixels must need no decoding.
+        options = "group_size:1,uncompressed"
+        writer = array_record_module.ArrayRecordWriter(str(temporary), options)
+        for i in range(shard.first, shard.last):
+            data, label, name = split.read(i)
+            try:
+                picture = shrink(data, copy.shorter_side, copy.square)
+            except decode.BadImage as error:
+                if copy.on_bad_image == "error":
+                    raise UserError(
+                        f"cannot read {name} ({error}): replace or delete it, or leave out"
+                        " unreadable images with --on_bad_image=skip"
+                    ) from error
+                messages.append(f"skipped {name} ({error})")
+                continue
+            example = {"image": _content(picture, copy.quality), "label": label}
+            writer.write(features.serialize_example(example))
+        writer.close()
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, shard.path)
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError
+        raise UserError(
+            f"cannot copy to {shard.path} ({one_line(error)}): check the folders and the free"
+            " space, then run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return shard.last - shard.first - len(messages), messages
+
+
+def _features(class_names: tuple[str, ...], quality: int):
+    """TFDS's description of an example."""
     import tensorflow_datasets as tfds
 
     shape = (None, None, 3)
-    if encoded:
+    if quality:
         image = tfds.features.Image(shape=shape, encoding_format="jpeg")
     else:
         image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
@@ -135,201 +241,26 @@ def _content(picture: Image.Image, quality: int) -> io.BytesIO | np.ndarray:
     return file
 
 
-_shared: tuple = ()  # in a worker: the splits and the plan, which are sent once
-
-
-def _share(*values) -> None:
-    global _shared
-    _shared = values
-
-
-def _write_shard(key: str, path: pathlib.Path, first: int, last: int) -> tuple[int, list]:
-    """Examples first ... last - 1 of a split; the number written, and words on what was skipped."""
-    from array_record.python import array_record_module
-
-    splits, plan = _shared
-    split = splits[key]
-    features = _features(split.info.class_names, bool(plan.quality))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    skipped = []
-    try:
-        # group_size 1: random access reads one example, not a block of them. JPEGs gain nothing
-        # from compression, and pixels shall cost nothing.
-        options = "group_size:1,uncompressed"
-        writer = array_record_module.ArrayRecordWriter(str(temporary), options)
-        for i in range(first, last):
-            data, label, name = split.read(i)
-            try:
-                picture = shrink(data, plan.shorter_side, plan.square)
-            except decode.BadImage as error:
-                if plan.on_bad_image == "error":
-                    raise UserError(
-                        f"cannot read {name} ({error}): replace or delete it, or leave out what"
-                        " cannot be read by --on_bad_image=skip"
-                    ) from error
-                skipped.append(f"skipped {name} ({error})")
-                continue
-            example = {"image": _content(picture, plan.quality), "label": label}
-            writer.write(features.serialize_example(example))
-        writer.close()
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # array_record's own are RuntimeErrors
-        raise UserError(
-            f"cannot copy to {path} ({one_line(error)}): check the folders and the free space, then"
-            " run the same command again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return last - first - len(skipped), skipped
-
-
-def name_of(source: str, side: int, square: bool, quality: int) -> str:
-    """What the copy is called, as a TFDS set: imagenet2012_256, photos_256sq, photos_256_raw."""
-    stem = re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_") or "images"
-    stem = stem if stem[0].isalpha() else f"set_{stem}"
-    return f"{stem}_{side}{'sq' * square}{'' if quality else '_raw'}"
-
-
-def make(
-    splits: dict,
-    source: str,
-    out: pathlib.Path,
-    side: int,
-    square: bool,
-    quality: int,
-    on_bad_image: str,
-    processes: int,
-) -> tuple[pathlib.Path, dict[str, int]]:
-    """Copies the splits (name -> as `sources.load` gives); the folder, and examples by split.
-
-    Raises UserError for what cannot be read or written, and where a copy was begun otherwise.
-    """
-    import tensorflow_datasets as tfds
-    from array_record.python import array_record_module
-    from tqdm import tqdm
-
-    for key in splits:
-        if not re.fullmatch(r"\w[\w.-]*", key):  # a part of the files' names
-            raise UserError(f"{source} has a split called {key!r}, as no file can be: rename it")
-    name = name_of(source, side, square, quality)
-    folder = out / name / SET_VERSION
-    examples = {key: len(split) for key, split in splits.items()}
-    plan = Plan(source, side, square, quality, on_bad_image, examples)
-    _begin(folder, plan)
-
-    tasks, templates = [], {}
-    for key, split in splits.items():
-        count = -(-len(split) // SHARD)
-        templates[key] = tfds.core.ShardedFileTemplate(
-            data_dir=folder,
-            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            dataset_name=name,
-            split=key,
-            filetype_suffix="array_record",
-        )
-        for number in range(count):
-            path = templates[key].sharded_filepath(shard_index=number, num_shards=count)
-            first, last = number * SHARD, min((number + 1) * SHARD, len(split))
-            tasks.append((key, pathlib.Path(path), first, last))
-    lengths: dict = {key: {} for key in splits}
-    bar = tqdm(total=sum(examples.values()), unit="image", disable=not sys.stderr.isatty())
-    # Spawned: a fork would copy the locks that other threads hold.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _share, (splits, plan))
-    with bar, pool:
-        waiting = {}
-        for key, path, first, last in tasks:
-            if path.exists():  # of a run before this
-                reader = array_record_module.ArrayRecordReader(str(path))
-                lengths[key][path] = reader.num_records()
-                bar.update(last - first)
-            else:
-                waiting[pool.submit(_write_shard, key, path, first, last)] = key, path, last - first
-        try:
-            for done in concurrent.futures.as_completed(waiting):
-                key, path, count = waiting[done]
-                lengths[key][path], skipped = done.result()
-                for line in skipped:
-                    bar.write(line, file=sys.stderr)
-                bar.update(count)
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError(
-                "a process that was writing ended (out of memory?): run the same command again,"
-                " perhaps with fewer --processes"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-    written = {key: sum(by_path.values()) for key, by_path in lengths.items()}
-    _finish(folder, plan, splits, templates, lengths)
-    return folder, written
-
-
-def _begin(folder: pathlib.Path, plan: Plan) -> None:
-    found = read(folder)
-    # Shards that are there had no unreadable image, or left it out: either goes on as the other.
-    if found and dataclasses.replace(found, on_bad_image=plan.on_bad_image) != plan:
-        raise UserError(
-            f"{folder} was begun as another copy ({found.words}, of {found.examples}):"
-            " delete it, or choose another --out"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(plan.describe(), indent=2) + "\n"
-        cache.write_whole(folder / FILE, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error}): choose another --out") from error
-
-
-def _finish(folder, plan: Plan, splits, templates, lengths) -> None:
-    """The metadata that make the files a TFDS set."""
+def _write_metadata(folder, copy: CopyInfo, splits, templates, lengths: dict[_Shard, int]) -> None:
+    """Writes the metadata that make the files a TFDS set."""
     import tensorflow_datasets as tfds
 
-    infos = [
-        tfds.core.SplitInfo(
-            name=key,
-            shard_lengths=[by_path[path] for path in sorted(by_path)],
-            num_bytes=sum(path.stat().st_size for path in by_path),
-            filename_template=templates[key],
+    infos = []
+    for name, template in templates.items():
+        shards = sorted((s for s in lengths if s.split == name), key=lambda shard: shard.path)
+        infos.append(
+            tfds.core.SplitInfo(
+                name=name,
+                shard_lengths=[lengths[shard] for shard in shards],
+                num_bytes=sum(shard.path.stat().st_size for shard in shards),
+                filename_template=template,
+            )
         )
-        for key, by_path in lengths.items()
-    ]
-    names = next(iter(splits.values())).info.class_names
+    class_names = next(iter(splits.values())).info.class_names
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
-        features=_features(names, bool(plan.quality)),
+        features=_features(class_names, copy.quality),
         split_infos=infos,
-        description=f"{plan.words}, written by Canon.",
+        description=f"{copy.description}, written by Canon.",
         check_data=False,
     )
-
-
-def read(folder: pathlib.Path) -> Plan | None:
-    """What the copy in a folder is of; None if it is no copy.
-
-    Raises UserError for one that another version of Canon wrote.
-    """
-    path = folder / FILE
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path} ({one_line(error)}): make the copy again") from error
-    if not isinstance(found, dict) or not _is_plan(found):
-        raise UserError(
-            f"{folder} was prepared by another version of Canon: make the copy again, with"
-            " `python -m input_pipeline.prepare`"
-        )
-    return Plan(**found)
-
-
-def _is_plan(found: dict) -> bool:
-    """Whether it is what this version's `Plan.describe` gives."""
-    fields = {field.name: field.type for field in dataclasses.fields(Plan)}
-    kinds = {name: typing.get_origin(kind) or kind for name, kind in fields.items()}
-    if {name: type(value) for name, value in found.items()} != kinds:
-        return False
-    counts = found["examples"].values()
-    return found["version"] == VERSION and all(type(count) is int for count in counts)

@@ -1,10 +1,10 @@
 """The embedded data set: the 1,797 handwritten digits that scikit-learn ships.
 
-8x8 images of 17 grey levels (the test part of UCI's "Optical Recognition of Handwritten
-Digits", 13 writers), enlarged to MNIST's 28x28. The split is fixed and stratified: within each
-class, in scikit-learn's order, every fifth example (the 5th, 10th, ...) is for the test. That
-gives 1,442 training and 355 test images. Both parts hold the same writers, so the error is
-lower than for writers never seen.
+8x8 images of 17 grey levels, by 13 writers (the test part of UCI's "Optical Recognition of
+Handwritten Digits"), enlarged to MNIST's 28x28. The split is fixed and stratified: within each
+class, in scikit-learn's order, every fifth example (the 5th, 10th, ...) is a test example. That
+gives 1,442 training and 355 test images. Both splits have the same writers, so the error is lower
+than for new writers.
 """
 
 import importlib.util
@@ -19,10 +19,7 @@ CLASS_NAMES = tuple("0123456789")
 
 
 def _file() -> pathlib.Path:
-    """scikit-learn's file of the digits, found without importing scikit-learn.
-
-    The import would take about a second, more than all else that loading the digits needs.
-    """
+    """scikit-learn's file of digits. Importing scikit-learn would take about a second."""
     folder = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent
     return folder / "datasets" / "data" / "digits.csv.gz"
 
@@ -37,12 +34,12 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
     from PIL import Image
 
     rows = np.loadtxt(_file(), delimiter=",", dtype=np.float64)  # 64 grey levels and the label
-    small_images, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int32)
+    small, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int32)
     in_test = np.zeros(len(labels), bool)
     for digit in range(10):
         in_test[np.flatnonzero(labels == digit)[4::5]] = True
-    chosen = np.flatnonzero(in_test == (split == "test"))
-    small = np.rint(small_images[chosen] * (255 / 16)).astype(np.uint8)
+    in_split = in_test == (split == "test")
+    small = np.rint(small[in_split] * (255 / 16)).astype(np.uint8)
     size = IMAGE_SHAPE[1], IMAGE_SHAPE[0]
     images = [Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in small]
-    return np.stack([np.asarray(image) for image in images])[..., None], labels[chosen]
+    return np.stack([np.asarray(image) for image in images])[..., None], labels[in_split]

@@ -1,4 +1,4 @@
-"""The user's own picture files, as the images of a data set."""
+"""The user's own image files, for prediction."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ from errors import UserError, one_line, printable
 from input_pipeline import decode, folder
 from input_pipeline.split import Info, Split
 
-# What is looked for in folders, in any case: files in one of `decode.MORE_FORMATS`.
+# Extensions of image files in folders, in lower or upper case: those of `decode.MORE_FORMATS`.
 EXTENSIONS = (
     *folder.EXTENSIONS,
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
@@ -20,25 +20,25 @@ EXTENSIONS = (
 
 
 def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarray, bool]:
-    """Any readable picture as uint8 `shape` (height, width, channels), and whether it was inverted.
+    """An image as uint8 `shape` (height, width, channels), and whether it was inverted.
 
-    EXIF orientation is applied, transparency becomes white paper, 16-bit grey is scaled, and a
-    picture of another shape is fitted in whole, the rest filled with its background (the median
-    of its border).
-    invert: "yes", "no", or "auto": for grey data sets, whose images are light on dark, a picture
-    with a light border is inverted.
+    EXIF orientation is applied, transparency becomes white, 16-bit grey is scaled to 8 bits. An
+    image of another size is resized to fit and padded with its background (the median of its
+    border).
+    invert: "yes", "no", or "auto", which inverts grey images with a light border: the images of
+    grey data sets are light on dark.
 
-    Raises UserError for a file that is missing, no image, truncated, or implausibly large.
+    Raises UserError for a file that is missing, not an image, truncated, or implausibly large.
     """
     height, width, channels = shape
-    with _one_line(path):
+    with _user_errors(path):
         picture = decode.Picture(path, formats=decode.MORE_FORMATS).image()
     picture = picture.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(picture)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     background = np.median(border, axis=0)
-    light = channels == 1 and background > 127
-    inverted = invert == "yes" or (invert == "auto" and light)
+    is_light = channels == 1 and background > 127
+    inverted = invert == "yes" or (invert == "auto" and is_light)
     if inverted:
         picture, background = ImageOps.invert(picture), 255 - background
     if picture.size != (width, height):
@@ -48,14 +48,14 @@ def read(path: str, shape: tuple[int, int, int], invert: str) -> tuple[np.ndarra
     return np.asarray(picture).reshape(shape), bool(inverted)
 
 
-def find(images: Sequence[str]) -> list[str]:
-    """Files as they are named, and in place of folders the image files in them, at any depth.
+def find(names: Sequence[str]) -> list[str]:
+    """The named files; a folder stands for the image files in it, at any depth, sorted.
 
-    Hidden ones in folders are left out. Raises UserError for what is not there, and for a folder
+    Hidden files in folders are left out. Raises UserError for a missing file, and for a folder
     without images.
     """
-    found = []
-    for name in images:
+    paths = []
+    for name in names:
         path = pathlib.Path(name).expanduser()
         if path.is_dir():
             inside = sorted(
@@ -67,19 +67,19 @@ def find(images: Sequence[str]) -> list[str]:
             )
             if not inside:
                 raise UserError(f"no image files ({', '.join(EXTENSIONS)}) in {path}")
-            found += map(str, inside)
+            paths += map(str, inside)
         elif path.is_file():
-            found.append(str(path))
+            paths.append(str(path))
         else:
             raise UserError(f"no image file {path}: give paths to image files in --images")
-    return found
+    return paths
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureSplit(Split):
-    """Picture files as a split, for nets that take views of them.
+    """Image files as a split, for networks that cut views. info: of the network's data set.
 
-    info: of the data set that the net knows. Their labels are 0.
+    Every label is 0.
     """
 
     info: Info
@@ -92,24 +92,21 @@ class PictureSplit(Split):
         return self.paths[i]
 
     def read(self, i: int) -> tuple[bytes | np.ndarray, int, str]:
-        """The i-th file's `content`, 0, and its path. Raises OSError where it cannot be read."""
+        """See `Split.read`. Raises OSError if the file cannot be read."""
         data = pathlib.Path(self.paths[i]).read_bytes()
         return _decoded_if_rare(data), 0, printable(self.paths[i])
 
 
 def content(path: str) -> bytes | np.ndarray:
-    """What is in a picture file, as `decode.opened` takes it.
-
-    Raises UserError where there is no file to read.
-    """
-    with _one_line(path):
+    """The content of an image file, for `decode.opened`. Raises UserError if it cannot be read."""
+    with _user_errors(path):
         return _decoded_if_rare(pathlib.Path(path).read_bytes())
 
 
 def _decoded_if_rare(data: bytes) -> bytes | np.ndarray:
-    """A picture as it is or, in a format that data sets do not have, as uint8 RGB [h, w, 3].
+    """The data; but uint8 RGB [height, width, 3] if the format is not one that data sets have.
 
-    What is no picture stays as it is: who cuts it refuses it, with the reason.
+    Data that is no image is returned too: cutting a view refuses it, with the reason.
     """
     try:
         decode.Picture(data)  # reads the header only
@@ -120,7 +117,8 @@ def _decoded_if_rare(data: bytes) -> bytes | np.ndarray:
 
 
 @contextlib.contextmanager
-def _one_line(path: str):
+def _user_errors(path: str):
+    """Turns errors of reading an image file into UserError."""
     if not pathlib.Path(path).is_file():
         raise UserError(f"no image file {path}: give paths to PNG or JPEG files in --images")
     try:

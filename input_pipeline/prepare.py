@@ -4,15 +4,17 @@
     python -m input_pipeline.prepare imagenet2012 --shorter_side=256 [--data_dir=DIR] [--out=DIR]
     python -m input_pipeline.prepare PATH/TO/FOLDER --shorter_side=256 --out=DIR
 
-The first needs a connection and the optional extra: pip install '.[prepare]' (TFDS's builders use
-TensorFlow to encode images). For imagenet2012 it needs also ImageNet's own files, which only its
-account holders get: ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, put into
-DIR/downloads/manual. The others copy a prepared set, or a folder of images (FOLDER/train,
-FOLDER/val, or classes alone with --test_fraction), so that training decodes small images: train
-with --config.dataset.name=imagenet2012_256 --config.dataset.data_dir=DIR. --square keeps central
-squares, as AlexNet did; --raw keeps pixels, which take six times the space of JPEGs and no time
-to decode, and calls the copy imagenet2012_256_raw. What is already there is left alone; what was
-interrupted goes on.
+The first command downloads a set. It needs a network connection and the optional extra
+pip install '.[prepare]' (TFDS encodes images with TensorFlow). imagenet2012 also needs ImageNet's
+own files, which only its account holders get: put ILSVRC2012_img_train.tar and
+ILSVRC2012_img_val.tar into DIR/downloads/manual.
+
+The other commands copy a prepared set, or a folder of images (FOLDER/train and FOLDER/val, or only
+class folders with --test_fraction), so that training decodes small images. To train on the copy,
+use --config.dataset.name=imagenet2012_256 --config.dataset.data_dir=DIR. --square keeps central
+squares, as AlexNet did. --raw stores pixels instead of JPEGs: six times the space, no decoding; the
+copy is then called imagenet2012_256_raw. Finished parts are kept: an interrupted command can be
+run again.
 """
 
 import argparse
@@ -24,27 +26,30 @@ from errors import UserError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares one set; returns the exit status, after one line on standard error if not 0."""
+    """Prepares one set. Returns the exit status, after one line on standard error if not 0."""
     parser = argparse.ArgumentParser(
         prog="python -m input_pipeline.prepare", description=__doc__.splitlines()[0]
     )
     parser.add_argument("name", help="a TFDS set (mnist, imagenet2012, ...) or a folder of images")
-    parser.add_argument("--data_dir", default="", help="where TFDS sets are (default: TFDS's rule)")
-    copy = parser.add_argument_group("a copy with smaller images")
-    copy.add_argument("--shorter_side", type=int, default=0, help="pixels")
-    copy.add_argument("--square", action="store_true", help="only the central square")
-    copy.add_argument("--quality", type=int, default=95, help="of the JPEGs, 1 to 100")
-    copy.add_argument("--raw", action="store_true", help="bare pixels instead of JPEGs")
-    copy.add_argument("--out", default="", help="where to put it (default: --data_dir)")
-    copy.add_argument("--processes", type=int, default=0, help="(default: one a core)")
-    copy.add_argument("--on_bad_image", choices=("error", "skip"), default="error")
-    copy.add_argument("--test_fraction", type=float, default=0.0, help="of a folder without splits")
+    parser.add_argument("--data_dir", default="", help="folder of TFDS sets (default: TFDS's rule)")
+    group = parser.add_argument_group("a copy with smaller images")
+    group.add_argument("--shorter_side", type=int, default=0, help="pixels")
+    copy_options = [
+        group.add_argument("--square", action="store_true", help="keep only the central square"),
+        group.add_argument("--quality", type=int, default=95, help="of the JPEGs, 1 to 100"),
+        group.add_argument("--raw", action="store_true", help="store pixels instead of JPEGs"),
+        group.add_argument("--out", default="", help="folder of the copy (default: --data_dir)"),
+        group.add_argument("--processes", type=int, default=0, help="(default: one per core)"),
+        group.add_argument("--on_bad_image", choices=("error", "skip"), default="error"),
+        group.add_argument(
+            "--test_fraction", type=float, default=0.0, help="of a folder without splits"
+        ),
+    ]
     arguments = parser.parse_args(argv)
-    of_copies = ("square", "quality", "raw", "out", "processes", "on_bad_image", "test_fraction")
-    given = [name for name in of_copies if getattr(arguments, name) != parser.get_default(name)]
+    given = [o.dest for o in copy_options if getattr(arguments, o.dest) != o.default]
     try:
         if given and not arguments.shorter_side:
-            raise UserError(f"--{given[0]} is of a copy: give --shorter_side=PIXELS, too")
+            raise UserError(f"--{given[0]} applies to a copy: also give --shorter_side=PIXELS")
         print(_copy(arguments) if arguments.shorter_side else _download(arguments))
         return 0
     except UserError as error:
@@ -56,73 +61,56 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _copy(arguments) -> str:
+    """Makes a copy with smaller images. Returns the line to print."""
     from configs.common import base
-    from input_pipeline import copies, sources, stream, tfds_arrays
+    from input_pipeline import copies, sources, stream
+    from input_pipeline.copy_info import CopyInfo
+    from input_pipeline.tfds_sets import PreparedSet
 
     if arguments.shorter_side < 1:
         raise UserError(f"--shorter_side={arguments.shorter_side}: must be 1 or more")
     if not 1 <= arguments.quality <= 100:
         raise UserError(f"--quality={arguments.quality}: must be in 1 .. 100")
     dataset = base().dataset
-    dataset.data_dir, dataset.name = arguments.data_dir, arguments.name
     folder = pathlib.Path(arguments.name).expanduser()
     if folder.is_dir():
         dataset.name, dataset.data_dir = sources.FOLDER, str(folder)
         dataset.test_fraction = arguments.test_fraction
         source, names = folder.resolve().name, ["train", "test"]
     else:
-        directory = sources.tfds_directory(dataset)
-        source = arguments.name
-        names = list(tfds_arrays.builder(source, directory).info.splits)
-        if source in sources.UNLABELLED_TEST:
-            names.remove("test")
+        source = dataset.name = arguments.name
+        dataset.data_dir = arguments.data_dir
+        names = PreparedSet.find(source, arguments.data_dir).labelled_splits()
     if not arguments.out and not arguments.data_dir:
-        raise UserError("where shall the copy go? Give --out=DIR")
+        raise UserError("no folder for the copy: give --out=DIR")
     splits = {name: sources.load(dataset, name) for name in names}
-    made, written = copies.make(
-        splits,
+    copy = CopyInfo(
         source,
-        pathlib.Path(arguments.out or arguments.data_dir).expanduser(),
         arguments.shorter_side,
         arguments.square,
         0 if arguments.raw else arguments.quality,
         arguments.on_bad_image,
-        arguments.processes or stream.cores(),
+        {name: len(split) for name, split in splits.items()},
     )
-    parts = ", ".join(f"{count:,} {name}" for name, count in written.items())
+    out = pathlib.Path(arguments.out or arguments.data_dir).expanduser()
+    directory, counts = copies.make(splits, copy, out, arguments.processes or stream.cores())
+    examples = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     return (
-        f"prepared: {made} ({parts}): train with --config.dataset.name={made.parent.name}"
-        f" --config.dataset.data_dir={made.parents[1]}"
+        f"prepared: {directory} ({examples}): train with"
+        f" --config.dataset.name={directory.parent.name}"
+        f" --config.dataset.data_dir={directory.parents[1]}"
     )
 
 
 def _download(arguments) -> str:
-    import tensorflow_datasets as tfds
+    """Downloads and prepares a set through TFDS. Returns the line to print."""
+    from input_pipeline import tfds_sets
 
-    from configs.common import base
-    from input_pipeline import sources
-
-    directory = pathlib.Path(arguments.data_dir).expanduser() if arguments.data_dir else None
-    try:
-        builder = tfds.builder(arguments.name, data_dir=directory, file_format="array_record")
-    except Exception as error:  # also of names that it cannot parse
-        if pathlib.Path(arguments.name).expanduser().is_dir():
-            raise UserError(
-                f"{arguments.name} is a folder, which training reads as it is; for a copy with"
-                " smaller images give --shorter_side=PIXELS"
-            ) from error
-        if not isinstance(error, tfds.core.DatasetNotFoundError):
-            raise UserError(f"cannot set up {arguments.name} ({one_line(error)})") from error
-        raise UserError(
-            f"{arguments.name!r} is neither a set in TFDS's catalogue nor a folder here: give the"
-            " name or path of one"
-        ) from error
+    builder = _builder(arguments)
     if pathlib.Path(builder.data_dir, "dataset_info.json").exists():
-        return f"already there: {builder.data_dir}"
-    dataset = base().dataset
-    dataset.data_dir = arguments.data_dir
-    manual = sources.tfds_root(dataset) / "downloads" / "manual"  # TFDS's rule
-    _check_placed_by_hand(builder.name, manual)
+        return f"already prepared: {builder.data_dir}"
+    manual = tfds_sets.root(arguments.data_dir) / "downloads" / "manual"  # TFDS's rule
+    _check_manual_files(builder.name, manual)
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
@@ -132,11 +120,11 @@ def _download(arguments) -> str:
     try:
         builder.download_and_prepare()
     except Exception as error:  # no network, no space, a server's error
-        by_hand = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
-        if by_hand and not (manual.is_dir() and any(manual.iterdir())):
+        instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+        if instructions and not (manual.is_dir() and any(manual.iterdir())):
             raise UserError(
-                f"{arguments.name} takes files that you put into {manual}, which is empty:"
-                f" {' '.join(by_hand.split())[:400]}"
+                f"{arguments.name} needs files that you put into {manual}, which is empty:"
+                f" {' '.join(instructions.split())[:400]}"
             ) from error
         raise UserError(
             f"could not download and prepare {arguments.name} ({one_line(error)}): check the"
@@ -145,15 +133,36 @@ def _download(arguments) -> str:
     return f"prepared: {builder.data_dir}"
 
 
-# What the user has to place, of sets that TFDS does not download. Without this TFDS would prepare
-# one split without the other, too, with which no run begins.
+def _builder(arguments):
+    """TFDS's builder of the set. Raises UserError if TFDS has no such set."""
+    import tensorflow_datasets as tfds
+
+    directory = pathlib.Path(arguments.data_dir).expanduser() if arguments.data_dir else None
+    try:
+        return tfds.builder(arguments.name, data_dir=directory, file_format="array_record")
+    except Exception as error:  # also for names that TFDS cannot parse
+        if pathlib.Path(arguments.name).expanduser().is_dir():
+            raise UserError(
+                f"{arguments.name} is a folder, which training reads directly; for a copy with"
+                " smaller images give --shorter_side=PIXELS"
+            ) from error
+        if not isinstance(error, tfds.core.DatasetNotFoundError):
+            raise UserError(f"cannot set up {arguments.name} ({one_line(error)})") from error
+        raise UserError(
+            f"{arguments.name!r} is neither a set in TFDS's catalogue nor a folder: give the name"
+            " or path of one"
+        ) from error
+
+
+# Files that the user has to download. Given only one of them, TFDS would prepare one split only,
+# which training refuses.
 _IMAGENET = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
-BY_HAND = {"imagenet2012": _IMAGENET, "imagenet2012_subset": _IMAGENET}
+MANUAL_FILES = {"imagenet2012": _IMAGENET, "imagenet2012_subset": _IMAGENET}
 
 
-def _check_placed_by_hand(name: str, manual: pathlib.Path) -> None:
-    """Raises UserError where a set of BY_HAND lacks files. manual: where TFDS looks for them."""
-    missing = [file for file in BY_HAND.get(name, ()) if not (manual / file).is_file()]
+def _check_manual_files(name: str, manual: pathlib.Path) -> None:
+    """Raises UserError if a set of MANUAL_FILES lacks files in the folder `manual`."""
+    missing = [file for file in MANUAL_FILES.get(name, ()) if not (manual / file).is_file()]
     if missing:
         raise UserError(
             f"{name} cannot be downloaded without an account at image-net.org: put"

@@ -1,6 +1,6 @@
-"""TFDS sets that stay on the disk: images of any size, decoded as they are asked for.
+"""Splits of TFDS sets that stay on disk: images of any size, decoded when needed.
 
-Reads the `array_record` format by random access through `tfds.data_source`: no TensorFlow.
+Records are read by random access through `tfds.data_source`, without TensorFlow.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ import threading
 import numpy as np
 
 from errors import UserError, one_line
-from input_pipeline import tfds_arrays
 from input_pipeline.split import Info, Split
+from input_pipeline.tfds_sets import PreparedSet
 
 try:
     import resource
@@ -24,9 +24,9 @@ _OPEN_FILES = 65_536
 
 
 def _allow_open_files() -> None:
-    """Raises this process's limit of open files as far as it may.
+    """Raises this process's limit of open files as far as allowed.
 
-    One stays open for each shard of a set: ImageNet has 1,024, which is also the usual limit.
+    One file stays open for each shard of a set: ImageNet has 1,024, which is also the usual limit.
     """
     if resource is None:
         return
@@ -39,7 +39,7 @@ def _allow_open_files() -> None:
 
 @dataclasses.dataclass
 class RecordSplit(Split):
-    """One split. Pickles (a worker process opens the files anew); safe to read from threads."""
+    """A split of the set in `directory`. Can be pickled: a worker process opens its own files."""
 
     info: Info
     directory: pathlib.Path
@@ -52,52 +52,50 @@ class RecordSplit(Split):
     def __getstate__(self) -> dict:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    @property
-    def _features(self):
-        """i -> the features of example i by name, as they are stored."""
-        if "opened" not in self.__dict__:
+    def _features(self, i: int):
+        """The stored features of example i, by name. The first call opens the files."""
+        if "_source" not in self.__dict__:
             with _LOCK:
-                if "opened" not in self.__dict__:  # by another thread, meanwhile
-                    self.__dict__["opened"] = self._open()
-        return self.__dict__["opened"]
+                if "_source" not in self.__dict__:  # no other thread has opened them meanwhile
+                    self.__dict__["_source"] = self._open()
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        return tf_example_pb2.Example.FromString(self.__dict__["_source"][i]).features.feature
 
     def _open(self):
         import tensorflow_datasets as tfds
-        from tensorflow_datasets.proto import tf_example_pb2
 
         _allow_open_files()
-        builder = tfds_arrays.builder(self.info.name, self.directory)
-        # TFDS's own parsing takes twice the time, and the threads take turns in it.
+        builder = PreparedSet(self.info.name, self.directory).builder
+        # TFDS's own parsing takes twice the time and does not run in parallel threads.
         method = tfds.decode.DeserializeMethod.RAW_BYTES
-        source = builder.as_data_source(split=self.split, deserialize_method=method)
-        return lambda i: tf_example_pb2.Example.FromString(source[i]).features.feature
+        return builder.as_data_source(split=self.split, deserialize_method=method)
 
     def read(self, i: int) -> tuple[bytes | np.ndarray, int, str]:
-        """The image, the label, and words for an error message.
-
-        The image is encoded, or of a raw copy uint8 RGB [height, width, 3], read-only.
+        """See `Split.read`. The image of a raw copy is uint8 RGB [height, width, 3], read-only.
 
         Raises UserError for damaged or missing record files.
         """
-        where = f"example {i} of {self.info.name} {self.split}"
+        name = f"example {i} of {self.info.name} {self.split}"
         try:
             features = self._features(i)
             if "image" in features:
                 image = features["image"].bytes_list.value[0]
-            else:  # a raw copy's
+            else:  # a raw copy
                 shape = features["image/shape"].int64_list.value
                 values = features["image/value"].bytes_list.value[0]
                 image = np.frombuffer(values, np.uint8).reshape(shape)
             label = features["label"].int64_list.value[0]
-        except Exception as error:  # TFDS's and array_record's many kinds
+        except Exception as error:  # TFDS and array_record raise many types
             if "Too many open files" in str(error):
                 raise UserError(
-                    f"too many files are open to read {where} in {self.directory}: raise the limit"
-                    " (`ulimit -n 4096`), then run the same command again"
+                    f"cannot read {name} in {self.directory}: too many files are open; raise the"
+                    " limit (`ulimit -n 4096`), then run the same command again"
                 ) from error
             raise UserError(
-                f"cannot read {where} in {self.directory} ({one_line(error)}): prepare it again"
+                f"cannot read {name} in {self.directory} ({one_line(error)}): prepare it again"
             ) from error
-        names = self.info.class_names
-        name = f"{where} (class {names[label]})" if 0 <= label < len(names) else where
+        class_names = self.info.class_names
+        if 0 <= label < len(class_names):
+            name = f"{name} (class {class_names[label]})"
         return image, label, name

@@ -1,24 +1,23 @@
-"""Where examples come from, by name: the digits, a folder of images, a set that TFDS prepared.
+"""Data sets by name: the digits, a folder of images, or a set that TFDS prepared.
 
-Sets of one small image size are arrays in memory; the others are read as examples are asked for.
-`check` costs milliseconds and imports nothing heavy, so that a missing data set is reported at
-once; `load` opens a split, or decodes it (or reads the cache of that).
+`dataset` is the section of that name of a config, here and in every function below. A split is held
+in memory if its images have one size and are small enough; otherwise images are read when needed.
 """
 
 import math
-import os
 import pathlib
 
 from errors import UserError
 from input_pipeline import digits, folder
+from input_pipeline.records import RecordSplit
 from input_pipeline.split import ArraySplit, Info, Split
+from input_pipeline.tfds_sets import PreparedSet
 
 DIGITS, FOLDER = "digits", folder.NAME
-UNLABELLED_TEST = ("imagenet2012", "places365_small")  # TFDS gives all of these the label -1
-_MOST_BYTES = 2**32  # of a split's images in memory
+_LARGEST_IN_MEMORY = 2**32  # bytes of a split's images
 
-# Image shape (zeros: images differ in size) and class names of sets that --mode=summary knows
-# without having them.
+# Image shape (zeros: images differ in size) and class names of sets that --mode=summary can
+# describe before they are prepared.
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 KNOWN = {
     "mnist": ((28, 28, 1), tuple("0123456789")),
@@ -27,113 +26,82 @@ KNOWN = {
 }
 
 
-def tfds_root(dataset) -> pathlib.Path:
-    """`dataset.data_dir`, or TFDS's own rule where it is empty."""
-    root = dataset.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(root).expanduser()
+def _prepared(dataset) -> PreparedSet:
+    return PreparedSet.find(dataset.name, dataset.data_dir)
 
 
-def tfds_directory(dataset) -> pathlib.Path:
-    """The newest prepared version of a TFDS set. Raises UserError where there is none.
-
-    dataset.name may name a config ("imagenette/160px"); else the one that is there is taken.
-    """
-    root = tfds_root(dataset)
-    name, _, config = dataset.name.partition("/")
-
-    def version(path: pathlib.Path) -> tuple[int, ...]:
-        return tuple(int(part) for part in path.parent.name.split(".") if part.isdigit())
-
-    found = sorted((root / name).joinpath(config).glob("*/dataset_info.json"), key=version)
-    if not found and not config:
-        found = sorted((root / name).glob("*/*/dataset_info.json"), key=version)
-        configs = sorted({path.parents[1].name for path in found})
-        if len(configs) > 1:
-            raise UserError(
-                f"{root / name} has several configs: choose one by --config.dataset.name="
-                + " or ".join(f"{name}/{config}" for config in configs)
-            )
-    if not found:
-        raise UserError(
-            f"no data set {dataset.name!r} in {root}: run `python -m input_pipeline.prepare"
-            f" {dataset.name} --data_dir={root}` on a connected machine, or say where it is with"
-            " --config.dataset.data_dir=DIR"
-        )
-    return found[-1].parent
+def _folder(dataset) -> folder.ImageFolder:
+    return folder.ImageFolder(dataset.data_dir, dataset.train_split, dataset.test_fraction)
 
 
 def directory(dataset) -> pathlib.Path | None:
-    """The folder that holds the set's files; None for the embedded one, which has none.
+    """The folder that holds the set's files; None for the digits, which are embedded.
 
-    Raises UserError, within milliseconds, if the configured data set is not there.
+    Raises UserError, within milliseconds, if the configured data set does not exist.
     """
+    if dataset.name == DIGITS:
+        return None
     if dataset.name == FOLDER:
-        folder.dataset_info(dataset)
+        _folder(dataset).dataset_info()
         return pathlib.Path(dataset.data_dir).expanduser()
-    return None if dataset.name == DIGITS else tfds_directory(dataset)
+    return _prepared(dataset).directory
 
 
 def check(dataset) -> None:
-    """Raises UserError, within milliseconds, if the configured data set is not there."""
+    """Raises UserError, within milliseconds, if the configured data set does not exist."""
     directory(dataset)
 
 
 def dataset_info(dataset) -> Info:
-    """The data set's image shape and class names, without reading an example."""
+    """The data set's image shape and class names, without reading an example.
+
+    Raises UserError if the set does not exist (unless it is KNOWN) or cannot be read.
+    """
     if dataset.name == DIGITS:
         return Info(DIGITS, digits.IMAGE_SHAPE, digits.CLASS_NAMES)
     if dataset.name == FOLDER:
-        return folder.dataset_info(dataset)
+        return _folder(dataset).dataset_info()
     try:
-        directory = tfds_directory(dataset)
+        prepared = _prepared(dataset)
     except UserError:
         if dataset.name not in KNOWN:
             raise
         return Info(dataset.name, *KNOWN[dataset.name])
-    from input_pipeline import tfds_arrays
-
-    return tfds_arrays.dataset_info(dataset.name, directory)
+    return prepared.dataset_info()
 
 
 def split_name(dataset, split: str) -> str:
-    """The set's own name of a split: what "test" is called where there is none with labels.
+    """The set's own name of a split.
 
-    "validation" for sets that have that alone, and for ImageNet, whose test has no labels.
+    "test" is "validation" if the set has no labelled test split, as ImageNet.
     """
     if split != "test" or dataset.name in (DIGITS, FOLDER):
         return split
-    from input_pipeline import tfds_arrays
-
-    splits = tfds_arrays.builder(dataset.name, tfds_directory(dataset)).info.splits
-    has_test = "test" in splits and dataset.name not in UNLABELLED_TEST
-    return split if has_test or "validation" not in splits else "validation"
+    names = _prepared(dataset).labelled_splits()
+    return "validation" if "test" not in names and "validation" in names else split
 
 
 def load(dataset, split: str) -> Split:
-    """One split ("train[:45000]" and the like for TFDS sets), in memory if it is small enough.
+    """One split. split: a name (see `split_name`); for TFDS sets also "train[:45000]" etc.
 
-    split: see also `split_name`. Raises UserError for a missing set, an unknown split, or an
-    empty one.
+    Raises UserError for a missing set, an unknown or empty split, and labels out of range.
     """
-    info = dataset_info(dataset)
     if dataset.name == FOLDER:
-        return folder.load(dataset, split)
+        return _folder(dataset).load(split)
+    info = dataset_info(dataset)
     if dataset.name == DIGITS:
         images, labels = digits.load(split)
     else:
-        from input_pipeline import records, tfds_arrays
-
-        split = split_name(dataset, split)
-        directory = tfds_directory(dataset)
-        count = tfds_arrays.count(dataset.name, directory, split)
+        split, prepared = split_name(dataset, split), _prepared(dataset)
+        count = prepared.count(split)
         if count == 0:
             raise UserError(f"split {split!r} of {dataset.name} is empty: choose another split")
-        if 0 in info.image_shape or count * math.prod(info.image_shape) > _MOST_BYTES:
-            return records.RecordSplit(info, directory, split, count)
-        images, labels = tfds_arrays.load(dataset.name, directory, split, dataset.cache_dir)
+        if 0 in info.image_shape or count * math.prod(info.image_shape) > _LARGEST_IN_MEMORY:
+            return RecordSplit(info, prepared.directory, split, count)
+        images, labels = prepared.arrays(split, dataset.cache_dir)
     if labels.min() < 0 or labels.max() >= info.num_classes:
         raise UserError(
-            f"{dataset.name}: labels run from {labels.min()} to {labels.max()}, but it names"
-            f" {info.num_classes} classes: prepare the data set again"
+            f"{dataset.name}: labels run from {labels.min()} to {labels.max()}, but it has"
+            f" {info.num_classes} class names: prepare the data set again"
         )
     return ArraySplit(info, images, labels)

@@ -237,7 +237,7 @@ def test_preparing_an_unknown_set_is_one_line(tmp_path):
 
 def test_no_tensorflow_in_a_training_process():
     code = (
-        "import sys, train_lib.train, train_lib.commands.evaluate, input_pipeline.tfds_arrays,"
+        "import sys, train_lib.train, train_lib.commands.evaluate, input_pipeline.tfds_sets,"
         " tensorflow_datasets; sys.exit('tensorflow' in sys.modules)"
     )
     assert run(code, module=("-c",)).returncode == 0

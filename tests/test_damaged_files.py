@@ -25,8 +25,9 @@ from PIL import Image
 
 from configs import mlp
 from errors import UserError, printable
-from input_pipeline import copies, decode, images, views
+from input_pipeline import copy_info, decode, images, views
 from input_pipeline import statistics as statistics_lib
+from input_pipeline.copy_info import CopyInfo
 from train_lib import config as config_lib
 from train_lib import experiment, recorder, warm_start
 from train_lib import workdir as workdir_lib
@@ -245,7 +246,7 @@ RECORDS = [
     {"step": 4, "epoch": 0.5, "train/loss": 2.0, "train/top1_error": 0.9},
     {"step": 8, "epoch": 1.0, "train/loss": 1.5, "test/loss": 1.2, "test/top1_error": 0.5},
 ]
-PLAN = copies.Plan("photos", 256, False, 95, "error", {"train": 10, "test": 2})
+COPY = CopyInfo("photos", 256, False, 95, "error", {"train": 10, "test": 2})
 
 
 def _folder_files() -> dict[str, bytes]:
@@ -259,7 +260,7 @@ def _folder_files() -> dict[str, bytes]:
         workdir_lib.DATASET: json.dumps(description).encode(),
         workdir_lib.STATISTICS: statistics,
         recorder.FILE: "".join(json.dumps(record) + "\n" for record in RECORDS).encode(),
-        copies.FILE: json.dumps(PLAN.describe()).encode(),
+        copy_info.FILE: json.dumps(dataclasses.asdict(COPY)).encode(),
     }
 
 
@@ -326,14 +327,14 @@ def test_a_header_that_lost_rows_or_its_kind_is_noticed(old, new, tmp_path):
         workdir_lib.statistics(tmp_path)
 
 
-@given(of(copies.FILE))
+@given(of(copy_info.FILE))
 def test_a_damaged_description_of_a_copy_is_one_or_refused(content):
     def read(root):
-        found = copies.read(root)
-        assert found.words
-        found.check(VIEW)
+        copy = copy_info.read(root)
+        assert copy.description
+        copy.check_view(VIEW)
 
-    check(copies.FILE, content, read)
+    check(copy_info.FILE, content, read)
 
 
 @given(of(recorder.FILE))

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
 from PIL import Image
 
-from configs import common, lenet5, mlp
+from configs import lenet5, mlp
 from errors import UserError, printable
-from input_pipeline import cache, copies, folder
+from input_pipeline import cache, copies
+from input_pipeline.copy_info import CopyInfo
+from input_pipeline.folder import ImageFolder
 from train_lib import config as config_lib
 from train_lib import experiment, plans, workdir
 from train_lib.commands import flag_errors
@@ -141,7 +143,7 @@ def test_no_name_leads_out_of_the_folder(dataset, split, ensemble):
     name = result_files.name_of(asked | {"ensemble": ensemble})
     with tempfile.TemporaryDirectory() as root:
         name += cache.file_name(pathlib.Path(root), (dataset, split), (dataset, split))
-    name += copies.name_of(dataset, 256, True, 0)
+    name += CopyInfo(dataset, 256, True, 0, "error", {}).name
     assert not set(name) & set("/\\\0\n") and not name.startswith(".")
     name.encode()
     with tempfile.TemporaryDirectory() as root:
@@ -166,11 +168,10 @@ def test_a_folder_of_any_names_is_a_data_set_or_refused(classes, picture):
                         file.write(stream.getvalue())
             except (FileExistsError, OSError):  # a file system that takes no such name
                 return
-        dataset = common.base().dataset
-        dataset.update({"name": "folder", "data_dir": f"{root}/data", "test_fraction": 0.5})
+        dataset = ImageFolder(f"{root}/data", test_fraction=0.5)
         before = everything(root)
         with refusals():
-            split = folder.load(dataset, "test")
+            split = dataset.load("test")
             names = split.info.class_names
             for i in range(len(split)):
                 content, label, where = split.read(i)
@@ -210,7 +211,7 @@ def test_a_sheet_takes_any_caption(captions):
 @pytest.mark.parametrize("split", ["../train", "a/b", "", ".", "a\nb", "/"])
 def test_a_copy_has_no_file_named_after_such_a_split(split, tmp_path):
     with pytest.raises(UserError, match="has a split called"):
-        copies.make({split: []}, "photos", tmp_path, 256, False, 95, "error", 1)
+        copies.make({split: []}, CopyInfo("photos", 256, False, 95, "error", {}), tmp_path, 1)
     assert not everything(tmp_path)
 
 

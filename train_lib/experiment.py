@@ -125,7 +125,7 @@ def build(
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
     reading = stream.Reading.from_sections(config.dataset, config.view)
     if info.copy:
-        info.copy.check(reading.view)
+        info.copy.check_view(reading.view)
     side = config.view.size
     image_shape = (side, side, info.image_shape[2]) if side else info.image_shape
     input_shape = output_shape(config.preprocess, image_shape)

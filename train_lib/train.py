@@ -196,7 +196,7 @@ def _announce(exp, plan, workdir, parameters, origin, train_split, test_split, s
     """Prints what is about to run."""
     config, count = exp.config, parallel.global_device_count(exp.devices)
     together = f", {processes.count()} processes" if processes.count() > 1 else ""
-    copy = f" ({exp.info.copy.words})" if exp.info.copy else ""
+    copy = f" ({exp.info.copy.description})" if exp.info.copy else ""
     console.opening_block(
         {
             "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",

@@ -11,7 +11,8 @@ from conftest import tiny_config
 from PIL import Image
 
 from errors import UserError
-from input_pipeline import copies, prepare, sources
+from input_pipeline import copies, copy_info, prepare, sources
+from input_pipeline.tfds_sets import PreparedSet
 from input_pipeline.views import View, cut
 
 SIZES = [(80, 60), (60, 90), (50, 40), (30, 20), (64, 64), (41, 120), (200, 100)]  # width, height
@@ -59,7 +60,7 @@ def test_a_copy_is_a_set_with_smaller_images(photographs, tmp_path, capsys):
     )
     copied = opened(tmp_path / "out", "my_photos_40", "train")
     assert copied.info.class_names == ("cat", "dog")
-    assert "a shorter side of 40 pixels" in copied.info.copy.words
+    assert "a shorter side of 40 pixels" in copied.info.copy.description
     assert len(opened(tmp_path / "out", "my_photos_40", "test")) == len(SIZES)
     assert len(opened(tmp_path / "out", "my_photos_40", "train[:3]")) == 3
 
@@ -94,7 +95,7 @@ def test_a_raw_copy_holds_the_pixels_themselves(photographs, tmp_path, capsys):
     overrides = {"dataset.name": "folder", "dataset.data_dir": str(photographs)}
     original = sources.load(tiny_config(**overrides).dataset, "train")
     copied = opened(tmp_path, "my_photos_40_raw", "train")
-    assert "40 pixels, not encoded" in copied.info.copy.words
+    assert "40 pixels, not encoded" in copied.info.copy.description
     assert len(copied) == len(original)
     view = View.from_config(tiny_config(**{"view.size": 20, "view.train_scale": (30, 30)}).view)
     for i in range(len(original)):
@@ -148,7 +149,7 @@ def contents(out):
     return [split.read(i)[:2] for split in splits for i in range(len(split))]
 
 
-def test_an_interrupted_copy_goes_on(photographs, tmp_path, monkeypatch):
+def test_an_interrupted_copy_is_resumed(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(copies, "SHARD", 3)
     assert run(photographs, tmp_path) == 0
     folder = tmp_path / "my_photos_40" / "1.0.0"
@@ -168,7 +169,7 @@ def test_an_interrupted_copy_goes_on(photographs, tmp_path, monkeypatch):
 def test_other_settings_are_refused(photographs, tmp_path, capsys):
     assert run(photographs, tmp_path) == 0
     assert run(photographs, tmp_path, "--quality=50") == 2
-    assert "was begun as another copy" in capsys.readouterr().err
+    assert "already holds another copy" in capsys.readouterr().err
     for flags, said in (
         (["--quality=0"], "must be in 1 .. 100"),
         (["--shorter_side=-3"], "must be 1 or more"),
@@ -191,7 +192,7 @@ def test_unreadable_images(photographs, tmp_path, capsys):
 
 def test_a_copy_of_another_version_is_refused(photographs, tmp_path):
     assert run(photographs, tmp_path) == 0
-    path = tmp_path / "my_photos_40" / "1.0.0" / copies.FILE
+    path = tmp_path / "my_photos_40" / "1.0.0" / copy_info.FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
     with pytest.raises(UserError, match="prepared by another version"):
         opened(tmp_path, "my_photos_40", "train")
@@ -222,10 +223,10 @@ def test_the_part_for_testing_and_the_config_are_found(photographs, tmp_path):
     version.rename(tmp_path / "moved")
     (root / "full").mkdir()
     (tmp_path / "moved").rename(root / "full" / "1.0.0")
-    assert sources.tfds_directory(section) == root / "full" / "1.0.0"
+    assert PreparedSet.find(section.name, section.data_dir).directory == root / "full" / "1.0.0"
     (root / "half" / "1.0.0").mkdir(parents=True)
     (root / "half" / "1.0.0" / "dataset_info.json").write_text("{}")
     with pytest.raises(UserError, match="my_photos_40/full or my_photos_40/half"):
-        sources.tfds_directory(section)
+        PreparedSet.find(section.name, section.data_dir)
     section.name = "my_photos_40/full"
-    assert sources.tfds_directory(section) == root / "full" / "1.0.0"
+    assert PreparedSet.find(section.name, section.data_dir).directory == root / "full" / "1.0.0"

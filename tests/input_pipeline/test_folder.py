@@ -4,14 +4,14 @@ import math
 import os
 import pickle
 import threading
-import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from errors import UserError
-from input_pipeline import decode, folder
+from input_pipeline import decode
+from input_pipeline.folder import ImageFolder
 from input_pipeline.split import Info
 
 
@@ -25,14 +25,8 @@ def fill(root, tree):
     return root
 
 
-def dataset(root, fraction=0.0, train="train", test="test"):
-    return types.SimpleNamespace(
-        name="folder",
-        data_dir=str(root),
-        train_split=train,
-        test_split=test,
-        test_fraction=fraction,
-    )
+def dataset(root, fraction=0.0, train="train"):
+    return ImageFolder(str(root), train, fraction)
 
 
 TREE = {
@@ -48,9 +42,9 @@ def names(files):
 
 
 def test_classes_labels_and_order(tmp_path):
-    files = folder.load(dataset(fill(tmp_path, TREE)), "train")
+    files = dataset(fill(tmp_path, TREE)).load("train")
     assert files.info == Info("folder", (0, 0, 3), ("cat", "dog"))
-    assert folder.dataset_info(dataset(tmp_path)) == files.info
+    assert dataset(tmp_path).dataset_info() == files.info
     assert names(files) == [
         "cat/10.jpeg",
         "cat/2.BMP",
@@ -74,42 +68,42 @@ def test_a_picture_comes_through(tmp_path):
     fill(tmp_path, {"train/a": [], "train/b": ["x.png"]})
     picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     Image.fromarray(picture).save(tmp_path / "train/a/1.png")
-    content, label, _ = folder.load(dataset(tmp_path), "train").read(0)
+    content, label, _ = dataset(tmp_path).load("train").read(0)
     np.testing.assert_array_equal(decode.decode(content), picture)
     assert label == 0
 
 
 def test_other_files_are_left_out(tmp_path):
     fill(tmp_path, TREE)
-    wanted = names(folder.load(dataset(tmp_path), "train"))
+    wanted = names(dataset(tmp_path).load("train"))
     more = {
         "train/cat": [".hidden.jpg", "notes.txt", "jpg", ".git/x.jpg", "a.jpg.part"],
         "train": ["readme.md", "stray.jpg"],
         "train/.cache": ["y.jpg"],
     }
-    assert names(folder.load(dataset(fill(tmp_path, more)), "train")) == wanted
+    assert names(dataset(fill(tmp_path, more)).load("train")) == wanted
 
 
 @pytest.mark.parametrize("where", ["test", "val", "validation"])
 def test_the_test_split_has_three_names(where, tmp_path):
     fill(tmp_path, {"train/a": ["1.jpg"], "train/b": ["2.jpg"], f"{where}/b": ["3.jpg"]})
-    files = folder.load(dataset(tmp_path), "test")
+    files = dataset(tmp_path).load("test")
     assert names(files) == ["b/3.jpg"]
     assert files.labels.tolist() == [1]  # the training part numbers the classes
 
 
 def test_a_test_folder_without_classes_does_not_hide_the_validation_folder(tmp_path):
     fill(tmp_path, {**TREE, "test": ["unlabelled.jpg"]})
-    assert folder.load(dataset(tmp_path), "test").root.endswith("val")
+    assert dataset(tmp_path).load("test").root.endswith("val")
     fill(tmp_path, {"test/cat": ["t.jpg"]})
-    assert folder.load(dataset(tmp_path), "test").root.endswith("test")
+    assert dataset(tmp_path).load("test").root.endswith("test")
 
 
 def test_other_split_names_are_folders(tmp_path):
     fill(tmp_path, {"fit/a": ["1.jpg"], "fit/b": ["2.jpg"], "odd/a": ["3.jpg"]})
-    where = dataset(tmp_path, train="fit", test="odd")
-    assert names(folder.load(where, "fit")) == ["a/1.jpg", "b/2.jpg"]
-    assert names(folder.load(where, "odd")) == ["a/3.jpg"]
+    where = dataset(tmp_path, train="fit")
+    assert names(where.load("fit")) == ["a/1.jpg", "b/2.jpg"]
+    assert names(where.load("odd")) == ["a/3.jpg"]
 
 
 # ------------------------------------------------------------------------------ one folder
@@ -121,7 +115,7 @@ def one_folder(root, sizes):
 
 def test_a_fraction_splits_each_class(tmp_path):
     where = dataset(one_folder(tmp_path, {"a": 1000, "b": 500}), 0.2)
-    train, test = (folder.load(where, split) for split in ("train", "test"))
+    train, test = (where.load(split) for split in ("train", "test"))
     assert not set(names(train)) & set(names(test))
     assert len(train) + len(test) == 1500
     for label, count in ((0, 1000), (1, 500)):
@@ -133,19 +127,19 @@ def test_a_fraction_splits_each_class(tmp_path):
 
 def test_more_files_move_no_other(tmp_path):
     where = dataset(one_folder(tmp_path, {"a": 100, "b": 100}), 0.3)
-    before = set(names(folder.load(where, "test")))
+    before = set(names(where.load("test")))
     one_folder(tmp_path, {"a": 300, "b": 100, "c": 10})
-    after = set(names(folder.load(where, "test")))
+    after = set(names(where.load("test")))
     old = {f"{c}/{i}.jpg" for c in "ab" for i in range(100)}
     assert after & old == before
     copy = one_folder(tmp_path / "elsewhere", {"a": 100, "b": 100})
-    assert set(names(folder.load(dataset(copy, 0.3), "test"))) == before
+    assert set(names(dataset(copy, 0.3).load("test"))) == before
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
 def test_each_part_has_each_class_where_there_are_two_files(fraction, tmp_path):
     where = dataset(one_folder(tmp_path, {"a": 2, "b": 9, "single": 1}), fraction)
-    train, test = (folder.load(where, split) for split in ("train", "test"))
+    train, test = (where.load(split) for split in ("train", "test"))
     assert set(train.labels) == {0, 1, 2}
     assert set(test.labels) == {0, 1}
     assert len(train) + len(test) == 12
@@ -153,7 +147,7 @@ def test_each_part_has_each_class_where_there_are_two_files(fraction, tmp_path):
 
 def test_a_class_may_be_called_train(tmp_path):
     where = dataset(one_folder(tmp_path, {"train": 20, "plane": 20}), 0.5)
-    assert folder.load(where, "train").info.class_names == ("plane", "train")
+    assert where.load("train").info.class_names == ("plane", "train")
 
 
 # ------------------------------------------------------------------------------ links, workers
@@ -168,7 +162,7 @@ def test_links_are_followed_and_circles_end(tmp_path):
     os.symlink(tmp_path, cat / "all")
     os.symlink("itself", cat / "itself")
     os.symlink(tmp_path / "train" / "dog", tmp_path / "train" / "hound")
-    files = folder.load(dataset(tmp_path), "train")
+    files = dataset(tmp_path).load("train")
     found = names(files)
     assert files.info.class_names == ("cat", "dog", "hound")
     assert {"cat/link.jpg", "cat/10.jpeg", "hound/b.jpg"} <= set(found)
@@ -180,7 +174,7 @@ def test_links_are_followed_and_circles_end(tmp_path):
 def test_a_link_to_nothing_is_an_error_that_names_it(tmp_path):
     fill(tmp_path, TREE)
     os.symlink(tmp_path / "gone.jpg", tmp_path / "train" / "cat" / "1.jpg")
-    files = folder.load(dataset(tmp_path), "train")
+    files = dataset(tmp_path).load("train")
     with pytest.raises(FileNotFoundError, match=r"cat/1\.jpg"):
         files.read(0)
 
@@ -189,7 +183,7 @@ def test_unusual_names(tmp_path):
     fill(tmp_path, {"train/ä ö": ["ü\n.jpg", "日本.jpg"], "train/b": ["x.jpg"]})
     with open(os.fsencode(tmp_path / "train" / "b") + b"/\xff.jpg", "wb") as file:
         file.write(b"not UTF-8")
-    files = folder.load(dataset(tmp_path), "train")
+    files = dataset(tmp_path).load("train")
     assert sorted(files.read(i)[0] for i in range(4)) == sorted(
         [b"not UTF-8", b"x.jpg", "ü\n.jpg".encode(), "日本.jpg".encode()]
     )
@@ -197,7 +191,7 @@ def test_unusual_names(tmp_path):
 
 def test_it_can_be_sent_and_read_by_several_threads(tmp_path):
     fill(tmp_path, {f"train/{c}": [f"{i}.jpg" for i in range(50)] for c in "abc"})
-    files = folder.load(dataset(tmp_path), "train")
+    files = dataset(tmp_path).load("train")
     copy = pickle.loads(pickle.dumps(files))
     wanted = [files.read(i) for i in range(150)]
     assert [copy.read(i) for i in range(150)] == wanted
@@ -220,12 +214,12 @@ def test_it_can_be_sent_and_read_by_several_threads(tmp_path):
 
 def refused(where, split, match):
     with pytest.raises(UserError, match=match) as caught:
-        folder.load(where, split)
+        where.load(split)
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_there(tmp_path):
-    refused(dataset(""), "train", "say where the images are")
+    refused(dataset(""), "train", "the folder of images is not set")
     refused(dataset(tmp_path / "no"), "train", "no folder .*no: ")
     (tmp_path / "file").write_text("")
     refused(dataset(tmp_path / "file"), "train", "no folder")
@@ -246,13 +240,15 @@ def test_what_is_not_there(tmp_path):
 
 def test_a_class_folder_without_images(tmp_path):
     fill(tmp_path, {**TREE, "train/cow": ["notes.txt"]})
-    refused(dataset(tmp_path), "train", "no images in .*cow .*: remove the folder or fill it")
+    refused(dataset(tmp_path), "train", "no images in .*cow .*: remove the folder or add")
 
 
 def test_classes_that_training_has_not(tmp_path):
     fill(tmp_path, {**TREE, **{f"val/{c}": ["1.jpg"] for c in "uvwxy"}})
     refused(
-        dataset(tmp_path), "test", r"val has classes that .*train has not \(u, v, w and 2 more\)"
+        dataset(tmp_path),
+        "test",
+        r"val has classes that .*train does not have \(u, v, w and 2 more\)",
     )
 
 

@@ -9,8 +9,9 @@ from conftest import tiny_config
 from PIL import Image
 
 from errors import UserError
-from input_pipeline import decode, digits, images, prepare, sources, tfds_arrays, views
+from input_pipeline import decode, digits, images, prepare, sources, views
 from input_pipeline.split import Info
+from input_pipeline.tfds_sets import PreparedSet
 
 
 def test_digits_split_is_fixed_stratified_and_disjoint():
@@ -95,7 +96,7 @@ def test_tfds_set_is_read_whole_and_then_from_the_cache(small_set, tmp_path, mon
     first = sources.load(dataset, "train")
     assert first.info.class_names == ("a", "b", "c")
     assert by_content(first.images, first.labels) == by_content(pictures, labels)
-    monkeypatch.setattr(tfds_arrays, "_decode", None)  # the second time must not decode
+    monkeypatch.setattr(PreparedSet, "_decode", None)  # the second time must not decode
     second = sources.load(dataset, "train")
     np.testing.assert_array_equal(first.images, second.images)
     np.testing.assert_array_equal(first.labels, second.labels)
@@ -121,7 +122,7 @@ def test_an_unwritable_cache_is_a_warning(small_set, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     loaded = sources.load(section(folder, tmp_path / "file"), "train")
     assert len(loaded) == 23
-    assert "going on without" in capsys.readouterr().err
+    assert "continuing without" in capsys.readouterr().err
 
 
 def test_parts_of_splits_and_wrong_ones(small_set, tmp_path):
@@ -294,8 +295,8 @@ def test_a_failure_names_the_folder_of_files_placed_by_hand(tmp_path, capsys, mo
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("mnist", "--raw"), "--raw is of a copy: give --shorter_side=PIXELS"),
-        ((".",), ". is a folder, which training reads as it is"),
+        (("mnist", "--raw"), "--raw applies to a copy: also give --shorter_side=PIXELS"),
+        ((".",), ". is a folder, which training reads directly"),
     ],
 )
 def test_half_an_order_of_a_copy_is_refused(arguments, said, capsys):

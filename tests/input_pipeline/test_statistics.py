@@ -9,8 +9,9 @@ from PIL import Image
 
 from configs.common import base
 from errors import UserError
-from input_pipeline import sources, statistics, tfds_arrays
+from input_pipeline import sources, statistics
 from input_pipeline.split import ArraySplit, Info
+from input_pipeline.tfds_sets import PreparedSet
 
 
 def photographs(count=40, height=6, width=5):
@@ -202,12 +203,12 @@ def test_damaged_ones_are_made_again(made_set, capsys):
 
 def test_the_decoded_arrays_stay_valid_when_statistics_come_into_their_folder(made_set):
     dataset, folder, _ = made_set
-    before = tfds_arrays._cache_file("made", folder, "train", "")
+    before = PreparedSet("made", folder).cache_file("train", "")
     statistics.find_or_compute(dataset)
     assert stored(folder)
-    assert tfds_arrays._cache_file("made", folder, "train", "") == before
+    assert PreparedSet("made", folder).cache_file("train", "") == before
     (folder / "records").write_text("something else")
-    assert tfds_arrays._cache_file("made", folder, "train", "") != before
+    assert PreparedSet("made", folder).cache_file("train", "") != before
 
 
 def test_the_embedded_set_leaves_no_file(tmp_path, monkeypatch):
