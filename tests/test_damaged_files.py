@@ -5,6 +5,7 @@ traceback, and where the file has a checksum never another value. Numbers of cas
 test_properties.py.
 """
 
+import dataclasses
 import io
 import json
 import pathlib

@@ -219,7 +219,7 @@ def refused(where, split, match):
 
 
 def test_what_is_not_there(tmp_path):
-    refused(dataset(""), "train", "the folder of images is not set")
+    refused(dataset(""), "train", "no folder of images is given")
     refused(dataset(tmp_path / "no"), "train", "no folder .*no: ")
     (tmp_path / "file").write_text("")
     refused(dataset(tmp_path / "file"), "train", "no folder")
@@ -245,11 +245,8 @@ def test_a_class_folder_without_images(tmp_path):
 
 def test_classes_that_training_has_not(tmp_path):
     fill(tmp_path, {**TREE, **{f"val/{c}": ["1.jpg"] for c in "uvwxy"}})
-    refused(
-        dataset(tmp_path),
-        "test",
-        r"val has classes that .*train does not have \(u, v, w and 2 more\)",
-    )
+    match = r"val has classes that .*train does not have \(u, v, w and 2 more\)"
+    refused(dataset(tmp_path), "test", match)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0, math.nan])
