@@ -1,5 +1,6 @@
 """The folder of a run: opened for one config, with the config and class names beside the rest."""
 
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -112,7 +113,7 @@ def describe(
         "train_examples": train_examples,
     }
     if info.copy:
-        description["copy"] = info.copy.describe()
+        description["copy"] = dataclasses.asdict(info.copy)
     write_text(workdir / DATASET, json.dumps(description, indent=2) + "\n")
     path = workdir / STATISTICS
     if statistics is not None and not path.exists():
