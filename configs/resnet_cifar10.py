@@ -27,7 +27,7 @@ Measured: not yet to its end. 20 layers for the first three epochs (--config.epo
 --config.optimizer.momentum_form=pytorch, which is the same as long as the rate stays), on a copy of
 CIFAR-10 whose images went through JPEG compression, so that errors lie well above those of the
 original: after 0.5, 1, ... 3 epochs test error 58.2, 57.2, 40.6, 38.0, 38.8, 33.6 %, training error
-(of the last 72 steps) 31.5 % (docs/resnet20_three_epochs.png).
+(of the last 72 steps) 31.5 % (docs/images/resnet20_three_epochs.png).
 """
 
 from ml_collections import ConfigDict
