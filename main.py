@@ -97,11 +97,11 @@ def _given() -> dict:
 
 def _checked(stop) -> None:
     """The call, once the config is known to be one."""
+    from configs import schema
     from input_pipeline import sources
-    from train_lib import config as config_lib
 
     config = CONFIG.value
-    config_lib.validate(config, _given())
+    schema.validate(config, _given())
     several = DISTRIBUTED.value or COORDINATOR.value
     if MODE.value in ("train", "evaluate") and not several:
         sources.check(config.dataset)  # before the seconds that JAX takes to load
@@ -171,15 +171,15 @@ def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
     """As one of several processes."""
     if MODE.value not in ("train", "evaluate", "predict"):
         raise UserError(f"--mode={MODE.value} is one process's work: leave out --coordinator")
+    from configs import compare
     from input_pipeline import sources
-    from train_lib import config as config_lib
     from train_lib.distributed import processes
 
     place = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, None)
     if DISTRIBUTED.value:
         place = processes.detect()
     coordinator, number, process, devices = place
-    what = config_lib.digest(MODE.value, IMAGES.value, config)
+    what = compare.digest(MODE.value, IMAGES.value, config)
     processes.join(
         coordinator, number, process, what, devices, START_TIMEOUT.value, PEER_TIMEOUT.value
     )

@@ -38,7 +38,7 @@ def get_config(argument: str = "18pct") -> ConfigDict:
     config = base()
     config.model.name = "cuda_convnet"
     config.model.variant = choose("configs/cuda_convnet.py", argument, ARGUMENTS)
-    config.model.initializer = "paper"  # or any rule of configs/common.py for all layers
+    config.model.initializer = "paper"  # or any rule of configs/schema.py for all layers
     config.dataset.name = "cifar10"
     config.preprocess.update({"high": 255.0, "mean": "pixel"})
     config.batch_size = 128

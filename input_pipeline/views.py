@@ -41,7 +41,7 @@ class Box(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The config's `view` section, whose fields it has; `configs.common` says what they mean."""
+    """The config's `view` section, whose fields it has; `configs.schema` says what they mean."""
 
     size: int
     train: str

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from errors import UserError
 from models import alexnet, cuda_convnet, googlenet, layers, lenet, maxout, mlp, resnet, vgg
@@ -166,13 +167,18 @@ def choose(what: str, value: Any, allowed) -> Any:
     raise UserError(f"{what}={value}: {hint}choose one of {', '.join(map(str, allowed))}")
 
 
-def default(name: str, option: str) -> Any:
-    """What a model's option is where a config, as one of an older version, does not have it.
+def defaults(name: str) -> dict[str, Any]:
+    """A model's options with their values in a config of an older version that lacks them."""
+    if name not in MODELS:
+        return {}
+    fields = MODELS[name].constructor.__dataclass_fields__
+    return {option: fields[option].default for option in MODELS[name].allowed() if option in fields}
 
-    None for an option that it has not.
-    """
-    fields = getattr(MODELS[name].constructor, "__dataclass_fields__", {}) if name in MODELS else {}
-    return fields[option].default if option in fields else None
+
+def upgrade(section: ConfigDict) -> None:
+    """Adapts a stored `model` section, perhaps of an older version, to today's options."""
+    if section.name == "maxout" and "input_dropout_scaling" not in section:
+        section.input_dropout_scaling = section.dropout_scaling  # once a single option
 
 
 def sliding() -> list[str]:

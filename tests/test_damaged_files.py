@@ -24,12 +24,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from configs import mlp
+from configs import compare, mlp, schema
 from errors import UserError, printable
 from input_pipeline import copy_info, decode, images, views
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.copy_info import CopyInfo
-from train_lib import config as config_lib
 from train_lib import experiment, recorder, warm_start
 from train_lib import workdir as workdir_lib
 from train_lib.evaluation import ensemble, exported
@@ -200,7 +199,7 @@ def test_damaged_weights_are_refused_or_the_same(content):
         found = load(content)
         same(found.variables, WEIGHTS.variables)
         same(vars(found.statistics), vars(STATISTICS))
-        assert config_lib.flatten(found.config) == config_lib.flatten(CONFIG)
+        assert compare.flatten(found.config) == compare.flatten(CONFIG)
         rest = (found.class_names, found.dataset, found.step)
         assert rest == (WEIGHTS.class_names, "digits", 7)
 
@@ -257,7 +256,7 @@ def _folder_files() -> dict[str, bytes]:
         statistics = path.read_bytes()
     description = {"name": "digits", "class_names": list("0123456789")}
     return {
-        workdir_lib.CONFIG: config_lib.to_json(CONFIG).encode(),
+        workdir_lib.CONFIG: compare.to_json(CONFIG).encode(),
         workdir_lib.DATASET: json.dumps(description).encode(),
         workdir_lib.STATISTICS: statistics,
         recorder.FILE: "".join(json.dumps(record) + "\n" for record in RECORDS).encode(),
@@ -292,10 +291,9 @@ def check(name: str, content: bytes, read) -> None:
 @given(of(workdir_lib.CONFIG))
 def test_a_damaged_config_is_good_or_refused(content):
     def read(root):
-        stored = workdir_lib.stored_config(root)
-        for line in config_lib.differences(stored, CONFIG):
+        for line in workdir_lib.different_fields(root, CONFIG):
             assert isinstance(line, str)
-        config_lib.validate(workdir_lib.read_config(root))
+        schema.validate(workdir_lib.read_config(root))
 
     check(workdir_lib.CONFIG, content, read)
 

@@ -7,6 +7,7 @@ new ones each time.
 import ast
 import contextlib
 import io
+import json
 import os
 import pathlib
 import tempfile
@@ -20,12 +21,11 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
 from PIL import Image
 
-from configs import lenet5, mlp
+from configs import compare, lenet5, mlp, schema
 from errors import UserError, printable
 from input_pipeline import cache, copies
 from input_pipeline.copy_info import CopyInfo
 from input_pipeline.folder import ImageFolder
-from train_lib import config as config_lib
 from train_lib import experiment, plans, workdir
 from train_lib.commands import flag_errors
 from train_lib.evaluation import result_files
@@ -41,7 +41,7 @@ BASES = {
     "configs/mlp.py": mlp.get_config("20"),
 }
 BASES["configs/mlp.py"].dataset.name = "digits"
-FIELDS = {path: config_lib.flatten(config) for path, config in BASES.items()}
+FIELDS = {path: compare.flatten(config) for path, config in BASES.items()}
 OF_KIND = {
     bool: st.booleans(),
     int: st.integers(-2, 300) | st.integers(0, 2**33),
@@ -72,10 +72,10 @@ def parsed(argv: list[str]) -> ConfigDict:
 def check_config(config: ConfigDict, build: bool = False) -> None:
     """What main.py and the start of training do with a config, up to the data."""
     with refusals():
-        config_lib.validate(config)
+        schema.validate(config)
         plan = plans.make_plan(config, 1442)
         assert 1 <= plan.next_boundary(0) <= plan.total_steps < 2**31
-        config_lib.to_json(config)
+        compare.to_json(config)
         if build and config.dataset.name == "digits":
             experiment.check_memory(experiment.build(config))
 
@@ -123,7 +123,7 @@ def test_any_config_from_a_file_is_good_or_refused(name, value):
         section = section[part]
     section[last] = value
     with contextlib.suppress(ValueError):  # what its readers say the file's name with
-        check_config(config_lib.completed(stored), build=True)
+        check_config(workdir.config_from_json(json.dumps(stored)), build=True)
 
 
 # --------------------------------------------------------------------------------------- names

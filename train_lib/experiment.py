@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs import schema
 from errors import UserError
 from input_pipeline import sources, stream, views
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.split import Info
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from models import registry
-from train_lib import config as config_lib
 from train_lib import losses, schedules
 from train_lib import workdir as folder
 from train_lib.distributed import parallel, processes
@@ -120,7 +120,7 @@ def build(
     info: of the data set, which then need not be there.
     Raises UserError for anything in the config that cannot be.
     """
-    config_lib.validate(config)
+    schema.validate(config)
     info = info or sources.dataset_info(config.dataset)
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
     reading = stream.Reading.from_sections(config.dataset, config.view)

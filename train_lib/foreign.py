@@ -13,9 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import compare
 from errors import UserError, one_line
 from models import pretrained
-from train_lib import config as config_lib
 from train_lib import experiment
 from train_lib import workdir as folder
 from train_lib.distributed import processes
@@ -88,7 +88,7 @@ def settled(
     own, fields = config.copy_and_resolve_references(), _without(fields, config, given)
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     try:
-        unknown = sorted(values.keys() - config_lib.flatten(own).keys())
+        unknown = sorted(values.keys() - compare.flatten(own).keys())
         if unknown:
             raise ValueError(f"{unknown[0]} is no field")
         own.update_from_flattened_dict(values)
@@ -120,7 +120,7 @@ def _fields(config: ConfigDict, workdir: pathlib.Path | None, asks: bool) -> dic
     if config.init_settings != AUTO or not (config.init_from or asks):
         return None
     if workdir and (workdir / folder.CONFIG).exists():
-        stored = folder.stored_config(workdir)
+        stored = compare.flatten(folder.read_config(workdir))
         began_so = stored["init_settings"] != AUTO and stored["init_settings"]
         if asks and folder.has_checkpoints(workdir):
             names = ("init_from", *stored["init_settings"].split(",")) if began_so else ()

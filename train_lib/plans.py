@@ -7,7 +7,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from configs import kinds
+from configs.rules import LARGEST_INT
 from errors import UserError
 
 _MOST_EVENTS = 1_000_000  # tests, or saves, of a run
@@ -50,7 +50,7 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
     Raises UserError for more steps, tests or saves than can be.
     """
     steps_per_epoch = num_examples / config.batch_size
-    if config.epochs * steps_per_epoch > kinds.LARGEST_INT:
+    if config.epochs * steps_per_epoch > LARGEST_INT:
         raise UserError(
             f"config.epochs={config.epochs}: these are {config.epochs * steps_per_epoch:.3g} steps,"
             " which must be less than 2^31"

@@ -18,7 +18,6 @@ import numpy as np
 import optax
 
 from train_lib import schedules
-from train_lib.config import rate_scale
 
 # Weight of the past in the running training error: about the last 50 steps count.
 MEMORY = 0.98
@@ -149,6 +148,12 @@ def make_rate(
         (scale * section.warmup_rate, section.warmup_error) if section.warmup_error else None,
         roll_back,
     )
+
+
+def rate_scale(config) -> float:
+    """The factor on all rates of the `schedule` section, from its `for_batch`."""
+    reference = config.schedule.for_batch
+    return config.batch_size / reference if reference else 1.0
 
 
 def for_config(config, steps_per_epoch: float, total_steps: int) -> Rate:

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline import sources
-from train_lib import config as config_lib
 from train_lib import console, experiment, foreign, optimizers, plans, rates, warm_start
 from train_lib import state as state_lib
 from train_lib import workdir as folder
@@ -163,8 +162,8 @@ def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: Stop
     if not run.is_complete():
         processes.wait_for_signal_name(stop)
         raise Stopped(
-            f"stopped by {stop.signal_name or 'a signal'} at step {int(state.step)}, saved in {workdir}:"
-            " the same command goes on from there"
+            f"stopped by {stop.signal_name or 'a signal'} at step {int(state.step)}, saved in"
+            f" {workdir}: the same command goes on from there"
         )
     run.finish(state)
     return state
@@ -206,7 +205,7 @@ def _announce(exp, plan, workdir, parameters, origin, train_split, test_split, s
             + together,
             "batch": f"{config.batch_size}, {config.batch_size // count} a device",
             "rate": optimizers.describe(
-                config.optimizer, config.schedule, config_lib.rate_scale(config)
+                config.optimizer, config.schedule, rates.rate_scale(config)
             ),
             **(origin.rows() if origin else {}),
             "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"

@@ -7,11 +7,12 @@ import tempfile
 
 from ml_collections import ConfigDict
 
+from configs import compare
 from errors import UserError, one_line, printable
 from input_pipeline import cache
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.split import Info
-from train_lib import config as config_lib
+from models import registry
 
 CONFIG = "config.json"
 DATASET = "dataset.json"
@@ -31,23 +32,31 @@ def write_text(path: pathlib.Path, text: str) -> None:
         raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
 
 
-def stored_config(workdir: pathlib.Path) -> dict | None:
-    """The flattened config that the folder was made with; None if there is none.
-
-    Fields that it has not yet are neutral, so that runs of an older version go on.
-    """
-    return config_lib.flatten(read_config(workdir)) if (workdir / CONFIG).exists() else None
-
-
 def read_config(workdir: pathlib.Path) -> ConfigDict:
-    """The config that a run was made with, `completed`. Raises UserError if it cannot be read."""
+    """The config that a run was made with. Raises UserError if it cannot be read."""
     path = workdir / CONFIG
     try:
-        return config_lib.completed(json.loads(path.read_text()))
+        return config_from_json(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {path} ({one_line(error)}): restore it, or choose another --workdir"
         ) from error
+
+
+def config_from_json(text: str) -> ConfigDict:
+    """A stored config, perhaps of an older version. Raises ValueError for a text without one."""
+    config = compare.from_json(text)
+    registry.upgrade(config.model)
+    return config
+
+
+def different_fields(workdir: pathlib.Path, config: ConfigDict, prefix: str = "") -> list[str]:
+    """ "name: stored -> now" for every field in which a run's stored config and a config differ.
+
+    prefix: of the names of the fields to compare. Raises UserError for a folder without a run.
+    """
+    defaults = registry.defaults(config.model.name)
+    return compare.differences(compare.flatten(read_config(workdir)), config, prefix, defaults)
 
 
 def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:
@@ -85,11 +94,10 @@ def open_for_training(workdir: pathlib.Path, config: ConfigDict, allow_config_ch
         raise UserError(
             f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
         ) from error
-    stored = stored_config(workdir)
-    if stored is not None and not allow_config_change:
+    if (workdir / CONFIG).exists() and not allow_config_change:
         refuse(
             workdir,
-            config_lib.differences(stored, config),
+            different_fields(workdir, config),
             "choose another --workdir, or go on with the new one by --allow_config_change",
         )
 
@@ -105,7 +113,7 @@ def describe(
 
     Once the run is known to begin with them. Statistics that are there stay.
     """
-    write_text(workdir / CONFIG, config_lib.to_json(config))
+    write_text(workdir / CONFIG, compare.to_json(config))
     description = {
         "name": info.name,
         "class_names": info.class_names,

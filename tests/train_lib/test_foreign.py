@@ -13,11 +13,11 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+from configs import compare
 from configs.resnet import get_config
 from errors import UserError
 from models import pretrained
 from models.resnet import ResNet
-from train_lib import config as config_lib
 from train_lib import foreign
 from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
@@ -100,7 +100,7 @@ def test_settings_come_with_the_weights_but_for_those_that_are_given(root, tmp_p
     # A run goes before the file.
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "3").mkdir(parents=True)
-    workdir_lib.write_text(workdir / "config.json", config_lib.to_json(config_of(root)))
+    workdir_lib.write_text(workdir / "config.json", compare.to_json(config_of(root)))
     assert foreign.settled(config, workdir, asks=True) is config
 
 
@@ -122,7 +122,7 @@ def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     export.export_run(config, tmp_path, str(tmp_path / "own.safetensors"))
     net = load_run(tmp_path / "own.safetensors")
     assert list(net.class_names) == CLASSES
-    assert str(root) not in config_lib.to_json(net.config)  # another machine has no such path
+    assert str(root) not in compare.to_json(net.config)  # another machine has no such path
     np.testing.assert_allclose(net.predict(pictures(root)[1]), expected, rtol=1e-3, atol=1e-5)
 
 

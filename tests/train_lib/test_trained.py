@@ -12,7 +12,6 @@ from PIL import Image
 
 from errors import UserError
 from input_pipeline import sources
-from train_lib import config as config_lib
 from train_lib import workdir as folder_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.commands import evaluate, export
@@ -189,9 +188,9 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_it_too(tmp_path):
     np.testing.assert_array_equal(net.predict(digit), file.predict(digit))
     config.dataset.update({"name": "mnist", "data_dir": "/nowhere"})
     config.num_devices = 4000
-    assert config_lib.differences(folder_lib.stored_config(tmp_path / "run"), config) == []
+    assert folder_lib.different_fields(tmp_path / "run", config) == []
     config.model.c3 = "full"
-    found = config_lib.differences(folder_lib.stored_config(tmp_path / "run"), config)
+    found = folder_lib.different_fields(tmp_path / "run", config)
     assert found == ["model.c3: table -> full"]
     # What is asked for must be what the run is, its data set and view, too.
     config = tiny_config(**{"view.test_scale": 20})

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from configs import mlp
+from configs import compare, mlp
 from errors import UserError
 from input_pipeline.split import Info
-from train_lib import config as config_lib
 from train_lib import experiment
 from train_lib.commands import evaluate, export
 from train_lib.evaluation import ensemble, exported
@@ -55,8 +54,8 @@ def test_the_file_holds_the_run_to_the_bit(exported_run):
     jax.tree.map(np.testing.assert_array_equal, stored.variables, dict(state.variables()))
     np.testing.assert_array_equal(stored.statistics.image, member.exp.statistics.image)
     assert stored.statistics.examples == member.exp.statistics.examples
-    expected = config_lib.flatten(config_of(num_devices=0))  # of any machine
-    assert config_lib.flatten(stored.config) == expected
+    expected = compare.flatten(config_of(num_devices=0))  # of any machine
+    assert compare.flatten(stored.config) == expected
     raw = file.read_bytes()
     assert str(workdir).encode() not in raw
 
@@ -159,4 +158,4 @@ def test_every_familys_weights_come_back_to_the_bit(name, tmp_path):
     exported.check_fits(found, exp, tmp_path)
     assert jax.tree.structure(found.variables) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
-    assert config_lib.flatten(found.config) == config_lib.flatten(config)
+    assert compare.flatten(found.config) == compare.flatten(config)

@@ -1,10 +1,12 @@
-"""The files of a run's folder are there whole or not at all."""
+"""The files of a run's folder: whole or not at all, and those of older versions."""
 
 import errno
+import json
 import os
 
 import pytest
 
+from configs import compare, maxout, resnet
 from errors import UserError
 from train_lib import workdir
 
@@ -24,3 +26,30 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.undo()
     workdir.write_text(path, "after")
     assert path.read_text() == "after"
+
+
+def test_an_option_that_was_another_ones_is_as_it_was(tmp_path):
+    """Maxout's images were scaled as all else was."""
+    now = maxout.get_config()
+    stored = json.loads(compare.to_json(now))
+    del stored["model"]["input_dropout_scaling"]
+    for scaling in ("train", "test"):
+        stored["model"]["dropout_scaling"] = scaling
+        config = workdir.config_from_json(json.dumps(stored))
+        assert config.model.input_dropout_scaling == scaling
+    now.model.dropout_scaling = "test"
+    (tmp_path / workdir.CONFIG).write_text(json.dumps(stored))
+    differences = workdir.different_fields(tmp_path, now)
+    assert differences == ["model.input_dropout_scaling: test -> none"]
+    mlp = workdir.config_from_json('{"model": {"name": "mlp"}}')
+    assert "input_dropout_scaling" not in mlp.model
+
+
+def test_an_option_of_a_newer_version_has_its_default(tmp_path):
+    now = resnet.get_config()
+    stored = json.loads(compare.to_json(now))
+    del stored["model"]["pool1_padding"]
+    (tmp_path / workdir.CONFIG).write_text(json.dumps(stored))
+    assert workdir.different_fields(tmp_path, now) == []
+    now.model.pool1_padding = 0
+    assert workdir.different_fields(tmp_path, now) == ["model.pool1_padding: 1 -> 0"]

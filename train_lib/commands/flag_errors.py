@@ -8,14 +8,14 @@ import sys
 
 from absl import flags
 
+from configs import compare
 from errors import UserError, one_line, printable
-from train_lib import config as config_lib
 
 
 def _unknown(name: str, config) -> str:
     """What to say of a flag that does not exist; names the nearest that does."""
     if name.startswith("config.") and config is not None:
-        known = [f"config.{key}" for key in config_lib.flatten(config)]
+        known = [f"config.{key}" for key in compare.flatten(config)]
     else:
         known = list(flags.FLAGS)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -51,7 +51,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
         return f"cannot load the config {path.partition(':')[0]}: is there such a file?"
     # A config override: find the flag at fault, for a line that says what would fit.
     config = _config(argv)
-    flat = config_lib.flatten(config) if config is not None else {}
+    flat = compare.flatten(config) if config is not None else {}
     for argument in argv[1:] if flat else ():
         name, _, value = argument.lstrip("-").partition("=")
         key = name.removeprefix("config.")

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline.split import Info
-from train_lib import config as config_lib
 from train_lib import experiment, foreign, optimizers, rates
 from train_lib import state as state_lib
 from train_lib import workdir as folder
@@ -153,14 +152,13 @@ def _check(exp: experiment.Experiment, workdir: pathlib.Path, data: bool = True)
 
     Raises UserError if there is no such checkpoint, or the run is of another model.
     """
-    stored = folder.stored_config(workdir)
-    if stored is None or not (workdir / "checkpoints").is_dir():
+    if not (workdir / folder.CONFIG).exists() or not (workdir / "checkpoints").is_dir():
         raise UserError(f"no run in {workdir}: train one with --mode=train, or give its --workdir")
     sections = ("model.", "preprocess.", "loss.")
     different = [
         line
         for section in (*sections, *(() if data else ("view.", "dataset.name")))
-        for line in config_lib.differences(stored, exp.config, section)
+        for line in folder.different_fields(workdir, exp.config, section)
     ]
     folder.refuse(workdir, different, "give the config that it was trained with")
     if not folder.has_checkpoints(workdir):

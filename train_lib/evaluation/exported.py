@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 from errors import UserError, one_line
 from input_pipeline.split import Info
 from input_pipeline.statistics import Statistics, from_arrays
-from train_lib import config as config_lib
 from train_lib import experiment
 from train_lib import workdir as folder
 
@@ -152,7 +151,7 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
     if not 0 <= step < 2**31:
         raise ValueError(f"step {step}")
     return Weights(
-        config=config_lib.completed(json.loads(metadata["config"])),
+        config=folder.config_from_json(metadata["config"]),
         class_names=folder.checked_names(json.loads(metadata["class_names"])),
         dataset=metadata["dataset"],
         step=step,

@@ -1,0 +1,103 @@
+"""Configs as they are stored, and the differences between two of them."""
+
+import hashlib
+import importlib.metadata
+import json
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.schema import base, first_type_problem
+from errors import one_line
+
+# Where a machine keeps its files, and how many processes it uses for reading.
+_MACHINE = ("dataset.data_dir", "dataset.cache_dir", "dataset.workers")
+# These may change between the commands on a run.
+_FREE = (
+    *_MACHINE,
+    *("evaluate.split", "evaluate.checkpoint", "evaluate.protocol", "evaluate.scales"),
+    *("evaluate.multi_scale", "evaluate.crops", "evaluate.map_average", "evaluate.ensemble"),
+    *("predict.invert", "predict.contact_sheet"),
+)
+_ABSENT = "not there"
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model.name": "lenet5", ...}, with tuples as lists, as JSON stores them."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def differences(
+    stored: Mapping[str, Any],
+    config: ConfigDict,
+    prefix: str = "",
+    model_defaults: Mapping[str, Any] = types.MappingProxyType({}),
+) -> list[str]:
+    """ "name: stored -> now" for every field in which a stored config and a config differ.
+
+    stored: flattened. prefix: of the names of the fields to compare. model_defaults: of the model's
+    options, for those that a stored config of an older version lacks. Paths, and fields
+    that say how a run is evaluated or used for prediction, may differ.
+    """
+    now = flatten(config)
+    if stored.get("model.name") == now["model.name"]:
+        defaults = flatten({"model": model_defaults})
+        stored = {**stored, **{n: defaults[n] for n in defaults if n in now and n not in stored}}
+    return [
+        f"{name}: {stored.get(name, _ABSENT)} -> {now.get(name, _ABSENT)}"
+        for name in {**stored, **now}
+        if name.startswith(prefix)
+        and name not in _FREE
+        and stored.get(name, _ABSENT) != now.get(name, _ABSENT)
+    ]
+
+
+def digest(mode: str, images: list[str], config: ConfigDict) -> str:
+    """A word that is equal in processes with the same work, config and version of JAX."""
+    flat = {name: value for name, value in flatten(config).items() if name not in _MACHINE}
+    work = [mode, images, sorted(flat.items()), importlib.metadata.version("jax")]
+    return hashlib.sha256(json.dumps(work).encode()).hexdigest()[:16]
+
+
+def to_json(config: ConfigDict) -> str:
+    """The text of config.json."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `to_json` stored, perhaps in an older version of Canon.
+
+    Fields that it lacks get their neutral values; fields that no longer exist stay. Raises
+    ValueError for a text that holds no config.
+    """
+    stored = json.loads(text)
+    if not isinstance(stored, dict):
+        raise ValueError("it has no fields")
+    try:
+        config = ConfigDict(_over(base().to_dict(), stored))
+    except (KeyError, TypeError, AttributeError) as error:  # names that no field can have
+        raise ValueError(one_line(error)) from error
+    problem = first_type_problem(config)
+    if problem:
+        raise ValueError(problem)
+    return config
+
+
+def _over(defaults: dict, stored: dict) -> dict:
+    """`defaults` with the values of `stored`, section by section. Lists become tuples."""
+    merged = dict(defaults)
+    for name, value in stored.items():
+        if isinstance(value, dict):
+            default = defaults.get(name)
+            merged[name] = _over(default if isinstance(default, dict) else {}, value)
+        else:
+            merged[name] = tuple(value) if isinstance(value, list) else value
+    return merged
