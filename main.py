@@ -1,14 +1,13 @@
 """Canon's command line: flags, then one call. See the README."""
 
-import logging as std_logging
 import os
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from errors import UserError
+from train_lib.distributed import shell
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:ARG].")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; again: go on with it.")
@@ -106,9 +105,7 @@ def _checked(stop) -> None:
     if MODE.value in ("train", "evaluate") and not several:
         sources.check(config.dataset)  # before the seconds that JAX takes to load
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.FATAL)  # libraries' warnings; Canon prints its own
-        # But that there is a GPU, and JAX came without what it needs to use it.
-        std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
+        shell.silence_libraries()
     if MODE.value in ("summary", "export"):
         os.environ["JAX_PLATFORMS"] = "cpu"  # they compute next to nothing: devices may be in use
     elif config.deterministic:
@@ -143,10 +140,8 @@ def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
     from train_lib.distributed import processes
 
     if MODE.value == "train":
-        from train_lib import checkpoints
         from train_lib.train import train_and_evaluate
 
-        checkpoints.ignore_late_writes()
         train_and_evaluate(config, workdir, ALLOW_CONFIG_CHANGE.value, stop)
     elif MODE.value == "evaluate":
         from train_lib.commands import evaluate
@@ -190,23 +185,9 @@ def _run_together(config, workdir: pathlib.Path | None, stop) -> None:
 
 
 def guarded_main(argv) -> None:
-    """`main`, with what the user can put right as one line on standard error."""
-    try:
+    """`main`, with one line on standard error for an error that the user can correct."""
+    with shell.errors_as_one_line():
         main(argv)
-    except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
-        # OSError: a disk, a file or a descriptor that is not to be had.
-        code = getattr(error, "exit_code", 2 if isinstance(error, OSError) else None)
-        if code is None:
-            raise
-        print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # threads that Python would wait for may wait for what never comes
-    except KeyboardInterrupt:  # before the training loop, which saves first
-        print(f"{pathlib.Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

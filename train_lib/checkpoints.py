@@ -79,21 +79,6 @@ def _without_warnings():
         logging.set_verbosity(verbosity)
 
 
-def ignore_late_writes() -> None:
-    """Keeps quiet about writes of a save that ends after the save has failed.
-
-    Each would print a traceback from a thread of TensorStore, among and after the one line that
-    says what failed.
-    """
-
-    def hook(unraisable):
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            sys.__unraisablehook__(unraisable)
-
-    sys.unraisablehook = hook
-
-
 class Checkpoints:
     """The checkpoints of one workdir."""
 

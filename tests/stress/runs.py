@@ -22,6 +22,7 @@ from absl import logging
 from configs.mlp import get_config
 from errors import UserError
 from train_lib import checkpoints, loop, recorder
+from train_lib.distributed import shell
 from train_lib.train import Stopped, train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -203,7 +204,7 @@ def main(workdir: str, file: str = "", step: str = "0") -> None:
         slowed = float(os.environ["SLOWED"])  # seconds a batch
         loop.Run._next_batch = lambda *rest: time.sleep(slowed) or plain(*rest)
     logging.set_verbosity(logging.FATAL)  # as the command line does
-    checkpoints.ignore_late_writes()
+    shell.silence_writes_of_failed_saves()
     try:
         end = finish(pathlib.Path(workdir))
     except (UserError, Stopped) as error:

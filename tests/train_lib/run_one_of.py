@@ -39,7 +39,7 @@ def main(port, count, index, workdir, options):
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={options['devices']}"
     from errors import UserError
     from train_lib import train
-    from train_lib.distributed import processes
+    from train_lib.distributed import processes, shell
     from train_lib.pictures import run_plots
 
     run_plots.write_all = lambda *_: None  # they take seconds
@@ -76,7 +76,7 @@ def main(port, count, index, workdir, options):
                 train.train_and_evaluate(config, workdir)
     except (UserError, train.Stopped) as error:
         print(error, file=sys.stderr)
-        processes.end(error.exit_code)
+        shell.exit_now(error.exit_code)
 
 
 def _arrange(index, workdir, options):

@@ -251,7 +251,7 @@ def test_an_empty_folder_has_none(tmp_path):
 
 def test_a_failed_background_save_is_an_error(tmp_path, monkeypatch):
     # Orbax's threads of a failed save wait so many seconds for what will not come, and Python, at
-    # its exit, for them. (`processes.end` does not.)
+    # its exit, for them. (`shell.exit_now` does not.)
     monkeypatch.setattr("orbax.checkpoint._src.multihost.multihost._DEFAULT_BARRIER_TIMEOUT", 2)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state(1))

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from errors import TryAgain, UserError, one_line
+from train_lib.distributed import shell
 from train_lib.distributed.peers import Peers
 
 _peers: Peers | None = None
@@ -89,7 +90,7 @@ def join(
                     f"this is process {process} of {number}, and to its TPU pod {found[0]} of"
                     f" {found[1]}: give --distributed, which asks the pod"
                 )
-            with _discard_stdout():
+            with shell.without_stdout():  # Gloo writes there as it connects
                 gather()
         except jax.errors.JaxRuntimeError as error:
             _peers.wait_for_report_of_loss()  # of one that was lost on the way
@@ -110,20 +111,6 @@ def _delay_abort() -> None:
         libc = ctypes.CDLL(None)
         # A handler gets the number of its signal: for this one 6.
         libc.signal(int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p))
-
-
-@contextlib.contextmanager
-def _discard_stdout():
-    """For the time in which Gloo connects: it says so in C++, which would stand among results."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def detect() -> tuple[str, int, int, list[int] | None]:
@@ -182,7 +169,7 @@ def _report_errors_to_peers():
                 _peers.wait_for_report_of_loss()
                 traceback.print_exc()
                 _peers.report_failure(words, code)
-                end(code)
+                shell.exit_now(code)
             _peers.report_failure(words, code)
         raise
 
@@ -194,14 +181,6 @@ def _leave_group() -> None:
     jax.distributed.shutdown()
     _peers.leave()
     _peers = None
-
-
-def end(code: int) -> None:
-    """Exits with a status, at once: Python would wait for threads that may wait for ever, as for
-    a step of one of several processes, or for minutes, as Orbax's do after a failed save."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def delay_exit_while(is_saving: Callable[[], bool]) -> None:
