@@ -155,8 +155,10 @@ def ours(split, view: str, workers: int, batch: int):
     from input_pipeline import stream
     from input_pipeline.batches import Order
     from input_pipeline.views import View
+    from train_lib.distributed.workers import prefetch_in_processes
 
-    reading = stream.Reading(View.from_config(dataset_config(Path(), view).view), workers=workers)
+    view = View.from_config(dataset_config(Path(), view).view)
+    reading = stream.Reading(view, workers=prefetch_in_processes(workers))
     order = Order(SEED, batch, devices=1)
     return stream.TrainBatches(split, reading, order, range(10**9), lambda _: 1)
 
@@ -402,6 +404,7 @@ def memory(arguments, root: Path, cores: int) -> None:
     from input_pipeline import sources, stream
     from input_pipeline.batches import Order
     from input_pipeline.views import View
+    from train_lib.distributed.workers import prefetch_in_processes
 
     split = sources.load(dataset_config(root).dataset, "train")
     copy = make_copy(split, root / "copy", cores)
@@ -412,7 +415,7 @@ def memory(arguments, root: Path, cores: int) -> None:
     print(f"{'':22}{'batches':>9}{'MB':>9}{'files':>7}{'threads':>9}   each: this process, workers")
     for name, source in (("files", split), ("copy", copy)):
         for workers in (0, 1):
-            reading = stream.Reading(View.from_config(view), workers=workers)
+            reading = stream.Reading(View.from_config(view), workers=prefetch_in_processes(workers))
             order, steps = Order(SEED, size, devices=1), range(last + 1)
             iterator = stream.TrainBatches(source, reading, order, steps, lambda _: 1)
             for count in range(1, last + 1):

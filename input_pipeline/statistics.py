@@ -121,13 +121,18 @@ def _chunks(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield np.stack(chunk)
 
 
-def find_or_compute(dataset, view=None, load_split: Callable | None = None) -> Statistics:
+def find_or_compute(
+    dataset,
+    view=None,
+    load_split: Callable | None = None,
+    workers: Callable | None = None,
+) -> Statistics:
     """The statistics of dataset.train_split as `view` cuts it: stored ones, or computed and stored.
 
     They are kept in the set's folder, or in the cache where that cannot be written. Stored ones
     of a set whose files have changed since are left alone. load_split: gives the split to a
-    caller that may hold it already. Raises UserError if it cannot be loaded or its images differ
-    in size.
+    caller that may hold it already. workers: see `stream.Reading`. Raises UserError if the split
+    cannot be loaded or its images differ in size.
     """
     places = _places(dataset, view)
     for path in places:
@@ -138,7 +143,7 @@ def find_or_compute(dataset, view=None, load_split: Callable | None = None) -> S
                 print(f"the statistics {path} are damaged: made again", file=sys.stderr)
     split = load_split() if load_split else sources.load(dataset, dataset.train_split)
     title = f"statistics of {dataset.name} {dataset.train_split}, once"
-    statistics = compute(_images(dataset, split, view), len(split), title)
+    statistics = compute(_images(dataset, split, view, workers), len(split), title)
     failure = None
     for path in places:
         try:
@@ -163,7 +168,7 @@ def _counted(view) -> tuple[int, int]:
     return view.test_scale, view.test_scale if view.square else view.size
 
 
-def _images(dataset, split, view) -> Iterable[np.ndarray]:
+def _images(dataset, split, view, workers) -> Iterable[np.ndarray]:
     """The images that count, uint8 [h, w, c], all of one size."""
     scale, side = _counted(view)
     if not side:
@@ -175,7 +180,7 @@ def _images(dataset, split, view) -> Iterable[np.ndarray]:
     view = views.View.from_config(view)
     counted = {"size": side, "test_scale": scale, "train": "center", "square": False}
     view = dataclasses.replace(view, interpolation="bilinear", **counted)
-    reading = stream.Reading(view, dataset.on_bad_image, dataset.workers)
+    reading = stream.Reading(view, dataset.on_bad_image, workers)
     return (
         image
         for batch in stream.eval_batches(split, reading, batch_size=64, devices=1)

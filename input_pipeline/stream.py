@@ -12,15 +12,10 @@ import functools
 import itertools
 import math
 import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker, shared_memory
 
 import numpy as np
-from absl import flags
 
 from errors import TryAgain, UserError, one_line
 from input_pipeline import batches
@@ -37,18 +32,19 @@ _LARGEST_PART = 8  # examples that one call of a thread reads
 class Reading:
     """How images are decoded and cut.
 
-    on_bad_image: "error", or "skip" to leave an unreadable image out. workers: processes that
-    decode; 0: threads of this process.
+    on_bad_image: "error", or "skip" to leave an unreadable image out. workers: a function that
+    lets worker processes make the elements of a Grain `IterDataset`, such as
+    `train_lib.distributed.workers` gives; None: threads of this process decode.
     """
 
     view: View
     on_bad_image: str = "error"
-    workers: int = 0
+    workers: Callable | None = None
 
     @classmethod
-    def from_sections(cls, dataset, view) -> "Reading":
+    def from_sections(cls, dataset, view, workers: Callable | None = None) -> "Reading":
         """From the sections `dataset` and `view` of a config. Raises UserError for a bad view."""
-        return cls(View.from_config(view), dataset.on_bad_image, dataset.workers)
+        return cls(View.from_config(view), dataset.on_bad_image, workers)
 
     def in_memory(self, split: Split) -> bool:
         """Whether batches are gathered from arrays: no image is decoded or cut."""
@@ -151,51 +147,6 @@ def _say_once(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _begin_worker(parent: int) -> None:
-    """In a worker: ends it when its parent is gone, however that ended. Grain's own would stay.
-
-    But no signal ends it that asks the run to stop, as Ctrl-C and some schedulers send it to all
-    processes of a command: the parent saves, and ends it then.
-
-    And nothing of its memory stays behind: Python tells the process that cleans up of each block
-    once it is there, so that one of a worker killed in between would never be freed. Here it is
-    told before.
-    """
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    def announced() -> str:
-        name = make_name()
-        resource_tracker.register(name, "shared_memory")
-        return name
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    make_name = shared_memory._make_filename
-    shared_memory._make_filename = announced
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _begin_cleaner() -> None:
-    """Starts the process in which Python frees what killed workers leave, if there is none yet.
-
-    It would say so, in two lines behind the one that tells what happened: not this one.
-    """
-    name, quiet = "PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"
-    before = os.environ.get(name)
-    os.environ[name] = f"{before},{quiet}" if before else quiet
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 def cores() -> int:
     """How many processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -219,12 +170,7 @@ def _opened(split: Split, reading: Reading, count: int, share: int, reader=None,
     ahead = 1 if reading.workers else threads + 2 * parts.in_batch
     dataset = grain.MapDataset.source(parts).to_iter_dataset(grain.ReadOptions(threads, ahead))
     if reading.workers:
-        if not flags.FLAGS.is_parsed():  # in a notebook or test; Grain reads flags of its own
-            flags.FLAGS.mark_as_parsed()
-        parent = os.getpid()
-        _begin_cleaner()
-        options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=1)
-        dataset = dataset.mp_prefetch(options, lambda *_: _begin_worker(parent))
+        dataset = reading.workers(dataset)
     iterator = iter(dataset)
 
     def join(count: int) -> dict | None:

@@ -20,7 +20,7 @@ from input_pipeline.transform import make_transform, needs_statistics, output_sh
 from models import registry
 from train_lib import losses, schedules
 from train_lib import workdir as folder
-from train_lib.distributed import parallel, processes
+from train_lib.distributed import parallel, processes, workers
 from train_lib.state import TrainState
 from train_lib.steps import make_eval_step
 
@@ -61,7 +61,7 @@ class Experiment:
         def find() -> statistics_lib.Statistics:
             own = folder.statistics(self.workdir) if self.workdir else None
             return own or statistics_lib.find_or_compute(
-                config.dataset, config.view, lambda: self.train_split
+                config.dataset, config.view, lambda: self.train_split, self.reading.workers
             )
 
         if processes.count() == 1:
@@ -123,7 +123,9 @@ def build(
     schema.validate(config)
     info = info or sources.dataset_info(config.dataset)
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
-    reading = stream.Reading.from_sections(config.dataset, config.view)
+    reading = stream.Reading.from_sections(
+        config.dataset, config.view, workers.prefetch_in_processes(config.dataset.workers)
+    )
     if info.copy:
         info.copy.check_view(reading.view)
     side = config.view.size

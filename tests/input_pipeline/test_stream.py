@@ -17,6 +17,7 @@ from errors import UserError
 from input_pipeline import batches, stream
 from input_pipeline.split import Info
 from input_pipeline.views import View
+from train_lib.distributed.workers import prefetch_in_processes
 
 INFO = Info("made", (0, 0, 3), ("cat", "dog", "fox"))
 SEED, BATCH = 4, 8
@@ -54,10 +55,11 @@ class Noise:
         return image, i % 2, f"example {i}"
 
 
-def reading(**options):
+def reading(workers=0, **options):
     view = base().view
     view.update({"size": 16, "train_scale": (16, 20), "test_scale": 18})
-    return stream.Reading(View.from_config(view), **options)
+    processes = prefetch_in_processes(workers)
+    return stream.Reading(View.from_config(view), workers=processes, **options)
 
 
 def training(split, first=0, last=10**6, dispatch=1, devices=1, process=(0, 1), **options):
@@ -274,14 +276,14 @@ KILLED_EARLY = """
 import os, signal, sys
 from multiprocessing import resource_tracker, shared_memory
 sys.path.insert(0, sys.argv[1])
-from input_pipeline import stream
+from train_lib.distributed import workers
 resource_tracker.ensure_running()
 if not os.fork():
     def killed(block, size):  # the block has a name, no size yet
         path = os.readlink(f"/proc/self/fd/{block}")
         print(path, os.path.exists(path), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    stream._begin_worker(os.getppid())
+    workers.begin_worker(os.getppid())
     os.ftruncate = killed
     shared_memory.SharedMemory(create=True, size=10)
 os.wait()

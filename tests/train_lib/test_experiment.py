@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
 def other_set(monkeypatch):
     """From now on the training set has other statistics."""
 
-    def find_or_compute(dataset, view, load_split):
+    def find_or_compute(dataset, view, load_split, workers):
         images = 255 - load_split().images
         return statistics.compute(images, len(images), "changed")
 

@@ -1,0 +1,80 @@
+"""Worker processes that decode images: they end with their run and leave nothing behind.
+
+`input_pipeline` is handed these processes by `train_lib` and knows nothing of how they work.
+"""
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import resource_tracker, shared_memory
+
+from absl import flags
+
+
+def prefetch_in_processes(count: int) -> Callable | None:
+    """A function that lets `count` worker processes make the elements of a Grain `IterDataset`.
+
+    Each process makes one element ahead. None for no processes.
+    """
+    return functools.partial(_prefetch, count) if count else None
+
+
+def _prefetch(count: int, dataset):
+    import grain
+
+    if not flags.FLAGS.is_parsed():  # in a notebook or test; Grain reads flags of its own
+        flags.FLAGS.mark_as_parsed()
+    _start_resource_tracker()
+    parent = os.getpid()
+    options = grain.MultiprocessingOptions(count, per_worker_buffer_size=1)
+    return dataset.mp_prefetch(options, lambda *_: begin_worker(parent))
+
+
+def begin_worker(parent: int) -> None:
+    """Prepares a worker process. parent: the process ID of the training process.
+
+    The worker ends when its parent has ended, for whatever reason; Grain's own would stay.
+
+    SIGTERM and SIGINT do not end the worker. Ctrl-C and some schedulers send them to all processes
+    of a command, but the parent needs its workers until it has saved.
+
+    Shared memory of a killed worker is freed. Python announces a block to the resource tracker
+    only after it has made the block, so a block would stay if its worker is killed in between.
+    Here the worker announces the block first.
+    """
+    make_filename = shared_memory._make_filename
+
+    def announced_filename() -> str:
+        name = make_filename()
+        resource_tracker.register(name, "shared_memory")
+        return name
+
+    def end_with_parent():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    shared_memory._make_filename = announced_filename
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _start_resource_tracker() -> None:
+    """Starts Python's process that frees the shared memory of killed workers, unless it runs.
+
+    Its warnings are hidden: they would follow the line that tells what happened.
+    """
+    variable, hidden = "PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"
+    before = os.environ.get(variable)
+    os.environ[variable] = f"{before},{hidden}" if before else hidden
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
