@@ -148,9 +148,9 @@ def _run_mode(config, workdir: pathlib.Path, stop, given) -> None:
 
         processes.print_once(evaluate.evaluate_run(config, workdir, given))
     elif MODE.value == "predict":
-        from train_lib.commands import evaluate
+        from train_lib.commands import predict
 
-        processes.print_once(evaluate.predict_images(config, workdir, IMAGES.value, given))
+        processes.print_once(predict.predict_images(config, workdir, IMAGES.value, given))
     elif MODE.value == "inspect":
         from train_lib.commands.inspect import inspect_run  # Matplotlib
 

@@ -68,7 +68,7 @@ def opened(config, images: np.ndarray):
 def protocols_table(arguments) -> None:
     from models import summary
     from train_lib import console
-    from train_lib.evaluation import protocols
+    from train_lib.evaluation import passes, protocols
 
     images = smooth_noise(arguments.images, 256)
     print(f"{'':24}{'passes':>9}{'images/s':>10}{'time / center':>15}{'time / ten crops':>18}")
@@ -79,7 +79,7 @@ def protocols_table(arguments) -> None:
             config.num_devices = 1
             config.evaluate.update({"protocol": protocol, "batch_size": arguments.batch})
             exp, state, split = opened(config, images)
-            cases[protocol] = protocols.passes(exp), state, split
+            cases[protocol] = protocols.of(exp).passes(), state, split
             once = summary.describe(exp.module, net, exp.input_shape)["total"]["macs"]
             sliding = exp.module.clone(class_map=True)
             map_macs = summary.describe(sliding, net, (256, 256, 3))["total"]["macs"]
@@ -87,9 +87,9 @@ def protocols_table(arguments) -> None:
             macs[protocol] = views[protocol]
         times: dict = {protocol: [] for protocol in PROTOCOLS}
         for turn in range(arguments.rounds + 1):
-            for protocol, (passes, state, split) in cases.items():
+            for protocol, (protocol_passes, state, split) in cases.items():
                 start = time.perf_counter()
-                protocols.predict(passes, state, split, console.Meter(len(split), net))
+                passes.predict(protocol_passes, state, split, console.Meter(len(split), net))
                 if turn:  # the first compiles
                     times[protocol].append(time.perf_counter() - start)
 
@@ -141,12 +141,12 @@ def border(arguments) -> None:
     from input_pipeline import crops, decode, images, views
     from train_lib import experiment
     from train_lib import workdir as folder
-    from train_lib.evaluation import ensemble
+    from train_lib.evaluation import trained
 
     workdir = Path(arguments.workdir)
     config = folder.read_config(workdir)
     exp = experiment.build(config, workdir)
-    _, state = ensemble.load_state(exp, workdir)
+    _, variables = trained.read_run(exp, workdir)
     size = exp.input_shape[0]
     side = size + 3 * 32  # the cells are 32 pixels apart
     module = exp.module.clone(class_map=True, image_size=size)
@@ -156,11 +156,11 @@ def border(arguments) -> None:
 
     @jax.jit
     def sliding(x):
-        return jax.nn.softmax(module.apply(state.variables(), x)[0])
+        return jax.nn.softmax(module.apply(variables, x)[0])
 
     @jax.jit
     def alone(x):
-        return jax.nn.softmax(exp.module.apply(state.variables(), x))
+        return jax.nn.softmax(exp.module.apply(variables, x))
 
     rows: dict = {"border": [], "inside": []}
     for path in images.find([arguments.data])[: arguments.images]:

@@ -185,7 +185,7 @@ def load(content: bytes) -> exported.Weights:
         config.evaluate.ensemble = str(path)
         with refusals():
             for member in ensemble.find(config, pathlib.Path(root)):
-                member.load()
+                member.state()
         params = WEIGHTS.variables["params"]
         state = TrainState(step=0, params=params, model_state={}, opt_state=(), window={})
         with refusals():

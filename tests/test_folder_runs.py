@@ -12,7 +12,7 @@ from configs import mlp
 from errors import UserError
 from input_pipeline import prepare
 from train_lib import train
-from train_lib.commands import evaluate
+from train_lib.commands import evaluate, predict
 from train_lib.train import train_and_evaluate
 
 COLOURS = {"blue": (40, 60, 200), "green": (60, 180, 60), "red": (200, 50, 40)}
@@ -80,7 +80,7 @@ def test_it_learns_the_colours_and_keeps_what_it_needs(pictures, whole):
     assert json.loads((workdir / "dataset.json").read_text())["class_names"] == sorted(COLOURS)
     assert (workdir / "statistics.npz").exists()
     path = pictures / "val" / "red" / "0.png"
-    line = evaluate.predict_images(config, workdir, [str(path)])
+    line = predict.predict_images(config, workdir, [str(path)])
     assert all(name in line for name in COLOURS)  # the folders' names are spoken
 
 

@@ -139,8 +139,8 @@ def everything(path) -> set[str]:
 
 @given(WORDS, WORDS, st.lists(WORDS, max_size=3))
 def test_no_name_leads_out_of_the_folder(dataset, split, ensemble):
-    asked = {"dataset": dataset, "split": split, "protocol": "full", "scales": [256]}
-    name = result_files.name_of(asked | {"ensemble": ensemble})
+    settings = {"dataset": dataset, "split": split, "protocol": "full", "scales": [256]}
+    name = result_files.folder_name(settings | {"ensemble": ensemble})
     with tempfile.TemporaryDirectory() as root:
         name += cache.file_name(pathlib.Path(root), (dataset, split), (dataset, split))
     name += CopyInfo(dataset, 256, True, 0, "error", {}).name
@@ -148,7 +148,7 @@ def test_no_name_leads_out_of_the_folder(dataset, split, ensemble):
     name.encode()
     with tempfile.TemporaryDirectory() as root:
         with refusals():
-            result_files.folder(pathlib.Path(root) / "run", asked)
+            result_files.make_folder(pathlib.Path(root) / "run", settings)
         found = everything(root)
         assert all(f"{p}/".startswith(f"{root}/run/") for p in found), found
 

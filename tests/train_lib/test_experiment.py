@@ -13,7 +13,8 @@ from configs.mlp import get_config
 from errors import UserError
 from input_pipeline import sources, statistics
 from train_lib import experiment, recorder
-from train_lib.commands.evaluate import evaluate_run, predict_images
+from train_lib.commands.evaluate import evaluate_run
+from train_lib.commands.predict import predict_images
 from train_lib.train import train_and_evaluate
 
 

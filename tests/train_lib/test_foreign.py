@@ -107,7 +107,7 @@ def test_settings_come_with_the_weights_but_for_those_that_are_given(root, tmp_p
 def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     config = foreign.settled(config_of(root), given=GIVEN)
     line = json.loads(evaluate.evaluate_run(config, tmp_path))
-    assert f"there is no run in {tmp_path}: this is about" in capsys.readouterr().err
+    assert f"there is no run in {tmp_path}: using config.init_from=" in capsys.readouterr().err
     expected, labels = by_hand(root), np.repeat([0, 1, 2], 3)
     assert (line["examples"], line["step"]) == (9, 0)
     assert line["top1_error"] == np.mean(expected.argmax(axis=1) != labels)

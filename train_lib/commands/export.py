@@ -1,4 +1,4 @@
-"""--mode=export: a trained net as a file, for Canon, for torchvision, or for JAX alone."""
+"""--mode=export: a trained network as a file for Canon, for torchvision, or for JAX alone."""
 
 import json
 import pathlib
@@ -15,16 +15,16 @@ from models import pretrained
 from train_lib import workdir as folder
 from train_lib.evaluation import ensemble, exported, trained
 
-# XLA's platforms for which a net is exported.
+# The platforms of XLA that a .jax file runs on.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export_run(config: ConfigDict, workdir: pathlib.Path, output: str, form: str = "canon") -> str:
-    """Writes a run's net to a file, and says so in a line.
+    """Writes a run's network to a file, and returns a line that says so.
 
-    form: a name of `FORMS`. output: the file, whose suffix goes with the form; "": in the workdir.
-    Of a run that averages its parameters, these are written.
-    Raises UserError for another suffix, a net that the form cannot hold, and a full disk.
+    form: a name of `FORMS`. output: the file, whose suffix belongs to the form; "": one in the
+    workdir. For a run that averages its parameters, the averages are written.
+    Raises UserError for another suffix, a network that the form cannot hold, and a full disk.
     """
     default, write = FORMS[form]
     path, suffix = pathlib.Path(output or workdir / default).expanduser(), default.suffix
@@ -32,10 +32,7 @@ def export_run(config: ConfigDict, workdir: pathlib.Path, output: str, form: str
         raise UserError(
             f"--output={output}: the file's name must end in {suffix} with --format={form}"
         )
-    (member,) = ensemble.find(config, workdir, ensemble=False, data=False)
-    step, state = member.load()
-    variables = jax.device_get(state.variables())
-    net = trained.Trained(member.exp, variables, member.class_names, step)
+    net = ensemble.find_one(config, workdir).open()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         note = write(path, net)
@@ -43,16 +40,16 @@ def export_run(config: ConfigDict, workdir: pathlib.Path, output: str, form: str
         raise UserError(
             f"cannot write {path} ({one_line(error)}): free some space, or choose another file"
         ) from error
-    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return f"written: {path} ({count:,} parameters, step {step}){note}"
+    count = sum(leaf.size for leaf in jax.tree.leaves(net.params))
+    return f"written: {path} ({count:,} parameters, step {net.step}){note}"
 
 
 def _canon(path: pathlib.Path, net: trained.Trained) -> str:
-    """All of it, see `weights`."""
+    """Everything that `exported` stores. Paths and devices of this machine are left out."""
     config = net.config.copy_and_resolve_references()
-    config.dataset.update({"data_dir": "", "cache_dir": ""})  # of this machine
+    config.dataset.update({"data_dir": "", "cache_dir": ""})
     config.num_devices = 0
-    if not config.init_from.startswith(pretrained.HUB):  # a path of this machine, too
+    if not config.init_from.startswith(pretrained.HUB):
         config.update({"init_from": "", "init_names": "", "init_layers": ()})
     stored = exported.Weights(
         config=config,
@@ -69,25 +66,25 @@ def _canon(path: pathlib.Path, net: trained.Trained) -> str:
 
 
 def _torchvision(path: pathlib.Path, net: trained.Trained) -> str:
-    """The state dict of torchvision's net of that kind, as safetensors."""
+    """The state dict of the same network in torchvision, as safetensors."""
     import safetensors.numpy
 
     tensors = pretrained.to_torchvision(net.module, net.variables, net.input_shape)
-    # "pt": what readers of safetensors know as PyTorch's layout. The others are what
-    # `models.pretrained` reads again.
+    # "pt" is PyTorch's layout in safetensors. `models.pretrained` reads the other entries.
     metadata = {
         "format": "pt",
         "class_names": json.dumps(list(net.class_names)),
         "settings": json.dumps(_settings(net)),
     }
     folder.replace(path, safetensors.numpy.save(tensors, metadata))
-    is_image = net.config.preprocess.mean == "pixel"
-    simplified = " (of the mean image, the mean of each colour)" if is_image else ""
+    simplified = ""
+    if net.config.preprocess.mean == "pixel":
+        simplified = " (of the mean image, the mean of each colour)"
     return f"; classes and preprocessing{simplified} are in its metadata"
 
 
 def _settings(net: trained.Trained) -> dict[str, Any]:
-    """The config fields by which images become the net's input, with the values of a mean."""
+    """The config fields that turn images into network input, with the values of a mean."""
     config, view = net.config, _test_view(net.config)
     fields = {f"preprocess.{name}": value for name, value in config.preprocess.items()}
     fields |= {f"view.{name}": view[name] for name in ("size", "test_scale", "interpolation")}
@@ -101,7 +98,7 @@ def _settings(net: trained.Trained) -> dict[str, Any]:
 
 
 def _test_view(config: ConfigDict) -> dict[str, Any]:
-    """The config's view; an interpolation drawn at random in training is the one of the tests."""
+    """The config's view, as evaluations use it: an interpolation drawn at random is fixed."""
     view = config.view.to_dict()
     if view["interpolation"] == "random":
         view["interpolation"] = views.RANDOM_TEST
@@ -109,12 +106,14 @@ def _test_view(config: ConfigDict) -> dict[str, Any]:
 
 
 def _jax(path: pathlib.Path, net: trained.Trained) -> str:
-    """The jitted inference function with its weights, which JAX runs without Canon; and what it
-    takes and gives, as JSON beside it."""
+    """The jitted inference function with its weights, which JAX runs without Canon.
+
+    A JSON file beside it describes its input and output.
+    """
     view = net.config.view.size
     height, width, channels = net.exp.info.image_shape
     shape = (view or height, view or width, channels)
-    exported = serialise(net.inference(), net.variables, shape)
+    content = serialise(net.inference(), net.variables, shape)
     description = {
         "input": {"dtype": "uint8", "shape": ["batch", *shape]},
         "output": {"dtype": "float32", "shape": ["batch", len(net.class_names)]},
@@ -123,16 +122,16 @@ def _jax(path: pathlib.Path, net: trained.Trained) -> str:
         "platforms": list(PLATFORMS),
         "step": net.step,
     }
-    folder.replace(path, exported)
-    beside = path.with_name(f"{path.name}.json")
-    folder.replace(beside, json.dumps(description, indent=2).encode() + b"\n")
-    return f"; what it takes and gives: {beside}"
+    folder.replace(path, content)
+    description_path = path.with_name(f"{path.name}.json")
+    folder.replace(description_path, json.dumps(description, indent=2).encode() + b"\n")
+    return f"; its input and output: {description_path}"
 
 
 def serialise(infer: Callable, variables, shape: tuple[int, int, int]) -> bytes:
     """`infer(variables, images)` for any number of images uint8 [batch, *shape], by jax.export.
 
-    jax.export.deserialize(content).call(images) gives what infer gives, on any of `PLATFORMS`.
+    jax.export.deserialize(content).call(images) is infer(variables, images), on all `PLATFORMS`.
     """
     from jax import export
 
@@ -142,7 +141,7 @@ def serialise(infer: Callable, variables, shape: tuple[int, int, int]) -> bytes:
     return bytes(export.export(function, platforms=PLATFORMS)(images).serialize())
 
 
-# The file's name in a workdir, and what writes: (path, net) -> what else to say.
+# The file's name in a workdir, and the function that writes it: (path, net) -> a note to print.
 FORMS: dict[str, tuple[pathlib.PurePath, Callable]] = {
     "canon": (pathlib.PurePath(f"weights{exported.SUFFIX}"), _canon),
     "torchvision": (pathlib.PurePath(f"torchvision{exported.SUFFIX}"), _torchvision),

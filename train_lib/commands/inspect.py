@@ -1,9 +1,10 @@
-"""--mode=inspect: what is inside a run's net, as pictures and tables in WORKDIR/inspection."""
+"""--mode=inspect: figures and tables of a run's network, in WORKDIR/inspection."""
 
+import dataclasses
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -17,14 +18,15 @@ from train_lib import foreign, pictures, recorder
 from train_lib.distributed import processes
 from train_lib.evaluation import ensemble, exported, result_files
 from train_lib.evaluation.trained import Trained, load_run
-from train_lib.pictures import of_run, run_plots
+from train_lib.pictures import inspect_figures, run_plots
+from train_lib.pictures.inspect_figures import Subject
 from train_lib.workdir import check_run, write_text
 
 FOLDER = "inspection"
-MOST_SHOWN = 4  # of the given pictures; of a test set, one
-# Of images that activations are held of at once: as many as have so many bytes, within limits.
-BYTES, FEWEST, MOST = 2**29, 4, 200
-# What an earlier inspection wrote, which would stand beside pictures of other images.
+MOST_SHOWN = 4  # images of the user with figures of their own; of a test set, one
+# The activations of as many images are held at a time as have so many bytes, within limits.
+ACTIVATION_BYTES, FEWEST_IMAGES, MOST_IMAGES = 2**29, 4, 200
+# The files of an earlier inspection, which may be of other images.
 WRITTEN = (
     *("parameters.txt", "difference_*.txt", "learning_curves.png", "filters.png"),
     *("weight_histograms.png", "c3_table.png", "rbf_codes.png", "confusion_matrix.png"),
@@ -41,96 +43,92 @@ def inspect_run(
     layer: str = "",
     compare: Sequence[str] = (),
 ) -> None:
-    """Writes pictures and tables of a run to WORKDIR/inspection, and says each file's name.
+    """Writes figures and tables of a run to WORKDIR/inspection, and prints each file's name.
 
-    images: files, and folders of them; none: some of the data set's test images, if it is there.
-    layer: whose feature maps are shown; "": of the first with an activation. compare: other runs'
-    folders, or steps of this run's checkpoints. Files of an earlier inspection are overwritten.
+    images: paths of files and folders; by default some test images of the data set, if it is there.
+    layer: the layer whose feature maps are shown, by default the first.
+    compare: other runs' folders, exported files, or steps of this run's checkpoints.
 
-    Raises UserError, before anything is written, for what is no run, image, layer or checkpoint.
+    Replaces the files of an earlier inspection. Raises UserError, before anything is written, for
+    a run, image, layer or checkpoint that does not exist.
     """
-    (member,) = ensemble.find(config, workdir, ensemble=False, data=False)
-    step, state = member.load()
-    variables = jax.device_get(state.variables())
-    del state
-    net = Trained(member.exp, variables, member.class_names, step)
-    layer, most = _layer(net, layer)
-    differences, runs, notes = _compared(net, workdir, compare)
-    seen = _looked_at(net, member, images, layer, most, notes)
+    member = ensemble.find_one(config, workdir)
+    net = member.open()
+    layer, most = _layer_and_images(net, layer)
+    comparison = _compare(net, workdir, compare)
+    if images:
+        subject = _own_images(net, image_files.find(images)[:most], layer, comparison.notes)
+    else:
+        subject = _test_images(member, net, layer, most, comparison.notes)
     output = workdir / FOLDER
     result_files.check_writable(output / "parameters.txt")
     for path in itertools.chain.from_iterable(map(output.glob, WRITTEN)):
         path.unlink()
-    texts = {
-        "parameters": parameter_tables.text(parameter_tables.parameters(net.variables)) + "\n"
-    } | differences
-    for name, text in texts.items():
+    parameters = parameter_tables.text(parameter_tables.parameters(net.variables)) + "\n"
+    for name, text in {"parameters": parameters, **comparison.tables}.items():
         write_text(output / f"{name}.txt", text)
         processes.print_once(f"written: {output / name}.txt")
-    for name, figure in itertools.chain(_learning(runs), of_run.of_weights(net), _of(seen)):
+    figures = [inspect_figures.weight_figures(net)]
+    if comparison.runs:
+        figures.insert(0, [("learning_curves", pictures.curves(comparison.runs))])
+    if subject:
+        figures.append(inspect_figures.image_figures(subject))
+    for name, figure in itertools.chain.from_iterable(figures):
         run_plots.save(figure, output / f"{name}.png")
         processes.print_once(f"written: {output / name}.png")
-    for note in notes:
+    for note in comparison.notes:
         processes.print_once(note)
 
 
-def _layer(net: Trained, layer: str) -> tuple[str, int]:
-    """The name of an activation, and of how many images to hold all activations.
+def _layer_and_images(net: Trained, layer: str) -> tuple[str, int]:
+    """The name of the activation to show, and the number of images to hold all activations of.
 
-    Raises UserError for a layer that there is not.
+    Raises UserError for an unknown layer.
     """
     image = jax.ShapeDtypeStruct((1, *net.input_shape), np.float32)
     names: list[str] = []
 
-    def look(image):
-        found = inspection.activations(net.module, net.variables, image)
-        names.extend(found)  # in order, which JAX does not keep
-        return found
+    def activations(image):
+        values = inspection.activations(net.module, net.variables, image)
+        names.extend(values)  # in the layers' order, which JAX does not keep
+        return values
 
-    shapes = jax.eval_shape(look, image)
-    held = sum(value.size * value.dtype.itemsize for value in shapes.values())
-    most = min(MOST, max(FEWEST, BYTES // held))
+    shapes = jax.eval_shape(activations, image)
+    image_bytes = sum(value.size * value.dtype.itemsize for value in shapes.values())
+    most = min(MOST_IMAGES, max(FEWEST_IMAGES, ACTIVATION_BYTES // image_bytes))
     return inspection.activated(dict.fromkeys(names), layer or names[0]), most
 
 
-def _of(seen: of_run.LookedAt | None) -> Iterator:
-    """All that takes pictures."""
-    if seen is None:
-        return
-    for pictures_of in (
-        of_run.of_answers,
-        of_run.of_activations,
-        of_run.of_gradients,
-        of_run.of_images,
-        of_run.of_dropping,
-        of_run.of_pooling,
-    ):
-        yield from pictures_of(seen)
+@dataclasses.dataclass
+class _Comparison:
+    """tables: texts by the names of their files. runs: records by label, of runs that have some.
+    notes: what is left out, and why."""
+
+    tables: dict[str, str]
+    runs: dict[str, list[dict]]
+    notes: list[str]
 
 
-def _learning(runs: dict[str, list[dict]]) -> Iterator:
-    """learning_curves, of all runs that have records."""
-    runs = {label: records for label, records in runs.items() if records}
-    if runs:
-        yield "learning_curves", pictures.curves(runs)
-
-
-def _compared(net: Trained, workdir: pathlib.Path, compare: Sequence[str]):
-    """Texts of differences by name, records of runs by label, and notes on what is left out."""
-    texts, notes = {}, []
+def _compare(net: Trained, workdir: pathlib.Path, compare: Sequence[str]) -> _Comparison:
+    """The differences of a network from others. Raises UserError for what cannot be opened."""
+    tables, notes = {}, []
     runs = {str(workdir): recorder.read(workdir)}
     for name in filter(None, map(str.strip, compare)):
+        path, short = pathlib.Path(name).expanduser(), name
         if name.isdecimal():
-            other, label = load_run(workdir, int(name)), f"step {name} of this run"
+            other, label, short = (
+                load_run(workdir, int(name)),
+                f"step {name} of this run",
+                f"step {name}",
+            )
         else:
             if foreign.is_foreign(name):
                 raise UserError(
                     f"--compare={name}: give a run's folder, or a file of --mode=export"
                 )
-            if pathlib.Path(name).suffix.lower() != exported.SUFFIX:
-                check_run(pathlib.Path(name).expanduser(), "--compare")
+            if path.suffix.lower() != exported.SUFFIX:
+                check_run(path, "--compare")
             other, label = load_run(name), printable(name)
-            path = pathlib.Path(name).expanduser()
             if path.is_dir():
                 runs[label] = recorder.read(path)
         try:
@@ -139,43 +137,49 @@ def _compared(net: Trained, workdir: pathlib.Path, compare: Sequence[str]):
             notes.append(f"no difference from {label}: {error}")
             continue
         title = f"from {workdir}, step {net.step}, to {label}, step {other.step}"
-        short = re.sub(r"[^A-Za-z0-9]+", "-", f"step {name}" if name.isdecimal() else name)
-        file = f"difference_{short.strip('-')[-100:]}"
-        while file in texts:
+        file = "difference_" + re.sub(r"[^A-Za-z0-9]+", "-", short).strip("-")[-100:]
+        while file in tables:
             file += "-too"
-        texts[file] = f"{title}\n\n{parameter_tables.text(rows)}\n"
-    return texts, runs, notes
+        tables[file] = f"{title}\n\n{parameter_tables.text(rows)}\n"
+    return _Comparison(
+        tables, {label: records for label, records in runs.items() if records}, notes
+    )
 
 
-def _looked_at(net: Trained, member, images, layer: str, most: int, notes: list[str]):
-    """The pictures to look at, at most so many; None (and a note) where there are none."""
-    if images:
-        paths, views = [], []
-        for path in image_files.find(images)[:most]:
-            try:
-                views.append(net.views(path)[0])
-                paths.append(path)
-            except UserError as error:
-                if net.config.dataset.on_bad_image == "error":
-                    raise
-                notes.append(f"skipped {printable(path)} ({error})")
-        if not views:
-            raise UserError("not one of the pictures can be read: give others by --images")
-        views = np.stack(views)
-        labels = np.argmax(net.probabilities(net.on_device, views), axis=1)
-        captions = [
-            f"{printable(pathlib.Path(path).name)} (taken for {net.class_names[label]})"
-            for path, label in zip(paths, labels, strict=True)
-        ]
-        shown = min(MOST_SHOWN, len(paths))
-        return of_run.LookedAt(net, views, labels, captions, shown, layer, answers=True)
+def _own_images(net: Trained, paths: Sequence[str], layer: str, notes: list[str]) -> Subject:
+    """The user's picture files. Adds a note for each that cannot be read, if they are skipped."""
+    readable, views = [], []
+    for path in paths:
+        try:
+            views.append(net.views(path)[0])
+            readable.append(path)
+        except UserError as error:
+            if net.config.dataset.on_bad_image == "error":
+                raise
+            notes.append(f"skipped {printable(path)} ({error})")
+    if not views:
+        raise UserError("no image can be read: give others by --images")
+    views = np.stack(views)
+    labels = np.argmax(net.probabilities(net.on_device, views), axis=1)
+    captions = [
+        f"{printable(pathlib.Path(path).name)} (predicted: {net.class_names[label]})"
+        for path, label in zip(readable, labels, strict=True)
+    ]
+    shown = min(MOST_SHOWN, len(readable))
+    return Subject(net, views, labels, captions, shown, layer, has_true_labels=False)
+
+
+def _test_images(
+    member: ensemble.Member, net: Trained, layer: str, most: int, notes: list[str]
+) -> Subject | None:
+    """Some images of the data set's test split; None, and a note, if it is not there."""
     dataset = net.config.dataset
     try:
         split = sources.load(dataset, sources.split_name(dataset, dataset.test_split))
     except UserError as error:
         notes.append(f"left out what needs images: give some by --images ({error})")
         return None
-    ensemble.check_classes([member], split.info)
+    ensemble.check_classes(member, split.info)
     views, labels, captions = [], [], []
     for i in np.unique(np.linspace(0, len(split) - 1, most).astype(int)):
         try:
@@ -185,5 +189,5 @@ def _looked_at(net: Trained, member, images, layer: str, most: int, notes: list[
         labels.append(split.read(i)[1])
         captions.append(f"test image {split.id(i)} ({net.class_names[labels[-1]]})")
     if not views:
-        raise UserError("not one image of the test split can be read: give some by --images")
-    return of_run.LookedAt(net, np.stack(views), np.array(labels), captions, 1, layer)
+        raise UserError("no image of the test split can be read: give some by --images")
+    return Subject(net, np.stack(views), np.array(labels), captions, shown=1, layer=layer)

@@ -1,4 +1,4 @@
-"""The mode that needs no run, and imports little, so that it answers at once: summary."""
+"""--mode=summary: the layers of a model. It needs no run and imports little."""
 
 import json
 from collections.abc import Collection
@@ -9,10 +9,10 @@ from models import summary
 from train_lib import experiment
 
 
-def summarise(config: ConfigDict, output: str, given: Collection[str] = ()) -> str:
-    """The model's layers and totals, as a table or as JSON; nothing is computed.
+def summarise(config: ConfigDict, form: str, given: Collection[str] = ()) -> str:
+    """The model's layers and totals, without computing anything. form: "table" or "json".
 
-    With what belongs to the weights of config.init_from, but for the `given` fields.
+    With the settings that belong to the weights of config.init_from, except for `given` fields.
     """
     if config.init_from:
         from train_lib import foreign  # readers of five formats
@@ -20,6 +20,4 @@ def summarise(config: ConfigDict, output: str, given: Collection[str] = ()) -> s
         config = foreign.settled(config, given=given)
     exp = experiment.build(config)
     description = summary.describe(exp.module, config.model.name, exp.input_shape)
-    if output == "json":
-        return json.dumps(description)
-    return summary.table(description)
+    return json.dumps(description) if form == "json" else summary.table(description)

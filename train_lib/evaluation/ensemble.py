@@ -1,190 +1,229 @@
-"""The nets that a test asks: a run, or the members of an ensemble, runs and weight files."""
+"""The networks that a command works on: a run's, a weight file's, or the members of an ensemble."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError
-from input_pipeline.split import Info
-from train_lib import experiment, foreign, optimizers, rates
-from train_lib import state as state_lib
+from input_pipeline.split import Info, part_of
+from train_lib import console, experiment, foreign
 from train_lib import workdir as folder
-from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import parallel, processes
-from train_lib.evaluation import exported, protocols
+from train_lib.evaluation import exported, metrics, passes, protocols, trained
+from train_lib.state import TrainState
 
 ENSEMBLE, INIT_FROM = "config.evaluate.ensemble", "config.init_from"
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A net that can be asked.
+    """A network whose weights are not in memory yet.
 
-    name: as the user wrote it. class_names: what it was trained on. load: gives (step, state),
-        replicated on the experiment's devices; nothing is held before.
+    name: as the user wrote it.
+    exp: its own model, preprocessing and views, with the command's data set and evaluation.
+    class_names: those that it was trained on.
+    read: () -> (step, variables as NumPy arrays).
     """
 
     name: str
     exp: experiment.Experiment
-    class_names: list[str]
-    load: Callable[[], tuple[int, state_lib.TrainState]]
+    class_names: Sequence[str]
+    read: Callable[[], tuple[int, Mapping[str, Any]]]
+
+    @property
+    def protocol(self) -> protocols.Protocol:
+        """How it is evaluated."""
+        return protocols.of(self.exp)
+
+    def state(self) -> TrainState:
+        """Its step and variables on the experiment's devices, without an optimizer's state."""
+        step, variables = self.read()
+        variables = dict(variables)
+        state = TrainState(
+            step=jnp.int32(step),
+            params=variables.pop("params"),
+            model_state=variables,
+            opt_state=(),
+            window={},
+        )
+        return parallel.replicate(state, self.exp.devices)
+
+    def open(self) -> trained.Trained:
+        """The network with its weights in memory."""
+        step, variables = self.read()
+        return trained.Trained(self.exp, variables, self.class_names, step)
 
 
 def find(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    ensemble: bool = True,
-    data: bool = True,
-    given: Collection[str] = (),
+    config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = (), needs_data: bool = True
 ) -> list[Member]:
-    """The run of `workdir`, or the members of config.evaluate.ensemble (unless `ensemble` is off).
+    """The members of config.evaluate.ensemble or, without one, the run of `workdir`.
 
-    Where the workdir has no run, the net of config.init_from.
-    data: whether the data set must be there; what it looked like is known without. given: the
-    config's fields that the user gave, see `foreign.settled`.
-    A member of an ensemble keeps its own model, preprocessing and views; what is tested, and how,
-    is in `config`. Raises UserError for what is no run or weight file, for a net that cannot be
-    tested so, and for members of different classes.
+    If the workdir holds no run, the network of config.init_from. given: the config's fields that
+    the user gave, see `foreign.settled`. needs_data: False if the data set may be missing.
+
+    A member keeps its own model, preprocessing and views. `config` says which examples are
+    evaluated, and how. Raises UserError for what is neither a run nor a weight file, for a
+    network that cannot be evaluated so, and for members with different classes.
     """
-    names = [name.strip() for name in config.evaluate.ensemble.split(",") if name.strip()]
-    if names and ensemble:
-        found = [_member(config, name, ENSEMBLE, data, given) for name in names]
-    elif names:
-        raise UserError(f"{ENSEMBLE}={','.join(names)}: this mode takes one net: leave it out")
+    names = _names(config)
+    if names:
+        members = [_member(config, name, ENSEMBLE, given, needs_data) for name in names]
     elif config.init_from and not folder.has_checkpoints(workdir):
-        said = f"there is no run in {workdir}: this is about config.init_from={config.init_from}"
-        processes.print_once(said, file=sys.stderr)
-        found = [_member(config, config.init_from, INIT_FROM, data, given)]
+        message = f"there is no run in {workdir}: using config.init_from={config.init_from}"
+        processes.print_once(message, file=sys.stderr)
+        members = [_member(config, config.init_from, INIT_FROM, given, needs_data)]
     else:
-        found = [_run(str(workdir), config, workdir, data)]
-    for member in found:
-        protocols.check(member.exp)
-        if len(member.class_names) != member.exp.info.num_classes:
+        members = [_run(str(workdir), config, workdir, needs_data)]
+    for member in members:
+        member.protocol.check()
+        info = member.exp.info
+        if len(member.class_names) != info.num_classes:
             raise UserError(
-                f"{member.name} names {len(member.class_names)} classes and"
-                f" {member.exp.info.name} has {member.exp.info.num_classes}: give the data set that"
-                " it was trained on"
+                f"{member.name} has {len(member.class_names)} classes and {info.name} has"
+                f" {info.num_classes}: give the data set that it was trained on"
             )
-        if member.class_names != found[0].class_names:
+        if member.class_names != members[0].class_names:
             raise UserError(
-                f"{member.name} and {found[0].name} know other classes: an ensemble's members must"
-                " know the same ones, in the same order"
+                f"{member.name} and {members[0].name} have different classes: an ensemble's members"
+                " must have the same ones, in the same order"
             )
-    return found
+    return members
 
 
-def check_classes(found: Sequence[Member], info: Info) -> None:
-    """Raises UserError if the data set has other classes than the members know."""
-    names = found[0].class_names
-    if list(names) != list(info.class_names):
+def find_one(config: ConfigDict, workdir: pathlib.Path) -> Member:
+    """The network of a command that works on one. Its data set may be missing."""
+    names = _names(config)
+    if names:
+        raise UserError(f"{ENSEMBLE}={','.join(names)}: this mode takes one network: leave it out")
+    return find(config, workdir, needs_data=False)[0]
+
+
+def check_classes(member: Member, info: Info) -> None:
+    """Raises UserError if the data set has other classes than those that the member knows."""
+    names = list(member.class_names)
+    if names != list(info.class_names):
         raise UserError(
-            f"{found[0].name} was trained on other classes ({len(names)}:"
+            f"{member.name} was trained on other classes ({len(names)}:"
             f" {', '.join(names[:3])}, ...) than those of {info.name} ({info.num_classes}:"
             f" {', '.join(info.class_names[:3])}, ...): give the data set that it was trained on"
         )
 
 
-def _member(config: ConfigDict, name: str, what: str, data: bool, given: Collection[str]) -> Member:
-    """what: the field that names it, for errors."""
+def _names(config: ConfigDict) -> list[str]:
+    return [name.strip() for name in config.evaluate.ensemble.split(",") if name.strip()]
+
+
+def _member(
+    config: ConfigDict, name: str, field: str, given: Collection[str], needs_data: bool
+) -> Member:
+    """field: the config's field that names it, for messages."""
     path = pathlib.Path(name).expanduser()
     if foreign.is_foreign(name):
-        exp, class_names = foreign.experiment_of(config, name, data=data, given=given)
-        load = functools.partial(_from_foreign, exp)
-        return Member(name, exp, class_names, load)
+        exp, class_names = foreign.experiment_of(config, name, data=needs_data, given=given)
+        read_foreign = functools.partial(foreign.variables, exp.config, exp.module, exp.input_shape)
+        return Member(name, exp, class_names, lambda: (0, read_foreign()))
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path, shapes_only=True)
-        own = _asked(stored.config, config)
-        info = None if data else stored.info
-        exp = experiment.build(own, statistics=stored.statistics, info=info)
+        exp = experiment.build(
+            _with_evaluation_of(config, stored.config),
+            statistics=stored.statistics,
+            info=None if needs_data else stored.info,
+        )
         exported.check_fits(stored, exp, path)
-        return Member(name, exp, stored.class_names, functools.partial(_from_file, exp, path))
-    foreign.check(name, what)
-    folder.check_run(path, what)
-    return _run(name, _asked(folder.read_config(path), config), path, data)
+        return Member(name, exp, stored.class_names, functools.partial(_read_exported, path))
+    foreign.check(name, field)
+    folder.check_run(path, field)
+    return _run(name, _with_evaluation_of(config, folder.read_config(path)), path, needs_data)
 
 
-def _asked(own: ConfigDict, config: ConfigDict) -> ConfigDict:
-    """A member's own config with what `config` says about the test."""
+def _with_evaluation_of(config: ConfigDict, own: ConfigDict) -> ConfigDict:
+    """A member's own config, with what `config` says about the evaluation."""
     for section in ("dataset", "evaluate", "predict"):
         own[section] = config[section].copy_and_resolve_references()
     own.evaluate.ensemble, own.num_devices = "", config.num_devices
     return own
 
 
-def _run(name: str, config: ConfigDict, workdir: pathlib.Path, data: bool) -> Member:
-    known = not data and (workdir / folder.DATASET).exists()
-    exp = experiment.build(config, workdir, info=folder.info(workdir) if known else None)
-    _check(exp, workdir, data)
-    return Member(
-        name, exp, folder.class_names(workdir), functools.partial(load_state, exp, workdir)
-    )
-
-
-def _from_file(exp: experiment.Experiment, path: pathlib.Path):
+def _read_exported(path: pathlib.Path):
     stored = exported.load(path)
-    return _state(exp, stored.step, stored.variables)
+    return stored.step, stored.variables
 
 
-def _from_foreign(exp: experiment.Experiment):
-    return _state(exp, 0, foreign.variables(exp.config, exp.module, exp.input_shape))
+def _run(name: str, config: ConfigDict, workdir: pathlib.Path, needs_data: bool) -> Member:
+    is_known = not needs_data and (workdir / folder.DATASET).exists()
+    exp = experiment.build(config, workdir, info=folder.info(workdir) if is_known else None)
+    _check_run(exp, workdir, needs_data)
+    step = trained.checkpoint_step(workdir, exp.config.evaluate.checkpoint)
+    read = functools.partial(trained.read_run, exp, workdir, step)
+    return Member(name, exp, folder.class_names(workdir), read)
 
 
-def _state(exp: experiment.Experiment, step: int, variables):
-    """(step, replicated state) of a net that is only asked."""
-    variables = dict(variables)
-    state = state_lib.TrainState(
-        step=jnp.int32(step),
-        params=variables.pop("params"),
-        model_state=variables,
-        opt_state=(),
-        window={},
-    )
-    return step, parallel.replicate(state, exp.devices)
-
-
-def _check(exp: experiment.Experiment, workdir: pathlib.Path, data: bool = True) -> int | None:
-    """The step that config.evaluate.checkpoint asks for, None for the latest; reads no state.
-
-    Raises UserError if there is no such checkpoint, or the run is of another model.
-    """
+def _check_run(exp: experiment.Experiment, workdir: pathlib.Path, needs_data: bool) -> None:
+    """Raises UserError if the workdir holds no checkpoint, or those of another model."""
     if not (workdir / folder.CONFIG).exists() or not (workdir / "checkpoints").is_dir():
         raise UserError(f"no run in {workdir}: train one with --mode=train, or give its --workdir")
     sections = ("model.", "preprocess.", "loss.")
-    different = [
-        line
-        for section in (*sections, *(() if data else ("view.", "dataset.name")))
-        for line in folder.different_fields(workdir, exp.config, section)
-    ]
+    if not needs_data:
+        sections += ("view.", "dataset.name")
+    different = []
+    for section in sections:
+        different += folder.different_fields(workdir, exp.config, section)
     folder.refuse(workdir, different, "give the config that it was trained with")
     if not folder.has_checkpoints(workdir):
         raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
-    if exp.config.evaluate.checkpoint != "best":
-        return None
-    step = Checkpoints(workdir, read_only=True).best_step()
-    if step is None:
-        raise UserError(f"no evaluated checkpoint in {workdir}: use evaluate.checkpoint=latest")
-    return step
 
 
-def load_state(exp: experiment.Experiment, workdir: pathlib.Path):
-    """(step, state) of a run's newest checkpoint, or of the best by config.evaluate.checkpoint.
+def evaluate(members: Sequence[Member], split, title: str):
+    """(result, steps, images per second) of members on a split. title: of the progress bar."""
+    exp = members[0].exp
+    if len(members) > 1 or not members[0].protocol.is_single_view:
+        probabilities, labels, steps, speed = predict(members, split, title)
+        return metrics.from_probabilities(probabilities, labels), steps, speed
+    state = members[0].state()
+    with contextlib.closing(_meter(split, title)) as meter:
+        result = metrics.evaluate(exp.eval_step(), state, exp.eval_batches, split, meter=meter)
+    return result, [int(state.step)], _speed(meter)
 
-    Raises UserError as `_check`, and for checkpoints that are all damaged.
+
+def predict(members: Sequence[Member], split, title: str):
+    """(mean probabilities, labels, steps, images per second) of members on a split.
+
+    Probabilities are float32 [n, classes]. A label is -1 where a member could not read the image.
+    One member's weights are in memory at a time. title: of the progress bar.
     """
-    step = _check(exp, workdir)
-    config = exp.config
-    # For the structure of its state alone, which durations do not change.
-    optimizer = optimizers.make_optimizer(config.optimizer, rates.for_config(config, 1.0, 1))
-    like = state_lib.shapes_for_config(exp, optimizer)
-    restored = (0, like)
-    if processes.is_first():
-        restored = Checkpoints(workdir, read_only=True).restore(like, step)
-        if restored is None:
-            raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
-    state = processes.tree_from_first(restored[1])
-    return int(state.step), parallel.replicate(state, exp.devices)
+    steps, total, labels = [], None, None
+    all_passes = [member.protocol.passes() for member in members]
+    looks = sum(map(len, all_passes))
+    with contextlib.closing(_meter(split, title, looks)) as meter:
+        for member, member_passes in zip(members, all_passes, strict=True):
+            with meter.paused():
+                state = member.state()
+            share, member_labels = passes.predict(member_passes, state, split, meter)
+            steps.append(int(state.step))
+            del state
+            share = share / len(members)
+            total = share if total is None else np.add(total, share, out=total)
+            if labels is None:
+                labels = member_labels
+            labels = np.where(member_labels < 0, member_labels, labels)
+    return total, labels, steps, _speed(meter) / looks
+
+
+def _meter(split, title: str, looks: int = 1) -> console.Meter:
+    """Counts this process's part of the split, each example `looks` times."""
+    part = part_of(split, processes.index(), processes.count())
+    return console.Meter(len(part) * looks, title, quiet=not processes.is_first())
+
+
+def _speed(meter: console.Meter) -> float:
+    """Images per second of all processes together."""
+    return meter.rate() * processes.count()

@@ -1,9 +1,9 @@
-"""A net in one file: safetensors, with all that is needed to use it, and no code.
+"""A network in one file: safetensors with everything that using it takes, and no code.
 
-Tensors: "params/conv1/kernel", "batch_stats/bn1/mean", ... as `TrainState.variables` has them
-(averaged parameters of a run that averages), and "statistics/..." of the training set where the
-recipe needs some. Metadata: the config, the names of the classes, the data set's, and the step;
-and a checksum of all that, by which damage is noticed.
+Tensors: "params/conv1/kernel", "batch_stats/bn1/mean", ..., as in `TrainState.variables` (for a run
+that averages its parameters, the averages), and "statistics/..." of the training set if the
+preprocessing needs them. Metadata: the config, the class names, the data set's name, the step, and
+a checksum of everything, which reveals damage.
 """
 
 import dataclasses
@@ -29,9 +29,12 @@ _CHECKSUM = "sha256"
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a file holds. variables: {"params": ..., "batch_stats": ...}, NumPy arrays (or, see
-    `load`, their shapes). image_shape: of the data set's images, zeros where they differ.
-    train_examples: how many it was trained on, 0 where that is not known."""
+    """The content of a file.
+
+    variables: {"params": ..., "batch_stats": ...}, NumPy arrays (or their shapes, see `load`).
+    image_shape: of the data set's images; zeros if their sizes differ, None if unknown.
+    train_examples: the size of the training set, 0 if unknown.
+    """
 
     config: ConfigDict
     class_names: list[str]
@@ -44,7 +47,7 @@ class Weights:
 
     @property
     def info(self) -> Info | None:
-        """What the data set looked like, without it; None if the file does not say."""
+        """A description of the data set that the network was trained on; None if unknown."""
         if self.image_shape is None:
             return None
         return Info(
@@ -56,7 +59,10 @@ class Weights:
 
 
 def with_checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> dict[str, str]:
-    """The metadata with a SHA-256 of themselves and the tensors (C order), names and shapes."""
+    """The metadata with a SHA-256 of themselves and of the tensors: names, shapes and values.
+
+    The tensors' memory must be in C order.
+    """
     metadata = {key: value for key, value in metadata.items() if key != _CHECKSUM}
     arrays = [tensors[name] for name in sorted(tensors)]
     kinds = [(name, tensors[name].dtype.str, tensors[name].shape) for name in sorted(tensors)]
@@ -67,7 +73,7 @@ def with_checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> d
 
 
 def save(path: pathlib.Path, weights: Weights) -> None:
-    """Writes a file, whole or not at all. Raises UserError, one line, where that fails."""
+    """Writes a file completely or not at all. Raises UserError, one line, if that fails."""
     import safetensors.numpy
 
     tensors = {"/".join(keys): leaf for keys, leaf in flatten_dict(weights.variables).items()}
@@ -96,10 +102,11 @@ def save(path: pathlib.Path, weights: Weights) -> None:
 
 
 def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
-    """What `save` wrote; with shapes_only the shapes of the variables in place of their values.
+    """The content of a file that `save` wrote.
 
-    Raises UserError for a missing, damaged or foreign file; with shapes_only, whose point is not
-    to read it all, without looking at the checksum.
+    shapes_only: True to get the shapes of the variables instead of their values. The tensors are
+    then not read, so the checksum is not compared.
+    Raises UserError for a missing or damaged file, and for one that Canon did not write.
     """
     import safetensors
 
@@ -124,29 +131,33 @@ def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
         return _read(metadata, tensors)
     except UserError:
         raise
-    except Exception as error:  # safetensors', JSON's and flax's many kinds
+    except Exception as error:  # safetensors, JSON and flax raise many types
         raise UserError(
             f"cannot read the weight file {path} ({one_line(error)}): write it again with"
             " --mode=export"
         ) from error
 
 
+def shapes_of(variables) -> dict[tuple, tuple[int, ...]]:
+    """{path: shape} of a tree of arrays, or of shapes."""
+    leaves = flatten_dict(variables).items()
+    return {path: leaf if isinstance(leaf, tuple) else leaf.shape for path, leaf in leaves}
+
+
 def check_fits(stored: Weights, exp, path: pathlib.Path) -> None:
     """Raises UserError unless the variables (or shapes) are those of the `Experiment`'s module."""
-
-    def shapes(tree):
-        flat = flatten_dict(tree)
-        return {p: leaf if isinstance(leaf, tuple) else leaf.shape for p, leaf in flat.items()}
-
-    if shapes(stored.variables) != shapes(experiment.state_shapes(exp.module, exp.input_shape)):
-        raise UserError(f"the weight file {path} does not fit its own model: write it again")
+    expected = experiment.state_shapes(exp.module, exp.input_shape)
+    if shapes_of(stored.variables) != shapes_of(expected):
+        raise UserError(
+            f"the weight file {path} does not fit its own model: write it again with --mode=export"
+        )
 
 
 def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
-    """Raises ValueError, KeyError or TypeError for what `save` does not write."""
-    paths = {tuple(name.split("/")): value for name, value in tensors.items()}
-    own = {path[1:]: paths.pop(path) for path in list(paths) if path[0] == "statistics"}
-    statistics = {"/".join(path): value for path, value in own.items()}
+    """Raises ValueError, KeyError or TypeError for content that `save` does not write."""
+    prefix = "statistics/"
+    statistics = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    variables = {tuple(k.split("/")): v for k, v in tensors.items() if not k.startswith(prefix)}
     step = int(metadata["step"])
     if not 0 <= step < 2**31:
         raise ValueError(f"step {step}")
@@ -155,7 +166,7 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
         class_names=folder.checked_names(json.loads(metadata["class_names"])),
         dataset=metadata["dataset"],
         step=step,
-        variables=unflatten_dict(paths),
+        variables=unflatten_dict(variables),
         statistics=from_arrays(statistics) if statistics else None,
         image_shape=folder.checked_shape(json.loads(metadata.get("image_shape", "null"))),
         train_examples=folder.checked_count(json.loads(metadata.get("train_examples", "0"))),

@@ -1,12 +1,12 @@
-"""Evaluation of a state on a split: every example exactly once.
+"""Metrics of a network on a split. Every example counts exactly once.
 
 `evaluate` is what training does between steps: one view of each image, sums on the devices.
-`from_probabilities` makes the same of what `protocols.predict` gives.
+`from_probabilities` computes the same result from the class probabilities of a protocol.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -18,10 +18,10 @@ from train_lib.distributed import processes
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Errors are fractions in 0..1; loss is the mean.
+    """Errors are fractions in 0..1; loss is the mean over examples.
 
-    classes, probabilities: the top five (or fewer) of each example [n, 5], best first; labels
-    int [n]; -1 for what could not be read and was skipped.
+    classes, probabilities: the five (or fewer) most probable of each example [n, 5], best first.
+    labels: int [n], -1 for an image that could not be read and was skipped.
     """
 
     loss: float
@@ -34,7 +34,7 @@ class Result:
 
     @property
     def counted(self) -> np.ndarray:
-        """bool [n]: what could be read."""
+        """bool [n]: the examples that could be read."""
         return self.labels >= 0
 
     def metrics(self) -> dict:
@@ -46,7 +46,7 @@ class Result:
         }
 
 
-# What `make_eval_step` sums; a process without an example has zeros of them.
+# The sums of `make_eval_step`. A process without examples has zeros.
 SUMS = ("loss", "top1_errors", "top5_errors", "examples")
 
 
@@ -58,19 +58,22 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     meter=None,
 ) -> Result | None:
-    """Runs `eval_step` (already parallel) over a split; of several processes each over its part.
+    """Runs `eval_step` (already parallel) over a split; several processes each over a part.
 
-    batches_of: a split -> image, label and mask, [devices, share, ...]. None if `stop()` became
-    true on the way, in any of the processes. meter: a `console.Meter`, of the part. Raises
-    UserError if no example counts.
+    batches_of: a part of the split -> batches of image, label and mask, [devices, share, ...]; the
+        iterator is closed at the end.
+    stop: None is returned once it became true in any process.
+    meter: a `console.Meter` of this process's part.
+    Raises UserError if no example counts.
     """
     part = part_of(split, processes.index(), processes.count())
     outputs, labels, stopped = [], [], False
-    with contextlib.closing(batches_of(part)) if len(part) else contextlib.nullcontext(()) as found:
-        for batch in found:
+    reader = contextlib.closing(batches_of(part)) if len(part) else contextlib.nullcontext(())
+    with reader as batches:
+        for batch in batches:
             if stopped := stop():
                 break
-            # What is masked is a skipped image, or padding, which is cut off below.
+            # The mask leaves out skipped images, and the padding, which is cut off below.
             labels.append(np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1))
             with meter.compiling(batch["image"].shape) if meter else contextlib.nullcontext():
                 outputs.append(eval_step(state, batch))
@@ -82,45 +85,49 @@ def evaluate(
     if meter and not stopped:
         meter.reached(len(part))
     # Sums over a batch are exact or float32; over batches they are Python's float64.
-    own = {name: np.float64(sum(float(out[0][name]) for out in outputs)) for name in SUMS}
-
-    def per_example(name: str) -> np.ndarray:
-        rows = [out[1][name].reshape(-1, out[1][name].shape[-1]) for out in outputs]
-        return np.concatenate(rows)[: len(part)]
-
+    arrays = {name: np.float64(sum(float(out[0][name]) for out in outputs)) for name in SUMS}
     if outputs and not stopped:
-        own |= {name: per_example(name) for name in ("classes", "probabilities")}
-        own["labels"] = np.concatenate(labels)[: len(part)]
-    gathered = processes.gather(stopped=np.bool_(stopped), **own)
-    if any(one["stopped"] for one in gathered):
+        for name in ("classes", "probabilities"):
+            rows = [out[1][name].reshape(-1, out[1][name].shape[-1]) for out in outputs]
+            arrays[name] = np.concatenate(rows)[: len(part)]
+        arrays["labels"] = np.concatenate(labels)[: len(part)]
+    return _result(processes.gather(stopped=np.bool_(stopped), **arrays))
+
+
+def _result(gathered: Sequence[dict[str, np.ndarray]]) -> Result | None:
+    """The result from the arrays of every process; None if one of them stopped."""
+    if any(arrays["stopped"] for arrays in gathered):
         return None
-    sums = {name: sum(float(one[name]) for one in gathered) for name in SUMS}
-    counted = round(sums["examples"])
-    if not counted:
-        raise UserError("not one image of the split can be read: check the data set")
+    sums = {name: sum(float(arrays[name]) for arrays in gathered) for name in SUMS}
+    examples = round(sums["examples"])
+    _check_count(examples)
     rows = {
-        name: np.concatenate([one[name] for one in gathered if name in one])
+        name: np.concatenate([arrays[name] for arrays in gathered if name in arrays])
         for name in ("classes", "probabilities", "labels")
     }
     return Result(
-        loss=sums["loss"] / counted,
-        top1_error=sums["top1_errors"] / counted,
-        top5_error=sums["top5_errors"] / counted,
-        examples=counted,
+        loss=sums["loss"] / examples,
+        top1_error=sums["top1_errors"] / examples,
+        top5_error=sums["top5_errors"] / examples,
+        examples=examples,
         **rows,
     )
 
 
-def from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> Result:
-    """The result of class probabilities float [n, classes].
+def _check_count(examples: int) -> None:
+    if not examples:
+        raise UserError("no image of the split can be read: check the data set")
 
-    labels: int [n], -1 for what was skipped. The loss is -log of the right class's probability
-    (of at least 1e-30). Raises UserError if no example counts.
+
+def from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> Result:
+    """The result from class probabilities, float [n, classes].
+
+    labels: int [n], -1 for a skipped image. The loss is -log of the right class's probability (of
+    at least 1e-30). Raises UserError if no example counts.
     """
     mask = labels >= 0
     count = int(mask.sum())
-    if not count:
-        raise UserError("not one image of the split can be read: check the data set")
+    _check_count(count)
     chunks = np.array_split(probabilities, max(1, len(probabilities) // 4096))
     best = [np.argsort(-chunk, axis=1, kind="stable")[:, :5] for chunk in chunks]
     classes = np.concatenate(best)

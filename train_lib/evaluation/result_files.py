@@ -1,4 +1,4 @@
-"""What a test leaves behind, in WORKDIR/evaluation: tables, plots, and every prediction."""
+"""The files of an evaluation in WORKDIR/evaluation: tables, plots, and every prediction."""
 
 import csv
 import hashlib
@@ -17,10 +17,10 @@ from train_lib.evaluation.metrics import Result
 from train_lib.workdir import write_text
 
 
-def name_of(asked: dict) -> str:
-    """The name of a test's folder: all that was asked for, an ensemble as a hash of its names."""
+def folder_name(settings: dict) -> str:
+    """The name of an evaluation's folder: its settings, an ensemble as a hash of its names."""
     parts = []
-    for name, value in asked.items():
+    for name, value in settings.items():
         if name == "ensemble":
             names = printable(",".join(value)).encode()
             value = f"ensemble-{hashlib.sha256(names).hexdigest()[:8]}"
@@ -28,15 +28,15 @@ def name_of(asked: dict) -> str:
     return "_".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)
 
 
-def folder(workdir: pathlib.Path, asked: dict) -> pathlib.Path:
-    """Makes the folder of a test. Raises UserError, before any work, where that cannot be."""
-    path = workdir / "evaluation" / name_of(asked)
+def make_folder(workdir: pathlib.Path, settings: dict) -> pathlib.Path:
+    """Makes the folder of an evaluation. Raises UserError if it cannot be written to."""
+    path = workdir / "evaluation" / folder_name(settings)
     check_writable(path / "result.json")
     return path
 
 
 def check_writable(file: str | pathlib.Path) -> None:
-    """Makes the folder that a file shall be in. Raises UserError where it cannot be written to."""
+    """Makes the folder of a file. Raises UserError if it cannot be written to."""
     path = pathlib.Path(file).expanduser().parent
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -53,37 +53,35 @@ def _table(rows) -> str:
 
 
 def predictions(result: Result, names: Sequence[str], ids: Callable[[int], str]) -> str:
-    """CSV, a line an example: id, label, and the five (or fewer) most probable classes.
+    """CSV, one line for each example: id, label, and the five (or fewer) most probable classes.
 
     An example that could not be read has no label and no classes.
     """
-    top = result.classes.shape[1]
-    heads = [f"{what}{i}" for i in range(1, top + 1) for what in ("class", "probability")]
-    rows = [["id", "label", *heads]]
+    ranks = range(result.classes.shape[1])
+    rows = [["id", "label", *(f"{c}{i + 1}" for i in ranks for c in ("class", "probability"))]]
     for i, label in enumerate(result.labels):
-        row = [printable(ids(i))]
+        row = [printable(ids(i))] + [""] * (len(rows[0]) - 1)
         if label >= 0:
-            row.append(names[label])
-            for one, probability in zip(result.classes[i], result.probabilities[i], strict=True):
-                row += [names[one], f"{probability:.6g}"]
-        rows.append(row + [""] * (2 + 2 * top - len(row)))
+            row[1], row[2::2] = names[label], [names[number] for number in result.classes[i]]
+            row[3::2] = [f"{probability:.6g}" for probability in result.probabilities[i]]
+        rows.append(row)
     return _table(rows)
 
 
 def per_class(result: Result, names: Sequence[str]) -> str:
-    """CSV, a line a class: its examples, and the shares right at once and among the first five."""
+    """CSV, one line for each class: its examples, and its top-1 and top-5 accuracy."""
     rows = [["class", "examples", "top1_accuracy", "top5_accuracy"]]
     hits = result.classes == result.labels[:, None]
     for number, name in enumerate(names):
-        chosen = result.labels == number
-        count = int(chosen.sum())
-        shares = [hits[chosen, 0].mean(), hits[chosen].any(axis=1).mean()] if count else []
-        rows.append([name, count, *(f"{share:.6g}" for share in shares)] + [""] * (2 - len(shares)))
+        own_hits, shares = hits[result.labels == number], ["", ""]
+        if len(own_hits):
+            shares = [f"{s:.6g}" for s in (own_hits[:, 0].mean(), own_hits.any(axis=1).mean())]
+        rows.append([name, len(own_hits), *shares])
     return _table(rows)
 
 
 def confusion(result: Result, names: Sequence[str]) -> str:
-    """CSV: a row a true class, a column a predicted one, counts."""
+    """CSV of counts: one row for each true class, one column for each predicted class."""
     matrix = np.zeros((len(names), len(names)), int)
     np.add.at(matrix, (result.labels[result.counted], result.classes[result.counted, 0]), 1)
     rows = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
@@ -93,13 +91,13 @@ def confusion(result: Result, names: Sequence[str]) -> str:
 def write(
     output: pathlib.Path, line: dict, result: Result, split, picture: Callable[[int], np.ndarray]
 ) -> None:
-    """Writes a test's files to a folder.
+    """Writes an evaluation's files to a folder.
 
-    result.json (line, what is printed), predictions.csv, per_class.csv, confusion.csv,
+    result.json (line, which is also printed), predictions.csv, per_class.csv, confusion.csv,
     confusion_matrix.png and misclassified.png. picture: an example's number -> its image.
-    Raises UserError, one line, where they cannot be written.
+    Raises UserError, one line, if they cannot be written.
     """
-    from train_lib.pictures import run_plots  # imports Matplotlib, which only drawing needs
+    from train_lib.pictures import run_plots  # Matplotlib is imported for drawing only
 
     names, counted = split.info.class_names, result.counted
     write_text(output / "result.json", json.dumps(line, indent=2) + "\n")
@@ -111,16 +109,15 @@ def write(
     run_plots.save(run_plots.misclassified(result, names, picture), output / "misclassified.png")
 
 
-def contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> None:
-    """A PNG file of pictures, each with its caption. Raises UserError if it cannot be written."""
-    from train_lib.pictures import run_plots  # imports Matplotlib, which only drawing needs
+def write_contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> None:
+    """Writes a PNG file of pictures with captions. Raises UserError if it cannot be written."""
+    from train_lib.pictures import run_plots  # Matplotlib is imported for drawing only
 
     def thumbnail(i: int) -> np.ndarray | None:
         try:
-            return decode.pixels(
-                decode.Picture(paths[i], formats=decode.MORE_FORMATS).image(side=160)
-            )
-        except decode.BadImage:  # one that was skipped
+            picture = decode.Picture(paths[i], formats=decode.MORE_FORMATS)
+            return decode.pixels(picture.image(side=160))
+        except decode.BadImage:  # it was skipped
             return None
 
     run_plots.save(run_plots.contact_sheet(thumbnail, captions), pathlib.Path(file).expanduser())

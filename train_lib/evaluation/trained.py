@@ -1,4 +1,4 @@
-"""A trained net in the hand: what a notebook or another program opens a run or a file with.
+"""A trained network, ready to use: a notebook or another program opens a run or a file with it.
 
     from train_lib.evaluation.trained import load_run
 
@@ -7,7 +7,7 @@
     net.top(["seven.png"])                    # [[("7", 0.98), ("1", 0.01), ...]]
     net.activations(["seven.png"])["s4"]      # an array [1, 5, 5, 16]
 
-No flags, no workdir of its own, no data set: any machine with the folder or the file will do.
+It needs the run's folder or the file, but no flags, no workdir and no data set.
 """
 
 import dataclasses
@@ -32,16 +32,17 @@ from models.layers import backend
 from train_lib import experiment, foreign
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
+from train_lib.distributed import processes
 from train_lib.evaluation import exported
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A net, its weights, and all that makes class probabilities of pictures.
+    """A network, its weights, and everything that turns pictures into class probabilities.
 
-    variables: {"params": ..., "batch_stats": ...} of natural shapes, NumPy arrays, by the papers'
-        names of layers; of a run that averages its parameters, the averages.
-    class_names: one for each class. step: the number of updates that it has had.
+    variables: {"params": ..., "batch_stats": ...}, NumPy arrays under the papers' layer names. For
+        a run that averages its parameters, the averages.
+    class_names: one for each class. step: how many updates the network has had.
     """
 
     exp: experiment.Experiment
@@ -69,64 +70,61 @@ class Trained:
 
     @property
     def statistics(self) -> Statistics | None:
-        """The training set's mean and colours, where the preprocessing needs them."""
+        """The training set's mean and colours, if the preprocessing needs them."""
         return self.exp.statistics
 
     def views(self, pictures) -> np.ndarray:
-        """Pictures as the net looks at them in a test, uint8 [n, height, width, channels].
+        """Pictures as an evaluation shows them to the network: uint8 [n, height, width, channels].
 
-        pictures: one or a sequence of paths of image files, PIL images, or uint8 arrays
+        pictures: one picture or a sequence of them, each a path, a PIL image or a uint8 array
             [height, width] or [height, width, channels]; or an array [n, height, width, channels].
-            A net that takes views of photographs (config.view.size) takes the central crop of
-            any size; for the others, a file of another size is fitted in whole, as
-            `input_pipeline.images.read` says, and an array must have the data set's size.
+            A network that takes views of photographs (config.view.size) takes the central crop of
+            a picture of any size. For other networks a file of another size is fitted in whole
+            (`input_pipeline.images.read`), and an array must have the size of the data set.
 
-        Raises UserError for what is no picture, or has another shape.
+        Raises UserError for anything that is not a picture or has another shape.
         """
         if isinstance(pictures, np.ndarray | jax.Array):
             pictures = np.asarray(pictures)
-            several = list(pictures) if pictures.ndim == 4 else [pictures]
-        elif isinstance(pictures, list | tuple):
-            several = list(pictures)
-        else:
-            several = [pictures]
-        if not several:
-            raise UserError("there are no pictures to look at")
-        return np.stack([self._view(picture) for picture in several])
+            pictures = list(pictures) if pictures.ndim == 4 else [pictures]
+        elif not isinstance(pictures, list | tuple):
+            pictures = [pictures]
+        if not pictures:
+            raise UserError("there are no pictures: give at least one")
+        return np.stack([self._view(picture) for picture in pictures])
 
     def preprocess(self, pictures) -> jax.Array:
         """Pictures (see `views`) to network input, float32 [n, *input_shape]."""
         return self._transform(self.views(pictures))
 
     def predict(self, pictures) -> np.ndarray:
-        """Class probabilities of pictures (see `views`), float32 [n, classes]; compiled once a n.
+        """Class probabilities of pictures (see `views`), float32 [n, classes].
 
-        One view of each; the protocols of `--mode=evaluate` look at more. Under LeNet-5's MAP
-        criterion what is missing to 1 is "no character".
+        From one view of each picture; the protocols of --mode=evaluate look at more. Compiled once
+        for each n. Under LeNet-5's MAP criterion, "no character" has what a row lacks to 1.
         """
         return np.asarray(self.probabilities(self.on_device, self.views(pictures)))
 
     def top(self, pictures, count: int = 5) -> list[list[tuple[str, float]]]:
         """The most probable classes of each picture and their probabilities, best first."""
-        found = []
-        for row in self.predict(pictures):
-            best = np.argsort(-row, kind="stable")[:count]
-            found.append([(self.class_names[i], float(row[i])) for i in best])
-        return found
+        return [
+            [(self.class_names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:count]]
+            for row in self.predict(pictures)
+        ]
 
     def activations(self, pictures, train: bool = False, seed: int = 0) -> dict[str, jax.Array]:
-        """What every layer gives for pictures (see `views`): `models.inspection.activations`."""
+        """Every layer's output for pictures (see `views`), as `models.inspection.activations`."""
         images = self.preprocess(pictures)
         return inspection.activations(self.module, self.on_device, images, train, seed)
 
     @functools.cached_property
     def on_device(self) -> Mapping[str, Any]:
-        """`variables` where the net computes: VGG's 550 MB go there once, not at every call."""
+        """`variables` on the device, copied once: those of VGG are 550 MB."""
         return jax.device_put(self.variables)
 
     @functools.cached_property
     def probabilities(self) -> Callable:
-        """The jitted (variables, views uint8) -> probabilities float32, a pure function."""
+        """The jitted (variables, views uint8) -> class probabilities float32, a pure function."""
         return backend.jit(self.inference())
 
     def inference(self) -> Callable:
@@ -154,53 +152,96 @@ class Trained:
         if is_file:
             picture = image_files.content(str(picture))
         elif not isinstance(picture, bytes):
-            picture = np.asarray(picture)
-            if picture.ndim == 2:
-                picture = picture[..., None]
-            if picture.ndim != 3 or picture.dtype != np.uint8 or picture.shape[2] not in (1, 3):
-                raise UserError(
-                    f"an array of {picture.dtype} {list(picture.shape)} is no picture: give uint8"
-                    " [height, width, 1 or 3], values of 0..255"
-                )
+            picture = _as_pixels(picture)
         try:
-            found = views.cut(picture, exp.reading.view)[0]
+            view = views.cut(picture, exp.reading.view)[0]
         except decode.BadImage as error:
             raise UserError(f"cannot read {name} ({error}): give an image file") from error
-        wanted = (exp.reading.view.size,) * 2 if exp.reading.view.size else shape[:2]
-        if found.shape != (*wanted, shape[2]):
+        size = exp.reading.view.size
+        expected = (*((size, size) if size else shape[:2]), shape[2])
+        if view.shape != expected:
             raise UserError(
-                f"the picture has {list(found.shape)}, and the net takes {[*wanted, shape[2]]}:"
-                " give it so, or as a file"
+                f"the picture has the shape {list(view.shape)}, and the network takes"
+                f" {list(expected)}: give it in this shape, or as a file"
             )
-        return found
+        return view
+
+
+def _as_pixels(picture) -> np.ndarray:
+    """A PIL image or an array as uint8 [height, width, channels]. Raises UserError for others."""
+    pixels = np.asarray(picture)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
+        raise UserError(
+            f"an array of {pixels.dtype} {list(pixels.shape)} is not a picture: give uint8"
+            " [height, width, 1 or 3], values of 0..255"
+        )
+    return pixels
 
 
 def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trained:
-    """The net of a run's folder, or of a file that --mode=export made of one.
+    """The network of a run's folder, or of a file that --mode=export wrote.
 
-    checkpoint: "latest", "best" (the lowest test error), or a step; a file has one only.
-    Raises UserError for a folder without a run, a checkpoint that is not there, and damaged ones.
+    checkpoint: "latest", "best" (the lowest test error), or a step; a file has only one.
+    Raises UserError for a folder without a run, and for a missing or damaged checkpoint.
     """
     path = pathlib.Path(path).expanduser()
     if foreign.is_foreign(str(path)):
-        raise UserError(f"{path} is of another framework: open it by load_pretrained(model, file)")
+        raise UserError(
+            f"{path} is a file of another framework: open it by load_pretrained(model, file)"
+        )
     if path.suffix.lower() == exported.SUFFIX:
-        return _from_file(path)
+        stored = exported.load(path)
+        stored.config.num_devices = 1
+        exp = experiment.build(stored.config, statistics=stored.statistics, info=stored.info)
+        exported.check_fits(stored, exp, path)
+        return Trained(exp, stored.variables, stored.class_names, stored.step)
     folder.check_run(path, "load_run")
-    exp = experiment.build(_on_one_device(folder.read_config(path)), path, info=folder.info(path))
-    saved = Checkpoints(path, read_only=True)
-    step = checkpoint if isinstance(checkpoint, int) else None
-    if checkpoint == "best":
-        step = saved.best_step()
-        if step is None:
-            raise UserError(f"no checkpoint in {path} was evaluated: take the latest")
-    elif checkpoint != "latest" and step is None:
+    config = folder.read_config(path)
+    config.num_devices = 1  # however many devices trained it
+    exp = experiment.build(config, path, info=folder.info(path))
+    if checkpoint not in ("latest", "best") and not isinstance(checkpoint, int):
         raise UserError(f"checkpoint={checkpoint}: give latest, best, or a step")
-    restored = saved.restore_variables(step)
-    if restored is None:
-        raise UserError(f"there is no checkpoint {checkpoint} in {path}")
-    step, variables = restored
+    step, variables = read_run(exp, path, checkpoint_step(path, checkpoint))
     return Trained(exp, variables, folder.class_names(path), step)
+
+
+def checkpoint_step(workdir: pathlib.Path, checkpoint: str | int) -> int | None:
+    """The step of "latest" (None) or "best", or the step itself.
+
+    Raises UserError if there is no best checkpoint.
+    """
+    if checkpoint != "best":
+        return None if checkpoint == "latest" else checkpoint
+    step = Checkpoints(workdir, read_only=True).best_step()
+    if step is None:
+        raise UserError(f"no checkpoint in {workdir} was evaluated: use the latest")
+    return step
+
+
+def read_run(
+    exp: experiment.Experiment, workdir: pathlib.Path, step: int | None = None
+) -> tuple[int, Mapping[str, Any]]:
+    """(step, variables) of a run's checkpoint, by default the newest that is not damaged.
+
+    Of several processes the first reads. Raises UserError for a missing or damaged checkpoint, and
+    for variables that are not those of the experiment's module.
+    """
+    content = np.int64(0), experiment.state_shapes(exp.module, exp.input_shape)
+    if processes.is_first():
+        restored = Checkpoints(workdir, read_only=True).restore_variables(step)
+        if restored is None:
+            number = "" if step is None else f" {step}"
+            raise UserError(f"there is no checkpoint{number} in {workdir}: train first")
+        if exported.shapes_of(restored[1]) != exported.shapes_of(content[1]):
+            raise UserError(
+                f"checkpoint {restored[0]} in {workdir} is of another model: use the config that"
+                " it was made with"
+            )
+        content = np.int64(restored[0]), restored[1]
+    step, variables = processes.tree_from_first(content)
+    return int(step), variables
 
 
 def load_pretrained(
@@ -209,14 +250,14 @@ def load_pretrained(
     names: str | pathlib.Path = "",
     class_names: Sequence[str] | None = None,
 ) -> Trained:
-    """A net with the weights of another framework's file, and the preprocessing they belong to.
+    """A network with pretrained weights from another framework, and their preprocessing.
 
         net = load_pretrained("resnet:50-v1.5", "resnet50.pth")
 
-    model: a config, or its file and argument as --config has them, "resnet:50-v1.5" or "vgg:D".
-    file: of torchvision, timm, Caffe or Keras, or "hub:ORG/NAME" (docs/weights.md). names: a JSON
-    file of tensors' names, for weights that Canon does not know. class_names: by default those of
-    the config's data set if it is there, else numbers.
+    model: a config, or its file and argument as --config has them: "resnet:50-v1.5", "vgg:D".
+    file: of torchvision, timm, Caffe or Keras, or "hub:ORG/NAME" (docs/weights.md).
+    names: a JSON file of tensors' names, for weights that Canon does not know.
+    class_names: by default those of the config's data set if it is there, else numbers.
 
     Raises UserError, one line, for a model, file or list of names that does not fit.
     """
@@ -234,30 +275,13 @@ def load_pretrained(
 
 
 def _config_of(model: str) -> ConfigDict:
-    """The config of "resnet:50-v1.5". Raises UserError for a name or an argument that is none."""
+    """The config of "resnet:50-v1.5". Raises UserError for an unknown name or argument."""
     name, _, argument = model.partition(":")
-    folder = pathlib.Path(configs.__file__).parent
-    every = sorted(path.stem for path in folder.glob("*.py") if path.stem not in _NO_CONFIGS)
-    registry.choose("model", name, every)
+    paths = sorted(pathlib.Path(configs.__file__).parent.glob("*.py"))
+    names = [path.stem for path in paths if "def get_config(" in path.read_text()]
+    registry.choose("model", name, names)
     get_config = importlib.import_module(f"configs.{name}").get_config
     try:
         return get_config(argument) if argument else get_config()
     except ValueError as error:
         raise UserError(f"model={model}: {error}") from error
-
-
-_NO_CONFIGS = ("__init__", "common")
-
-
-def _on_one_device(config: ConfigDict) -> ConfigDict:
-    """The config of a run, however many devices trained it."""
-    config.num_devices = 1
-    return config
-
-
-def _from_file(path: pathlib.Path) -> Trained:
-    stored = exported.load(path)
-    config = _on_one_device(stored.config)
-    exp = experiment.build(config, statistics=stored.statistics, info=stored.info)
-    exported.check_fits(stored, exp, path)
-    return Trained(exp, stored.variables, stored.class_names, stored.step)

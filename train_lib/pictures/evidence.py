@@ -1,4 +1,4 @@
-"""Where in an image a net finds a class: occlusion and saliency, and the image with such a map."""
+"""The evidence for a class in an image: occlusion, saliency, and their maps over the image."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from errors import UserError
 from train_lib.pictures import panels
 
-BATCH = 16  # covered images looked at in one call: of one size, so that it compiles once
+BATCH = 16  # covered images in every call of the network, so that it compiles once
 
 
 def occlusion(
@@ -21,14 +21,14 @@ def occlusion(
 ) -> np.ndarray:
     """The probability of a class while a square hides a part (Zeiler, Fergus 2014, fig. 7).
 
-    predict: images [n, height, width, channels] -> class probabilities [n, classes], asked for 16
-    at a time; of a run, `lambda views: net.probabilities(net.variables, views)`. image: [height,
-    width, channels], as predict takes it: of a run, one of `net.views`. window: side of the
-    square. fill: the value, or one a channel, that it is covered by.
+    predict: images [16, height, width, channels] -> class probabilities [16, classes]; for a
+        `Trained` net, `lambda views: net.probabilities(net.variables, views)`.
+    image: [height, width, channels], as predict takes it: one of `net.views`.
+    window: the square's side, in pixels. fill: its value, or one for each channel.
 
-    Returns [ceil(height / stride), ceil(width / stride)]: an entry a stride x stride cell of
-    the image, on the centre of which the square lies; the image's edge cuts it off. Where the
-    value is low, the evidence for the class was hidden. Raises UserError for sizes below 1.
+    Returns [ceil(height / stride), ceil(width / stride)], one value for each stride x stride cell,
+    on whose centre the square lies. Where the value is low, the square hid evidence for the class.
+    Raises UserError for sizes below 1.
     """
     image = np.asarray(image)
     if window < 1 or stride < 1:
@@ -49,10 +49,10 @@ def occlusion(
 def saliency(
     module: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, label: int
 ) -> np.ndarray:
-    """How much the class's logit changes with each pixel (Simonyan 2013, sec. 3): [h, w].
+    """How much the logit of a class changes with each pixel (Simonyan 2013, sec. 3): [h, w].
 
-    The largest over channels of |d logit / d input|; the score before the softmax, as there.
-    inputs: network input of one image, [height, width, channels] or [1, ...]. In evaluation mode.
+    The largest of |d logit / d input| over the channels, in evaluation mode. inputs: network input
+    of one image, [height, width, channels] or [1, ...].
     """
     inputs = jnp.asarray(inputs)
     inputs = inputs[None] if inputs.ndim == 3 else inputs
@@ -60,25 +60,24 @@ def saliency(
     return np.abs(np.asarray(gradient)[0]).max(axis=-1)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # here, so that several images compile once
+@functools.partial(jax.jit, static_argnums=0)  # global, so that it compiles once
 def _gradient(module, variables, inputs, label):
     return jax.grad(lambda x: module.apply(variables, x, train=False)[0, label])(inputs)
 
 
 def heat_on(image: np.ndarray, heat: np.ndarray, title: str = "") -> Figure:
-    """An image, and beside it the same with a map laid over it.
+    """An image, and the same image under a map.
 
-    image: [h, w, 1 or 3], uint8 or float. heat: [rows, columns] of any size, stretched over it;
-    its colours begin at 0 if it has nothing below, so that small differences look small.
+    image: [h, w, 1 or 3], uint8 or float. heat: [rows, columns] of any size, stretched over the
+    image. Its colours begin at 0, or at its least value if that is negative.
     """
     image, heat = np.asarray(image), np.asarray(heat, np.float32)
     height, width = image.shape[:2]
     figure = Figure(figsize=(8, 4.2 * min(1.5, height / width)), layout="constrained")
-    plain, laid = figure.subplots(1, 2)
+    plain, covered = figure.subplots(1, 2)
     panels.show(plain, image)
-    grey = image.mean(axis=-1) if image.ndim == 3 else image
-    panels.show(laid, grey)
-    drawn = laid.imshow(
+    panels.show(covered, image.mean(axis=-1) if image.ndim == 3 else image)
+    drawn = covered.imshow(
         heat,
         cmap="inferno",
         alpha=0.7,
@@ -86,7 +85,7 @@ def heat_on(image: np.ndarray, heat: np.ndarray, title: str = "") -> Figure:
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         interpolation="nearest",
     )
-    figure.colorbar(drawn, ax=laid, shrink=0.85)
+    figure.colorbar(drawn, ax=covered, shrink=0.85)
     figure.suptitle(title, fontsize=9, parse_math=False)
     return figure
 
@@ -94,14 +93,13 @@ def heat_on(image: np.ndarray, heat: np.ndarray, title: str = "") -> Figure:
 def receptive_field_on(image: np.ndarray, boxes: Mapping[str, tuple]) -> Figure:
     """Receptive fields, drawn on the image.
 
-    image: [h, w, 1 or 3], uint8 or float. boxes: label -> `fields.receptive_field`'s (top, left,
-    height, width).
+    image: [h, w, 1 or 3], uint8 or float. boxes: label -> (top, left, height, width), as
+    `receptive_field` gives them.
     """
-    figure = Figure(figsize=(6.5, 4.6), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panels.single(6.5, 4.6)
     panels.show(axis, image)
     for number, (label, (top, left, height, width)) in enumerate(boxes.items()):
-        # A little within each other: those as large as the image would hide one another.
+        # Each a little smaller than drawn before, or boxes of the image's size would coincide.
         inset = 0.12 * number * min(1.0, min(image.shape[:2]) / 100)
         rows = top - 0.5 + inset, top + height - 0.5 - inset
         columns = left - 0.5 + inset, left + width - 0.5 - inset
@@ -112,7 +110,5 @@ def receptive_field_on(image: np.ndarray, boxes: Mapping[str, tuple]) -> Figure:
             linewidth=1.8,
             label=f"{label}: {height}x{width}",
         )
-    legend = figure.legend(loc="outside right upper", fontsize=7)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    panels.plain_legend(figure.legend(loc="outside right upper", fontsize=7))
     return figure

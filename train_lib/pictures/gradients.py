@@ -1,4 +1,4 @@
-"""The size of the gradient by depth: how far from the loss it vanishes, or explodes."""
+"""The norm of the gradient at each depth: where it vanishes or explodes."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -7,40 +7,38 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
 from matplotlib.figure import Figure
 
 from models import graph
 from train_lib.pictures import panels
 
-MOST_NAMED = 40  # layers with names below the curve
+MOST_NAMED = 40  # layers with names on the axis
 
 
 def gradient_norms(
     module: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, labels, loss: Callable
 ) -> dict[str, float]:
-    """Euclidean norm of the gradient of the mean loss by each layer's kernel, in order of depth.
+    """Euclidean norm of the gradient of the mean loss for each layer's kernel, in order of depth.
 
-    inputs: network input [n, height, width, channels]; labels: int [n]; loss: (logits, labels) ->
-    losses [n], as of `losses.make_loss`. Layers are named by their paths; those without a kernel
-    (subsampling, normalisation) are left out, and so are auxiliary heads.
+    inputs: network input [n, height, width, channels]. labels: int [n]. loss: (logits, labels) ->
+    losses [n], as of `losses.make_loss`. Names are paths of layers. Layers without a kernel
+    (subsampling, normalisation) and auxiliary heads are left out.
 
-    As in a training step: BatchNorm takes the batch's statistics, and dropout drops, always the
-    same. Norms of large layers are larger: divide by the root of the number of weights to compare
-    layers of other sizes.
+    BatchNorm and dropout are in training mode, with one fixed mask. Large layers have larger norms:
+    divide by the root of the number of weights to compare layers of different sizes.
     """
     if getattr(module, "batch_norm_axis", None):
-        module = module.clone(batch_norm_axis=None)  # there is one device here
-    found = _norms(module, loss, dict(variables), jnp.asarray(inputs), jnp.asarray(labels))
+        module = module.clone(batch_norm_axis=None)  # this runs on one device
+    norms = _norms(module, loss, dict(variables), jnp.asarray(inputs), jnp.asarray(labels))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     calls, _ = graph.trace(module, shapes, jax.ShapeDtypeStruct(inputs.shape, jnp.float32))
     names = graph.layers_with_kernels(calls, variables["params"])
-    return {name: float(found[f"{name}/kernel"]) for name in names}
+    return {name: float(norms[name]) for name in names}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))  # here, so that a net is compiled once
+@functools.partial(jax.jit, static_argnums=(0, 1))  # global, so that a network compiles once
 def _norms(module, loss, variables, inputs, labels):
-    """{"conv1/kernel": norm}."""
+    """{"conv1": norm of the gradient of its kernel}."""
     rest = {name: value for name, value in variables.items() if name != "params"}
     rngs = {"dropout": jax.random.key(0)}
 
@@ -49,23 +47,17 @@ def _norms(module, loss, variables, inputs, labels):
         logits, _ = module.apply(variables, inputs, train=True, rngs=rngs, mutable=mutable)
         return loss(logits, labels).mean()
 
-    return jax.tree.map(jnp.linalg.norm, _flat(jax.grad(mean_loss)(variables["params"])))
-
-
-def _flat(params) -> dict[str, jax.Array]:
-    """{"conv1/kernel": array flattened}, of kernels alone."""
-    leaves = flatten_dict(params, sep="/")
-    return {name: leaf.reshape(-1) for name, leaf in leaves.items() if name.endswith("/kernel")}
+    kernels = panels.kernels(jax.grad(mean_loss)(variables["params"]))
+    return {name: jnp.linalg.norm(kernel.reshape(-1)) for name, kernel in kernels.items()}
 
 
 def gradient_norm_curves(nets: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Gradient norms over depth, a line a net, on a logarithmic axis.
+    """Gradient norms over depth, one line for each network, on a logarithmic axis.
 
-    nets: label -> `gradient_norms`. Nets with the same layers have their names below; otherwise
-    the number of the layer from the image stands there. A norm of exactly 0 leaves a gap.
+    nets: label -> `gradient_norms`. The axis shows the layers' names if all networks have the same,
+    and numbers otherwise. A norm of exactly 0 leaves a gap.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panels.single(8, 5)
     for label, norms in nets.items():
         values = [norm or float("nan") for norm in norms.values()]
         axis.plot(range(1, len(values) + 1), values, "o-", markersize=3, label=label)
@@ -74,7 +66,7 @@ def gradient_norm_curves(nets: Mapping[str, Mapping[str, float]]) -> Figure:
     all_names = {tuple(norms) for norms in nets.values()}
     if len(all_names) == 1:
         (names,) = all_names
-        shown = panels.some(names, MOST_NAMED)
+        shown = panels.evenly_spaced(names, MOST_NAMED)
         places = [names.index(name) + 1 for name in shown]
         rotation = 0 if sum(map(len, shown)) < 50 else 90
         axis.set_xticks(places, shown, rotation=rotation, fontsize=7, parse_math=False)

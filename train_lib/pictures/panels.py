@@ -1,25 +1,32 @@
-"""What the pictures share: panels in rows and columns, small images side by side, sorted names."""
+"""Shared by the figures: panels in rows and columns, small images side by side, sorted names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-INK = "0.35"  # of what stands around pictures
-MOST_HISTOGRAMS = 24  # panels
-MOST_VALUES = 2**20  # of a layer, at equal distances
+TICK_COLOUR = "0.35"  # of the numbers around images
+MOST_HISTOGRAMS = 24  # panels in one figure
+MOST_VALUES = 2**20  # of a layer in its histogram, evenly spaced
 
 
 def grid(count: int) -> tuple[int, int]:
-    """Rows and columns for so many panels, somewhat wider than high."""
+    """Rows and columns for `count` panels, somewhat wider than high."""
     columns = max(1, round(count**0.5 * 1.3))
     return -(-count // columns), columns
 
 
+def single(width: float, height: float):
+    """A figure and its only axis. Sizes are in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
 def blank(rows: int, columns: int, size: tuple[float, float]):
-    """A figure and its rows x columns axes without frames. size: of the figure, in inches."""
+    """A figure and its axes [rows, columns] without frames. size: of the figure, in inches."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -27,11 +34,17 @@ def blank(rows: int, columns: int, size: tuple[float, float]):
     return figure, axes
 
 
+def plain_legend(legend) -> None:
+    """Shows labels as they are: names may contain "$", which would begin a formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def mosaic(tiles: np.ndarray, columns: int, frame) -> np.ndarray:
     """Tiles [n, h, w, 3] of 0..1 in rows of `columns`, one pixel of `frame` (RGB) around each.
 
-    [rows * (h + 1) + 1, columns * (w + 1) + 1, 3]. One image is drawn many times faster than
-    hundreds of axes. Places without a tile are white.
+    Returns [rows * (h + 1) + 1, columns * (w + 1) + 1, 3]; places without a tile are white. One
+    image is drawn many times faster than hundreds of axes.
     """
     count, height, width, _ = tiles.shape
     rows = -(-count // columns)
@@ -45,82 +58,83 @@ def mosaic(tiles: np.ndarray, columns: int, frame) -> np.ndarray:
 
 
 def draw_mosaic(axis, tiles: np.ndarray, columns: int, frame=(1, 1, 1), first: int = 0) -> None:
-    """A mosaic on an axis; at its left and on top, by which numbers a tile is found.
+    """Draws a mosaic with numbers at its left and top.
 
-    The number of a tile is that of its row, on the left, plus that of its column, on top.
+    The number of a tile is the number at its row plus the number at its column. first: the number
+    of the first tile.
     """
     _, height, width, _ = tiles.shape
     axis.imshow(mosaic(tiles, columns, frame), interpolation="nearest")
     rows = -(-len(tiles) // columns)
-    axis.set_yticks(
-        (np.arange(rows) + 0.5) * (height + 1),
-        [str(first + row * columns) for row in range(rows)],
-    )
-    axis.set_xticks(
-        (np.arange(columns) + 0.5) * (width + 1), [f"+{column}" for column in range(columns)]
-    )
+    row_names = [str(first + row * columns) for row in range(rows)]
+    axis.set_yticks((np.arange(rows) + 0.5) * (height + 1), row_names)
+    column_names = [f"+{column}" for column in range(columns)]
+    axis.set_xticks((np.arange(columns) + 0.5) * (width + 1), column_names)
     axis.xaxis.tick_top()
-    axis.tick_params(length=0, labelsize=6, colors=INK)
+    axis.tick_params(length=0, labelsize=6, colors=TICK_COLOUR)
     for side in axis.spines.values():
         side.set_visible(False)
 
 
-def shades(maps: np.ndarray, low, high) -> np.ndarray:
-    """Grey tiles [n, h, w, 3] of maps [n, h, w]: `low` is black, `high` white (numbers, or [n])."""
-    low, high = (np.reshape(np.asarray(limit, np.float32), (-1, 1, 1)) for limit in (low, high))
+def grey_tiles(maps: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Grey tiles [n, h, w, 3] of maps [n, h, w]: `low` is black, `high` is white."""
+    low, high = np.float32(low), np.float32(high)
     grey = np.clip((maps - low) / np.maximum(high - low, 1e-12), 0, 1)
     return np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
 
 
 def show(axis, image: np.ndarray) -> None:
-    """A picture [h, w] or [h, w, 1 or 3], uint8 or float; floats are stretched to their range."""
+    """Draws an image [h, w] or [h, w, 1 or 3]; floats are stretched to the range of grey values."""
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[-1] == 1:
         image = image[..., 0]
+    white = 255
     if image.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
-        image = (image - low) / max(high - low, 1e-12)
-        limits = {"vmin": 0, "vmax": 1}
-    else:
-        limits = {"vmin": 0, "vmax": 255}
-    axis.imshow(image, cmap="gray", interpolation="nearest", **limits)
+        image, white = (image - low) / max(high - low, 1e-12), 1
+    axis.imshow(image, cmap="gray", interpolation="nearest", vmin=0, vmax=white)
     axis.axis("off")
 
 
-def naturally(names: Sequence[str]) -> list[str]:
-    """Names in the order in which people count: h2 before h10."""
+def kernels(params: Mapping) -> dict[str, np.ndarray]:
+    """The layers' weights by path, {"conv1": array}, without biases."""
+    leaves, suffix = flatten_dict(params, sep="/"), "/kernel"
+    return {n.removesuffix(suffix): leaf for n, leaf in leaves.items() if n.endswith(suffix)}
+
+
+def natural_order(names: Sequence[str]) -> list[str]:
+    """Names sorted as people count: h2 before h10."""
     return sorted(names, key=lambda name: re.sub(r"\d+", lambda n: n.group().zfill(9), name))
 
 
-def some(names: Sequence[str], most: int) -> list[str]:
-    """`most` of them at equal distances, the first and the last among them; all if not more."""
+def evenly_spaced(names: Sequence[str], most: int) -> list[str]:
+    """At most `most` of the names, evenly spaced, with the first and the last."""
     if len(names) <= most:
         return list(names)
     return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
 
 
-def histograms(values: dict[str, np.ndarray], what: str, title, log: bool) -> Figure:
-    """A panel a layer, of at most MOST_HISTOGRAMS layers and MOST_VALUES values of each.
+def histograms(values: Mapping[str, np.ndarray], name: str, title: Callable, log: bool) -> Figure:
+    """A panel for each layer: at most MOST_HISTOGRAMS layers and MOST_VALUES values of each.
 
-    title: values -> what stands above the panel, behind the name. log: whether counts are.
+    name: of the quantity. title: a layer's values -> the text below its name. log: whether counts
+    are on a logarithmic axis.
     """
-    names = some(list(values), MOST_HISTOGRAMS)
-    rows, columns = grid(len(names))
-    figure = Figure(figsize=(2.4 * columns, 1.9 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat[len(names) :]:
-        axis.axis("off")
-    for name, axis in zip(names, axes.flat, strict=False):
-        flat = np.asarray(values[name]).reshape(-1)
+    shown = evenly_spaced(list(values), MOST_HISTOGRAMS)
+    rows, columns = grid(len(shown))
+    figure, axes = blank(rows, columns, (2.4 * columns, 1.9 * rows + 0.4))
+    for layer, axis in zip(shown, axes.flat, strict=False):
+        axis.axis("on")
+        flat = np.asarray(values[layer]).reshape(-1)
         flat = flat[:: -(-flat.size // MOST_VALUES)].astype(np.float64)
         flat = flat[np.isfinite(flat)]
         axis.hist(flat, bins=60, color="tab:blue", log=log)
-        axis.set_title(f"{name}\n{title(flat)}", fontsize=7, parse_math=False)
+        axis.set_title(f"{layer}\n{title(flat)}", fontsize=7, parse_math=False)
         axis.tick_params(labelsize=6)
         axis.locator_params(axis="x", nbins=4)
         axis.yaxis.set_minor_formatter(NullFormatter())
         if not log:
             axis.set_yticks([])
-    left_out = f" ({len(names)} of {len(values)} layers)" if len(names) < len(values) else ""
-    figure.suptitle(f"{what}{left_out}", fontsize=9)
+    left_out = f" ({len(shown)} of {len(values)} layers)" if len(shown) < len(values) else ""
+    figure.suptitle(f"{name}{left_out}", fontsize=9)
     return figure

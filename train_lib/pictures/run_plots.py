@@ -1,6 +1,6 @@
-"""Pictures of a run, as PNG files in WORKDIR/plots.
+"""Plots of a run and of an evaluation, and the PNG files that they are written to.
 
-The functions return figures that belong to no window system: a notebook shows them as they are.
+The functions return Matplotlib figures without a window: a notebook shows them as they are.
 """
 
 import pathlib
@@ -15,12 +15,12 @@ from train_lib import pictures
 from train_lib.evaluation.metrics import Result
 from train_lib.pictures import panels
 
-MOST_MISCLASSIFIED = 100  # on one contact sheet
+MOST_IMAGES = 100  # in one figure
 MOST_NAMED = 30  # classes with names and counts in a confusion matrix
 
 
 def learning_curves(records: list[dict]) -> Figure:
-    """Error and loss of one run over the passes: `pictures.curves` of several."""
+    """Error and loss of one run over the epochs; `pictures.curves` draws several runs."""
     return pictures.curves({"": records})
 
 
@@ -30,24 +30,17 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names) -> Figure
     matrix = np.zeros((count, count), int)
     np.add.at(matrix, (labels, predicted), 1)
     errors = matrix - np.diag(np.diag(matrix))
-    figure = Figure(figsize=(7, 6.2), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = panels.single(7, 6.2)
     image = axis.imshow(errors, cmap="Reds", vmin=0, vmax=max(1, errors.max()))
     figure.colorbar(image, label="misclassified images")
     if count <= MOST_NAMED:
         axis.set_xticks(range(count), names, rotation=0 if count <= 10 else 90, parse_math=False)
         axis.set_yticks(range(count), names, parse_math=False)
         for row, column in zip(*np.nonzero(matrix), strict=True):
-            dark = errors[row, column] > 0.6 * errors.max() and row != column
-            axis.text(
-                column,
-                row,
-                matrix[row, column],
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if dark else "black",
-            )
+            is_dark = errors[row, column] > 0.6 * errors.max() and row != column
+            colour = "white" if is_dark else "black"
+            style = {"ha": "center", "va": "center", "fontsize": 8, "color": colour}
+            axis.text(column, row, matrix[row, column], **style)
     error = errors.sum() / max(1, matrix.sum())
     axis.set(xlabel="predicted", ylabel="true", title=f"{errors.sum()} errors ({error:.2%})")
     return figure
@@ -60,39 +53,33 @@ def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -
     """
     predicted = result.classes[:, 0]
     wrong = np.flatnonzero((predicted != result.labels) & (result.labels >= 0))
-    shown = wrong[:MOST_MISCLASSIFIED]
-    rows, columns = panels.grid(max(1, len(shown)))
+    captions = [f"{names[result.labels[i]]}->{names[predicted[i]]}" for i in wrong]
+    rows, columns = panels.grid(max(1, min(len(wrong), MOST_IMAGES)))
     size = (max(4, 0.8 * columns), max(1.5, 0.95 * rows + 0.4))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for index, axis in zip(shown, axes.flat, strict=False):
-        image = picture(index)
-        axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
-        true = names[result.labels[index]]
-        title = f"{true}->{names[predicted[index]]}"
-        axis.set_title(title, fontsize=8, parse_math=False)
-    more = "" if len(shown) == len(wrong) else f" (the first {len(shown)})"
+    figure = _image_sheet(lambda i: picture(wrong[i]), captions, size)
+    more = "" if len(wrong) <= MOST_IMAGES else f" (the first {MOST_IMAGES})"
     figure.suptitle(f"{len(wrong)} of {result.examples} misclassified{more}", fontsize=9)
     return figure
 
 
 def contact_sheet(picture: Callable[[int], np.ndarray | None], captions: Sequence[str]) -> Figure:
-    """Pictures [h, w, 3], the first MOST_MISCLASSIFIED of them, each with its caption."""
-    count = min(len(captions), MOST_MISCLASSIFIED)
-    rows, columns = panels.grid(count)
-    figure = Figure(figsize=(1.9 * columns, 2.0 * rows + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for index, axis in zip(range(count), axes.flat, strict=False):
-        image = picture(index)
+    """The first MOST_IMAGES pictures [h, w, 3], each with its caption."""
+    rows, columns = panels.grid(min(len(captions), MOST_IMAGES))
+    figure = _image_sheet(picture, captions, (1.9 * columns, 2.0 * rows + 0.3))
+    if len(captions) > MOST_IMAGES:
+        figure.suptitle(f"the first {MOST_IMAGES} of {len(captions)}", fontsize=9)
+    return figure
+
+
+def _image_sheet(picture: Callable, captions: Sequence[str], size: tuple[float, float]) -> Figure:
+    """picture: a number -> its image; None leaves the place empty. size: in inches."""
+    shown = captions[:MOST_IMAGES]
+    figure, axes = panels.blank(*panels.grid(max(1, len(shown))), size)
+    for i, (caption, axis) in enumerate(zip(shown, axes.flat, strict=False)):
+        image = picture(i)
         if image is not None:
-            axis.imshow(image)
-        axis.set_title(captions[index], fontsize=8, parse_math=False)
-    if count < len(captions):
-        figure.suptitle(f"the first {count} of {len(captions)}", fontsize=9)
+            axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
+        axis.set_title(caption, fontsize=8, parse_math=False)
     return figure
 
 
@@ -101,28 +88,25 @@ def write_all(
 ) -> None:
     """Writes learning_curves, confusion_matrix, misclassified and first_layer_filters."""
     counted = result.counted
+    labels, predicted = result.labels[counted], result.classes[counted, 0]
     figures = {
         "learning_curves": learning_curves(records),
-        "confusion_matrix": confusion_matrix(
-            result.labels[counted], result.classes[counted, 0], names
-        ),
+        "confusion_matrix": confusion_matrix(labels, predicted, names),
         "misclassified": misclassified(result, names, picture),
     }
     kernel = pictures.first_kernel(params)
     if kernel is not None:
-        towers = getattr(module, "towers", 1)
-        figures["first_layer_filters"] = pictures.filters(kernel, towers)
+        figures["first_layer_filters"] = pictures.filters(kernel, getattr(module, "towers", 1))
     for name, figure in figures.items():
         save(figure, workdir / "plots" / f"{name}.png")
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a PNG file. Raises UserError, one line, where that is not possible."""
+    """Writes a PNG file. Raises UserError, one line, if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
-            # Of class names that are too long, or in a script that the font has not (boxes stand
-            # for its letters).
+            # For class names that are too long, or in a script that the font lacks.
             warnings.simplefilter("ignore", UserWarning)
             figure.savefig(path, dpi=150, format="png")
     except OSError as error:

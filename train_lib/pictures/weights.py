@@ -1,31 +1,30 @@
-"""Pictures of parameters: filters as small images, histograms of weights by layer."""
+"""Figures of parameters: filters as small images, and histograms of weights by layer."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 from matplotlib.figure import Figure
 
 from errors import UserError
 from train_lib.pictures import panels
 
-MOST_FILTERS = 256  # as images
-MOST_ROWS, MOST_CHANNELS = 24, 24  # of filters with other than 1 or 3 channels
+MOST_FILTERS = 256  # of those with 1 or 3 channels
+MOST_ROWS, MOST_CHANNELS = 24, 24  # of filters with more
 TOWERS = ((0.85, 0.37, 0.01), (0.12, 0.47, 0.71), (0.46, 0.44, 0.70), (0.11, 0.62, 0.47))
 
 
 def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
     """The filters of a layer as images (Krizhevsky 2012, fig. 3).
 
-    kernel: [kh, kw, channels, filters]. With 1 channel they are grey, with 3 in colour, at most
-    the first MOST_FILTERS; with another number each is a row of grey images, one an input channel,
-    of the first filters (of each tower) and channels. Grey is zero, and all of a figure have one
-    scale. The number of a filter is that of its row plus that of its column.
+    kernel: [kh, kw, channels, filters]. Filters with 1 channel are grey and those with 3 in colour,
+        at most the first MOST_FILTERS. Each filter with another number of channels is a row of grey
+        images, one for each of the first channels.
+    towers: how many equal blocks the filters form, each drawn in frames of its own colour.
 
-    towers: into how many equal parts the filters fall, in order: each is a block of its own, in
-    frames of its own colour. Raises UserError for another kind of kernel.
+    Grey is zero, and all filters have the same scale. The number of a filter is the number at its
+    row plus the number at its column. Raises UserError for another shape of the kernel.
     """
     kernel = np.asarray(kernel, np.float32)
     if kernel.ndim != 4 or kernel.shape[-1] % towers:
@@ -48,12 +47,12 @@ def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
     axes = figure.subplots(towers, 1, squeeze=False)[:, 0]
     for tower, axis in enumerate(axes):
         first = tower * count
-        own = np.moveaxis(kernel[..., first : first + shown], -1, 0)
+        block = np.moveaxis(kernel[..., first : first + shown], -1, 0)
         if as_images:
-            tiles = np.broadcast_to(own / (2 * limit) + 0.5, (*own.shape[:3], 3))
+            tiles = np.broadcast_to(block / (2 * limit) + 0.5, (*block.shape[:3], 3))
         else:
-            rows = np.moveaxis(own[..., :across], -1, 1)
-            tiles = panels.shades(rows.reshape(-1, *rows.shape[2:]), -limit, limit)
+            rows = np.moveaxis(block[..., :across], -1, 1)
+            tiles = panels.grey_tiles(rows.reshape(-1, *rows.shape[2:]), -limit, limit)
         frame = TOWERS[tower % len(TOWERS)] if towers > 1 else (1, 1, 1)
         panels.draw_mosaic(axis, tiles, across, frame, first)
         if not as_images:
@@ -64,7 +63,7 @@ def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
             axis.set_title(label, fontsize=8, color=frame)
     parts = []
     if shown < count:
-        parts.append(f"the first {shown} of {count} filters" + (" a tower" * (towers > 1)))
+        parts.append(f"the first {shown} of {count} filters" + " of a tower" * (towers > 1))
     if not as_images:
         parts.append(f"input channels 0 to {across - 1} of {channels}, side by side")
     if parts:
@@ -73,12 +72,12 @@ def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
 
 
 def first_kernel(params: Mapping[str, Any], input_shape=None) -> np.ndarray | None:
-    """The kernel [h, w, 1 or 3, n] of the first layer; None if the net has none to be drawn.
+    """The kernel [h, w, 1 or 3, n] of the first layer; None if it cannot be drawn.
 
-    input_shape: (height, width, channels); with it, the weights of a first fully connected layer
-    are filters as large as the image.
+    input_shape: (height, width, channels). If it is given, the weights of a first layer that is
+    fully connected count as filters of the image's size.
     """
-    for name in panels.naturally(list(params)):
+    for name in panels.natural_order(list(params)):
         layer = params[name]
         kernel = layer.get("kernel") if hasattr(layer, "get") else None
         if kernel is None:
@@ -91,19 +90,13 @@ def first_kernel(params: Mapping[str, Any], input_shape=None) -> np.ndarray | No
 
 
 def weight_histograms(variables: Mapping[str, Any]) -> Figure:
-    """Histograms of the weights, a panel a layer, with their mean and deviation.
+    """Histograms of each layer's weights, without biases, with mean and standard deviation.
 
-    variables: {"params": ...}, or parameters alone. Weights are the arrays called `kernel`, biases
-    left out. Layers stand in the order of their names, h2 before h10; of more than
-    panels.MOST_HISTOGRAMS, so many at equal distances.
+    variables: {"params": ...}, or parameters alone. Layers are in the order of their names, h2
+    before h10, at most panels.MOST_HISTOGRAMS of them.
     """
-    leaves = flatten_dict(variables.get("params", variables), sep="/")
-    own = {name[: -len("/kernel")]: leaf for name, leaf in leaves.items() if _is_kernel(name)}
-    ordered = {name: own[name] for name in panels.naturally(list(own))}
+    kernels = panels.kernels(variables.get("params", variables))
+    ordered = {name: kernels[name] for name in panels.natural_order(list(kernels))}
     return panels.histograms(
         ordered, "weights", lambda v: f"{v.mean():.2g} ± {v.std():.2g}", log=False
     )
-
-
-def _is_kernel(name: str) -> bool:
-    return name.endswith("/kernel")

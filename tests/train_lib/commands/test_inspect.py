@@ -13,7 +13,7 @@ from errors import UserError
 from models import inspection, layers
 from train_lib.commands.inspect import inspect_run
 from train_lib.evaluation.trained import load_run
-from train_lib.pictures import of_run
+from train_lib.pictures import inspect_figures
 from train_lib.train import train_and_evaluate
 
 WEIGHTS = {"learning_curves.png", "filters.png", "weight_histograms.png", "parameters.txt"}
@@ -95,19 +95,21 @@ def test_a_layer_is_shown_behind_its_activation_and_pooling_is_the_nets(runs):
     net = load_run(runs["relu"][0])
     views = np.zeros((2, 28, 28, 1), np.uint8)
     views[:, 4:20, 9] = 200
-    seen = of_run.LookedAt(net, views, np.array([1, 7]), ["a", "b"], 1, "c3_relu")
-    titles = {name: figure.get_suptitle() for name, figure in of_run.of_activations(seen)}
+    seen = inspect_figures.Subject(net, views, np.array([1, 7]), ["a", "b"], 1, "c3_relu")
+    titles = {
+        name: figure.get_suptitle() for name, figure in inspect_figures.activation_figures(seen)
+    }
     assert titles["feature_maps_1"].startswith("c3_relu of a")
     assert titles["dead_units"] == "of 2 images"
-    (pooled,) = of_run.of_pooling(seen)
+    (pooled,) = inspect_figures.pooling_figures(seen)
     assert pooled[1].get_suptitle() == "max pooling 2x2, stride 2"
     layer, value = inspection.first_input(
         net.module, net.variables, seen.inputs, lambda m: isinstance(m, layers.Pool)
     )
     assert layer.window == 2
-    np.testing.assert_allclose(value, seen.found["c1_relu"], atol=1e-6)
+    np.testing.assert_allclose(value, seen.activations["c1_relu"], atol=1e-6)
     assert inspection.first_input(net.module, net.variables, seen.inputs, lambda m: False) is None
-    boxes = of_run._boxes(dataclasses.replace(net, variables={}))
+    boxes = inspect_figures.receptive_fields(dataclasses.replace(net, variables={}))
     assert {name: box[2:] for name, box in boxes.items()} == {
         "c1": (5, 5),
         "s2": (6, 6),
@@ -157,8 +159,8 @@ def test_what_there_is_not_is_one_line_before_anything_is_written(runs, tmp_path
 def test_the_initial_nets_gradients_are_beside_the_runs(runs):
     net = load_run(runs["lenet"][0])
     views = np.random.default_rng(0).integers(0, 255, (4, 28, 28, 1)).astype(np.uint8)
-    seen = of_run.LookedAt(net, views, np.arange(4), list("abcd"), 1, "c1")
-    ((name, figure),) = of_run.of_gradients(seen)
+    seen = inspect_figures.Subject(net, views, np.arange(4), list("abcd"), 1, "c1")
+    ((name, figure),) = inspect_figures.gradient_figures(seen)
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].get_lines()}
     assert name == "gradient_norms"
     assert list(lines) == ["this run, step 15", "untrained, sigmoid", "untrained, relu"]

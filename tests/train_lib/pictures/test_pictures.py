@@ -350,7 +350,7 @@ def test_other_regularisers_drop_too_and_batch_norm_does_not_change(regulariser)
     found = pictures.dropout_average(module, variables, images, (1, 64), seed=0)
     assert found["geometric"][0] > 1.5 * found["geometric"][1] > 0
     module, variables, images, _ = mlp("relu", (16,))
-    with pytest.raises(UserError, match="the net drops nothing"):
+    with pytest.raises(UserError, match="the network drops nothing"):
         pictures.dropout_average(module, variables, images, (1,), seed=0)
 
 
@@ -369,6 +369,6 @@ def test_the_gradient_of_max_pooling_goes_to_the_winners(tmp_path):
 
 
 def test_names_and_choices_of_many():
-    assert panels.naturally(["h10", "h2", "fc", "h1"]) == ["fc", "h1", "h2", "h10"]
-    assert panels.some(list("abcdefghij"), 4) == ["a", "d", "g", "j"]
-    assert panels.some(list("abc"), 4) == ["a", "b", "c"]
+    assert panels.natural_order(["h10", "h2", "fc", "h1"]) == ["fc", "h1", "h2", "h10"]
+    assert panels.evenly_spaced(list("abcdefghij"), 4) == ["a", "d", "g", "j"]
+    assert panels.evenly_spaced(list("abc"), 4) == ["a", "b", "c"]

@@ -17,8 +17,8 @@ from errors import UserError
 from input_pipeline import crops, prepare, sources, views
 from input_pipeline.split import ArraySplit
 from train_lib import console, experiment
-from train_lib.commands import evaluate
-from train_lib.evaluation import ensemble, protocols
+from train_lib.commands import evaluate, predict
+from train_lib.evaluation import ensemble, passes, protocols, trained
 from train_lib.train import train_and_evaluate
 
 SIZE, SCALE = 16, 20
@@ -89,14 +89,13 @@ def opened(runs, kind, pictures, **overrides):
     if kind == "mlp":
         overrides = {"view.square": True, "preprocess.mean": "pixel", **overrides}
     config = config_of(kind, pictures, **overrides)
-    exp = experiment.build(config, runs / kind)
-    protocols.check(exp)
-    return exp, ensemble.load_state(exp, runs / kind)[1], sources.load(config.dataset, "test")
+    (member,) = ensemble.find(config, runs / kind)
+    return member.exp, member.state(), sources.load(config.dataset, "test")
 
 
 def predicted(exp, state, split):
     meter = console.Meter(len(split), "test")
-    return protocols.predict(protocols.passes(exp), state, split, meter)
+    return passes.predict(protocols.of(exp).passes(), state, split, meter)
 
 
 def softmax(logits):
@@ -249,7 +248,7 @@ def test_few_shapes_are_compiled(runs, tmp_path):
                 folder / f"{i}.png"
             )
     exp, state, split = opened(runs, "cifar", tmp_path, **{"evaluate.protocol": "dense"})
-    (one,) = protocols.passes(exp)
+    (one,) = protocols.of(exp).passes()
     shapes = {batch["image"].shape for batch in one.batches(split)}
     sizes = {Image.open(split.path(i)).size for i in range(len(split))}
     assert len(sizes) > 30
@@ -262,8 +261,8 @@ def test_few_shapes_are_compiled(runs, tmp_path):
         return loss.probabilities(logits)
 
     exp = dataclasses.replace(exp, loss=dataclasses.replace(loss, probabilities=probabilities))
-    (counted,) = protocols.passes(exp)
-    protocols.predict([counted], state, split, console.Meter(len(split), "test"))
+    (counted,) = protocols.of(exp).passes()
+    passes.predict([counted], state, split, console.Meter(len(split), "test"))
     assert len(traced) == len(shapes)  # each shape once, in however many batches it came
     assert sum(1 for _ in one.batches(split)) > len(shapes)
 
@@ -371,7 +370,7 @@ def test_predict_speaks_by_the_protocol_and_writes_a_contact_sheet(runs, picture
     config = config_of("cifar", pictures, **{"evaluate.protocol": "dense"})
     config.predict.contact_sheet = str(tmp_path / "sheet.png")
     folder = pictures / "val"
-    lines = evaluate.predict_images(config, runs / "cifar", [str(folder)]).splitlines()
+    lines = predict.predict_images(config, runs / "cifar", [str(folder)]).splitlines()
     exp, state, split = opened(runs, "cifar", pictures, **{"evaluate.protocol": "dense"})
     found, _ = predicted(exp, state, split)
     assert len(lines) == 7
@@ -386,14 +385,14 @@ def test_an_unreadable_picture_of_the_users(runs, pictures, tmp_path, capsys):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "good.jpg")
     config = config_of("cifar", pictures)
     with pytest.raises(UserError, match=r"bad\.jpg"):
-        evaluate.predict_images(config, runs / "cifar", [str(tmp_path)])
+        predict.predict_images(config, runs / "cifar", [str(tmp_path)])
     config.dataset.on_bad_image = "skip"
-    found = evaluate.predict_images(config, runs / "cifar", [str(tmp_path)]).splitlines()
+    found = predict.predict_images(config, runs / "cifar", [str(tmp_path)]).splitlines()
     assert len(found) == 1
     assert "good.jpg" in found[0]
     assert "bad.jpg" in capsys.readouterr().err
     with pytest.raises(UserError, match="no image files"):
-        evaluate.predict_images(config, runs / "cifar", [str(runs / "cifar" / "checkpoints")])
+        predict.predict_images(config, runs / "cifar", [str(runs / "cifar" / "checkpoints")])
 
 
 @pytest.mark.parametrize(
@@ -432,7 +431,7 @@ def test_a_view_that_is_cut_again_is_refused(pictures):
     """All five crops would be cut to the same centre, or to parts of what the grid says."""
     overrides = {"evaluate.protocol": "ten_crop", "preprocess.crop": 12}
     with pytest.raises(UserError, match="makes 12 of them"):
-        protocols.check(experiment.build(config_of("cifar", pictures, **overrides)))
+        protocols.of(experiment.build(config_of("cifar", pictures, **overrides))).check()
 
 
 def test_ensembles_that_cannot_be_are_refused(runs, pictures, tmp_path):
@@ -447,7 +446,7 @@ def test_ensembles_that_cannot_be_are_refused(runs, pictures, tmp_path):
             Image.new("RGB", (30, 30)).save(other / part / name / "a.png")
     train_and_evaluate(config_of("mlp", other, epochs=1.0), tmp_path / "other")
     config.evaluate.ensemble = f"{runs / 'cifar'},{tmp_path / 'other'}"
-    with pytest.raises(UserError, match="know other classes"):
+    with pytest.raises(UserError, match="have different classes"):
         evaluate.evaluate_run(config, tmp_path)
     with pytest.raises(UserError, match="was trained on other classes"):
         evaluate.evaluate_run(config_of("cifar", other), runs / "cifar")
@@ -458,7 +457,7 @@ def test_a_square_copy_is_no_whole_image(runs, pictures, tmp_path):
     assert prepare.main([str(pictures), *flags]) == 0
     name = next(path.name for path in tmp_path.iterdir())
     config = config_of("cifar", tmp_path, **{"dataset.name": name, "view.square": True})
-    for protocol, said in (("dense", "looks at whole images"), ("multi_crop", "whole images")):
+    for protocol, said in (("dense", "needs whole images"), ("multi_crop", "whole images")):
         config.evaluate.protocol = protocol
         with pytest.raises(UserError, match=said):
             evaluate.evaluate_run(config, runs / "cifar")
@@ -472,8 +471,9 @@ def test_a_square_copy_is_no_whole_image(runs, pictures, tmp_path):
 def test_published_scales():
     def scales(config):
         config.evaluate.multi_scale = True
-        protocols.check(experiment.build(config))
-        return protocols.scales(experiment.build(config))
+        protocol = protocols.of(experiment.build(config))
+        protocol.check()
+        return protocol.scales
 
     config = googlenet.get_config()
     config.evaluate.protocol = "multi_crop"
@@ -499,11 +499,11 @@ def test_whether_small_images_are_cut(overrides, wanted, refused):
     config = resnet_cifar10.get_config()
     config.update_from_flattened_dict(overrides)
     exp = experiment.build(config)
-    assert protocols.name(exp) == wanted
+    assert protocols.of(exp).name == wanted
     for protocol in refused:
         config.evaluate.protocol = protocol
         with pytest.raises(UserError, match=r"choose|less than the 40"):
-            protocols.check(experiment.build(config))
+            protocols.of(experiment.build(config)).check()
 
 
 def test_what_one_pass_cannot_read_counts_for_none(runs, pictures, tmp_path, capsys, monkeypatch):
@@ -532,11 +532,11 @@ def test_what_one_pass_cannot_read_counts_for_none(runs, pictures, tmp_path, cap
 def test_a_few_pictures_are_not_filled_up_to_many(runs, pictures):
     overrides = {"evaluate.batch_size": 1000, "evaluate.protocol": "ten_crop"}
     exp, _, split = opened(runs, "mlp", pictures, **overrides)
-    (one,) = protocols.passes(exp)
+    (one,) = protocols.of(exp).passes()
     assert [batch["label"].size for batch in one.batches(split)] == [7]
     overrides["evaluate.protocol"] = "dense"
     exp, _, split = opened(runs, "cifar", pictures, **overrides)
-    (one,) = protocols.passes(exp)
+    (one,) = protocols.of(exp).passes()
     for batch in one.batches(split):
         assert batch["label"].size < 2 * (batch["index"] >= 0).sum()
 
@@ -553,16 +553,16 @@ def test_a_name_that_is_no_utf_8(runs, pictures, tmp_path):
     table = (runs / "cifar" / "evaluation" / "folder_test_center" / "predictions.csv").read_text()
     assert line["examples"] == 7
     assert r"caf\xe9.png" in table
-    found = evaluate.predict_images(config_of("cifar", root), runs / "cifar", [str(root / "val")])
+    found = predict.predict_images(config_of("cifar", root), runs / "cifar", [str(root / "val")])
     assert r"caf\xe9.png" in found
 
 
 def test_what_cannot_be_written_is_known_before_the_work(runs, pictures, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(ensemble, "load_state", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr(trained, "read_run", lambda *_: pytest.fail("the work has begun"))
     config = config_of("cifar", pictures, **{"evaluate.ensemble": str(runs / "cifar")})
     with pytest.raises(UserError, match="cannot write to"):
         evaluate.evaluate_run(config, tmp_path / "file")
     config.predict.contact_sheet = str(tmp_path / "file" / "sheet.png")
     with pytest.raises(UserError, match="cannot write to"):
-        evaluate.predict_images(config, runs / "cifar", [str(pictures / "val")])
+        predict.predict_images(config, runs / "cifar", [str(pictures / "val")])

@@ -14,7 +14,7 @@ from errors import UserError
 from input_pipeline import sources
 from train_lib import workdir as folder_lib
 from train_lib.checkpoints import Checkpoints
-from train_lib.commands import evaluate, export
+from train_lib.commands import evaluate, export, predict
 from train_lib.evaluation import exported
 from train_lib.evaluation.trained import load_run
 from train_lib.train import train_and_evaluate
@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
     )
     train_and_evaluate(config, root / "run")
     shutil.copy(root / "data" / "cat" / "0.png", root / "cat.png")
-    line = evaluate.predict_images(config, root / "run", [str(root / "cat.png")])
+    line = predict.predict_images(config, root / "run", [str(root / "cat.png")])
     shutil.rmtree(root / "data")
     return root, config, line
 
@@ -97,7 +97,7 @@ def test_other_checkpoints_of_it(digits):
 
 def test_a_run_that_was_never_tested_has_no_best_one(digits, monkeypatch):
     monkeypatch.setattr("train_lib.checkpoints.Checkpoints.best_step", lambda self: None)
-    with pytest.raises(UserError, match="was evaluated: take the latest"):
+    with pytest.raises(UserError, match="was evaluated: use the latest"):
         load_run(digits[0], "best")
 
 
@@ -127,10 +127,13 @@ def test_pictures_of_every_kind_are_one(digits, tmp_path):
     [
         (
             np.zeros((28, 28), np.float32),
-            r"array of float32 \[28, 28, 1\] is no picture: give uint8",
+            r"array of float32 \[28, 28, 1\] is not a picture: give uint8",
         ),
-        (np.zeros((29, 28), np.uint8), r"has \[29, 28, 1\], and the net takes \[28, 28, 1\]"),
-        (np.zeros((28, 28, 3), np.uint8), r"has \[28, 28, 3\], and the net takes \[28, 28, 1\]"),
+        (np.zeros((29, 28), np.uint8), r"\[29, 28, 1\], and the network takes \[28, 28, 1\]"),
+        (
+            np.zeros((28, 28, 3), np.uint8),
+            r"\[28, 28, 3\], and the network takes \[28, 28, 1\]",
+        ),
         (["nothing.png"], "no image file nothing.png"),
         ([], "no pictures"),
     ],
@@ -146,14 +149,14 @@ def test_the_data_set_need_not_be_there(folder, tmp_path):
     net = load_run(root / "run")
     probabilities = dict(net.top(root / "cat.png")[0])
     assert line.endswith(", ".join(f"{name} {p:.4f}" for name, p in probabilities.items()))
-    assert evaluate.predict_images(config, root / "run", [str(root / "cat.png")]) == line
+    assert predict.predict_images(config, root / "run", [str(root / "cat.png")]) == line
     pixels = np.asarray(Image.open(root / "cat.png"))
     np.testing.assert_array_equal(net.predict(pixels), net.predict(str(root / "cat.png")))
     export.export_run(config, root / "run", str(tmp_path / "a.safetensors"))
     stored = load_run(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(stored.predict(pixels), net.predict(pixels))
     config.evaluate.ensemble = str(tmp_path / "a.safetensors")
-    assert evaluate.predict_images(config, tmp_path, [str(root / "cat.png")]) == line
+    assert predict.predict_images(config, tmp_path, [str(root / "cat.png")]) == line
 
 
 def test_files_that_do_not_say_what_their_images_were(digits, tmp_path):
@@ -195,4 +198,4 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_it_too(tmp_path):
     # What is asked for must be what the run is, its data set and view, too.
     config = tiny_config(**{"view.test_scale": 20})
     with pytest.raises(UserError, match=r"view\.test_scale: 256 -> 20; dataset\.name"):
-        evaluate.predict_images(config, tmp_path / "run", [str(path)])
+        predict.predict_images(config, tmp_path / "run", [str(path)])

@@ -1,0 +1,72 @@
+"""--mode=predict: the most probable classes of the user's own picture files."""
+
+import pathlib
+import sys
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from errors import UserError, printable
+from input_pipeline import images as image_files
+from input_pipeline.split import ArraySplit
+from train_lib.distributed import processes
+from train_lib.evaluation import ensemble, result_files
+
+
+def predict_images(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    images: Sequence[str],
+    given: Collection[str] = (),
+) -> str:
+    """The five most probable classes of each image with their probabilities, one line an image.
+
+    images: paths of files and folders. given: the config's fields that the user gave, see
+    `foreign.settled`. Writes the contact sheet of config.predict.contact_sheet, if there is one.
+    """
+    if not images:
+        raise UserError("which images? Give --images=a.png,b.jpg or --images=FOLDER")
+    paths = image_files.find(images)
+    if config.predict.contact_sheet:
+        result_files.check_writable(config.predict.contact_sheet)
+    members = ensemble.find(config, workdir, given, needs_data=False)
+    total, skipped = 0.0, np.zeros(len(paths), bool)
+    for member in members:  # each reads the pictures in its own way
+        split, inverted = _as_split(member.exp, paths)
+        probabilities, labels, _, _ = ensemble.predict([member], split, "predicting")
+        total, skipped = total + probabilities / len(members), skipped | (labels < 0)
+    names = members[0].class_names
+    other_class = next(filter(None, (member.exp.loss.other_class for member in members)), "")
+    lines, captions = [], []
+    for i, path in enumerate(paths):
+        if skipped[i]:  # which was reported
+            captions.append("not readable")
+            continue
+        best = np.argsort(-total[i], kind="stable")[:5]
+        line = ", ".join(f"{names[k]} {total[i, k]:.4f}" for k in best)
+        if other_class:
+            line += f"; {other_class} {max(0.0, 1 - total[i].sum()):.4f}"
+        note = " (dark on light: inverted)" if inverted[i] else ""
+        lines.append(f"{printable(path)}: {line}{note}")
+        captions.append(f"{names[best[0]]} {total[i, best[0]]:.0%}")
+    if config.predict.contact_sheet and processes.is_first():
+        result_files.write_contact_sheet(config.predict.contact_sheet, paths, captions)
+    return "\n".join(lines)
+
+
+def _as_split(exp, paths: Sequence[str]):
+    """Picture files as a split that an experiment can evaluate, and which of them are inverted."""
+    shape, inverted = exp.info.image_shape, [False] * len(paths)
+    if exp.reading.view.size and shape[2] == 3:
+        return image_files.PictureSplit(exp.info, tuple(paths)), inverted
+    images, labels = np.zeros((len(paths), *shape), np.uint8), np.zeros(len(paths), np.int32)
+    for i, path in enumerate(paths):
+        try:
+            images[i], inverted[i] = image_files.read(path, shape, exp.config.predict.invert)
+        except UserError as error:
+            if exp.config.dataset.on_bad_image == "error":
+                raise
+            processes.print_once(f"skipped {path} ({error})", file=sys.stderr)
+            labels[i] = -1
+    return ArraySplit(exp.info, images, labels), inverted

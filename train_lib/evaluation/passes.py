@@ -1,0 +1,243 @@
+"""Passes over a split, each of which shows the network every image once, and their weighted sum.
+
+What a pass sees of an image, its crops and their mirror images, is averaged as class probabilities.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline import stream
+from input_pipeline.crops import Crops, Whole, corners_and_center
+from input_pipeline.split import part_of
+from input_pipeline.transform import make_transform
+from models import layers
+from train_lib.distributed import parallel, processes
+
+_UNSEEN = -2  # a label before the first pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One look at every example of a split.
+
+    weight: the factor on its probabilities; the weights of a protocol's passes sum to 1.
+    batches: a split -> host batches [devices, n, ...], with the `index` of the examples if these
+        do not come in order.
+    step: (state, batch) -> class probabilities [devices, n, classes], already parallel.
+    """
+
+    weight: float
+    batches: Callable[[object], Iterator[dict]]
+    step: Callable
+
+
+def single_view(exp) -> Pass:
+    """The images as the evaluations during training see them."""
+    apply, transform = _probabilities(exp), exp.transform
+
+    def step(state, batch):
+        return apply(state, transform(batch["image"]))
+
+    return Pass(1.0, exp.eval_batches, parallel.predict_step(step, exp.devices))
+
+
+def host_crops(exp, kind: str, scales: Sequence[int]) -> Pass:
+    """Crops that the host cuts, and their mirror images. kind: a name of `crops.KINDS`."""
+    view, devices = exp.config.view, len(exp.devices)
+    reader = Crops(kind, view.size, scales, view.interpolation)
+    # The transform is made outside of the step: its statistics may come from another process.
+    apply, transform = _probabilities(exp), exp.transform
+    # A mean image belongs to the central square at test_scale. For other crops, its central part
+    # is subtracted.
+    use_offsets = kind == "ten_crop" and tuple(scales) == (view.test_scale,)
+
+    def probabilities(state, images, offsets):
+        inputs = transform(images, offsets=offsets if use_offsets else None)
+        return _mean_of_mirrors(apply(state, _with_mirrors(inputs)))
+
+    # Crops that go through the network together; with their mirror images, twice as many.
+    group = max(1, exp.eval_batch_size // (2 * devices))
+
+    def step(state, batch):
+        count, views = batch["image"].shape[:2]
+        images = batch["image"].reshape(-1, *batch["image"].shape[2:])
+        offsets = batch["offset"].reshape(-1, 2)
+        if len(images) <= group:
+            outputs = probabilities(state, images, offsets)
+        else:
+            in_groups = [_in_groups(array, group) for array in (images, offsets)]
+            outputs = jax.lax.map(lambda arrays: probabilities(state, *arrays), in_groups)
+            outputs = outputs.reshape(-1, outputs.shape[-1])[: count * views]
+        return outputs.reshape(count, views, -1).mean(axis=1)
+
+    def batches_of(split):
+        size = _batch_size(exp, split, 2 * reader.count)
+        return stream.eval_batches(split, exp.reading, size, devices, reader)
+
+    return Pass(1.0, batches_of, parallel.predict_step(step, exp.devices))
+
+
+def device_crops(exp) -> Pass:
+    """Corners and centre of small images, cut on the device, and their mirror images."""
+    section, devices = exp.config.preprocess, len(exp.devices)
+    # The transform is made outside of the step: its statistics may come from another process.
+    apply, transform = _probabilities(exp), exp.transform
+
+    def step(state, batch):
+        padded = (length + 2 * section.pad for length in batch["image"].shape[1:3])
+        rows, columns = (corners_and_center(length, section.crop) for length in padded)
+        places = [(top, left) for (top, _), (_, left) in zip(rows, columns, strict=True)]
+        crops = [_with_mirrors(transform(batch["image"], at=place)) for place in places]
+        outputs = apply(state, jnp.concatenate(crops))
+        return outputs.reshape(2 * len(places), len(batch["image"]), -1).mean(axis=0)
+
+    def batches_of(split):
+        size = _batch_size(exp, split, 10)
+        return stream.eval_batches(split, exp.reading, size, devices)
+
+    return Pass(1.0, batches_of, parallel.predict_step(step, exp.devices))
+
+
+def whole_images(exp, scales: Sequence[int]) -> list[Pass]:
+    """Whole images and their mirror images, a pass a scale: the network's mean over all places."""
+    config, side = exp.config, exp.input_shape[0]
+    module = exp.module.clone(class_map=True, image_size=side)
+    section = ConfigDict(config.preprocess.to_dict() | {"pad": 0, "crop": 0})
+    if section.mean == "pixel":
+        section.mean = "channel"  # a mean image has no meaning at other sizes
+    transform = make_transform(section, config.augment, exp.statistics)
+    average_scores = config.evaluate.map_average == "scores"
+
+    def step(state, batch):
+        images, sizes = transform(batch["image"]), batch["size"]
+        shape = images.shape[1:3]
+        # The mirror image of a padded image: column j comes from column width - 1 - j.
+        columns = (sizes[:, 1, None] - 1 - jnp.arange(shape[1])) % shape[1]
+        mirrored = jnp.take_along_axis(images, columns[:, None, :, None], axis=2)
+        with layers.padded(shape, jnp.concatenate([sizes, sizes])) as extents:
+            maps = module.apply(
+                state.variables(),
+                jnp.concatenate([images, mirrored]),
+                train=False,
+                drop_scale=exp.drop_scale(state.step),
+            )
+            inside = layers.inside(maps.shape[1:3], extents.of(maps))
+        if average_scores:
+            outputs = exp.loss.probabilities(maps.mean(axis=(1, 2), where=inside))
+        else:
+            cells = exp.loss.probabilities(maps.reshape(-1, maps.shape[-1]))
+            outputs = cells.reshape(maps.shape).mean(axis=(1, 2), where=inside)
+        return _mean_of_mirrors(outputs)
+
+    parallel_step = parallel.predict_step(step, exp.devices)
+    pixels = exp.eval_batch_size * side**2 // 2
+
+    def at_scale(scale: int) -> Pass:
+        reader = Whole(scale, config.view.interpolation)
+
+        def batches_of(split):
+            return stream.whole_batches(split, exp.reading, reader, pixels, len(exp.devices))
+
+        return Pass(1 / len(scales), batches_of, parallel_step)
+
+    return [at_scale(scale) for scale in scales]
+
+
+def _probabilities(exp) -> Callable:
+    """(state, network input) -> class probabilities [batch, classes]."""
+
+    def apply(state, inputs):
+        scale = exp.drop_scale(state.step)
+        logits = exp.module.apply(state.variables(), inputs, train=False, drop_scale=scale)
+        return exp.loss.probabilities(logits)
+
+    return apply
+
+
+def _batch_size(exp, split, views: int) -> int:
+    """Examples in a batch, as many on each device, of which the network sees `views` views each."""
+    devices = len(exp.devices)
+    most = max(1, int(exp.eval_batch_size / views) // devices) * devices
+    return min(most, -(-len(split) // devices) * devices)
+
+
+def _in_groups(array: jax.Array, size: int) -> jax.Array:
+    """[n, ...] -> [groups, size, ...], the last group filled with zeros."""
+    groups = -(-len(array) // size)
+    spare = [(0, groups * size - len(array))] + [(0, 0)] * (array.ndim - 1)
+    return jnp.pad(array, spare).reshape(groups, size, *array.shape[1:])
+
+
+def _with_mirrors(x: jax.Array) -> jax.Array:
+    """[b, h, w, c] -> [2 b, h, w, c]: the images, then their mirror images."""
+    return jnp.concatenate([x, x[:, :, ::-1]])
+
+
+def _mean_of_mirrors(outputs: jax.Array) -> jax.Array:
+    """[2 b, classes] of `_with_mirrors` -> [b, classes]."""
+    count = len(outputs) // 2
+    return (outputs[:count] + outputs[count:]) / 2
+
+
+def predict(passes: Sequence[Pass], state, split, meter) -> tuple[np.ndarray, np.ndarray]:
+    """Class probabilities of every example, float32 [n, classes], and the labels, int32 [n].
+
+    Of several processes each looks at its part of the split, and all have the result. The label
+    is -1 for an image that a pass could not read and skipped. meter: a `console.Meter` of this
+    part, which counts an example once for each pass.
+    """
+    part = part_of(split, processes.index(), processes.count())
+    total = _Total(len(part))
+    for one_pass in passes if len(part) else ():
+        waiting: list[tuple] = []  # two batches in flight keep the device busy
+        for batch in _numbered(one_pass.batches(part), len(part)):
+            inputs = {name: batch[name] for name in ("image", "offset", "size") if name in batch}
+            with meter.compiling((one_pass.step, inputs["image"].shape)):
+                waiting.append((batch, one_pass.step(state, inputs)))
+            if len(waiting) > 2:
+                meter.done(total.add(one_pass.weight, *waiting.pop(0)))
+        for batch, outputs in waiting:
+            meter.done(total.add(one_pass.weight, batch, outputs))
+    sums = {} if total.sums is None else {"sums": total.sums}
+    gathered = processes.gather(labels=total.labels, **sums)
+    sums = np.concatenate([arrays["sums"] for arrays in gathered if "sums" in arrays])
+    return sums, np.concatenate([arrays["labels"] for arrays in gathered])
+
+
+def _numbered(host_batches: Iterator[dict], count: int) -> Iterator[dict]:
+    """Batches with an `index`. Those without one come in order, padded at the end."""
+    position = 0
+    with contextlib.closing(host_batches):
+        for batch in host_batches:
+            if "index" not in batch:
+                index = np.arange(position, position + batch["label"].size)
+                batch["index"] = np.where(index < count, index, -1).reshape(batch["label"].shape)
+                position += index.size
+            yield batch
+
+
+class _Total:
+    """Sums over passes: probabilities [n, classes] (None before the first batch), labels [n]."""
+
+    def __init__(self, count: int):
+        self.sums: np.ndarray | None = None
+        self.labels = np.full(count, _UNSEEN, np.int32)
+
+    def add(self, weight: float, batch: dict, outputs) -> int:
+        """Adds a batch's probabilities times the weight, and its labels. Returns its examples."""
+        index = batch["index"].reshape(-1)
+        is_example = index >= 0
+        index, outputs = index[is_example], np.asarray(outputs).reshape(len(index), -1)
+        if self.sums is None:
+            self.sums = np.zeros((len(self.labels), outputs.shape[-1]), np.float32)
+        self.sums[index] += np.float32(weight) * outputs[is_example]
+        labels = np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1)[is_example]
+        before = self.labels[index]
+        self.labels[index] = np.where((labels < 0) | (before == _UNSEEN), labels, before)
+        return len(index)

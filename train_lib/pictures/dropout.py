@@ -1,0 +1,116 @@
+"""Dropout: masked layers, and the average over masks that an evaluation approximates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from errors import UserError
+from models import layers
+from train_lib.pictures import panels
+from train_lib.pictures.activation_maps import as_square
+
+# The position of `train` in the arguments of each layer that drops.
+_TRAIN_POSITION = {layers.Dropout: 1, layers.DropConnect: 1, layers.Standout: 2}
+
+
+def dropout_masks(activation: np.ndarray, rate: float, seed: int, count: int) -> Figure:
+    """An activation, and the same under `count` masks of dropout (Srivastava 2014, fig. 1).
+
+    activation: a map [h, w], or [units], drawn as rows of a near-square. rate: the share dropped.
+    The masks are those of `layers.Dropout`. Dropped values are red; kept ones are not scaled.
+    """
+    activation = np.asarray(activation, np.float32)
+    layer, ones = layers.Dropout(rate, "test"), jnp.ones((1, *activation.shape))
+    as_map = as_square if activation.ndim == 1 else np.asarray
+    values = as_map(activation)
+    rows, columns = panels.grid(count + 1)
+    height = 2.3 * values.shape[0] / values.shape[1] + 0.3
+    figure, axes = panels.blank(rows, columns, (2.3 * columns, height * rows + 0.3))
+    grey = panels.grey_tiles(values[None], activation.min(), activation.max())[0]
+    axes.flat[0].imshow(grey, interpolation="nearest")
+    axes.flat[0].set_title(f"{activation.size} units", fontsize=8)
+    for number, axis in zip(range(count), axes.flat[1:], strict=False):
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        kept = np.asarray(layer.apply({}, ones, True, rngs={"dropout": key})[0]) > 0
+        image = grey.copy()
+        image[as_map(kept) == 0] = (0.8, 0.15, 0.15)
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(f"mask {number + 1}: {kept.sum()} kept", fontsize=8)
+    figure.suptitle(f"dropout of {rate:.0%}; red: dropped", fontsize=9)
+    return figure
+
+
+def dropout_average(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    inputs: jax.Array,
+    counts: Sequence[int],
+    seed: int,
+) -> dict[str, list]:
+    """How far the mean over masks is from one evaluation pass (Srivastava 2014, sec. 7.5).
+
+    inputs: network input [n, ...]. counts: numbers of masks. Only dropout, DropConnect and standout
+    are in training mode; BatchNorm is in evaluation mode.
+
+    Returns "counts" and, for each count, two distances: "geometric" and "arithmetic", between that
+    mean of the masked passes' class probabilities and the probabilities of the evaluation. A
+    distance is the total variation in 0..1, averaged over images. The normalised geometric mean is
+    the softmax of the mean logits. It converges to the evaluation's if dropout acts on the input of
+    a linear layer (Hinton 2012). After other layers, and for the arithmetic mean, a difference
+    remains. Raises UserError for a network that drops nothing.
+    """
+    dropping_layers = []
+
+    def drop(next_call, args, kwargs, context):
+        position = _TRAIN_POSITION.get(type(context.module))
+        if context.method_name == "__call__" and position is not None:
+            dropping_layers.append(context.module)
+            args = (*args[:position], True, *args[position + 1 :])
+        return next_call(*args, **kwargs)
+
+    @jax.jit
+    def masked(variables, inputs, key):
+        with nn.intercept_methods(drop):
+            return module.apply(variables, inputs, train=False, rngs={"dropout": key})
+
+    evaluated = jax.nn.softmax(jax.jit(module.apply)(variables, inputs), axis=-1)
+    sum_of_logits, sum_of_probabilities = 0.0, 0.0
+    distances = {"counts": sorted(set(counts)), "geometric": [], "arithmetic": []}
+    for number in range(1, max(counts) + 1):
+        logits = masked(variables, inputs, jax.random.fold_in(jax.random.key(seed), number))
+        if not dropping_layers:
+            raise UserError(
+                "the network drops nothing: build it with --config.model.regulariser=..."
+            )
+        sum_of_logits += logits
+        sum_of_probabilities += jax.nn.softmax(logits, axis=-1)
+        if number in distances["counts"]:
+            geometric = jax.nn.softmax(sum_of_logits / number, axis=-1)
+            distances["geometric"].append(_distance(geometric, evaluated))
+            distances["arithmetic"].append(_distance(sum_of_probabilities / number, evaluated))
+    return distances
+
+
+def _distance(a, b) -> float:
+    return float(jnp.mean(jnp.abs(a - b).sum(axis=-1)) / 2)
+
+
+def dropout_average_curve(distances: Mapping[str, Sequence]) -> Figure:
+    """`dropout_average` over the number of masks, on logarithmic axes, beside 1 / sqrt(number)."""
+    figure, axis = panels.single(6, 4)
+    counts = np.asarray(distances["counts"], float)
+    for name in ("geometric", "arithmetic"):
+        values = np.asarray(distances[name], float)
+        axis.plot(counts, np.where(values > 0, values, np.nan), "o-", label=f"{name} mean")
+    root = max(distances["geometric"][0], 1e-12) * (counts[0] / counts) ** 0.5
+    axis.plot(counts, root, ":", color="0.5", label="1 / sqrt(masks)")
+    axis.set(xscale="log", yscale="log", xlabel="masks averaged")
+    axis.set_ylabel("distance to the evaluation's probabilities")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    return figure
