@@ -49,7 +49,7 @@ import models.layers
 from configs.common import base
 from input_pipeline.transform import make_transform
 from models import registry
-from models.layers import backend, convolution, net, pooling
+from models.layers import backend, builder, convolution, pooling
 from train_lib import losses, optimizers
 from train_lib import state as state_lib
 from train_lib.distributed import memory, parallel
@@ -140,7 +140,7 @@ def plain_linen():
     """While a model is traced: linen's and XLA's primitives for convolving and pooling."""
     with (
         mock.patch.object(models.layers, "Conv", PlainConv),
-        mock.patch.object(net, "Conv", PlainConv),
+        mock.patch.object(builder, "Conv", PlainConv),
         mock.patch.object(models.layers, "LocalConv", PlainLocalConv),
         mock.patch.object(convolution, "convolve", lax.conv_general_dilated),
         mock.patch.object(pooling, "pool", plain_pool),

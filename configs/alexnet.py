@@ -55,7 +55,9 @@ def get_config(argument: str = "two_tower") -> ConfigDict:
     config.model.variant = choose("configs/alexnet.py", argument, ARGUMENTS)
     config.model.image_size = 224  # or 227, with view.size=227
     two = argument == "two_tower"
+    config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
     config.model.lrn_over = "all_maps"  # or tower
+    config.model.pooling = "published"  # max, average, overlapping, non_overlapping
     config.model.bias_start = 1.0  # Caffe found 1 untrainable, and has 0.1
     config.model.regulariser = "dropout"
     # At test time as published; torchvision's weights are for the other scaling.

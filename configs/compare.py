@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,22 +34,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(
-    stored: Mapping[str, Any],
-    config: ConfigDict,
-    prefix: str = "",
-    model_defaults: Mapping[str, Any] = types.MappingProxyType({}),
-) -> list[str]:
+def differences(stored: Mapping[str, Any], config: ConfigDict, prefix: str = "") -> list[str]:
     """ "name: stored -> now" for every field in which a stored config and a config differ.
 
-    stored: flattened. prefix: of the names of the fields to compare. model_defaults: of the model's
-    options, for those that a stored config of an older version lacks. Paths, and fields
-    that say how a run is evaluated or used for prediction, may differ.
+    stored: flattened. prefix: of the names of the fields to compare. Paths, and fields that say how
+    a run is evaluated or used for prediction, may differ.
     """
     now = flatten(config)
-    if stored.get("model.name") == now["model.name"]:
-        defaults = flatten({"model": model_defaults})
-        stored = {**stored, **{n: defaults[n] for n in defaults if n in now and n not in stored}}
     return [
         f"{name}: {stored.get(name, _ABSENT)} -> {now.get(name, _ABSENT)}"
         for name in {**stored, **now}

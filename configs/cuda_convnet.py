@@ -39,6 +39,8 @@ def get_config(argument: str = "18pct") -> ConfigDict:
     config.model.name = "cuda_convnet"
     config.model.variant = choose("configs/cuda_convnet.py", argument, ARGUMENTS)
     config.model.initializer = "paper"  # or any rule of configs/schema.py for all layers
+    config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
+    config.model.pooling = "published"  # max, average, overlapping, non_overlapping
     config.dataset.name = "cifar10"
     config.preprocess.update({"high": 255.0, "mean": "pixel"})
     config.batch_size = 128

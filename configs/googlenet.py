@@ -52,6 +52,8 @@ def get_config(argument: str = "lrn") -> ConfigDict:
     config.model.normalisation = choose("configs/googlenet.py", argument, ARGUMENTS)
     if argument == "batch_norm":
         config.model.batch_norm = "per_device"  # or across_devices
+    config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
+    config.model.pooling = "published"  # max, average, overlapping, non_overlapping
     config.model.auxiliary_heads = True
     config.model.initializer = "xavier_fan_in"
     config.model.bias_start = 0.2

@@ -39,6 +39,7 @@ def get_config(argument: str = "digits") -> ConfigDict:
     config = base()
     config.model.name = "lenet5"
     config.model.subsampling = "trainable"  # trainable, average, max
+    config.model.pooling = "published"  # overlapping, with max and average subsampling
     config.model.activation = "scaled_tanh"
     config.model.initializer = "lecun1998"
     config.model.output = "rbf"  # rbf, softmax

@@ -47,6 +47,7 @@ def get_config(argument: str = "mnist_dense") -> ConfigDict:
     config.model.regulariser = "dropout"
     config.model.input_drop_rate = 0.2
     config.model.input_dropout_scaling = "none"  # or train, test, as model.dropout_scaling
+    config.model.pooling = "published"  # max, average, overlapping, non_overlapping
     config.dataset.name = "cifar10" if variant == "cifar10" else "mnist"
     config.batch_size = 100 if variant == "mnist_dense" else 128
     config.optimizer.update({"momentum": 0.5, "momentum_end": 0.7, "momentum_epochs": 250.0})

@@ -106,15 +106,6 @@ MODEL = {
         1.0, None, "a standout unit is kept with probability sigmoid(alpha * input + beta)"
     ),
     "standout_beta": Field(0.0, None, "beta of this probability"),
-    "lrn": Field(
-        "published",
-        None,
-        "local response normalisation: `published`, `none`, AlexNet's constants as read by"
-        " `paper`, `cuda_convnet` or `caffe`, or `within_map`",
-    ),
-    "pooling": Field(
-        "published", None, "`published`, `max`, `average`, `overlapping`, `non_overlapping`"
-    ),
 }
 
 DATASET = {

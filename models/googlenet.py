@@ -1,15 +1,15 @@
 """GoogLeNet (Inception v1), after Szegedy et al.: "Going Deeper with Convolutions", 2014, table 1,
-and the batch-normalised net that torchvision distributes weights for under the same name.
+and the batch-normalised network that torchvision distributes weights for under the same name.
 """
 
 import dataclasses
-import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from models import layers
+from models.layers import option
 
 # Table 1: maps of 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection.
 MODULES = {
@@ -23,25 +23,24 @@ MODULES = {
     "5a": (256, 160, 320, 32, 128, 128),
     "5b": (384, 192, 384, 48, 128, 128),
 }
-NORMALISATIONS = ("lrn", "batch_norm")
+AUXILIARY_HEADS = {"4a": "aux1", "4d": "aux2"}  # module -> the classifier on its output (sec. 5)
 AUXILIARY_DROP_RATE = 0.7  # sec. 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A convolution with what follows it: biases and the activation, or BatchNorm and it."""
+    """A convolution, BatchNorm or biases, and the activation: [b, h, w, c] -> [b, h', w', maps]."""
 
-    style: layers.Style
+    build: layers.Builder
     batch_norm: bool
-    train: bool
     bias_start: float
 
-    def __call__(self, x, features, size, name, stride=1):
+    def __call__(self, x: jax.Array, maps: int, size: int, name: str, strides: int = 1):
         bias = None if self.batch_norm else self.bias_start
-        x = self.style.conv(features, size, name, stride, padding=size // 2, bias=bias)(x)
+        x = self.build.conv(x, maps, size, name, bias=bias, strides=strides, padding=size // 2)
         if self.batch_norm:
-            x = self.style.batch_norm(f"{name}_bn", self.train, epsilon=1e-3)(x)
-        return self.style.activate(x, name)
+            x = self.build.batch_norm(x, f"{name}_bn", epsilon=1e-3)
+        return self.build.activate(x, name)
 
 
 class Inception(nn.Module):
@@ -51,110 +50,111 @@ class Inception(nn.Module):
     """
 
     maps: tuple[int, ...]
-    unit: Unit
     wide: int = 5
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, unit: Unit) -> jax.Array:
         one, reduce_3, three, reduce_5, five, projection = self.maps
-        a = self.unit(x, one, 1, "1x1")
-        b = self.unit(self.unit(x, reduce_3, 1, "3x3_reduce"), three, 3, "3x3")
-        c = self.unit(self.unit(x, reduce_5, 1, "5x5_reduce"), five, self.wide, "5x5")
-        pooled = self.unit.style.pool(x, "pool", "max", 3, 1, padding=1)
-        d = self.unit(pooled, projection, 1, "pool_proj")
+        a = unit(x, one, 1, "1x1")
+        b = unit(unit(x, reduce_3, 1, "3x3_reduce"), three, 3, "3x3")
+        c = unit(unit(x, reduce_5, 1, "5x5_reduce"), five, self.wide, "5x5")
+        pooled = unit.build.pool(x, "pool", "max", 3, 1, padding=1)
+        d = unit(pooled, projection, 1, "pool_proj")
         return jnp.concatenate([a, b, c, d], axis=-1)
 
 
-class GoogLeNet(layers.Net):
-    """[batch, height, width, 3] -> logits [batch, classes]; made for 224x224, takes larger ones.
-
-    Options beside those of `layers.Net`:
-
-    normalisation: "lrn" (the paper's) or "batch_norm": the net that torchvision distributes,
-        with BatchNorm behind every convolution, no biases there, no LRN, and 3x3 windows where the
-        paper has 5x5. Its auxiliary heads pool as the paper's; torchvision's pool adaptively to
-        4x4, so that theirs differ in training.
-    lrn: published is AlexNet's (the paper gives no constants), none in the "batch_norm" net.
-    auxiliary_heads: the two classifiers on 4a and 4d that training adds (sec. 5). Their logits
-        are sown as `auxiliary/aux1/logits`, `aux2` in training. Their fc1 has weights for the
-        size of the images that the net is made with.
-    class_map: logits are a map [batch, height, width, classes] of the net applied at every place:
-        pool5 takes windows as large as the map of an image of `image_size`. At that size the map
-        has one cell, equal to the vector.
-
-    bias_start: of all biases but the three classifiers', which start at 0.
-
-    Dropout acts on the input of `fc` (40 %) and, at 70 %, of the auxiliary classifiers. Raises
-    ValueError for an image too small. The paper says nothing of the initialisation: it is that of
-    Caffe's bvlc_googlenet.
-    """
-
-    initializer: str = "xavier_fan_in"
-    regulariser: str = "dropout"
-    drop_rate: float = 0.4
-    normalisation: str = "lrn"
-    auxiliary_heads: bool = True
-    bias_start: float = 0.2
-    class_map: bool = False
-    image_size: int = 224
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
-        head = self.head(train, drop_scale)
-        batch_norm = self.normalisation == "batch_norm"
-        style = self.style()
-        unit = Unit(style, batch_norm, train, self.bias_start)
-
-        def norm(x, name):
-            published = functools.partial(style.across_maps, name)
-            return style.normalise(x, name, None if batch_norm else published)
-
-        cells = -(-self.image_size // 2)  # of such an image's map along an axis, behind conv1
-
-        def pool(x, name, window=3):
-            nonlocal cells
-            cells = style.pooled(cells, window, 2, ceil=True)
-            return style.pool(x, name, "max", window, 2, ceil=True)
-
-        x = unit(x, 64, 7, "conv1", stride=2)
-        x = norm(pool(x, "pool1"), "norm1")
-        x = unit(x, 64, 1, "conv2_reduce")
-        x = norm(unit(x, 192, 3, "conv2"), "norm2")
-        x = pool(x, "pool2")
-        for name, maps in MODULES.items():
-            x = Inception(maps, unit, 3 if batch_norm else 5, name=f"inception_{name}")(x)
-            if name in ("4a", "4d") and self.auxiliary_heads and (train or self.is_initializing()):
-                number = 1 if name == "4a" else 2
-                AuxiliaryHead(unit, name=f"aux{number}")(x, head)
-            if name == "3b":
-                x = pool(x, "pool3")
-            if name == "4e":
-                # torchvision's net has a 2x2 window here.
-                x = pool(x, "pool4", window=2 if batch_norm else 3)
-        window = cells if self.class_map else None
-        return head.pooled_classifier(x, "pool5", "fc", window, drop="input")
-
-
 class AuxiliaryHead(nn.Module):
-    """Classifier on an inner layer (sec. 5): [b, h, w, c] -> logits [b, classes]; 14x14 at 224.
+    """A classifier on an inner layer (sec. 5): [b, h, w, c] -> logits [b, classes]; 14x14 at 224.
 
-    They are sown as `auxiliary/<name>/logits` in training. Average pooling 5x5 of stride 3,
-    `conv` 1x1 to 128, `fc1` to 1024, dropout, `fc2`.
+    In training the logits are sown as `auxiliary/<name>/logits`. Average pooling 5x5 of stride 3,
+    `conv` 1x1 to 128 maps, `fc1` to 1024 units, dropout, `fc2`.
     """
 
-    unit: Unit
-
     @nn.compact
-    def __call__(self, x: jax.Array, head: layers.Head) -> jax.Array:
+    def __call__(self, x: jax.Array, unit: Unit) -> jax.Array:
         if min(x.shape[1:3]) < 5:
             raise ValueError(
                 "auxiliary heads need images of at least 79x79: give such, or set"
                 " model.auxiliary_heads=False"
             )
+        build = dataclasses.replace(unit.build, drop_rate=AUXILIARY_DROP_RATE)
         x = layers.Pool("average", 5, 3, name="pool")(x)
-        x = self.unit(x, 128, 1, "conv")
-        x = head.hidden(x, 1024, "fc1", bias=self.unit.bias_start, drop="nothing")
-        logits = head.classifier(x, "fc2", drop="input", rate=AUXILIARY_DROP_RATE)
-        if head.train:
+        x = unit(x, 128, 1, "conv")
+        x = build.hidden(x, 1024, "fc1", drop="nothing", bias_start=unit.bias_start)
+        logits = build.classifier(x, "fc2", drop="input")
+        if build.train:
             self.sow("auxiliary", "logits", logits)
         return logits
+
+
+class GoogLeNet(layers.Net):
+    """[batch, height, width, 3] -> logits [batch, classes]; made for 224x224, takes larger images.
+
+    Options beside those of `layers.Net`:
+
+    normalisation: "lrn" (the paper's) or "batch_norm": the network that torchvision distributes,
+        with BatchNorm after every convolution, no biases there, no LRN, and 3x3 windows where the
+        paper has 5x5. Its auxiliary heads pool as the paper's. torchvision's pool adaptively to
+        4x4, so they differ in training.
+    batch_norm: "per_device" or "across_devices": the images over which BatchNorm normalises.
+    lrn: "published" is AlexNet's (the paper gives no constants), none with normalisation
+        "batch_norm".
+    pooling: the published windows are 3x3, of stride 2, and of stride 1 in the modules.
+    auxiliary_heads: the two classifiers on 4a and 4d that training adds (sec. 5). In training their
+        logits are sown as `auxiliary/aux1/logits`, `aux2`. The weights of their fc1 fit the size of
+        the images with which the network is initialised.
+    bias_start: of all biases but those of the three classifiers, which start at 0.
+
+    class_map: the logits are a map [batch, height, width, classes] of the network applied at every
+        place: pool5 takes windows as large as the map of an image of `image_size`. At that size the
+        map has one cell, equal to the vector.
+
+    Dropout acts on the input of `fc` (40 %), and of the auxiliary classifiers (70 %). Raises
+    ValueError for an image too small. The paper says nothing about the initialisation: it is that
+    of Caffe's bvlc_googlenet.
+    """
+
+    initializer: str = "xavier_fan_in"
+    regulariser: str = "dropout"
+    drop_rate: float = 0.4
+    normalisation: str = option("lrn", ("lrn", "batch_norm"))
+    batch_norm: str = option("per_device", layers.BATCH_NORM)
+    lrn: str = option("published", layers.LRN)
+    pooling: str = option("published", layers.POOLING)
+    auxiliary_heads: bool = option(True)
+    bias_start: float = option(0.2, layers.NUMBER)
+    class_map: bool = False
+    image_size: int = 224
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
+        build = self.builder(train, drop_scale)
+        batch_norm = self.normalisation == "batch_norm"
+        unit = Unit(build, batch_norm, self.bias_start)
+        side = -(-self.image_size // 2)  # of conv1's map for an image of image_size
+
+        def norm(x, name):
+            return build.response_norm(x, name, None if batch_norm else layers.alexnet_norm)
+
+        def pool(x, name, window=3):
+            nonlocal side
+            side = build.pooled_size(side, window, 2, ceil=True)
+            return build.pool(x, name, "max", window, 2, ceil=True)
+
+        with_heads = self.auxiliary_heads and (train or self.is_initializing())
+        heads = AUXILIARY_HEADS if with_heads else {}
+        x = unit(x, 64, 7, "conv1", strides=2)
+        x = norm(pool(x, "pool1"), "norm1")
+        x = unit(x, 64, 1, "conv2_reduce")
+        x = norm(unit(x, 192, 3, "conv2"), "norm2")
+        x = pool(x, "pool2")
+        for name, maps in MODULES.items():
+            x = Inception(maps, 3 if batch_norm else 5, name=f"inception_{name}")(x, unit)
+            if name in heads:
+                AuxiliaryHead(name=heads[name])(x, unit)
+            if name == "3b":
+                x = pool(x, "pool3")
+            if name == "4e":
+                x = pool(x, "pool4", window=2 if batch_norm else 3)  # torchvision's is 2x2
+        window = side if self.class_map else None
+        return build.pooled_classifier(x, "pool5", "fc", window, drop="input")

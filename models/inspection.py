@@ -26,8 +26,7 @@ def activations(
     train: as in training: BatchNorm takes the batch's statistics, and dropout drops as `seed` says.
     """
     names: list[str] = []
-    if getattr(module, "batch_norm_axis", None) is not None:
-        module = module.clone(batch_norm_axis=None)  # here is one device
+    module = on_one_device(module)
 
     def run(variables, images):
         values = []
@@ -52,6 +51,11 @@ def activations(
 
     values = jax.jit(run)(variables, images)
     return dict(zip(names, values, strict=True))
+
+
+def on_one_device(module: nn.Module) -> nn.Module:
+    """The network with BatchNorm over the images of one device."""
+    return module.clone(batch_norm="per_device") if hasattr(module, "batch_norm") else module
 
 
 def first_input(

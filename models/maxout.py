@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 
 from models import layers
+from models.layers import option
 
-# Layers from the input on: ("conv", maps, pieces, window, padding, pool window, pool stride) or
+# Layers, the first one first: ("conv", maps, pieces, window, padding, pool window, pool stride) or
 # ("dense", units, pieces).
 VARIANTS = {
     "mnist_dense": (("dense", 240, 5), ("dense", 240, 5)),
@@ -33,50 +34,49 @@ class MaxoutNet(layers.Net):
     Options beside those of `layers.Net`:
 
     variant: a key of `VARIANTS`: 28x28x1 for mnist_dense and mnist_conv, 32x32x3 for cifar10.
-    maxout_pieces: of every layer; 0: each layer's own, as published.
-    input_drop_rate: share of the image that dropout drops; drop_rate is for the inputs of the
-        layers behind (never inputs of the max, sec. 3).
+    maxout_pieces: of every layer; 0: as published, different for each layer.
+    input_drop_rate: share of the image that dropout drops. drop_rate is for the inputs of the
+        other layers. (Inputs of the max itself are never dropped, sec. 3.)
     input_dropout_scaling: "none", as in the authors' files (`input_scales: {'h0': 1.}`): the image
-        is neither divided by the share kept in training nor multiplied by it in tests; or as
-        dropout_scaling, "train", "test". The inputs of the other layers are scaled by that.
+        is neither divided by the share kept in training nor multiplied by it in tests. "train" and
+        "test" are as for dropout_scaling, which is for the inputs of the other layers.
+    pooling: the published pooling is max, in cuda-convnet's ceil mode.
 
-    Pooling is max, in cuda-convnet's ceil mode. The columns' norms are limited by the
-    optimizer (`config.optimizer.max_norms`). Raises ValueError for an image too small, and for
-    normalisation or pooling in mnist_dense, which has no maps.
+    The optimizer limits the norms of the columns (`config.optimizer.max_norms`). Raises ValueError
+    for an image too small, and for pooling in mnist_dense, which has no maps.
     """
 
     num_classes: int = 10
     activation: str = "maxout"
-    maxout_pieces: int = 0
+    maxout_pieces: int = option(0, layers.PIECES_OR_PUBLISHED)
     initializer: str = "uniform"
     initializer_scale: float = 0.005
     regulariser: str = "dropout"
-    variant: str = "mnist_dense"
-    input_drop_rate: float = 0.2
-    input_dropout_scaling: str = "none"
+    variant: str = option("mnist_dense", tuple(VARIANTS))
+    input_drop_rate: float = option(0.2, layers.RATE)
+    input_dropout_scaling: str = option("none", layers.INPUT_SCALINGS)
+    pooling: str = option("published", layers.POOLING)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
-        for option in ("lrn", "pooling") if self.variant == "mnist_dense" else ():
-            value = getattr(self, option)
-            if value not in ("published", "none"):
-                raise ValueError(f"model.{option}={value}: mnist_dense has no maps: use published")
+        if self.variant == "mnist_dense" and self.pooling != "published":
+            raise ValueError(
+                f"model.pooling={self.pooling}: mnist_dense has no maps: use published"
+            )
+        build = self.builder(train, drop_scale)
+        on_image = dataclasses.replace(
+            build, drop_rate=self.input_drop_rate, dropout_scaling=self.input_dropout_scaling
+        )
         for number, (kind, units, pieces, *window) in enumerate(VARIANTS[self.variant]):
             name = f"h{number}"
-            style = self.style()
+            layer = build if number else on_image
             if self.activation == "maxout":
-                style = dataclasses.replace(style, pieces=self.maxout_pieces or pieces)
-            head = layers.Head(self, style, train, drop_scale)
-            dropping = {}
-            if number == 0:
-                dropping = dict(rate=self.input_drop_rate, scaling=self.input_dropout_scaling)
+                layer = dataclasses.replace(layer, pieces=self.maxout_pieces or pieces)
             if kind == "dense":
-                x = head.hidden(x, units, name, drop="input", **dropping)
+                x = layer.hidden(x, units, name, drop="input")
                 continue
             size, padding, pool_window, pool_stride = window
-            x = head.drop(x, name, **dropping)
-            x = style.activate(style.conv(units, size, name, padding=padding)(x), name)
-            if number == 0:
-                x = style.normalise(x, "norm0")
-            x = style.pool(x, f"pool{number}", "max", pool_window, pool_stride, ceil=True)
-        return head.classifier(x, "y", drop="input")
+            x = layer.conv(layer.drop(x, name), units, size, name, padding=padding)
+            x = layer.activate(x, name)
+            x = layer.pool(x, f"pool{number}", "max", pool_window, pool_stride, ceil=True)
+        return build.classifier(x, "y", drop="input")

@@ -55,8 +55,9 @@ def different_fields(workdir: pathlib.Path, config: ConfigDict, prefix: str = ""
 
     prefix: of the names of the fields to compare. Raises UserError for a folder without a run.
     """
-    defaults = registry.defaults(config.model.name)
-    return compare.differences(compare.flatten(read_config(workdir)), config, prefix, defaults)
+    complete = ConfigDict(config.to_dict())
+    registry.upgrade(complete.model)
+    return compare.differences(compare.flatten(read_config(workdir)), complete, prefix)
 
 
 def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:

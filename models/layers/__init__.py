@@ -17,6 +17,7 @@ from models.layers.activations import (
     prelu,
     scaled_tanh,
 )
+from models.layers.builder import BATCH_NORM, LRN, POOLING, Builder
 from models.layers.convolution import Conv, FullyConnected, LocalConv, TableConv
 from models.layers.cost import Cost
 from models.layers.dropping import (
@@ -33,12 +34,23 @@ from models.layers.extent import Extents, padded
 from models.layers.extent import mask as inside
 from models.layers.initializers import RULES, Init
 from models.layers.kernels import convolve
-from models.layers.net import LRN, POOLING, Head, Net, Style, check_size
+from models.layers.net import Net, check_size
 from models.layers.normalization import (
     LRN_VARIANTS,
     BatchNorm,
     LocalResponseNorm,
     LocalResponseNormWithinMap,
+    alexnet_norm,
+)
+from models.layers.options import (
+    COUNT,
+    MULTIPLE_OF_32,
+    NUMBER,
+    PIECES_OR_PUBLISHED,
+    RATE,
+    SIZES,
+    Rule,
+    option,
 )
 from models.layers.pooling import KINDS as POOLING_KINDS
 from models.layers.pooling import GlobalAveragePool, Pool, Subsampling
@@ -46,18 +58,26 @@ from models.layers.rbf import RBF
 
 __all__ = [
     "ACTIVATIONS",
+    "BATCH_NORM",
+    "COUNT",
     "INFERENCES",
     "INPUT_SCALINGS",
     "LRN",
     "LRN_VARIANTS",
+    "MULTIPLE_OF_32",
+    "NUMBER",
+    "PIECES_OR_PUBLISHED",
     "POOLING",
     "POOLING_KINDS",
+    "RATE",
     "RBF",
     "REGULARISERS",
     "RULES",
     "SCALINGS",
+    "SIZES",
     "Activation",
     "BatchNorm",
+    "Builder",
     "Conv",
     "Cost",
     "DropConnect",
@@ -65,22 +85,23 @@ __all__ = [
     "Extents",
     "FullyConnected",
     "GlobalAveragePool",
-    "Head",
     "Init",
     "LocalConv",
     "LocalResponseNorm",
     "LocalResponseNormWithinMap",
     "Net",
     "Pool",
+    "Rule",
     "Standout",
-    "Style",
     "Subsampling",
     "TableConv",
+    "alexnet_norm",
     "check_size",
     "convolve",
     "inside",
     "leaky_relu",
     "maxout",
+    "option",
     "padded",
     "placed",
     "prelu",

@@ -67,19 +67,26 @@ def bind(module: nn.Module, name: str, channels: int, pieces: int = 1) -> Callab
 
 
 class Activation(nn.Module):
-    """A named activation as a layer, so that what it gives can be looked at by its name.
+    """A named activation as a layer, so that its output can be inspected by its name.
 
     [..., channels] -> [..., channels] ([..., channels / pieces] for maxout). kind: a name of
-    `ACTIVATIONS`. Parametric ReLU has a parameter `slope`, [channels] or [] if shared; it starts
-    at 0.25, takes no weight decay and may have any sign (He 2015, sec. 2). No other has any.
+    `ACTIVATIONS`. Only parametric ReLU has a parameter: `slope`, [channels] or [] if shared, which
+    starts at 0.25, takes no weight decay and may have any sign (He 2015, sec. 2).
+
+    shortcut: added to x before the activation (He 2015, "Deep Residual Learning", eq. 1).
     """
 
     kind: str
     pieces: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return bind(self, self.kind, x.shape[-1], self.pieces)(x)
+    def __call__(self, x: jax.Array, shortcut: jax.Array | None = None) -> jax.Array:
+        activate = bind(self, self.kind, x.shape[-1], self.pieces)
+        if shortcut is None:
+            return activate(x)
+        if self.kind == "maxout":  # max(a, b) + s = max(a + s, b + s)
+            return activate(x) + shortcut
+        return activate(x + shortcut)
 
 
 def layer_name(layer: str, kind: str) -> str:

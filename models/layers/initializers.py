@@ -28,9 +28,10 @@ class Init:
     scale: float = 0.01
     slope: float = 0.0
 
-    def __call__(self, key, shape, dtype=jnp.float32) -> jax.Array:
-        """Draws a kernel [..., in, out]: fan_in is all but the last axis, fan_out all but `in`."""
-        return self.draw(key, shape, math.prod(shape[:-1]), math.prod(shape) // shape[-2], dtype)
+    def __call__(self, key, shape, dtype=jnp.float32, groups: int = 1) -> jax.Array:
+        """Draws the kernel [kh, kw, in / groups, out] of a convolution with groups."""
+        fan_in, fan_out = math.prod(shape[:-1]), math.prod(shape) // shape[-2] // groups
+        return self.draw(key, shape, fan_in, fan_out, dtype)
 
     def draw(self, key, shape, fan_in, fan_out, dtype=jnp.float32) -> jax.Array:
         """Draws `shape` for units with these fans: numbers, or arrays that broadcast to it."""

@@ -53,6 +53,14 @@ class LocalResponseNorm(nn.Module):
         return Cost(macs=0, connections=None)
 
 
+def alexnet_norm(
+    variant: str = "paper", groups: int = 1, name: str | None = None
+) -> LocalResponseNorm:
+    """AlexNet's normalisation over five maps, in one reading of `LRN_VARIANTS`."""
+    k, alpha = LRN_VARIANTS[variant]
+    return LocalResponseNorm(5, alpha, k=k, groups=groups, name=name)
+
+
 class LocalResponseNormWithinMap(nn.Module):
     """a / (k + alpha * sum of a^2 over the size x size pixels around)^beta, map by map.
 

@@ -151,8 +151,8 @@ def require(framework: str, module: nn.Module, options: Mapping[str, Sequence]) 
     if module.regulariser == "dropout":
         options["dropout_scaling"] = ["train"]
     for option, allowed in options.items():
-        value = getattr(module, option)
-        if value not in allowed:
+        value = getattr(module, option, None)
+        if value is not None and value not in allowed:
             raise UserError(
                 f"model.{option}={value}: {framework}'s {type(module).__name__} has"
                 f" {' or '.join(map(str, allowed))}"

@@ -1,5 +1,6 @@
 """Initial weights: mean, deviation and support by layer, and what they do to gradients."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,18 +44,17 @@ def check(values, kind, size):
     assert values.std() == pytest.approx(1, abs=5 / count**0.5)
 
 
-def style(rule, activation="relu"):
-    module = registry.create(
-        {
-            "name": "mlp",
-            "dtype": "float32",
-            "initializer": rule,
-            "initializer_scale": 0.03,
-            "activation": activation,
-        },
-        10,
-    )
-    return module.style()
+class OneConv(layers.Net):
+    """A convolution as networks have them."""
+
+    features: int = 1
+    size: int = 1
+    groups: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        build = self.builder(train=False)
+        return build.conv(x, self.features, self.size, "conv", groups=self.groups)
 
 
 def draws(module, shape, count):
@@ -67,12 +67,12 @@ def draws(module, shape, count):
 @pytest.mark.parametrize(("rule", "activation"), EXPECTED, ids=str)
 def test_rules_take_each_layers_own_fans(rule, activation):
     kind, size = EXPECTED[rule, activation]
-    s = style(rule, activation)
-    init = s.init
+    options = {"initializer": rule, "initializer_scale": 0.03, "activation": activation}
+    init = OneConv(**options).builder(train=False).init
     for module, shape, fan_in, fan_out in (
-        (s.conv(40, 5, "conv"), (5, 5, 6), 5 * 5 * 6, 5 * 5 * 40),
+        (OneConv(features=40, size=5, **options), (5, 5, 6), 5 * 5 * 6, 5 * 5 * 40),
         # Two groups of 16 maps, each seen by 32 of the 64.
-        (s.conv(64, 3, "grouped", groups=2), (3, 3, 32), 3 * 3 * 16, 3 * 3 * 32),
+        (OneConv(features=64, size=3, groups=2, **options), (3, 3, 32), 3 * 3 * 16, 3 * 3 * 32),
         (layers.FullyConnected(80, initializer=init), (10, 10, 3), 300, 80),
         # The same unit and fans, seen as a window.
         (layers.FullyConnected(64, 5, initializer=init), (5, 5, 8), 200, 64),
@@ -83,6 +83,7 @@ def test_rules_take_each_layers_own_fans(rule, activation):
         keys = jax.random.split(jax.random.key(7), 5)
         images = jnp.zeros((1, *shape))
         params = jax.vmap(lambda k, m=module, x=images, c=call: m.init(k, x, **c)["params"])(keys)
+        params = params.get("conv", params)
         check(params["kernel"], kind, size(fan_in, fan_out))
         np.testing.assert_array_equal(params["bias"], 0)
 
@@ -90,7 +91,8 @@ def test_rules_take_each_layers_own_fans(rule, activation):
 @pytest.mark.parametrize(("rule", "activation"), EXPECTED, ids=str)
 def test_rules_take_the_fans_of_lenets_units(rule, activation):
     kind, size = EXPECTED[rule, activation]
-    init = style(rule, activation).init
+    net = OneConv(initializer=rule, initializer_scale=0.03, activation=activation)
+    init = net.builder(train=False).init
     c3 = layers.TableConv(lenet.C3_TABLE, (5, 5), initializer=init)
     kernels = draws(c3, (14, 14, 6), 20 * 25)["kernel"]
     # Six maps see three maps each, nine see four, one sees six; ten maps see each.

@@ -84,8 +84,8 @@ def test_large_nets_have_these(module, shape, expected):
 
 
 def test_a_net_that_normalises_across_devices_is_asked_on_one():
-    module = CifarResNet(depth=20, batch_norm_axis="batch")
-    variables, images = draw(module.clone(batch_norm_axis=None), (8, 8, 3))
+    module = CifarResNet(depth=20, batch_norm="across_devices")
+    variables, images = draw(inspection.on_one_device(module), (8, 8, 3))
     found = inspection.activations(module, variables, images, train=True)
     mean = np.asarray(found["bn1"]).mean(axis=(0, 1, 2))
     np.testing.assert_allclose(mean, 0, atol=1e-5)  # of this batch

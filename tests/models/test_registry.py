@@ -1,5 +1,7 @@
 """What holds for every registered model, and for every one of its variants."""
 
+import contextlib
+import itertools
 import re
 
 import flax.linen as nn
@@ -9,61 +11,53 @@ import numpy as np
 import optax
 import pytest
 from jax.interpreters import partial_eval
+from ml_collections import ConfigDict
 
 from configs.common import base
 from errors import UserError
 from models import layers, registry
 from train_lib.optimizers import make_optimizer
 
-SMALL, GRAY, COLOUR = (8, 8, 1), (32, 32, 1), (32, 32, 3)
-TINY, MIDDLE, LARGE = (8, 8, 3), (64, 64, 3), (224, 224, 3)
+GRAY, TINY, MIDDLE, LARGE = (32, 32, 1), (8, 8, 3), (64, 64, 3), (224, 224, 3)
+SMALL = (8, 8, 1)
+SIDES = (8, 16, 32, 96, 224, 227)
 
-# (name, options, image, classes, batch): run in numbers. `he` where the net's own initial weights
-# are so small that a gradient may vanish in float32.
-HE = {"initializer": "he"}
+# Run in numbers: every model as it is by default, and these variants.
 RUN = [
-    ("lenet5", {}, GRAY, 10, 8),
-    ("lenet5", {"subsampling": "max", "output": "softmax", "c3": "full"}, GRAY, 7, 8),
-    ("mlp", {"hidden": ()}, SMALL, 10, 8),
-    ("mlp", {"hidden": (30, 20), "input_drop_rate": 0.2}, SMALL, 10, 8),
-    *(("connectivity", {"connection": c, "window": 4}, SMALL, 10, 8) for c in ("full", "local")),
-    ("connectivity", {"connection": "shared", "window": 4, "bias": False}, SMALL, 10, 8),
-    ("alexnet", {}, LARGE, 20, 2),
-    ("vgg", {"variant": "A", "image_size": 64, **HE}, MIDDLE, 20, 2),
-    ("googlenet", HE, (96, 96, 3), 20, 2),
-    ("resnet", {"depth": 50, "stride": "v1.5"}, MIDDLE, 20, 4),
-    ("resnet_cifar10", {"shortcut": "A"}, TINY, 10, 8),
-    *(("cuda_convnet", {"variant": v}, TINY, 10, 8) for v in ("26pct", "18pct", "13pct", "11pct")),
-    ("maxout", {"variant": "mnist_dense"}, SMALL, 10, 8),
-    ("maxout", {"variant": "mnist_conv"}, (16, 16, 1), 10, 8),
-    ("maxout", {"variant": "cifar10"}, (16, 16, 3), 10, 8),
+    *((name, {}) for name in registry.MODELS),
+    ("lenet5", {"subsampling": "max", "output": "softmax", "c3": "full"}),
+    ("mlp", {"hidden": ()}),
+    ("mlp", {"hidden": (30, 20), "input_drop_rate": 0.2}),
+    ("connectivity", {"connection": "full"}),
+    ("connectivity", {"connection": "shared", "bias": False}),
+    ("resnet", {"depth": 50, "stride": "v1.5"}),
+    *(("cuda_convnet", {"variant": variant}) for variant in ("26pct", "13pct", "11pct")),
+    *(("maxout", {"variant": variant}) for variant in ("mnist_conv", "cifar10")),
 ]
-# The other variants: traced only.
+# Traced only: each other value of each option of one model, and these variants. The shared options
+# and those of LRN and pooling have tests of their own, and BatchNorm across devices needs devices.
+TESTED_ELSEWHERE = {"lrn", "pooling", "batch_norm", "initializer"}
+TOO_DEEP = ("resnet_cifar10", {"depth": 1202})  # minutes; test_counts.py counts it
 TRACED = [
-    *(("alexnet", {"variant": "one_tower", "lrn": n}, LARGE, 20, 2) for n in ("none", "caffe")),
-    ("alexnet", {"image_size": 227, "lrn": "cuda_convnet", "lrn_over": "tower"}, (227,) * 2, 20, 2),
-    ("alexnet", {"pooling": "non_overlapping", "bias_start": 0.1}, LARGE, 20, 2),
-    *(("vgg", {"variant": v}, LARGE, 20, 2) for v in ("A-LRN", "B", "C", "D", "E")),
-    ("vgg", {"variant": "A"}, LARGE, 20, 2),
-    ("googlenet", {}, LARGE, 20, 2),
-    ("googlenet", {"auxiliary_heads": False, "lrn": "caffe"}, LARGE, 20, 2),
-    ("googlenet", {"normalisation": "batch_norm"}, LARGE, 20, 2),
-    ("googlenet", {"normalisation": "batch_norm", "auxiliary_heads": False}, MIDDLE, 20, 2),
-    *(("resnet", {"depth": d}, MIDDLE, 20, 2) for d in (34, 101)),
-    *(("resnet", {"depth": 18, "shortcut": s}, MIDDLE, 20, 2) for s in ("A", "C", "none")),
-    *(("resnet", {"depth": 50, "shortcut": s}, MIDDLE, 20, 2) for s in ("A", "none")),
-    *(("resnet_cifar10", {"shortcut": s}, TINY, 10, 2) for s in ("B", "C", "none")),
-    ("resnet_cifar10", {"depth": 56, "zero_gamma": True}, TINY, 10, 2),
-]
-TRACED = [
-    (name, options, (*shape, 3) if len(shape) == 2 else shape, classes, batch)
-    for name, options, shape, classes, batch in TRACED
+    *(
+        case
+        for name, model in registry.MODELS.items()
+        for option, values in registry.options(name).items()
+        if not hasattr(layers.Net, option) and option not in TESTED_ELSEWHERE
+        for value in (values if isinstance(values, tuple) else ())
+        if value != getattr(model, option) and (case := (name, {option: value})) != TOO_DEEP
+    ),
+    *(("alexnet", {"variant": "one_tower", "lrn": lrn}) for lrn in ("none", "caffe")),
+    ("alexnet", {"image_size": 227, "lrn": "cuda_convnet", "lrn_over": "tower"}),
+    ("alexnet", {"pooling": "non_overlapping", "bias_start": 0.1}),
+    ("googlenet", {"auxiliary_heads": False, "lrn": "caffe"}),
+    ("googlenet", {"normalisation": "batch_norm", "auxiliary_heads": False}),
+    *(("resnet", {"depth": 18, "shortcut": shortcut}) for shortcut in ("A", "C", "none")),
+    ("resnet_cifar10", {"depth": 56, "zero_gamma": True}),
 ]
 
 
 def label(case):
-    if not isinstance(case, tuple):
-        return None
     return "-".join([case[0], *map(str, case[1].values())])
 
 
@@ -75,8 +69,20 @@ def create(name, classes=10, dtype="float32", **options):
     return registry.create({"name": name, "dtype": dtype, **options}, classes)
 
 
-def is_batch_norm(name, options):
-    return "resnet" in name or options.get("normalisation") == "batch_norm"
+def smallest(name, **options):
+    """(module, shape of an image) of the smallest of `SIDES` that a model takes."""
+    sizes = [{}, *({"image_size": side} for side in SIDES if "image_size" not in options)]
+    for side, size in itertools.product(SIDES, sizes):
+        with contextlib.suppress(ValueError, UserError):
+            module = create(name, **options, **size)
+            abstract(module, (side, side, 3), 1)
+            return module, (side, side, 3)
+    raise AssertionError(f"{name} takes no image with a side of {SIDES}")
+
+
+def has_batch_norm(module):
+    normalisation = getattr(module, "normalisation", "batch_norm")
+    return hasattr(module, "batch_norm") and normalisation == "batch_norm"
 
 
 def draw(module, images):
@@ -129,8 +135,10 @@ def test_every_model_is_here():
 
 @run
 def test_training_and_evaluation(case):
-    name, options, shape, classes, batch = case
-    module = create(name, classes, **{"regulariser": "dropout", **options})
+    name, options = case
+    # `he`: some networks' own initial weights are so small that a gradient vanishes in float32.
+    module, shape = smallest(name, regulariser="dropout", initializer="he", **options)
+    batch, classes = 8 if shape[0] < 96 else 2, 10
     images = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
 
     def everything(images):
@@ -158,15 +166,14 @@ def test_training_and_evaluation(case):
         assert found.dtype == jnp.float32
         assert np.isfinite(found).all()
     check_gradient(gradient)
-    sows = name == "googlenet" and options.get("auxiliary_heads", True)
-    assert len(heads) == (2 if sows else 0)
+    assert len(heads) == (2 if getattr(module, "auxiliary_heads", False) else 0)
 
     # Dropout by the key in training, not at all in evaluation. The linear classifier has none.
-    assert (np.abs(logits[0] - logits[1]).max() > 0) == (options.get("hidden") != ())
+    assert (np.abs(logits[0] - logits[1]).max() > 0) == (getattr(module, "hidden", None) != ())
     np.testing.assert_array_equal(evaluated[0], evaluated[1])
 
     # Statistics: from 0 and 1 towards the batch's in training, fixed in evaluation.
-    assert bool(jax.tree.leaves(rest)) == is_batch_norm(name, options)
+    assert bool(jax.tree.leaves(rest)) == has_batch_norm(module)
     for path, start in jax.tree.leaves_with_path(rest):
         expected = {"mean": 0.0, "var": 1.0}[path[-1].key]
         np.testing.assert_array_equal(start, np.full_like(start, expected))
@@ -182,11 +189,11 @@ def abstract(module, shape, batch):
 
 @pytest.mark.parametrize("case", TRACED, ids=label)
 def test_every_parameter_of_the_other_variants_is_used(case):
-    name, options, shape, classes, batch = case
-    module = create(name, classes, **{"regulariser": "dropout", **options})
-    images, (params, rest) = abstract(module, shape, batch)
+    name, options = case
+    module, shape = smallest(name, regulariser="dropout", **options)
+    images, (params, rest) = abstract(module, shape, 2)
     logits = jax.eval_shape(module.apply, {"params": params, **rest}, images)
-    assert (logits.shape, logits.dtype) == ((batch, classes), jnp.float32)
+    assert (logits.shape, logits.dtype) == ((2, 10), jnp.float32)
 
     gradient, _ = jax.eval_shape(
         jax.grad(lambda p, r, x: loss(module, p, r, x), has_aux=True), params, rest, images
@@ -204,9 +211,9 @@ def zeros(tree):
 
 @every
 def test_bfloat16_is_for_the_computation_only(case):
-    name, options, shape, classes, batch = case
-    module = create(name, classes, "bfloat16", **{"regulariser": "dropout", **options})
-    images, (params, rest) = abstract(module, shape, batch)
+    name, options = case
+    module, shape = smallest(name, dtype="bfloat16", regulariser="dropout", **options)
+    images, (params, rest) = abstract(module, shape, 2)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, rest)))
     logits, state = jax.eval_shape(
         lambda p, r, x: module.apply(
@@ -230,7 +237,7 @@ def test_bfloat16_is_for_the_computation_only(case):
         module_path = [part.key for part in path if hasattr(part, "key")]
         # Logits are float32: the net's own, LeNet's RBF's, an auxiliary head's; so are images.
         ends = ["__call__"], ["aux1", "__call__"], ["aux2", "__call__"]
-        rbf = name == "lenet5" and options == {} and module_path == ["output", "__call__"]
+        rbf = getattr(module, "output", "") == "rbf" and module_path == ["output", "__call__"]
         on_image = module_path[0] in ("h0_dropout", "input_dropout")
         linear = options.get("hidden") == ()
         expected = jnp.bfloat16
@@ -239,31 +246,27 @@ def test_bfloat16_is_for_the_computation_only(case):
         assert leaf.dtype == expected, module_path
 
 
-# Activations and regularisers. The smallest form of each model.
+# Activations and regularisers.
 
-MODELS = {
-    "lenet5": ({}, GRAY),
-    "mlp": ({"hidden": (30,)}, SMALL),
-    "connectivity": ({"window": 4}, SMALL),
-    "alexnet": ({}, LARGE),
-    "vgg": ({"variant": "A"}, LARGE),
-    "googlenet": ({}, LARGE),
-    "resnet": ({"depth": 18}, MIDDLE),
-    "resnet_cifar10": ({}, TINY),
-    "cuda_convnet": ({"variant": "26pct"}, TINY),
-    "maxout": ({"variant": "mnist_conv"}, (16, 16, 1)),
-}
 PAIRS = [(a, r) for a in layers.ACTIVATIONS for r in layers.REGULARISERS]
-# Each activation once and each regulariser twice: where the two hardly meet.
+# Each activation once and each regulariser twice.
 SOME = [(a, layers.REGULARISERS[i % 4]) for i, a in enumerate(layers.ACTIVATIONS)]
-HARDLY = ("googlenet", "resnet", "resnet_cifar10")
+# Variants with fewer layers, or with more kinds of them, than the default.
+FORMS = {
+    "vgg": {"variant": "A"},
+    "resnet": {"depth": 18},
+    "cuda_convnet": {"variant": "26pct"},
+    "maxout": {"variant": "mnist_conv"},
+}
+# Where activations and regularisers hardly meet: only the classifier has a regulariser.
+HARDLY = tuple(n for n in registry.MODELS if "batch_norm" in registry.options(n))
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
 def test_every_activation_and_regulariser_in_every_model(name):
-    options, shape = MODELS[name]
+    small, shape = smallest(name, **FORMS.get(name, {}))
     for activation, regulariser in SOME if name in HARDLY else PAIRS:
-        module = create(name, activation=activation, regulariser=regulariser, **options)
+        module = small.clone(activation=activation, regulariser=regulariser)
         images, (params, rest) = abstract(module, shape, 2)
         gradient, (logits, _, _) = jax.eval_shape(
             jax.grad(lambda p, r, x, m=module: loss(m, p, r, x), has_aux=True),
@@ -375,6 +378,7 @@ def test_blocks_with_gamma_zero_start_as_identities():
         ("vgg", {"depth": 16}, "model.depth is no option of vgg: it has activation, drop_rate"),
         ("mlp", {"batch_norm": "per_device"}, "model.batch_norm is no option of mlp"),
         ("lenet5", {"lrn_over": "tower"}, "model.lrn_over is no option of lenet5"),
+        ("resnet", {"lrn": "paper"}, "model.lrn is no option of resnet"),
         ("mlp", {"hidden": (300, 0)}, "must be a tuple of whole numbers, such as (300, 100)"),
         ("mlp", {"hidden": 300}, "must be a tuple of whole numbers, such as (300, 100)"),
         ("resnet", {"depth": 20}, "choose one of 18, 34, 50, 101, 152"),
@@ -454,9 +458,10 @@ def test_dropconnect_trains_at_the_native_size_only():
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
-def test_normalisation_and_pooling_by_option_in_every_model_that_has_maps(name):
-    options, shape = MODELS[name]
-    options = {**options, "subsampling": "max"} if name == "lenet5" else options
+def test_normalisation_and_pooling_by_option_in_every_model_that_has_them(name):
+    small, shape = smallest(name, **FORMS.get(name, {}))
+    if name == "lenet5":
+        small = small.clone(subsampling="max")
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
     def layers_of(**more):
@@ -467,7 +472,7 @@ def test_normalisation_and_pooling_by_option_in_every_model_that_has_maps(name):
                 found.append(context.module)
             return call(*args, **kwargs)
 
-        module = create(name, **options, **more)
+        module = small.clone(**more)
         with nn.intercept_methods(record):
             logits = jax.eval_shape(
                 lambda x: module.init_with_output(jax.random.key(0), x)[0], images
@@ -477,9 +482,10 @@ def test_normalisation_and_pooling_by_option_in_every_model_that_has_maps(name):
         pools = [(m.kind, m.window, m.stride) for m in found if isinstance(m, layers.Pool)]
         return norms, pools
 
-    allowed = registry.MODELS[name].allowed()
+    allowed = registry.options(name)
     published_norms, published = layers_of()
-    for lrn in allowed["lrn"]:
+    assert not published_norms or "lrn" in allowed
+    for lrn in allowed.get("lrn", ()):
         norms, _ = layers_of(lrn=lrn)
         kind = {"within_map": layers.LocalResponseNormWithinMap}.get(lrn, layers.LocalResponseNorm)
         if lrn == "published":
@@ -488,7 +494,8 @@ def test_normalisation_and_pooling_by_option_in_every_model_that_has_maps(name):
             assert norms == []
         else:
             assert set(norms) == {kind} and len(norms) >= len(published_norms)
-    for pooling in allowed["pooling"]:
+    assert bool(published) == ("pooling" in allowed)
+    for pooling in allowed.get("pooling", ()):
         _, pools = layers_of(pooling=pooling)
         # The auxiliary heads' average pooling is theirs.
         changed = [p for p, q in zip(pools, published, strict=True) if q != ("average", 5, 3)]
@@ -497,9 +504,28 @@ def test_normalisation_and_pooling_by_option_in_every_model_that_has_maps(name):
         elif pooling != "published":
             side = {"overlapping": lambda w, s: w > s, "non_overlapping": lambda w, s: w == s}
             assert all(side[pooling](w, s) for _, w, s in changed if s > 1)
-    assert (name in ("mlp", "connectivity", "resnet_cifar10")) == (not published)
 
 
 def test_trainable_subsampling_does_not_overlap():
     with pytest.raises(ValueError, match=r"set model\.subsampling to max or average"):
         draw(create("lenet5", pooling="overlapping"), np.zeros((1, *GRAY), np.float32))
+
+
+def upgraded(**section):
+    config = ConfigDict({"dtype": "float32", **section})
+    registry.upgrade(config)
+    return config.to_dict()
+
+
+@pytest.mark.parametrize("lrn", ["published", "none"])
+def test_sections_of_older_versions_lose_options_without_effect(lrn):
+    found = upgraded(name="resnet_cifar10", lrn=lrn, pooling="published")
+    assert found == upgraded(name="resnet_cifar10")
+    assert found["depth"] == 20 and found["shortcut"] == "A"
+    registry.create(found, 10)
+
+
+def test_sections_of_older_versions_with_a_retired_effect_are_refused():
+    section = upgraded(name="lenet5", lrn="within_map")
+    with pytest.raises(UserError, match=r"model\.lrn is no option of lenet5: it has activation"):
+        registry.create(section, 10)

@@ -208,13 +208,13 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=0, help="0: all")
     parser.add_argument("--reach", type=int, default=-1, help="steps; 0: to the end")
     arguments = parser.parse_args()
-    hidden = layers.Head.hidden
+    hidden = layers.Builder.hidden
 
     @functools.wraps(hidden)
     def narrow(self, x, units, *rest, **named):
         return hidden(self, x, 32 if units == 4096 else units, *rest, **named)
 
-    layers.Head.hidden = narrow
+    layers.Builder.hidden = narrow
     failures, total = [], 0
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)

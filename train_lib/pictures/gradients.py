@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure
 
-from models import graph
+from models import graph, inspection
 from train_lib.pictures import panels
 
 MOST_NAMED = 40  # layers with names on the axis
@@ -27,8 +27,7 @@ def gradient_norms(
     BatchNorm and dropout are in training mode, with one fixed mask. Large layers have larger norms:
     divide by the root of the number of weights to compare layers of different sizes.
     """
-    if getattr(module, "batch_norm_axis", None):
-        module = module.clone(batch_norm_axis=None)  # this runs on one device
+    module = inspection.on_one_device(module)
     norms = _norms(module, loss, dict(variables), jnp.asarray(inputs), jnp.asarray(labels))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     calls, _ = graph.trace(module, shapes, jax.ShapeDtypeStruct(inputs.shape, jnp.float32))

@@ -181,6 +181,7 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_it_too(tmp_path):
     path = tmp_path / "run" / "config.json"
     own = json.loads(path.read_text())
     del own["model"]["c3"], own["model"]["standout_beta"]
+    own["model"]["lrn"] = "none"  # an option that LeNet-5 no longer has
     own["dataset"] |= {"name": "mnist", "data_dir": "/nowhere"}
     own["num_devices"] = 4000
     path.write_text(json.dumps(own))

@@ -150,8 +150,8 @@ def test_the_gradient_of_sigmoids_vanishes(tmp_path):
 def test_nets_that_normalise_over_devices_have_gradients_on_one():
     images, labels = jax.random.normal(jax.random.key(1), (4, 8, 8, 3)), jnp.arange(4) % 2
     found = []
-    for axis in (None, "devices"):
-        module = CifarResNet(num_classes=2, depth=8, batch_norm_axis=axis)
+    for batch_norm in ("per_device", "across_devices"):
+        module = CifarResNet(num_classes=2, depth=8, batch_norm=batch_norm)
         variables = jax.jit(module.init)(jax.random.key(0), images)
         found.append(pictures.gradient_norms(module, variables, images, labels, cross_entropy))
     assert found[0] == found[1]

@@ -1,0 +1,242 @@
+"""`Builder`: applies a network's layers as the options of its config say."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import activations
+from models.layers.convolution import Conv, FullyConnected
+from models.layers.dropping import DropConnect, Dropout, Standout
+from models.layers.initializers import Init
+from models.layers.normalization import (
+    LRN_VARIANTS,
+    BatchNorm,
+    LocalResponseNormWithinMap,
+    alexnet_norm,
+)
+from models.layers.pooling import GlobalAveragePool, Pool, output_size
+
+BATCH_NORM = ("per_device", "across_devices")
+LRN = ("published", "none", *LRN_VARIANTS, "within_map")
+POOLING = ("published", "max", "average", "overlapping", "non_overlapping")
+
+
+@dataclasses.dataclass(frozen=True)
+class Builder:
+    """Each method takes an array, applies a layer called `name` to it, and returns the result.
+
+    The layers become children of the linen module whose `__call__` is running, so a `Builder` can
+    be handed to blocks. With activation "maxout" a layer that is activated has `pieces` times as
+    many features as it is given, and the activation leaves as many as are given.
+
+    net: the network, for its options. train, drop_scale: as it is called.
+    pieces, drop_rate, dropout_scaling: the network's. `dataclasses.replace` changes them for layers
+        with values of their own.
+    """
+
+    net: nn.Module
+    train: bool
+    drop_scale: float | jax.Array
+    pieces: int
+    drop_rate: float
+    dropout_scaling: str
+
+    @property
+    def init(self) -> Init:
+        """The rule for initial weights."""
+        net = self.net
+        slope = activations.NEGATIVE_SLOPES.get(net.activation, 0.0)
+        return Init(net.initializer, net.initializer_scale, slope)
+
+    def conv(
+        self,
+        x: jax.Array,
+        features: int,
+        size: int,
+        name: str,
+        *,
+        bias: float | None = 0.0,
+        init: Init | None = None,
+        activated: bool = True,
+        groups: int = 1,
+        **options: Any,
+    ) -> jax.Array:
+        """A convolution with windows of size x size: [b, h, w, c] -> [b, h', w', features].
+
+        bias: start of the biases; None: there are none. init: rule for the weights, if not the
+        network's. activated: whether an activation follows. options: strides, padding of `Conv`.
+        """
+        return Conv(
+            features * self.pieces if activated else features,
+            (size, size),
+            feature_group_count=groups,
+            use_bias=bias is not None,
+            kernel_init=functools.partial(init or self.init, groups=groups),
+            bias_init=nn.initializers.constant(bias or 0.0),
+            dtype=self.net.dtype,
+            name=name,
+            **options,
+        )(x)
+
+    def activate(self, x: jax.Array, name: str, shortcut: jax.Array | None = None) -> jax.Array:
+        """The activation of x, or of x + shortcut. name: of the layer that x is the output of."""
+        name = activations.layer_name(name, self.net.activation)
+        return activations.Activation(self.net.activation, self.pieces, name=name)(x, shortcut)
+
+    def batch_norm(self, x: jax.Array, name: str, **options: Any) -> jax.Array:
+        """Batch normalisation; the network has the option `batch_norm`. options: of `BatchNorm`."""
+        across = self.net.batch_norm == "across_devices"
+        return BatchNorm(
+            use_running_average=not self.train,
+            axis_name=self.net.device_axis if across else None,
+            dtype=self.net.dtype,
+            name=name,
+            **options,
+        )(x)
+
+    def response_norm(
+        self,
+        x: jax.Array,
+        name: str,
+        published: Callable[..., nn.Module] | None = None,
+        groups: int = 1,
+    ) -> jax.Array:
+        """Local response normalisation as the network's option `lrn` says.
+
+        "published": as the network has it; "none"; a name of `LRN_VARIANTS`: AlexNet's over five
+        maps in that reading; "within_map": cuda-convnet's over 3x3 pixels.
+
+        published: makes the layer, given its name; None: the network has none here. groups: parts
+        of the maps that are normalised apart from each other.
+        """
+        lrn = self.net.lrn
+        if lrn == "none" or (lrn == "published" and published is None):
+            return x
+        if lrn == "published":
+            return published(name=name)(x)
+        if lrn == "within_map":
+            return LocalResponseNormWithinMap(name=name)(x)
+        return alexnet_norm(lrn, groups, name=name)(x)
+
+    def pool(
+        self,
+        x: jax.Array,
+        name: str,
+        kind: str,
+        window: int,
+        stride: int,
+        padding: int = 0,
+        ceil: bool = False,
+    ) -> jax.Array:
+        """Pooling as the arguments of `Pool` say, or as the network's option `pooling` changes it.
+
+        "published": no change; "max" or "average": that kind; "overlapping": windows one pixel
+        larger than the stride; "non_overlapping": windows as large as the stride.
+        """
+        return Pool(*self._pooling(kind, window, stride, padding, ceil), name=name)(x)
+
+    def pooled_size(self, size: int, window: int, stride: int, padding=0, ceil=False) -> int:
+        """The number of pixels that `pool` leaves of `size` along an axis."""
+        return output_size(size, *self._pooling("max", window, stride, padding, ceil)[1:])
+
+    def _pooling(self, kind, window, stride, padding, ceil) -> tuple:
+        pooling = getattr(self.net, "pooling", "published")
+        if pooling in ("max", "average"):
+            kind = pooling
+        elif pooling == "overlapping" and window == stride > 1:
+            window, ceil = stride + 1, True  # as many windows as without
+        elif pooling == "non_overlapping" and window > stride > 1:
+            window, padding = stride, 0
+        return kind, window, stride, padding, ceil
+
+    def hidden(
+        self, x: jax.Array, features: int, name: str, drop: str = "output", **options: Any
+    ) -> jax.Array:
+        """A fully connected layer, its activation, and the regulariser.
+
+        drop: what dropout drops: the layer's "output", its "input" or "nothing". In the first two
+        cases DropConnect drops the layer's weights, and standout its output or input.
+        options: window, initializer, bias_start of `FullyConnected`.
+        """
+        features *= self.pieces
+        if self.net.regulariser == "dropconnect" and drop != "nothing":
+            return self._drop_connect(x, features, name, self.net.activation, **options)
+        if drop == "input":
+            x = self.drop(x, name)
+        before = self._fully_connected(x, features, name, **options)
+        y = self.activate(before, name)
+        return self.drop(y, name, before) if drop == "output" else y
+
+    def classifier(
+        self, x: jax.Array, name: str, drop: str = "nothing", **options: Any
+    ) -> jax.Array:
+        """The last fully connected layer: float32 logits [b, classes].
+
+        drop: "input" or "nothing". options: as in `hidden`.
+        """
+        classes = self.net.num_classes
+        if self.net.regulariser == "dropconnect" and drop == "input":
+            y = self._drop_connect(x, classes, name, None, **options)
+        else:
+            x = self.drop(x, name) if drop == "input" else x
+            y = self._fully_connected(x, classes, name, **options)
+        return y.astype(jnp.float32)
+
+    def pooled_classifier(
+        self, x: jax.Array, pool: str, name: str, window: int | None, **options: Any
+    ) -> jax.Array:
+        """Average pooling `pool` over the whole map, and the classifier `name`.
+
+        window: None: logits [b, classes]. Otherwise a map of logits [b, h, w, classes], each from
+        the mean over window x window pixels. options: as in `classifier`.
+        Raises ValueError for a map smaller than the window.
+        """
+        if window is None:
+            return self.classifier(GlobalAveragePool(name=pool)(x), name, **options)
+        if min(x.shape[1:3]) < window:
+            raise ValueError(
+                f"the image is too small: {pool} needs a {window}x{window} map, and gets"
+                f" {x.shape[1]}x{x.shape[2]}"
+            )
+        x = Pool("average", window, 1, name=pool)(x)
+        logits = self.classifier(x.reshape(-1, x.shape[-1]), name, **options)
+        return logits.reshape(*x.shape[:3], -1)
+
+    def drop(self, x: jax.Array, name: str, before: jax.Array | None = None) -> jax.Array:
+        """x under dropout or standout, if the network has one of them; otherwise x.
+
+        before: x before its activation.
+        """
+        net = self.net
+        if net.regulariser == "dropout":
+            dropout = Dropout(self.drop_rate, self.dropout_scaling, name=f"{name}_dropout")
+            return dropout(x, self.train, self.drop_scale)
+        if net.regulariser == "standout":
+            # A maxout unit has several inputs: the largest of them is its output.
+            before = x if before is None or before.shape != x.shape else before
+            standout = Standout(net.standout_alpha, net.standout_beta, name=f"{name}_standout")
+            return standout(x, before, self.train, self.drop_scale)
+        return x
+
+    def _fully_connected(self, x, features, name, **options):
+        return FullyConnected(features, **self._shared(options), name=name)(x)
+
+    def _drop_connect(self, x, features, name, activation, **options):
+        return DropConnect(
+            features,
+            **self._shared(options),
+            rate=self.drop_rate,
+            activation=activation,
+            pieces=self.pieces,
+            inference=self.net.dropconnect_inference,
+            samples=self.net.dropconnect_samples,
+            name=name,
+        )(x, self.train, self.drop_scale)
+
+    def _shared(self, options: dict) -> dict:
+        return {"initializer": self.init, "dtype": self.net.dtype} | options
