@@ -1,30 +1,49 @@
-"""Which layers a net applies to an image, in order, and which of them feed which."""
+"""The layers that a network applies to an image, in order, and which of them feed which."""
 
 import dataclasses
 from collections.abc import Iterable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Literal
 
-IMAGE = -1  # what the first layers are fed by
+from errors import UserError
+
+IMAGE = -1  # the feeder of the first layers
+
+
+def abstract(module: nn.Module, input_shape: tuple[int, int, int]):
+    """(variables, images, rngs): shapes of the variables and of one image; nothing is computed.
+
+    input_shape: (height, width, channels). rngs: the keys of an initialisation and of training.
+    """
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
+    return jax.eval_shape(lambda x: module.init(rngs, x, train=False), images), images, rngs
+
+
+def missing(layer: str, names: Iterable[str]) -> UserError:
+    """The error for the name of a layer that the network, with layers `names`, does not have."""
+    first = ", ".join(list(names)[:6])
+    return UserError(f"there is no layer {layer}: the net has {first}, ... (see --mode=summary)")
 
 
 @dataclasses.dataclass
 class Output:
-    """What a module gives: its shape without the batch, and the calls that it is made of."""
+    """A module's output: its shape without the batch, and the numbers of its source calls."""
 
     shape: tuple[int, ...]
-    made_of: frozenset[int] = frozenset()
+    sources: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass
 class Call:
-    """An application of a layer that has a cost: its shapes without the batch, and its feeders.
+    """An application of a layer that has a cost. Shapes leave the batch out.
 
-    feeders: numbers of the calls whose outputs it sees, IMAGE for the input; activations,
-    additions and concatenations in between are looked through.
+    feeders: numbers of the calls whose outputs the layer takes, IMAGE for the input. Activations,
+    additions and concatenations in between are not calls.
     """
 
     layer: nn.Module
@@ -33,14 +52,13 @@ class Call:
     feeders: frozenset[int] = frozenset()
 
 
-def trace(module: nn.Module, variables, images, **kwargs) -> tuple[list[Call], dict[str, Output]]:
+def trace(module: nn.Module, variables, images, **options) -> tuple[list[Call], dict[str, Output]]:
     """Every application of a layer with a cost, and the outputs of all modules by path.
 
-    variables, images: shapes will do, nothing is computed. kwargs: of module.apply; with any,
-    collections may change.
+    variables, images: arrays or their shapes; nothing is computed. options: of module.apply. If
+    there are any, collections may change.
 
-    The input and output of each layer are marked in the jaxpr, with the names that
-    rematerialisation uses.
+    The input and output of each layer get names in the jaxpr, in the way of rematerialisation.
     """
     calls: list[Call] = []
     outputs: list[tuple[str, Output]] = []
@@ -64,37 +82,38 @@ def trace(module: nn.Module, variables, images, **kwargs) -> tuple[list[Call], d
         return checkpoint_name(output, f"see {len(outputs) - 1}")
 
     def run(variables, images):
-        mutable = [*variables, "auxiliary"] if kwargs else False
-        return module.apply(variables, images, mutable=mutable, **kwargs)
+        mutable = [*variables, "auxiliary"] if options else False
+        return module.apply(variables, images, mutable=mutable, **options)
 
     with nn.intercept_methods(mark):
         jaxpr = jax.make_jaxpr(run)(variables, images).jaxpr
 
-    made_of = {jaxpr.invars[-1]: frozenset([IMAGE])}
+    sources_of = {jaxpr.invars[-1]: frozenset([IMAGE])}
     for equation in jaxpr.eqns:
-        known = [v for v in equation.invars if not isinstance(v, Literal) and v in made_of]
+        known = [v for v in equation.invars if not isinstance(v, Literal) and v in sources_of]
         if not known:
             continue
-        found = frozenset().union(*(made_of[v] for v in known))
+        sources = frozenset().union(*(sources_of[v] for v in known))
         if equation.primitive.name == "name":
             side, number = equation.params["name"].split()
             if side == "in":
-                calls[int(number)].feeders = found
+                calls[int(number)].feeders = sources
             elif side == "out":
-                found = frozenset([int(number)])
+                sources = frozenset([int(number)])
             else:
-                outputs[int(number)][1].made_of = found
-        made_of |= dict.fromkeys(equation.outvars, found)
+                outputs[int(number)][1].sources = sources
+        sources_of |= dict.fromkeys(equation.outvars, sources)
     return calls, dict(outputs)
+
+
+def parameters_of(layer: nn.Module, params) -> dict:
+    """A layer's part of the network's parameters; {} if it has none."""
+    for part in layer.path:
+        params = params.get(part, {})
+    return params
 
 
 def layers_with_kernels(calls: Iterable[Call], params) -> list[str]:
     """Paths of the layers that have a `kernel` in `params`, in the order in which they compute."""
-    found = []
-    for call in calls:
-        own = params
-        for part in call.layer.path:
-            own = own.get(part, {})
-        if "kernel" in own:
-            found.append("/".join(call.layer.path))
-    return list(dict.fromkeys(found))
+    kernels = [call.layer for call in calls if "kernel" in parameters_of(call.layer, params)]
+    return list(dict.fromkeys("/".join(layer.path) for layer in kernels))

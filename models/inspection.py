@@ -1,4 +1,4 @@
-"""What the layers of a net give for images, by name, as arrays of natural shape."""
+"""The outputs of a network's layers for some images, by name."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from errors import UserError
+from models import graph
 from models.layers import ACTIVATIONS
 from models.layers.activations import layer_name
 
@@ -21,9 +21,10 @@ def activations(
     """The output of every layer, in the order in which they compute.
 
     images: network input [batch, height, width, channels], float32. Names are paths of modules:
-    "conv1" is what the convolution gives, "conv1_relu" what its activation makes of it,
-    "inception_3a/1x1_relu" one within a block, "inception_3a" the block's own.
-    train: as in training: BatchNorm takes the batch's statistics, and dropout drops as `seed` says.
+    "conv1" is the convolution's output, "conv1_relu" that of its activation,
+    "inception_3a/1x1_relu" that of an activation in a block, "inception_3a" that of the block.
+    train: as in training: BatchNorm uses the statistics of the batch, and dropout drops. seed: of
+    dropout.
     """
     names: list[str] = []
     module = on_one_device(module)
@@ -64,18 +65,19 @@ def first_input(
     images: jax.Array,
     wanted: Callable[[nn.Module], bool],
 ) -> tuple[nn.Module, jax.Array] | None:
-    """The first layer, as they compute, for which `wanted` is true, and what it takes.
+    """The first layer that computes and for which `wanted` is true, and its input.
 
-    None where there is none. The layer is to be read (`layer.window`), not called.
+    None if there is no such layer. The layer's fields can be read (`layer.window`); it cannot be
+    called.
     """
-    found = []
+    layers = []
 
     def run(variables, images):
         values = []
 
         def keep(next_call, args, kwargs, context):
             if context.method_name == "__call__" and not values and wanted(context.module):
-                found.append(context.module)
+                layers.append(context.module)
                 values.append(args[0])
             return next_call(*args, **kwargs)
 
@@ -84,17 +86,15 @@ def first_input(
         return values
 
     values = jax.jit(run)(variables, images)
-    return (found[0], values[0]) if values else None
+    return (layers[0], values[0]) if values else None
 
 
-def activated(found: Mapping[str, Any], layer: str) -> str:
-    """The name, among those of `activations`, of what `layer` gives behind its activation.
+def activated(outputs: Mapping[str, Any], layer: str) -> str:
+    """The name, among those of `activations`, of the activation that follows `layer`.
 
-    That is the layer itself where none follows it. Raises UserError, naming layers that there
-    are, for one that there is not.
+    The name of the layer itself if none follows it. Raises UserError for an unknown layer.
     """
     for name in (*(layer_name(layer, kind) for kind in ACTIVATIONS), layer):
-        if name in found:
+        if name in outputs:
             return name
-    first = ", ".join(list(found)[:6])
-    raise UserError(f"there is no layer {layer}: the net has {first}, ... (see --mode=summary)")
+    raise graph.missing(layer, outputs)

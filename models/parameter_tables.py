@@ -1,4 +1,4 @@
-"""Tables of parameters: what is in each array of a net, and how two nets differ, array by array."""
+"""Tables of parameters: the values of each array of a network, and the differences of two."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,33 +10,35 @@ from errors import UserError
 
 
 def parameters(variables: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row an array of {"params": ..., "batch_stats": ...}, or of parameters alone.
+    """One row for each array of {"params": ..., "batch_stats": ...}, or of parameters alone.
 
     name ("params/conv1/kernel"), shape, count, mean, deviation, norm (Euclidean) and zeros, the
-    share of values that are exactly 0. Moments are taken in float64.
+    share of values that are exactly 0. Moments are computed in float64.
     """
-    return [{"name": name, **_moments(leaf)} for name, leaf in _leaves(variables).items()]
-
-
-def _moments(leaf: np.ndarray) -> dict[str, Any]:
-    values = leaf.astype(np.float64)
-    return {
-        "shape": list(leaf.shape),
-        "count": leaf.size,
-        "mean": float(values.mean()),
-        "deviation": float(values.std()),
-        "norm": float(np.linalg.norm(values)),
-        "zeros": float((leaf == 0).mean()),
-    }
+    rows = []
+    for name, leaf in _leaves(variables).items():
+        values = leaf.astype(np.float64)
+        rows.append(
+            {
+                "name": name,
+                "shape": list(leaf.shape),
+                "count": leaf.size,
+                "mean": float(values.mean()),
+                "deviation": float(values.std()),
+                "norm": float(np.linalg.norm(values)),
+                "zeros": float((leaf == 0).mean()),
+            }
+        )
+    return rows
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How `other` differs from `one`, a row an array: of two checkpoints, or two runs of a net.
+    """How the arrays of `other` differ from those of `one`: two checkpoints, or runs, of a network.
 
-    name, shape, norm (of the difference), relative (that by the norm of `one`, 0 where they are
-    equal, infinite where only `one` is 0), largest (absolute difference of a value), changed (the
-    share of values that are not equal). Raises UserError, naming them, for arrays that only one
-    has, or that differ in shape.
+    name, shape, norm (of the difference), relative (norm by the norm in `one`; 0 if the arrays are
+    equal, infinite if only `one` is 0), largest (absolute difference of a value), changed (the
+    share of values that differ). Raises UserError, naming them, for arrays that only one of them
+    has, or whose shapes differ.
     """
     left, right = _leaves(one), _leaves(other)
     odd = [name for name in {**left, **right} if name not in left or name not in right]
@@ -49,13 +51,13 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
     rows = []
     for name, leaf in left.items():
         before, after = leaf.astype(np.float64), right[name].astype(np.float64)
-        norm, own = np.linalg.norm(after - before), np.linalg.norm(before)
+        norm, norm_before = np.linalg.norm(after - before), np.linalg.norm(before)
         rows.append(
             {
                 "name": name,
                 "shape": list(leaf.shape),
                 "norm": float(norm),
-                "relative": float(norm / own) if own else float("inf" if norm else 0),
+                "relative": float(norm / norm_before if norm_before else np.inf if norm else 0),
                 "largest": float(np.abs(after - before).max()),
                 "changed": float((leaf != right[name]).mean()),
             }
@@ -64,30 +66,37 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
 
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of one of the tables above, for people: a line each, below the names of the columns."""
+    """Rows of one of the tables above as text, below the names of the columns."""
     if not rows:
         return ""
-    cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return aligned([[list(rows[0])], [[_cell(value) for value in row.values()] for row in rows]])
 
-    def line(row) -> str:
-        first, *rest = row
-        padded = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        return "  ".join([first.ljust(widths[0]), *padded])
 
-    return "\n".join([line(cells[0]), "-" * len(line(cells[0])), *map(line, cells[1:])])
+def aligned(blocks: Sequence[Sequence[Sequence[str]]], left: int = 1) -> str:
+    """Blocks of rows of cells as text, with a ruler between the blocks.
+
+    left: number of columns that are aligned on the left; the others are aligned on the right.
+    """
+    rows = [row for block in blocks for row in block]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
+
+    def line(cells) -> str:
+        padded = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(padded).rstrip()
+
+    return f"\n{ruler}\n".join("\n".join(map(line, block)) for block in blocks)
 
 
 def _cell(value) -> str:
     if isinstance(value, list):
         return "x".join(map(str, value)) or "()"
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else value
-    )
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def _leaves(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

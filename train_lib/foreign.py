@@ -25,7 +25,7 @@ AUTO = "auto"  # config.init_settings: take over what belongs to the weights
 
 def is_foreign(name: str) -> bool:
     """Whether config.init_from, or a member of an ensemble, names a file of another framework."""
-    return name.startswith(pretrained.HUB) or pretrained.is_foreign(pathlib.Path(name).expanduser())
+    return name.startswith(pretrained.HUB) or pretrained.is_pretrained(pathlib.Path(name).expanduser())
 
 
 def check(name: str, what: str) -> None:
@@ -37,7 +37,7 @@ def check(name: str, what: str) -> None:
         )
 
 
-def read(config: ConfigDict) -> pretrained.Foreign:
+def read(config: ConfigDict) -> pretrained.WeightFile:
     """The file of config.init_from, by the names in config.init_names if there are any.
 
     Raises UserError for one that is missing, damaged or of no kind that is known.
@@ -59,7 +59,7 @@ def _state(path: pathlib.Path | None) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=1)  # asked for its settings, then once for its values
-def _read(path, names, *states) -> pretrained.Foreign:
+def _read(path, names, *states) -> pretrained.WeightFile:
     return pretrained.read(path, names)
 
 

@@ -8,6 +8,7 @@ A module that does arithmetic also has `cost(in_shape, out_shape) -> Cost`, whic
 `models.summary` reads. Shapes there leave the batch out: (height, width, channels) or
 (features,).
 """
+# ruff: noqa: F401  (the names are for the users of the package)
 
 from models.layers.activations import (
     ACTIVATIONS,
@@ -55,55 +56,3 @@ from models.layers.options import (
 from models.layers.pooling import KINDS as POOLING_KINDS
 from models.layers.pooling import GlobalAveragePool, Pool, Subsampling
 from models.layers.rbf import RBF
-
-__all__ = [
-    "ACTIVATIONS",
-    "BATCH_NORM",
-    "COUNT",
-    "INFERENCES",
-    "INPUT_SCALINGS",
-    "LRN",
-    "LRN_VARIANTS",
-    "MULTIPLE_OF_32",
-    "NUMBER",
-    "PIECES_OR_PUBLISHED",
-    "POOLING",
-    "POOLING_KINDS",
-    "RATE",
-    "RBF",
-    "REGULARISERS",
-    "RULES",
-    "SCALINGS",
-    "SIZES",
-    "Activation",
-    "BatchNorm",
-    "Builder",
-    "Conv",
-    "Cost",
-    "DropConnect",
-    "Dropout",
-    "Extents",
-    "FullyConnected",
-    "GlobalAveragePool",
-    "Init",
-    "LocalConv",
-    "LocalResponseNorm",
-    "LocalResponseNormWithinMap",
-    "Net",
-    "Pool",
-    "Rule",
-    "Standout",
-    "Subsampling",
-    "TableConv",
-    "alexnet_norm",
-    "check_size",
-    "convolve",
-    "inside",
-    "leaky_relu",
-    "maxout",
-    "option",
-    "padded",
-    "placed",
-    "prelu",
-    "scaled_tanh",
-]

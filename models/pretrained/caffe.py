@@ -1,8 +1,8 @@
 """Weights from the Caffe files of bvlc_alexnet, VGG's authors, bvlc_googlenet and ResNet's authors.
 
-Their nets take blue, green, red: the first kernel's input maps are turned round on the way in,
-so that ours takes red, green, blue. BatchNorm is two layers there, one with the statistics and one
-with gamma and beta.
+Their networks take blue, green, red. The input maps of the first kernel are reversed, so that ours
+takes red, green, blue. BatchNorm is two layers there: one with the statistics, one with gamma and
+beta.
 """
 
 import string
@@ -15,12 +15,12 @@ import numpy as np
 from errors import UserError
 from models import alexnet, googlenet, resnet, vgg
 from models.pretrained import config_fields
-from models.pretrained.entries import Entry, layer, load, refuse, require
+from models.pretrained.entries import Entry, layer, refuse, require
 
-# Channel means, red, green, blue, in 0..255. VGG: of its authors' page. BVLC: as bvlc_googlenet's
-# training file has them; bvlc_alexnet's has a mean image, whose channels have these means rounded.
-# ResNet: its authors subtract a mean image, too, of which this is the mean of each channel, as
-# those who converted the nets have it; one value a colour also serves images of other sizes.
+# Means of red, green, blue in 0..255. VGG: from its authors' page. BVLC: from the training file of
+# bvlc_googlenet; bvlc_alexnet has a mean image, whose channels have these means when rounded.
+# ResNet: its authors subtract a mean image, too. These are the means of its channels, as converters
+# of the networks use them; unlike the image, they serve images of other sizes.
 BVLC_MEAN = config_fields.from_255(123.0, 117.0, 104.0)
 VGG_MEAN = config_fields.from_255(123.68, 116.779, 103.939)
 RESNET_MEAN = config_fields.from_255(123.151630838, 115.902882574, 103.062623801)
@@ -59,12 +59,13 @@ def _googlenet(module) -> Iterator[Entry]:
 
 
 def units(depth: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], str]]:
-    """Each convolution of a bottleneck net: its path here, its BatchNorm's, and the authors' name.
+    """Each convolution of a bottleneck network except the first.
 
-    The name goes behind "res", "bn" and "scale": "2a_branch2a". Not of the first convolution.
+    Gives its path, the path of its BatchNorm, and the part of the authors' names that follows
+    "res", "bn" and "scale": "2a_branch2a".
     """
     for stage, blocks in enumerate(resnet.DEPTHS[depth][0], 2):
-        # The deeper nets count the blocks of their long stages: 3a, 3b1, 3b2, ...
+        # The deeper networks count the blocks of their long stages: 3a, 3b1, 3b2, ...
         counted = depth > 50 and stage in (3, 4)
         names = [f"b{n}" if counted and n else string.ascii_lowercase[n] for n in range(blocks)]
         for number, name in enumerate(names, 1):
@@ -106,17 +107,16 @@ _NETS = {
             "stride": ["v1"],
             "shortcut": ["B"],
             "pool1_padding": [0],
-            **_NO_LRN,
         },
     ),
 }
 _FIRST = {alexnet.AlexNet: "conv1", vgg.VGG: "conv1_1", googlenet.GoogLeNet: "conv1/7x7_s2"}
 
 
-def name_map(module: nn.Module) -> list[Entry]:
-    """Every tensor of `module` with its name in the Caffe file of that net (`caffemodel.read`).
+def name_map(module: nn.Module, tensors: Mapping[str, np.ndarray] | None = None) -> list[Entry]:
+    """Every tensor of `module` with its name in the Caffe file of that network (`caffemodel.read`).
 
-    Raises UserError where there is no such file: another model, or options with which ours computes
+    Raises UserError if there is no such file: another model, or options with which ours computes
     something else.
     """
     if type(module) not in _NETS:
@@ -126,44 +126,43 @@ def name_map(module: nn.Module) -> list[Entry]:
     return list(entries(module))
 
 
-def variables(
-    module: nn.Module, tensors: Mapping[str, np.ndarray], input_shape, order: Sequence[str] = ()
-) -> dict[str, Any]:
-    """`module`'s variables with a Caffe file's weights. order: of the layers in the file.
+def converted(
+    module: nn.Module, tensors: Mapping[str, np.ndarray], layers: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """The tensors for a network that takes red, green, blue and has no biases before BatchNorm.
 
-    Raises UserError as `name_map`; for tensors that do not fit, naming them; and for an AlexNet
-    that pools before it normalises (CaffeNet), which only the order of its layers shows.
+    layers: names of the layers in the order of the file. Only this order shows an AlexNet that
+    pools before it normalises (CaffeNet), for which it raises UserError.
     """
-    entries = name_map(module)
-    if isinstance(module, alexnet.AlexNet) and _pools_first(order):
+    if isinstance(module, alexnet.AlexNet) and _pools_first(layers):
         raise UserError(
-            "the weights are of CaffeNet, which pools before it normalises: take bvlc_alexnet's"
+            "the weights are of CaffeNet, which pools before it normalises: use bvlc_alexnet's"
         )
     tensors = reverse_colours(tensors, f"{_FIRST.get(type(module), 'conv1')}.weight", axis=1)
     if isinstance(module, resnet.ResNet):
         pairs = [("conv1", "bn_conv1")]
         pairs += [(f"res{name}", f"bn{name}") for _, _, name in units(module.depth)]
         tensors = without_biases(tensors, pairs)
-    return load(module, entries, tensors, input_shape)
+    return tensors
 
 
-def _pools_first(order: Sequence[str]) -> bool:
-    return {"norm1", "pool1"} <= set(order) and order.index("pool1") < order.index("norm1")
+def _pools_first(layers: Sequence[str]) -> bool:
+    return {"norm1", "pool1"} <= set(layers) and layers.index("pool1") < layers.index("norm1")
 
 
 def reverse_colours(tensors: Mapping[str, np.ndarray], key: str, axis: int) -> dict:
-    """The tensors with the first kernel's input maps turned round: blue, green, red and back."""
+    """The tensors with the input maps of the first kernel, on `axis`, in reverse order."""
     kernel = tensors.get(key)
-    if kernel is None or kernel.ndim != 4:  # what is wrong is said when shapes are compared
+    if kernel is None or kernel.ndim != 4:  # `entries.load` refuses it
         return dict(tensors)
     return {**tensors, key: np.flip(kernel, axis)}
 
 
 def without_biases(tensors: Mapping[str, np.ndarray], pairs) -> dict[str, np.ndarray]:
-    """The tensors with the biases of convolutions taken into the means of the BatchNorms behind.
+    """The tensors with the biases of convolutions merged into the means of their BatchNorms.
 
-    pairs: names of a convolution and its BatchNorm. y + b less the mean m is y less m - b: the same
-    outputs, in training and in evaluation.
+    pairs: names of a convolution and of its BatchNorm. (y + b) - m = y - (m - b), so the outputs
+    are the same, in training and in evaluation.
     """
     tensors = dict(tensors)
     for name, bn in pairs:
@@ -181,15 +180,15 @@ def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dic
     """
     scaling = {"model.dropout_scaling": "train"}
     if model["name"] == "alexnet":
-        own = {"model.lrn": "caffe", "model.lrn_over": "all_maps", "model.image_size": 227}
-        return config_fields.view(BVLC_MEAN, high=255.0, size=227) | scaling | own
+        fields = {"model.lrn": "caffe", "model.lrn_over": "all_maps", "model.image_size": 227}
+        return config_fields.view(BVLC_MEAN, high=255.0, size=227) | scaling | fields
     if model["name"] == "vgg":
-        own = {"model.image_size": 224}
-        return config_fields.view(VGG_MEAN, high=255.0) | scaling | own
+        fields = {"model.image_size": 224}
+        return config_fields.view(VGG_MEAN, high=255.0) | scaling | fields
     if model["name"] == "googlenet":
-        own = config_fields.auxiliary(any(key.startswith("loss1/") for key in tensors))
-        return config_fields.view(BVLC_MEAN, high=255.0) | scaling | {"model.lrn": "caffe"} | own
+        fields = config_fields.auxiliary(any(key.startswith("loss1/") for key in tensors))
+        return config_fields.view(BVLC_MEAN, high=255.0) | scaling | {"model.lrn": "caffe"} | fields
     if model["name"] == "resnet":
-        own = {"model.stride": "v1", "model.pool1_padding": 0}
-        return config_fields.view(RESNET_MEAN, high=255.0) | own
+        fields = {"model.stride": "v1", "model.pool1_padding": 0}
+        return config_fields.view(RESNET_MEAN, high=255.0) | fields
     raise refuse("Caffe", model["name"], ["alexnet", "vgg", "googlenet", "resnet"])

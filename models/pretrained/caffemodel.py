@@ -1,8 +1,8 @@
-"""Reads .caffemodel files, by the few fields of Caffe's public schema that weights need.
+"""Reads .caffemodel files, with the few fields of Caffe's public schema that weights need.
 
-The schema is BVLC/caffe's src/caffe/proto/caffe.proto; other fields are passed over. Numbers are
-declared as bytes, which packed numbers are on the wire: half a gigabyte of them is not taken apart
-in Python.
+The schema is BVLC/caffe's src/caffe/proto/caffe.proto; other fields are skipped. Packed numbers are
+declared as bytes, which have the same encoding, so that Python does not decode half a gigabyte of
+numbers one by one.
 """
 
 import functools
@@ -11,9 +11,9 @@ import pathlib
 
 import numpy as np
 
-# Of V1LayerParameter's enumeration, the old way to write a layer.
+# Values of the enumeration in V1LayerParameter, the older form of a layer.
 _V1_TYPES = {4: "Convolution", 14: "InnerProduct"}
-# What a layer's blobs are called here, in their order.
+# Names of a layer's blobs, in their order.
 _ROLES = {
     "Convolution": ("weight", "bias"),
     "InnerProduct": ("weight", "bias"),
@@ -73,10 +73,10 @@ def schema(message: str = "NetParameter"):
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The tensors of a .caffemodel, and the names of all its layers in order.
 
-    Tensors are called by layer: "conv1.weight" [out, in, k, k] (linear: [out, in]), "conv1.bias";
-    "bn.mean", "bn.variance", already divided by BatchNorm's third blob, which counts the updates
-    that they are sums of; "scale.weight", "scale.bias"; of other layers "NAME.0", "NAME.1".
-    Raises ValueError or protobuf's errors for what is no such file, or damaged.
+    Names: "conv1.weight" [out, in, k, k] (linear: [out, in]), "conv1.bias"; "bn.mean",
+    "bn.variance", already divided by BatchNorm's third blob, the number of updates of which they
+    are sums; "scale.weight", "scale.bias"; "NAME.0", "NAME.1" in other layers.
+    Raises ValueError or protobuf's errors for another or a damaged file.
     """
     net = schema()()
     net.ParseFromString(path.read_bytes())
@@ -102,7 +102,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
 
 
 def _array(blob, layer: str) -> np.ndarray:
-    """A blob's numbers in its shape: a list of sizes or, in old files, four numbers."""
+    """A blob's numbers in its shape, which is a list of sizes or, in old files, four numbers."""
     data = np.frombuffer(b"".join(blob.data), "<f4")
     if not data.size:
         data = np.frombuffer(b"".join(blob.double_data), "<f8")
@@ -117,7 +117,7 @@ def _array(blob, layer: str) -> np.ndarray:
 
 
 def _squeezed(array: np.ndarray, kind: str, role: str) -> np.ndarray:
-    """Without the axes of length 1 with which old files fill up vectors and matrices to four."""
+    """The array without the leading axes of length 1 that old files add up to four axes."""
     axes = {"Convolution": 4, "InnerProduct": 2}.get(kind, 1) if role == "weight" else 1
     while array.ndim > axes and array.shape[0] == 1:
         array = array[0]
@@ -125,7 +125,7 @@ def _squeezed(array: np.ndarray, kind: str, role: str) -> np.ndarray:
 
 
 def _averaged(blobs: dict[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:
-    """BatchNorm's statistics: sums, until they are divided by the third blob (0: no updates)."""
+    """BatchNorm's statistics: the sums in the file by the third blob (0: no updates)."""
     factor = blobs.pop("factor", None)
     if factor is None or factor.size != 1 or not np.isfinite(factor).all():
         raise ValueError(f"BatchNorm layer {layer} has no factor for its statistics")

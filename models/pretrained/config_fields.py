@@ -1,4 +1,4 @@
-"""The config fields that belong to a file's weights: how its net was shown images, its heads."""
+"""The config fields that belong to pretrained weights: preprocessing, view, auxiliary heads."""
 
 from typing import Any
 
@@ -9,11 +9,12 @@ def view(
     high: float = 1.0,
     size: int = 224,
 ) -> dict[str, Any]:
-    """Images u in 0..1 enter as high * (u - mean) / deviation, the central `size` pixels of 256.
+    """Fields for an input high * (u - mean) / deviation of images u in 0..1.
 
-    mean, deviation: of red, green and blue, in 0..1; deviation () divides by nothing. They are
-    resized bilinearly, as torchvision tests the first weights of all its nets here (its presets'
-    default) and OpenCV's resize, by which Caffe's tools made their images, does by default.
+    The input is the central square of `size` pixels of an image whose shorter side is 256. mean,
+    deviation: of red, green and blue, in 0..1; deviation (): no division. Images are resized
+    bilinearly: so do torchvision's presets for the first weights of all its networks here, and
+    OpenCV by default, with which Caffe's tools made their images.
     """
     return {
         "preprocess.mean": "given",
@@ -28,12 +29,12 @@ def view(
 
 
 def from_255(*mean: float) -> tuple[float, ...]:
-    """Values of 0..255 in 0..1."""
+    """Values of 0..255, scaled to 0..1."""
     return tuple(value / 255 for value in mean)
 
 
 def auxiliary(present: bool) -> dict[str, Any]:
-    """GoogLeNet's two heads of training: as the file has them."""
+    """GoogLeNet's two auxiliary heads. present: whether the file has them."""
     if present:
         return {"model.auxiliary_heads": True}
     return {"model.auxiliary_heads": False, "loss.auxiliary_weight": 0.0}

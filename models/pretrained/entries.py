@@ -1,6 +1,6 @@
-"""One tensor in two worlds: what it is called there, how its axes lie there, and strict checks.
+"""The correspondence between a network's variables and the tensors of another framework.
 
-A list of `Entry` says it for a whole net. Both directions go through that list, so that a round
+A list of `Entry` describes it for a whole network. Import and export use the same list, so a round
 trip is exact to the bit.
 """
 
@@ -9,26 +9,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from errors import UserError
+from models import graph
 
 
 class Entry(NamedTuple):
-    """A tensor in both worlds.
+    """A tensor in Canon ("ours") and in the other framework ("theirs").
 
     path: of the leaf in our variables, collection first: ("params", "conv1", "kernel"). None for
-        torch's count of BatchNorm's updates, which has no counterpart here: ignored on the way in,
-        0 on the way out.
-    key: its name in the other framework.
-    layout: "same" in both; "conv": ours [k, k, in, out], theirs [out, in, k, k]; "linear": ours
-        [side, side, c, out], or that flattened to [side * side * c, out], theirs
-        [out, c * side * side]; "rows": ours as for "linear", theirs [side * side * c, out], its
-        rows in our order (Keras).
-    side: of the map that a linear layer sees; 1 where it sees a vector.
+        torch's count of BatchNorm's updates, which Canon does not have: imports ignore it, exports
+        write 0.
+    key: name of the tensor in the other framework.
+    layout: of the axes. "same": equal in both. "conv": ours [k, k, in, out], theirs
+        [out, in, k, k]. "linear": ours [side, side, c, out], or that flattened to
+        [side * side * c, out], theirs [out, c * side * side]. "rows": ours as for "linear", theirs
+        [side * side * c, out] with the rows in our order (Keras).
+    side: of the map that a linear layer sees; 1 if it sees a vector.
     """
 
     path: tuple[str, ...] | None
@@ -37,7 +36,7 @@ class Entry(NamedTuple):
     side: int = 1
 
     def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Their shape of a tensor that has `shape` here."""
+        """Their shape of a tensor whose shape in Canon is `shape`."""
         if self.layout == "same":
             return shape
         if self.layout == "conv":
@@ -54,7 +53,7 @@ class Entry(NamedTuple):
         return np.array(spread.transpose(3, 2, 0, 1), order="C").reshape(self.their_shape(shape))
 
     def from_theirs(self, tensor, shape: tuple[int, ...]) -> np.ndarray:
-        """A copy of their tensor, float32, in our layout, where it has `shape`."""
+        """A copy of their tensor, float32, in our layout; shape: of the result."""
         if self.layout in ("same", "rows"):
             return np.array(tensor, np.float32, order="C").reshape(shape)
         spread = np.asarray(tensor).reshape(shape[-1], -1, *self._sides(shape))
@@ -67,7 +66,7 @@ class Entry(NamedTuple):
 def layer(
     path, name, layout="conv", side=1, bias=True, roles=("weight", "bias")
 ) -> Iterator[Entry]:
-    """The tensors of a convolution or a linear layer; roles: how weights and biases are called."""
+    """The tensors of a convolution or a linear layer. roles: names of weights and biases."""
     yield Entry(("params", *path, "kernel"), f"{name}.{roles[0]}", layout, side)
     if bias:
         yield Entry(("params", *path, "bias"), f"{name}.{roles[1]}")
@@ -89,7 +88,7 @@ def load(module, entries: Sequence[Entry], tensors, input_shape) -> dict[str, An
 
 
 def dump(module, entries: Sequence[Entry], variables, input_shape) -> dict[str, np.ndarray]:
-    """Their tensors from `module`'s variables. Errors as `load`, with our names."""
+    """Their tensors from `module`'s variables. Errors as in `load`, with our names."""
     leaves = flatten_dict(variables)
     check(
         {"/".join(path): shape for path, shape in shapes(module, input_shape).items()},
@@ -102,28 +101,26 @@ def dump(module, entries: Sequence[Entry], variables, input_shape) -> dict[str, 
 
 def shapes(module, input_shape) -> dict[tuple[str, ...], tuple[int, ...]]:
     """The shape of every leaf of `module`'s variables, by path, from abstract evaluation."""
-    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    keys = {name: jax.random.key(0) for name in ("params", "dropout")}
-    variables = jax.eval_shape(lambda x: module.init(keys, x, train=False), images)
+    variables, _, _ = graph.abstract(module, input_shape)
     return {path: leaf.shape for path, leaf in flatten_dict(variables).items()}
 
 
 def class_bias(module: nn.Module, input_shape) -> tuple[str, ...] | None:
-    """The path of the leaf with one value a class; None for a net without (RBF's fixed codes)."""
+    """The path of the leaf with one value for each class; None if there is none (RBF output)."""
     two, three = (shapes(module.clone(num_classes=count), input_shape) for count in (2, 3))
-    found = [path for path, shape in two.items() if len(shape) == 1 and shape != three[path]]
-    return found[-1] if found else None
+    paths = [path for path, shape in two.items() if len(shape) == 1 and shape != three[path]]
+    return paths[-1] if paths else None
 
 
-def check(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
+def check(expected: Mapping[str, tuple], given: Mapping[str, tuple]) -> None:
     """Raises UserError, one line, unless both have the same names and shapes."""
     wrong = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
+        "missing": [name for name in expected if name not in given],
+        "unexpected": [name for name in given if name not in expected],
         "misshapen": [
-            f"{name} {list(found[name])}, not {list(shape)}"
+            f"{name} {list(given[name])}, not {list(shape)}"
             for name, shape in expected.items()
-            if name in found and tuple(found[name]) != tuple(shape)
+            if name in given and tuple(given[name]) != tuple(shape)
         ],
     }
     parts = [
@@ -136,11 +133,11 @@ def check(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
 
 
 def require(framework: str, module: nn.Module, options: Mapping[str, Sequence]) -> None:
-    """Raises UserError unless `module` computes what `framework`'s net of its kind computes.
+    """Raises UserError unless `module` computes what `framework`'s network of its kind computes.
 
-    options: the values allowed of options that the tensors do not show; to them come those that
-    all frameworks share: ReLU, published pooling, no regulariser or dropout, scaled in training
-    (weights for the other scaling are larger by 1 / (1 - rate)).
+    options: allowed values of options that the tensors do not show. These are required of all
+    frameworks: ReLU, published pooling, no regulariser or dropout, scaled in training (weights for
+    the other scaling are larger by 1 / (1 - rate)).
     """
     options = {
         **options,
@@ -160,7 +157,7 @@ def require(framework: str, module: nn.Module, options: Mapping[str, Sequence]) 
 
 
 def refuse(framework: str, name: str, nets: Sequence[str]) -> UserError:
-    """The error for a net that a framework's files do not hold."""
+    """The error for a network that a framework does not have."""
     return UserError(
         f"{framework} has no {name}: weights are exchanged for {', '.join(nets)}; for others give"
         " the names of the tensors in a JSON file (docs/weights.md)"

@@ -1,4 +1,4 @@
-"""Weight files of other frameworks, from a folder or the hub, to {name: array}; none is run."""
+"""Reads weight files, from a folder or the hub, as {name: array}. No code in a file is run."""
 
 import json
 import pathlib
@@ -14,14 +14,14 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".caffemodel", ".h5", ".hdf5")
 HDF5 = (".h5", ".hdf5")
 HUB = "hub:"
 _HUB_FILE = "model.safetensors"
-_OWN_KEY = "canon"  # in the metadata of the files that --mode=export writes
+_CANON_KEY = "canon"  # in the metadata of the files that --mode=export writes
 
 
-def is_foreign(path: pathlib.Path) -> bool:
-    """Whether a file is of another framework, by its suffix and, for .safetensors, its metadata.
+def is_pretrained(path: pathlib.Path) -> bool:
+    """Whether a path has the suffix of a weight file and is not a file that Canon exported.
 
-    False for folders, for Canon's own files, and for a .safetensors file that cannot be opened: the
-    reader of Canon's own says what is wrong with it.
+    False for folders, and for a .safetensors file that cannot be opened: the reader of Canon's
+    files then says what is wrong with it.
     """
     path = pathlib.Path(path)
     if path.suffix.lower() not in SUFFIXES or path.is_dir():
@@ -32,16 +32,16 @@ def is_foreign(path: pathlib.Path) -> bool:
 
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return _OWN_KEY not in (file.metadata() or {})
-    except Exception:  # safetensors' own kinds, and the system's
+            return _CANON_KEY not in (file.metadata() or {})
+    except Exception:  # of safetensors, and of the system
         return False
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The tensors of a file, and the order of its layers where the file has one (Caffe's).
+    """The tensors of a file, and the names of its layers in order (Caffe; otherwise ()).
 
-    Raises UserError, one line, for a missing, damaged or foreign file, for one that holds code, and
-    where the package that reads it is not installed.
+    Raises UserError, one line, for a file that is missing, damaged, of another kind or contains
+    code, and if the package that reads it is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is no weight file: give one of {', '.join(SUFFIXES)}")
@@ -57,15 +57,15 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         return _torch(path), ()
     except UserError:
         raise
-    except Exception as error:  # the many kinds of five readers
+    except Exception as error:  # five readers raise many kinds
         raise UserError(
             f"cannot read the weights in {path} ({one_line(error)}): it is damaged, or no"
             f" {path.suffix.lower()} file of weights"
         ) from error
 
 
-def about(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The settings and class names in the metadata of a file that Canon wrote for torchvision.
+def metadata(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The settings and class names in a file that Canon exported with torchvision's names.
 
     ({}, ()) for any other file. Raises UserError for metadata that Canon does not write.
     """
@@ -74,14 +74,14 @@ def about(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     import safetensors
 
     with safetensors.safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-    if "settings" not in metadata or "class_names" not in metadata:
+        texts = file.metadata() or {}
+    if "settings" not in texts or "class_names" not in texts:
         return {}, ()
     try:
-        settings, names = (json.loads(metadata[key]) for key in ("settings", "class_names"))
-        fields = all(name.startswith(("preprocess.", "view.")) for name in settings)
-        if not fields or not all(isinstance(name, str) for name in names):
-            raise ValueError("they are none of Canon's")
+        settings, names = (json.loads(texts[key]) for key in ("settings", "class_names"))
+        known = all(name.startswith(("preprocess.", "view.")) for name in settings)
+        if not known or not all(isinstance(name, str) for name in names):
+            raise ValueError("Canon does not write such settings")
         return dict(settings), tuple(names)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
@@ -99,7 +99,7 @@ def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _widened(name: str, array: np.ndarray) -> np.ndarray:
-    """Half precision as float32, which holds it exactly."""
+    """The array; as float32 if it has half precision, which float32 represents exactly."""
     if array.dtype.kind == "c":
         raise ValueError(f"{name} holds complex numbers")
     is_small = array.dtype.itemsize < 4 and array.dtype.kind not in "iub"
@@ -107,7 +107,10 @@ def _widened(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """A state dict, bare or as "state_dict" or "model" of a checkpoint, without "module."."""
+    """A state dict, alone or as "state_dict" or "model" of a checkpoint.
+
+    The prefix "module." of all names is removed.
+    """
     try:
         import torch
     except ImportError:
@@ -141,17 +144,17 @@ def _from_torch(torch, name: Any, value: Any) -> np.ndarray:
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
         raise ValueError(f"{str(name)[:40]} is no tensor")
     value = value.detach()
-    if value.dtype == torch.bfloat16:  # which NumPy lacks, and float32 holds exactly
+    if value.dtype == torch.bfloat16:  # NumPy does not have bfloat16; float32 represents it exactly
         value = value.float()
     return _widened(name, value.numpy())
 
 
 def locate(name: str) -> pathlib.Path:
-    """The file of a name: a path or, for "hub:ORG/NAME" or "hub:ORG/NAME@REVISION", a hub model's
-    model.safetensors, which is downloaded once.
+    """The path of a weight file.
 
-    Raises UserError, one line, for a name that is none, without huggingface_hub, and where the
-    download fails.
+    name: a path, or "hub:ORG/NAME" or "hub:ORG/NAME@REVISION": the model.safetensors of a model on
+    the hub, which is downloaded once. Raises UserError, one line, for another name with "hub:", if
+    huggingface_hub is not installed, and if the download fails.
     """
     if not name.startswith(HUB):
         return pathlib.Path(name)
@@ -169,7 +172,7 @@ def locate(name: str) -> pathlib.Path:
         return pathlib.Path(
             huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision)
         )
-    except Exception as error:  # the network's, the system's and the hub's many kinds
+    except Exception as error:  # of the network, the system and the hub
         raise UserError(
             f"cannot get {_HUB_FILE} of {name} ({one_line(error)}): download it elsewhere, and give"
             " the file"

@@ -8,8 +8,8 @@ import numpy as np
 
 from errors import UserError
 
-# What Keras has called a layer's weights over the years -> their names here. running_std is of
-# Keras 1 and holds the variance all the same.
+# Names of a layer's weights in the versions of Keras -> their names here. running_std, of Keras 1,
+# holds the variance in spite of its name.
 _ROLES = {
     "kernel": "kernel",
     "W": "kernel",
@@ -22,18 +22,18 @@ _ROLES = {
     "moving_variance": "variance",
     "running_std": "variance",
 }
-# A file's numbers are hardly compressed by more than this.
+# Compression of a file's numbers hardly reaches this.
 _LARGEST_RATIO = 1000
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The tensors of a Keras weight file, or of a saved model (`model_weights`).
 
-    By layer: "conv1.kernel" [k, k, in, out], "fc.kernel" [in, out], "conv1.bias", "bn.gamma",
-    "bn.beta", "bn.mean", "bn.variance"; others, and those of a layer that has two of a name, by the
-    file's own names, "layer/weight". A file without Keras's lists of names gives every array by its
-    place, "group/array". Raises UserError without h5py, and h5py's errors, ValueError or KeyError
-    for what is no such file, or damaged.
+    Names: "conv1.kernel" [k, k, in, out], "fc.kernel" [in, out], "conv1.bias", "bn.gamma",
+    "bn.beta", "bn.mean", "bn.variance". Other weights, and those of a layer in which two have the
+    same name, keep their names in the file, "layer/weight". In a file without Keras's lists of
+    names the arrays are named by their places, "group/array". Raises UserError if h5py is not
+    installed, and h5py's errors, ValueError or KeyError for another or a damaged file.
     """
     try:
         import h5py
@@ -49,7 +49,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         if not arrays:
             raise ValueError("it holds no arrays")
         for name, dataset in arrays.items():
-            # These, and links, would read other files.
+            # Virtual and external data sets, as links, would read other files.
             if dataset.is_virtual or dataset.external:
                 raise ValueError(f"{name} lies in another file")
             if dataset.nbytes > limit:
@@ -74,10 +74,10 @@ def _by_layer(h5py, top, layers: list[str]) -> Iterator[tuple[str, object]]:
 
 
 def _by_place(h5py, top) -> list[tuple[str, object]]:
-    found = []
-    # Does not follow links to other files.
-    top.visititems(lambda name, item: found.append((name, item)))
-    return [(name, item) for name, item in found if isinstance(item, h5py.Dataset)]
+    members = []
+    # `visititems` does not follow links to other files.
+    top.visititems(lambda name, item: members.append((name, item)))
+    return [(name, item) for name, item in members if isinstance(item, h5py.Dataset)]
 
 
 def _inside(h5py, group, name: str):
@@ -90,7 +90,7 @@ def _inside(h5py, group, name: str):
 
 
 def _names(group, attribute: str) -> list[str]:
-    """A list of names among a group's attributes; long ones are cut into numbered pieces."""
+    """A list of names among a group's attributes. Keras splits a long list into numbered pieces."""
     pieces = [attribute] if attribute in group.attrs else []
     while not pieces or pieces[-1] != attribute:
         piece = f"{attribute}{len(pieces)}"

@@ -1,11 +1,11 @@
 """Weights from keras.applications: VGG16, VGG19, and ResNet-50, -101, -152 with the stride in v1.
 
-Their nets take blue, green, red in 0..255 less a mean ("caffe" mode): the first kernel's input maps
-are turned round on the way in. Convolutions before BatchNorm have biases, which go into its mean.
-BatchNorm's epsilon is 1.001e-5 there and 1e-5 here, which float32 hardly shows.
+Their networks take blue, green, red in 0..255 less a mean ("caffe" mode). The input maps of the
+first kernel are reversed. Convolutions before BatchNorm have biases, which are merged into its
+mean. BatchNorm's epsilon is 1.001e-5 there and 1e-5 here, which hardly matters in float32.
 
-ResNet50's first file has the names of its authors' Caffe file, from which it was converted, and
-is read as that net.
+The first file of ResNet50 was converted from its authors' Caffe file, and has the names of that
+file. It is read as that network.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,9 @@ import numpy as np
 from models import resnet, vgg
 from models.pretrained import config_fields
 from models.pretrained.caffe import VGG_MEAN, reverse_colours, units, without_biases
-from models.pretrained.entries import Entry, layer, load, refuse, require
+from models.pretrained.entries import Entry, layer, refuse, require
 
 _ROLES = ("kernel", "bias")
-_NO_LRN = {"lrn": ["published", "none"]}
 
 
 def _vgg(module) -> Iterator[Entry]:
@@ -33,7 +32,7 @@ def _vgg(module) -> Iterator[Entry]:
 
 
 def _is_old(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether the names are those of ResNet50's first file."""
+    """Whether the names are those of the first file of ResNet50."""
     return "bn_conv1.gamma" in tensors
 
 
@@ -66,16 +65,20 @@ def _resnet(module, tensors) -> Iterator[Entry]:
 
 
 def name_map(module: nn.Module, tensors: Mapping[str, np.ndarray]) -> list[Entry]:
-    """Every tensor of `module` with its name in the Keras file of that net (`hdf5.read`).
+    """Every tensor of `module` with its name in the Keras file of that network (`hdf5.read`).
 
-    tensors: of the file, by which its generation is told. Raises UserError where there is no such
-    file: another model, or options with which ours computes something else.
+    tensors: those of the file, which show how old it is. Raises UserError if there is no such file:
+    another model, or options with which ours computes something else.
     """
     if isinstance(module, vgg.VGG):
-        require("Keras", module, {"variant": ["D", "E"], "image_size": [224], **_NO_LRN})
+        require(
+            "Keras",
+            module,
+            {"variant": ["D", "E"], "image_size": [224], "lrn": ["published", "none"]},
+        )
         return list(_vgg(module))
     if isinstance(module, resnet.ResNet):
-        options = {"depth": [50, 101, 152], "stride": ["v1"], "shortcut": ["B"], **_NO_LRN}
+        options = {"depth": [50, 101, 152], "stride": ["v1"], "shortcut": ["B"]}
         require("Keras", module, {**options, "pool1_padding": [_pool1_padding(tensors)]})
         return list(_resnet(module, tensors))
     raise refuse("Keras", type(module).__name__, ["VGG", "ResNet"])
@@ -85,16 +88,14 @@ def _pool1_padding(tensors) -> int:
     return 0 if _is_old(tensors) else 1
 
 
-def variables(module: nn.Module, tensors: Mapping[str, np.ndarray], input_shape) -> dict[str, Any]:
-    """`module`'s variables with a Keras file's weights. Raises UserError as `name_map`, and, naming
-    them, for tensors that do not fit."""
-    entries = name_map(module, tensors)
-    first = entries[0].key
+def converted(module: nn.Module, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors for a network that takes red, green, blue and has no biases before BatchNorm."""
+    first = name_map(module, tensors)[0].key
     tensors = reverse_colours(tensors, first, axis=2)
     if isinstance(module, resnet.ResNet):
         pairs = [(name, bn) for _, _, name, bn in _units(module, _is_old(tensors))]
         tensors = without_biases(tensors, pairs)
-    return load(module, entries, tensors, input_shape)
+    return tensors
 
 
 def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -103,9 +104,9 @@ def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dic
     Raises UserError for a model without such a file.
     """
     if model["name"] == "vgg":
-        own = {"model.image_size": 224, "model.dropout_scaling": "train"}
+        fields = {"model.image_size": 224, "model.dropout_scaling": "train"}
     elif model["name"] == "resnet":
-        own = {"model.stride": "v1", "model.pool1_padding": _pool1_padding(tensors)}
+        fields = {"model.stride": "v1", "model.pool1_padding": _pool1_padding(tensors)}
     else:
         raise refuse("Keras", model["name"], ["vgg", "resnet"])
-    return config_fields.view(VGG_MEAN, high=255.0) | own
+    return config_fields.view(VGG_MEAN, high=255.0) | fields

@@ -1,7 +1,7 @@
 """Weights by a list of names that the user writes: {"conv1/kernel": "their.name", ...} as JSON.
 
-Ours is the path of a leaf, without the collection; theirs is a tensor of the file. Each must be
-used, and used once. How the axes lie follows from the shapes and from the kind of file.
+Our name is the path of a leaf without the collection, their name that of a tensor in the file. Each
+must occur exactly once. The layout of the axes follows from the shapes and from the kind of file.
 """
 
 import collections
@@ -12,18 +12,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from errors import UserError, one_line
+from models import graph
 from models.pretrained.entries import Entry, load, shapes
 
-_COUNT = "num_batches_tracked"  # torch's, which has no counterpart here
+_COUNT = "num_batches_tracked"  # torch's; Canon has no such count
 
 
 def read(path: pathlib.Path) -> dict[str, str]:
-    """The names in a JSON file. Raises UserError, one line, for a file that does not hold them."""
+    """The names in a JSON file. Raises UserError, one line, for any other file."""
     try:
         pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_twins)
     except (OSError, ValueError, RecursionError) as error:
@@ -46,7 +45,7 @@ def read(path: pathlib.Path) -> dict[str, str]:
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     twins = _repeated([name for name, _ in pairs])
     if twins:
-        raise ValueError(f"{twins[0]} stands there twice")
+        raise ValueError(f"it names {twins[0]} twice")
     return dict(pairs)
 
 
@@ -57,21 +56,22 @@ def variables(
     names: Mapping[str, str],
     channels_last: bool,
 ) -> dict[str, Any]:
-    """`module`'s variables with the tensors that `names` says.
+    """`module`'s variables with the tensors that `names` gives to them.
 
-    channels_last: kernels are [k, k, in, out] and [in, out] there (Keras) and not [out, in, k, k]
-    and [out, in]. Raises UserError, naming the first ones, for names of no leaf or no tensor, for a
-    tensor named twice, and for leaves and tensors that are left over or of another shape.
+    channels_last: their kernels are [k, k, in, out] and [in, out] (Keras), otherwise
+    [out, in, k, k] and [out, in]. Raises UserError, naming the first ones, for unknown leaves or
+    tensors, for a tensor named twice, and for leaves and tensors that are left out or of another
+    shape.
     """
     expected = shapes(module, input_shape)
     leaves = {"/".join(path[1:]): path for path in expected}
-    seen = list(names.values())
+    keys = list(names.values())
     _known("parameter of the model", list(names), list(leaves))
-    _known("tensor of the file", seen, list(tensors))
+    _known("tensor of the file", keys, list(tensors))
     _complete("the model's parameters", leaves, names)
-    counted = [name for name in tensors if name.split(".")[-1] != _COUNT]
-    _complete("the file's tensors", counted, set(seen))
-    twice = _repeated(seen)
+    needed = [name for name in tensors if name.split(".")[-1] != _COUNT]
+    _complete("the file's tensors", needed, set(keys))
+    twice = _repeated(keys)
     if twice:
         raise UserError(f"the names give {_first(twice)} to two parameters: correct one of them")
     sides = _sides(module, input_shape)
@@ -82,11 +82,11 @@ def variables(
         if layout == "linear" and len(expected[path]) == 2:
             side = sides.get(path[1:-1], 1)
         entries.append(Entry(path, theirs, layout, side))
-    return load(module, entries, {name: tensors[name] for name in seen}, input_shape)
+    return load(module, entries, {name: tensors[name] for name in keys}, input_shape)
 
 
 def _layout(shape: tuple[int, ...], their_axes: int, channels_last: bool) -> tuple[str, int]:
-    """Layout and side, see `Entry`, of a leaf of `shape`."""
+    """Layout and side (see `Entry`) of a leaf of `shape`."""
     if len(shape) == 4 and their_axes == 4:
         return ("same" if channels_last else "conv"), 1
     if len(shape) in (2, 4) and their_axes == 2:
@@ -95,10 +95,10 @@ def _layout(shape: tuple[int, ...], their_axes: int, channels_last: bool) -> tup
 
 
 def _sides(module: nn.Module, input_shape) -> dict[tuple[str, ...], int]:
-    """Of the map that each layer with a kernel [in, out] flattens: by the layer's path.
+    """The side of the map that each layer with a kernel [in, out] flattens, by the layer's path.
 
-    torch flattens it channel by channel, and we pixel by pixel. Raises UserError for a map that is
-    not square.
+    torch flattens a map channel by channel, Canon pixel by pixel. Raises UserError for a map that
+    is not square.
     """
     sides = {}
 
@@ -114,27 +114,27 @@ def _sides(module: nn.Module, input_shape) -> dict[tuple[str, ...], int]:
             sides[layer.path] = shape[1] if len(shape) == 4 else 1
         return call(*args, **kwargs)
 
-    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    keys = {name: jax.random.key(0) for name in ("params", "dropout")}
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda x: module.init(keys, x, train=False), images)
+        graph.abstract(module, input_shape)
     return sides
 
 
-def _known(what: str, names: list[str], known: list[str]) -> None:
+def _known(kind: str, names: list[str], known: list[str]) -> None:
     """Raises UserError for names that are not `known`, with the nearest to the first."""
     every = set(known)
-    strange = [name for name in names if name not in every]
-    if strange:
-        near = difflib.get_close_matches(strange[0], known, n=1)
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the first is called {known[0]}"
-        raise UserError(f"no {what} is called {_first(strange)}: {hint}")
+        raise UserError(f"no {kind} is called {_first(unknown)}: {hint}")
 
 
-def _complete(of: str, wanted, given) -> None:
-    missing = [name for name in wanted if name not in given]
+def _complete(group: str, needed, given) -> None:
+    missing = [name for name in needed if name not in given]
     if missing:
-        raise UserError(f"the names leave out {len(missing)} of {of} ({_first(missing)}): add them")
+        raise UserError(
+            f"the names leave out {len(missing)} of {group} ({_first(missing)}): add them"
+        )
 
 
 def _repeated(names: list[str]) -> list[str]:

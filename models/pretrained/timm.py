@@ -1,4 +1,4 @@
-"""Weights from timm's VGG nets, whose fully connected layers are convolutions with own names.
+"""Weights from timm's VGG, whose fully connected layers are convolutions with other names.
 
 timm's ResNets have torchvision's names, and are read as those.
 """
@@ -19,15 +19,14 @@ def recognises(tensors: Mapping[str, np.ndarray]) -> bool:
     return any(key.startswith("pre_logits.") for key in tensors)
 
 
-def name_map(module: nn.Module) -> list[Entry]:
+def name_map(module: nn.Module, tensors: Mapping[str, np.ndarray] | None = None) -> list[Entry]:
     """Every tensor of a VGG with its name in timm's vgg11, vgg13, vgg16 or vgg19.
 
     Raises UserError for another model, and for options with which ours computes something else.
     """
     if not isinstance(module, vgg.VGG):
         raise refuse("timm", type(module).__name__, ["VGG", "ResNet"])
-    lrn = {"lrn": ["published", "none"]}
-    require("timm", module, {"variant": ["A", "B", "D", "E"], "image_size": [224], **lrn})
+    require("timm", module, torchvision.VGG_OPTIONS)
     convolutions = [e for e in torchvision.name_map(module) if e.key.startswith("features.")]
     return [
         *convolutions,
@@ -42,5 +41,5 @@ def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dic
     if model["name"] != "vgg":
         raise refuse("timm", model["name"], ["vgg", "resnet"])
     torchvision.no_batch_norm("vgg", tensors)
-    own = {"model.image_size": 224, "model.dropout_scaling": "train"}
-    return config_fields.view(torchvision.MEAN, torchvision.DEVIATION) | own
+    fields = {"model.image_size": 224, "model.dropout_scaling": "train"}
+    return config_fields.view(torchvision.MEAN, torchvision.DEVIATION) | fields

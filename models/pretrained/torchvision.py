@@ -1,6 +1,6 @@
-"""Weights to and from torchvision's state dicts, without torch; timm's ResNets have the same names.
+"""Weights to and from torchvision's state dicts, without torch. timm's ResNets have the same names.
 
-`name_map` says which tensor of a net is called what by torchvision, and how its axes lie there.
+`name_map` gives the name and the layout of each tensor of a network in torchvision.
 """
 
 import re
@@ -15,7 +15,7 @@ from models import alexnet, googlenet, resnet, vgg
 from models.pretrained import config_fields
 from models.pretrained.entries import Entry, dump, layer, load, refuse, require
 
-# The colours' mean and deviation of ImageNet's training set, in 0..1, as torchvision has them.
+# Mean and deviation of the colours in ImageNet's training set, in 0..1 (torchvision's presets).
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -39,7 +39,7 @@ def _vgg(module) -> Iterator[Entry]:
     for block, sizes in enumerate(vgg.VARIANTS[module.variant], 1):
         for number in range(1, len(sizes) + 1):
             yield from layer((f"conv{block}_{number}",), f"features.{place}")
-            place += 2  # a ReLU lies between
+            place += 2  # the convolution and a ReLU
         place += 1  # the pooling
     for name, place, side in (("fc6", 0, 7), ("fc7", 3, 1), ("fc8", 6, 1)):
         yield from layer((name,), f"classifier.{place}", "linear", side)
@@ -86,28 +86,28 @@ def _resnet(module) -> Iterator[Entry]:
     yield from layer(("fc",), "fc", "linear")
 
 
-# The nets that torchvision has, and the options with which ours compute what it computes.
-_ONE_TOWER = {"variant": ["one_tower"]}
+# torchvision's networks, and the options with which ours compute the same.
+_NO_LRN = {"lrn": ["published", "none"]}  # published is none in these networks
+VGG_OPTIONS = {"variant": ["A", "B", "D", "E"], "image_size": [224], **_NO_LRN}
 _NETS = {
-    alexnet.AlexNet: (_alexnet, {**_ONE_TOWER, "image_size": [224]}),
-    vgg.VGG: (_vgg, {"variant": ["A", "B", "D", "E"], "image_size": [224]}),
-    googlenet.GoogLeNet: (_googlenet, {"normalisation": ["batch_norm"]}),
+    alexnet.AlexNet: (_alexnet, {"variant": ["one_tower"], "image_size": [224], **_NO_LRN}),
+    vgg.VGG: (_vgg, VGG_OPTIONS),
+    googlenet.GoogLeNet: (_googlenet, {"normalisation": ["batch_norm"], **_NO_LRN}),
     resnet.ResNet: (_resnet, {"shortcut": ["B"], "pool1_padding": [1]}),
 }
 
 
-def name_map(module: nn.Module) -> list[Entry]:
-    """Every tensor of `module` with its name and layout in torchvision's net of that kind.
+def name_map(module: nn.Module, tensors: Mapping[str, np.ndarray] | None = None) -> list[Entry]:
+    """Every tensor of `module` with its name and layout in torchvision's network of that kind.
 
-    Raises UserError where torchvision has no such net: another model, variant, activation or
+    Raises UserError if torchvision has no such network: another model, variant, activation or
     regulariser, or dropout scaled at test time.
     """
     if type(module) not in _NETS:
         raise refuse("torchvision", type(module).__name__, [net.__name__ for net in _NETS])
     entries, options = _NETS[type(module)]
-    options = {**options, "lrn": ["published", "none"]}  # published are none in these nets
     if isinstance(module, resnet.ResNet) and resnet.DEPTHS[module.depth][1]:
-        options["stride"] = ["v1.5"]
+        options = {**options, "stride": ["v1.5"]}
     require("torchvision", module, options)
     return list(entries(module))
 
@@ -115,34 +115,35 @@ def name_map(module: nn.Module) -> list[Entry]:
 def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The config fields that belong to torchvision's weights of the model in a config's section.
 
-    GoogLeNet's were trained by its authors' preprocessing, (u - 0.5) / 0.5, to which torchvision
+    GoogLeNet's were trained with its authors' preprocessing, (u - 0.5) / 0.5, to which torchvision
     converts its common input (`transform_input`). Raises UserError for a model that torchvision
-    lacks, and for VGG's variants with BatchNorm, which Canon lacks.
+    does not have, and for VGG with BatchNorm, which Canon does not have.
     """
     name = model["name"]
     if name == "googlenet":
-        own = config_fields.auxiliary(any(key.startswith("aux") for key in tensors))
-        return config_fields.view((0.5,) * 3, (0.5,) * 3) | {"model.dropout_scaling": "train"} | own
-    own = {
+        heads = config_fields.auxiliary(any(key.startswith("aux") for key in tensors))
+        view = config_fields.view((0.5,) * 3, (0.5,) * 3)
+        return view | {"model.dropout_scaling": "train"} | heads
+    fields = {
         "alexnet": {"model.lrn": "none", "model.image_size": 224, "model.dropout_scaling": "train"},
         "vgg": {"model.image_size": 224, "model.dropout_scaling": "train"},
         "resnet": {"model.pool1_padding": 1},
     }
-    if name not in own:
-        raise refuse("torchvision", name, ["googlenet", *own])
+    if name not in fields:
+        raise refuse("torchvision", name, ["googlenet", *fields])
     no_batch_norm(name, tensors)
-    # A depth that is none is refused where the model is made.
+    # `registry.create` refuses an unknown depth.
     if name == "resnet" and resnet.DEPTHS.get(model["depth"], ((), False))[1]:
-        own[name]["model.stride"] = "v1.5"
-    return config_fields.view(MEAN, DEVIATION) | own[name]
+        fields[name]["model.stride"] = "v1.5"
+    return config_fields.view(MEAN, DEVIATION) | fields[name]
 
 
 def no_batch_norm(name: str, tensors: Mapping[str, np.ndarray]) -> None:
     """Raises UserError for tensors of a VGG with BatchNorm."""
     if name == "vgg" and any(re.fullmatch(r"features\.\d+\.running_mean", key) for key in tensors):
         raise UserError(
-            "the weights are of a VGG with BatchNorm, which Canon has not (nor has the paper): take"
-            " those of the net without"
+            "the weights are of a VGG with BatchNorm, which neither Canon nor the paper has: use"
+            " weights of the VGG without BatchNorm"
         )
 
 
@@ -151,9 +152,9 @@ def from_torchvision(
 ) -> dict[str, Any]:
     """`module`'s variables {"params": ..., "batch_stats": ...} with torchvision's weights.
 
-    state_dict: name -> array, all of torchvision's net of the same kind. input_shape: (height,
-    width, channels) of an image. Raises UserError for a net that torchvision lacks, and, naming
-    them, for tensors that are missing, unexpected or of another shape.
+    state_dict: name -> array, all of torchvision's network of the same kind. input_shape: (height,
+    width, channels) of an image. Raises UserError for a network that torchvision does not have,
+    and, naming them, for tensors that are missing, unexpected or of another shape.
     """
     return load(module, name_map(module), state_dict, input_shape)
 
@@ -161,8 +162,8 @@ def from_torchvision(
 def to_torchvision(
     module: nn.Module, variables: Mapping[str, Any], input_shape=(224, 224, 3)
 ) -> dict[str, np.ndarray]:
-    """The state dict of torchvision's net with `module`'s variables; it loads with strict=True.
+    """The state dict of torchvision's network with `module`'s variables; it loads with strict=True.
 
-    Errors as in `from_torchvision`, with our names of the tensors.
+    Errors as in `from_torchvision`, with Canon's names of the tensors.
     """
     return dump(module, name_map(module), variables, input_shape)

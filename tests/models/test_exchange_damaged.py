@@ -38,7 +38,7 @@ def read(content: bytes, suffix: str) -> None:
         path = pathlib.Path(root) / f"net{suffix}"
         path.write_bytes(content)
         with refusals():
-            pretrained.is_foreign(path)
+            pretrained.is_pretrained(path)
             for name, array in pretrained.read(path).tensors.items():
                 assert isinstance(name, str) and isinstance(array, np.ndarray)
                 assert array.nbytes < 1e6

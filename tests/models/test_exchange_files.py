@@ -194,7 +194,7 @@ def test_other_suffixes_are_refused(tmp_path):
 def test_safetensors(tmp_path):
     path = tmp_path / "net.safetensors"
     safetensors.numpy.save_file({"fc.weight": FC.astype(np.float16)}, path)
-    assert pretrained.is_foreign(path)
+    assert pretrained.is_pretrained(path)
     found = pretrained.read(path)
     assert found.source == "torchvision"
     assert found.tensors["fc.weight"].dtype == np.float32
@@ -207,12 +207,12 @@ def test_safetensors(tmp_path):
 def test_what_is_foreign(tmp_path):
     own = tmp_path / "own.safetensors"
     safetensors.numpy.save_file({"params/fc/kernel": FC}, own, metadata={"canon": "2"})
-    assert not pretrained.is_foreign(own)
-    assert not pretrained.is_foreign(tmp_path / "run")
-    assert not pretrained.is_foreign(tmp_path / "missing.safetensors")
+    assert not pretrained.is_pretrained(own)
+    assert not pretrained.is_pretrained(tmp_path / "run")
+    assert not pretrained.is_pretrained(tmp_path / "missing.safetensors")
     (tmp_path / "run.pt").mkdir()
-    assert not pretrained.is_foreign(tmp_path / "run.pt")
-    assert pretrained.is_foreign(tmp_path / "vgg.caffemodel")
+    assert not pretrained.is_pretrained(tmp_path / "run.pt")
+    assert pretrained.is_pretrained(tmp_path / "vgg.caffemodel")
 
 
 def test_pth_without_torch_is_one_line(tmp_path, monkeypatch):
@@ -312,7 +312,7 @@ def test_lists_of_names_that_are_none(tmp_path):
     safetensors.numpy.save_file({"fc.weight": FC}, weights)
     for content, message in [
         ("{", "cannot read the names"),
-        ('{"a": "b", "a": "c"}', "a stands there twice"),
+        ('{"a": "b", "a": "c"}', "it names a twice"),
         ("[]", "holds no names"),
         ("{}", "holds no names"),
         (json.dumps({"a": 1}), "holds no names"),
