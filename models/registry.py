@@ -10,7 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
-from ml_collections import ConfigDict
 
 from errors import UserError
 from models import alexnet, cuda_convnet, googlenet, layers, lenet, maxout, mlp, resnet, vgg

@@ -25,7 +25,9 @@ AUTO = "auto"  # config.init_settings: take over what belongs to the weights
 
 def is_foreign(name: str) -> bool:
     """Whether config.init_from, or a member of an ensemble, names a file of another framework."""
-    return name.startswith(pretrained.HUB) or pretrained.is_pretrained(pathlib.Path(name).expanduser())
+    return name.startswith(pretrained.HUB) or pretrained.is_pretrained(
+        pathlib.Path(name).expanduser()
+    )
 
 
 def check(name: str, what: str) -> None:
