@@ -1,12 +1,11 @@
-"""The primitives that every model is built from, and what each of them costs.
+"""The layers of which every model is built.
 
-Models convolve, pool, normalise and connect only through this package, so that padding
-(explicit, PyTorch-style integers), the dtype policy and a backend's faster formulation have one
-place. Parameters are float32; `dtype` is the dtype of the computation.
+Models convolve, pool, normalise and connect only through this package. So padding (explicit, in the
+style of PyTorch), the dtype policy and fast formulations for a backend have one place. Parameters
+are float32; `dtype` is the dtype of the computation.
 
-A module that does arithmetic also has `cost(in_shape, out_shape) -> Cost`, which
-`models.summary` reads. Shapes there leave the batch out: (height, width, channels) or
-(features,).
+Layers that compute have `cost(in_shape, out_shape) -> Cost`, which `models.summary` reads. Its
+shapes leave the batch out: (height, width, channels) or (features,).
 """
 # ruff: noqa: F401  (the names are for the users of the package)
 

@@ -29,8 +29,8 @@ def maxout(x: jax.Array, pieces: int) -> jax.Array:
     Unit u has the channels u * pieces .. u * pieces + pieces - 1.
     """
     x = x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces)
-    # Pairs, not `max(axis=-1)`: its gradient compares the maximum with its argument, which XLA
-    # may compute again with other rounding; where none is equal, it divides by zero.
+    # Not `max(axis=-1)`: its gradient compares the maximum with the pieces, which XLA may compute
+    # again with another rounding. If no piece is equal to the maximum, it divides by zero.
     return functools.reduce(jnp.maximum, (x[..., i] for i in range(pieces)))
 
 
@@ -45,17 +45,17 @@ FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "leaky_relu": leaky_relu,
 }
-# prelu: a slope a channel; prelu_shared: one for the layer; maxout: over `pieces` channels.
+# prelu: a slope for each channel; prelu_shared: one for the layer; maxout: over `pieces` channels.
 ACTIVATIONS = (*FUNCTIONS, "prelu", "prelu_shared", "maxout")
 
-# Slope of the negative half, which He's initialisation takes into account.
+# Slope of the negative half, for He's initialisation.
 NEGATIVE_SLOPES = {"leaky_relu": LEAK, "prelu": PRELU_START, "prelu_shared": PRELU_START}
 
 
 def bind(module: nn.Module, name: str, channels: int, pieces: int = 1) -> Callable:
-    """Activation `name` as a function of one array, its parameter (if any) a `slope` of `module`.
+    """Activation `name` as a function of one array. Its parameter, if any, is `slope` of `module`.
 
-    Called in a compact method. channels: of the array it will get.
+    To be called in a compact method. channels: of the function's argument.
     """
     if name == "maxout":
         return lambda x: maxout(x, pieces)
@@ -90,5 +90,5 @@ class Activation(nn.Module):
 
 
 def layer_name(layer: str, kind: str) -> str:
-    """What the activation behind `layer` is called: conv1_relu, conv1_prelu, ..."""
+    """The name of the activation after `layer`: conv1_relu, conv1_prelu, ..."""
     return f"{layer}_{'prelu' if kind == 'prelu_shared' else kind}"

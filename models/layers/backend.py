@@ -1,6 +1,6 @@
-"""Which compiler options make the fast kernels inside XLA take part, for each backend.
+"""The compiler options with which XLA uses its fast kernels, for each backend.
 
-XLA for CPUs holds two libraries of kernels, YNNPACK and oneDNN, and uses YNNPACK by default. With
+XLA for CPUs contains two libraries of kernels, YNNPACK and oneDNN. It uses YNNPACK by default. With
 the options here, oneDNN computes convolutions and matrix products, and YNNPACK computes sums.
 Measured on one core of an Intel Xeon (AVX-512) with jaxlib 0.12.0.1: a 3x3 convolution of 128 maps
 of 32x32 with 16 channels runs at 62 GFLOP/s by default and at 149 with oneDNN. ResNet-20 trains at
@@ -20,16 +20,16 @@ _CPU_OPTIONS = {
 
 
 def has_onednn() -> bool:
-    """Whether jaxlib holds oneDNN for this machine's CPU: on Linux with an x86-64 processor."""
+    """Whether jaxlib contains oneDNN for this machine's CPU: on Linux with an x86-64 processor."""
     return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
 
 
 def compiler_options(backend: str) -> dict:
     """For `jax.jit(..., compiler_options=...)` on the backend "cpu", "gpu" or "tpu".
 
-    A trap (jaxlib 0.12.0.1): XLA lets oneDNN add a following term to a convolution's or a matrix
-    product's result, and adds it along the wrong axes where a transposition stands between the
-    two. `lax.optimization_barrier` before the transposition prevents it.
+    A trap (jaxlib 0.12.0.1): XLA lets oneDNN add a following term to the result of a convolution or
+    a matrix product. If a transposition stands between the two, oneDNN adds the term along the
+    wrong axes. `lax.optimization_barrier` before the transposition prevents it.
 
     JAX's persistent compilation cache does not work with these options: XLA often fails to
     serialise a program that calls oneDNN (`std::bad_alloc`), and JAX then warns and continues

@@ -1,7 +1,7 @@
-"""Convolutions and fully connected layers, and the way that they compute.
+"""Convolutions, locally connected and fully connected layers.
 
-Parameters are float32; `dtype` is the dtype of the computation. Padding is explicit,
-PyTorch-style.
+Parameters are float32; `dtype` is the dtype of the computation. Padding is explicit, in the style
+of PyTorch.
 """
 
 import math
@@ -22,8 +22,8 @@ class Conv(nn.Conv):
     """2-D convolution (a correlation: the kernel is not flipped), zero padding given as ints.
 
     [batch, height, width, in] -> [batch, height', width', features]. Parameters `kernel`
-    [kh, kw, in / groups, features] and `bias` [features]. Raises ValueError where the padded
-    image is smaller than the kernel.
+    [kh, kw, in / groups, features] and `bias` [features]. Raises ValueError if the padded image is
+    smaller than the kernel.
     """
 
     padding: int | Sequence[int] = 0
@@ -47,9 +47,9 @@ class TableConv(nn.Module):
     """Convolution in which output map m sees only the input maps `table[m]` (LeCun 1998, table I).
 
     [batch, height, width, in] -> [batch, height', width', len(table)]. The parameter `kernel`
-    [kh, kw, pairs] holds the existing weights and no others, one [kh, kw] slice for each
-    (input map, output map) pair in the order of the table; `bias` is [len(table)]. Each output
-    map's weights are drawn by its own fan-in.
+    [kh, kw, pairs] holds only the weights that exist, one [kh, kw] slice for each (input map,
+    output map) pair in the order of the table; `bias` is [len(table)]. The weights of an output
+    map are drawn by its fan-in.
 
     table: for each output map, the input maps that it sees.
     """
@@ -72,8 +72,8 @@ class TableConv(nn.Module):
 
         kernel = self.param("kernel", kernel_init, (*self.kernel_size, len(pairs)))
         bias = self.param("bias", nn.initializers.zeros, (len(self.table),))
-        # The sparse kernel is spread over a dense one for the arithmetic: position
-        # (input, output) takes its pair's slice, or the zero slice appended at the end.
+        # The computation uses a dense kernel: position (input, output) has the slice of its pair,
+        # or the zero slice that is appended at the end.
         slot = np.full((x.shape[-1], len(self.table)), len(pairs))
         for n, (i, m) in enumerate(pairs):
             slot[i, m] = n
@@ -93,7 +93,7 @@ class TableConv(nn.Module):
 
 
 class LocalConv(nn.Module):
-    """Locally connected layer: windows as a convolution's, but each position has its own weights.
+    """Locally connected layer: windows as in a convolution, but each position has its own weights.
 
     [b, h, w, in] -> [b, h', w', features], stride 1. Parameters `kernel`
     [h', w', kh, kw, in, features] and `bias` [h', w', features]. padding: zeros
@@ -128,8 +128,8 @@ class LocalConv(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
         views = [x[:, i : i + out_h, j : j + out_w] for i in range(kh) for j in range(kw)]
-        # Positions first: one matrix product each, in the order that oneDNN has kernels for. The
-        # barriers, here and in the derivatives, are explained in `backend.compiler_options`.
+        # Positions come first: each is a matrix product, in the order for which oneDNN has kernels.
+        # `backend.compiler_options` explains the barriers here and in the derivatives.
         patches = jnp.stack(views, axis=3).reshape(x.shape[0], out_h * out_w, -1).swapaxes(0, 1)
         matrices = kernel.reshape(out_h * out_w, -1, self.features)
         y = jnp.matmul(*lax.optimization_barrier((patches, matrices)))
@@ -149,13 +149,13 @@ class LocalConv(nn.Module):
 
 
 class FullyConnected(nn.Module):
-    """Fully connected layer, which can also be slid over a larger map than it is made for.
+    """Fully connected layer, which can also slide over a map larger than its native size.
 
-    Without `window`: everything is flattened, [b, ...] -> [b, features]; parameters `kernel`
-    [in, features], `bias` [features]. With it: [b, h, w, c] -> [b, h', w', features] with
-    `kernel` [window, window, c, features], h' = w' = 1 at the native size: the same weights, so
-    that a net is applied fully convolutionally with no conversion (Simonyan & Zisserman 2015,
-    sec. 3.2).
+    Without `window` the input is flattened: [b, ...] -> [b, features]; parameters `kernel`
+    [in, features], `bias` [features]. With `window`: [b, h, w, c] -> [b, h', w', features],
+    `kernel` [window, window, c, features], and h' = w' = 1 at the native size. So a network can be
+    applied fully convolutionally without converting its weights (Simonyan & Zisserman 2015, sec.
+    3.2).
     """
 
     features: int
@@ -182,10 +182,10 @@ class FullyConnected(nn.Module):
 
 
 def weights_and_input(layer, x: jax.Array):
-    """`layer`'s kernel and bias (None without), and its input, flattened unless it has a window.
+    """(input, kernel, bias) of a layer with the fields of `FullyConnected`, in the layer's dtype.
 
-    For modules with the fields of `FullyConnected`. All in the layer's dtype. Raises
-    ValueError where the map is smaller than the window.
+    The input is flattened unless the layer has a window. bias is None if the layer has none. Raises
+    ValueError if the map is smaller than the window.
     """
     if layer.window is None:
         x = x.reshape(x.shape[0], -1)
@@ -210,7 +210,7 @@ def weights_and_input(layer, x: jax.Array):
 
 
 def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [b, in] with kernel [in, out], or x [b, h, w, c] slid under kernel [k, k, c, out]."""
+    """x [b, in] by kernel [in, out], or kernel [k, k, c, out] slid over x [b, h, w, c]."""
     if kernel.ndim == 2:
         return jnp.dot(x, kernel)
     return convolve(x, kernel, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC"))

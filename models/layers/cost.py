@@ -1,18 +1,18 @@
-"""What one application of a layer to one example takes: read by `models.summary`."""
+"""The cost of one application of a layer to one example; `models.summary` reads it."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a layer's `cost(in_shape, out_shape)` returns; shapes there leave the batch out.
+    """The result of a layer's `cost(in_shape, out_shape)`; the shapes leave the batch out.
 
     macs: multiply-accumulates of weights with activations (biases are not counted).
-    connections: LeCun's count, where a bias is a connection too; None where the convention
+    connections: LeCun's count, in which a bias is a connection, too; None for layers to which this
         does not apply (normalisation).
-    window, stride: extent and step of the sliding window in units of the layer's input, from
-        which the receptive field follows; a layer that sees everything has the input's size.
-    before: rows and columns of padding before the first of the input's.
+    window, stride: size and step of the sliding window in units of the layer's input, from which
+        the receptive field follows. The window of a layer that sees everything is the whole input.
+    before: rows and columns of padding before those of the input.
     """
 
     macs: int
@@ -23,7 +23,7 @@ class Cost:
 
 
 def before(padding) -> tuple[int, int]:
-    """`Cost.before` of a padding: a number, or for each axis one, or a pair (before, after)."""
+    """`Cost.before` of a padding: a number; or for each axis a number or a pair (before, after)."""
     if isinstance(padding, int):
         return padding, padding
-    return tuple(one if isinstance(one, int) else one[0] for one in padding)
+    return tuple(side if isinstance(side, int) else side[0] for side in padding)

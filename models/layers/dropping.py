@@ -1,9 +1,9 @@
 """Regularisers that drop at random in training: dropout, DropConnect, standout.
 
 `rate` is the share that is *dropped* (Srivastava 2014 calls the share kept p). `scale`, a number
-or a traced scalar, multiplies it: annealed dropout (Rennie 2014) lowers it to 0 by the step.
-Random numbers come from the rng stream "dropout". An example's are a function of the stream's key,
-the layer, and the example's place in the batch: see `placed`.
+or a traced scalar, multiplies it: annealed dropout (Rennie 2014) lowers it to 0 step by step.
+Random numbers come from the rng stream "dropout". Those of an example depend only on the key of the
+stream, the layer, and the position of the example in the batch: see `placed`.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ _places: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("plac
 
 @contextlib.contextmanager
 def placed(places: jax.Array):
-    """Within it, nets take batches of which the examples have these places, int32 [batch].
+    """A context in which the examples of a batch have these positions, int32 [batch].
 
-    For a device that has a part of a batch: masks are then those of the whole batch on one device.
-    Without it the examples of a batch are 0, 1, 2, ....
+    A device that has a part of a batch then draws the masks that one device with the whole batch
+    would draw. Outside the context the positions are 0, 1, 2, ....
     """
     token = _places.set(places)
     try:
@@ -40,14 +40,14 @@ def placed(places: jax.Array):
 
 
 def _keys(module: nn.Module, count: int) -> jax.Array:
-    """A key [count] for each example of the module's input, of its own place in the whole batch."""
+    """Keys [count] for the examples of the module's input, by their positions in the batch."""
     places = _places.get()
     places = jnp.arange(count) if places is None else places
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(module.make_rng("dropout"), places)
 
 
 def _keep(module: nn.Module, x: jax.Array, share: jax.Array) -> jax.Array:
-    """x [batch, ...], each element kept with probability `share`, [] or [batch, ...], else 0."""
+    """x [batch, ...]; each element stays with probability `share` ([] or [batch, ...]), or is 0."""
     draw = jax.vmap(jax.random.bernoulli)
     return jnp.where(draw(_keys(module, len(x)), jnp.broadcast_to(share, x.shape)), x, 0)
 
@@ -56,9 +56,9 @@ class Dropout(nn.Module):
     """Sets a random share of its input's elements to zero in training (Srivastava 2014, sec. 4).
 
     [batch, ...] -> the same shape. scaling: "test" multiplies by the share kept at test time, as
-    published (Krizhevsky 2012, sec. 4.2); "train" divides by it in training instead, which
-    gives the same net once the weights behind are multiplied by the share kept. "none" does
-    neither: what tests see is larger than in training, on average (Maxout's images).
+    published (Krizhevsky 2012, sec. 4.2). "train" divides by it in training instead; the networks
+    are equal if the weights of the next layer are multiplied by the share kept. "none" does
+    neither: values are on average larger in tests than in training (Maxout's images).
     """
 
     rate: float
@@ -78,10 +78,10 @@ class Dropout(nn.Module):
 class Standout(nn.Module):
     """Adaptive dropout: a unit is kept with probability sigmoid(alpha * pre + beta).
 
-    pre: the unit's input before its activation, [batch, ...] like x (the tied form of Ba & Frey
-    2013: the standout network's weights are alpha times the unit's own, plus beta). In training x
-    is masked, at test time it is multiplied by the probability. No gradient flows through the
-    probabilities.
+    pre: the unit's input before its activation, [batch, ...] like x. (This is the tied form of Ba &
+    Frey 2013, in which the standout network has alpha times the weights of the unit, plus beta.) In
+    training x is masked, at test time it is multiplied by the probability. No gradient flows
+    through the probabilities.
     """
 
     alpha: float = 1.0
@@ -96,23 +96,23 @@ class Standout(nn.Module):
         return _keep(self, x, keep)
 
 
-# Elements of masked weights held at once in training: examples are taken in groups of this.
+# Number of masked weights in memory at once in training, which limits the group of examples.
 _MASKED_ELEMENTS = 2**26
 
 
 class DropConnect(FullyConnected):
-    """Fully connected layer and its activation, weights dropped at random (Wan 2013).
+    """Fully connected layer and its activation, with weights dropped at random (Wan 2013).
 
-    In training every example has its own mask over weights and biases: a((M * W) v), with no
-    rescaling. At test time each unit's input is a Gaussian of the masks' mean and variance,
-    u ~ N(keep W v, keep (1 - keep) (W * W)(v * v)), and the output is the mean of a(u) over
-    `samples` draws (inference "gaussian", the paper's), or a(keep W v) ("mean").
+    In training every example has its own mask over weights and biases: a((M * W) v), without
+    rescaling. At test time the input of a unit is a Gaussian with the masks' mean and variance,
+    u ~ N(keep W v, keep (1 - keep) (W * W)(v * v)). The output is the mean of a(u) over `samples`
+    draws (inference "gaussian", the paper's), or a(keep W v) ("mean").
 
-    The draws are the same for every image and call, so that a prediction depends on its
-    image alone. Shapes and parameters are those of `FullyConnected`, plus `slope` for PReLU; with
-    a window, training needs the native size (ValueError otherwise).
+    The draws are the same for every image and call, so a prediction depends on its image alone.
+    Shapes and parameters are those of `FullyConnected`, plus `slope` for PReLU. With a window,
+    training needs the native size (otherwise ValueError).
 
-    activation: a name of `activations.ACTIVATIONS`, or None for none.
+    activation: a name of `activations.ACTIVATIONS`, or None.
     """
 
     rate: float = 0.5
@@ -147,13 +147,13 @@ class DropConnect(FullyConnected):
         return (jax.lax.scan(add, start, keys)[0] / self.samples).astype(mean.dtype)
 
     def _masked(self, x, kernel, bias, keep) -> jax.Array:
-        """The units' inputs, [b, (1, 1,) features], under masks of each example's own."""
+        """The units' inputs [b, (1, 1,) features]; each example has its own mask."""
         if self.window and x.shape[1:3] != (self.window,) * 2:
             raise ValueError(f"{self.name} trains with DropConnect at its native size only")
         weights = kernel.reshape(-1, self.features)
 
-        @jax.checkpoint  # masks are drawn again for the gradient: they are too large to keep
-        def one(example):
+        @jax.checkpoint  # masks are too large to store, so they are drawn again for the gradient
+        def one_example(example):
             v, key = example
             weight_key, bias_key = jax.random.split(key)
             u = v @ jnp.where(jax.random.bernoulli(weight_key, keep, weights.shape), weights, 0)
@@ -163,5 +163,5 @@ class DropConnect(FullyConnected):
 
         keys = _keys(self, len(x))
         group = min(len(x), max(1, _MASKED_ELEMENTS // weights.size))
-        u = jax.lax.map(one, (x.reshape(len(x), -1), keys), batch_size=group)
+        u = jax.lax.map(one_example, (x.reshape(len(x), -1), keys), batch_size=group)
         return u.reshape(len(x), *((1, 1) if self.window else ()), self.features)

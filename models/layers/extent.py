@@ -1,8 +1,8 @@
-"""Images of several sizes in one batch, each filled up below and on the right.
+"""Images of several sizes in one batch, each filled up at the bottom and on the right.
 
-A net that is applied within `padded` computes for each image just what it computes for that image
-alone: before a layer looks beyond a pixel, what is outside the image is set to the layer's padding.
-So a compiled step serves all sizes up to its own.
+Inside the context `padded` a network computes for each image what it computes for that image alone:
+before a layer with windows computes, pixels outside the image are set to the layer's padding. So
+one compiled step serves all sizes up to the size of its batch.
 """
 
 import contextlib
@@ -16,30 +16,30 @@ _current: contextvars.ContextVar["Extents | None"] = contextvars.ContextVar("ext
 
 
 class Extents:
-    """The valid part, at the top left, of every map of a net: int32 [batch, 2], height and width.
+    """The valid part, at the top left, of every map of a network: int32 [batch, 2], height, width.
 
-    By the size of the whole map: two maps of one size are valid in the same part, since layers
-    change the sizes of both in the same way.
+    Stored by the size of the whole map: in two maps of the same size the same part is valid,
+    because layers change the sizes of both in the same way.
     """
 
     def __init__(self, shape: tuple[int, int], sizes: jax.Array):
         self._sizes = {tuple(shape): sizes}
 
     def of(self, x: jax.Array) -> jax.Array:
-        """Of a map [batch, h, w, channels] that a layer made."""
+        """The valid sizes of a map [batch, h, w, channels] that is a layer's output."""
         return self._sizes[x.shape[1:3]]
 
     def note(self, shape: tuple[int, int], sizes: jax.Array) -> None:
-        """A layer made maps of `shape`, valid in `sizes`."""
+        """Stores that maps of `shape` are valid in `sizes`."""
         self._sizes[tuple(shape)] = sizes
 
 
 @contextlib.contextmanager
 def padded(shape: tuple[int, int], sizes: jax.Array):
-    """Within it, nets take images [batch, *shape, channels] of which only `sizes` are valid.
+    """A context in which only `sizes` of the images [batch, *shape, channels] are valid.
 
-    sizes: int32 [batch, 2]. Gives the `Extents`. For layers that keep an image's geometry:
-    convolutions, pooling, and fully connected ones with a window.
+    sizes: int32 [batch, 2]. Gives the `Extents`. All layers must keep the geometry of an image:
+    convolutions, pooling, and fully connected layers with a window.
     """
     token = _current.set(Extents(shape, sizes))
     try:
@@ -49,13 +49,13 @@ def padded(shape: tuple[int, int], sizes: jax.Array):
 
 
 def valid(x: jax.Array) -> jax.Array | None:
-    """The valid sizes [batch, 2] of a map; None where all of every map is valid."""
+    """The valid sizes [batch, 2] of a map; None outside of `padded`, where everything is valid."""
     extents = _current.get()
     return extents and extents.of(x)
 
 
 def mask(shape: tuple[int, int], sizes: jax.Array) -> jax.Array:
-    """bool [batch, *shape, 1]: what lies within sizes [batch, 2]."""
+    """bool [batch, *shape, 1]: True inside sizes [batch, 2]."""
     rows, columns = (jnp.arange(length) < sizes[:, axis, None] for axis, length in enumerate(shape))
     return (rows[:, :, None] & columns[:, None, :])[..., None]
 
@@ -67,7 +67,10 @@ def fill(x: jax.Array, value: float = 0.0) -> jax.Array:
 
 
 def follow(x: jax.Array, y: jax.Array, *change: Callable) -> None:
-    """A layer made y of x: along each axis, or along both, a size n becomes change(n)."""
+    """Stores the valid sizes of y, a layer's output for x.
+
+    change: functions from a size in x to the size in y, for each axis or one for both.
+    """
     extents = _current.get()
     if extents is not None:
         sizes = extents.of(x)

@@ -1,4 +1,4 @@
-"""Initial weights by name. Biases are constants and stand where the layers are made."""
+"""Rules for initial weights, by name. Biases start as constants, which the networks give."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ RULES = ("gaussian", "uniform", "he", "he_fan_out", "glorot", "lecun1998", "xavi
 
 @dataclasses.dataclass(frozen=True)
 class Init:
-    """A rule for drawing weights; calling it makes it a linen initializer of kernels.
+    """A rule for drawing weights, which is a linen initializer of kernels.
 
     name:
         gaussian    N(0, scale^2) (Krizhevsky 2012, sec. 5: scale 0.01)
@@ -21,7 +21,7 @@ class Init:
         glorot      U(+-sqrt(6 / (fan_in + fan_out))) (Glorot & Bengio 2010, eq. 16)
         lecun1998   U(-2.4 / fan_in, 2.4 / fan_in) (LeCun 1998, app. A)
         xavier_fan_in  U(+-sqrt(3 / fan_in)): Caffe's "xavier", Glorot's without the fan_out
-    scale: of gaussian and uniform. slope: of the activation's negative half, for he.
+    scale: for gaussian and uniform. slope: of the activation's negative half, for he.
     """
 
     name: str

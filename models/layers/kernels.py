@@ -1,20 +1,20 @@
-"""How convolutions are computed: three primitives, and the form in which a CPU runs each fast.
+"""The computation of convolutions: three primitives, each with a form that is fast on CPUs.
 
 A convolution defines one sum, S(x, w, g) = sum(conv(x, w) * g), that is linear in the input x, the
 kernel w and the output's gradient g. Its three partial derivatives are the convolution itself (by
-g), the input's gradient (by x) and the kernel's gradient (by w). Each is a primitive here, and each
-one's derivatives are the other two, so every kind of derivative works: `jax.grad`, `jax.jvp`,
+g), the input's gradient (by x) and the kernel's gradient (by w). Each is a primitive here. The
+derivatives of each are the other two, so every kind of derivative works: `jax.grad`, `jax.jvp`,
 `jax.linearize` and any nesting of them.
 
-On GPUs and TPUs, and on CPUs without oneDNN (`backend.has_onednn`), all three are XLA's own
-convolutions. With oneDNN, the gradients are plain convolutions or matrix products that oneDNN
-takes, and a convolution whose output has one position is a matrix product. They pay under
-`backend.compiler_options`; code compiled without these options gets the same forms.
+On GPUs and TPUs, and on CPUs without oneDNN (`backend.has_onednn`), all three are XLA's
+convolutions. With oneDNN, the gradients are written as plain convolutions or matrix products, which
+oneDNN computes, and a convolution whose output has one position is a matrix product. These forms
+are faster under `backend.compiler_options`; code compiled without these options uses them, too.
 
 Measured on one core of an Intel Xeon (AVX-512), jaxlib 0.12.0.1 with the options of
 `backend.compiler_options`, torch 2.14.1; GFLOP/s:
 
-    kernel's gradient, 3x3        XLA's own   here   torch
+    kernel's gradient, 3x3            XLA   here   torch
     128 x 32x32, 16 channels             18     96     153
     128 x 16x16, 32                      31    118     162
     128 x 8x8, 64                        87    129     164
@@ -46,7 +46,7 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What a convolution is besides its operands. Pairs are (height, width).
+    """A convolution without its operands. Pairs are (height, width).
 
     size: of the input map. kernel: of the window. padding: ((before, after), ...) in pixels.
     """
@@ -67,7 +67,7 @@ class Geometry:
         )
 
 
-# XLA's own three: for the shapes, for other backends, for many groups, and for vmap.
+# XLA's forms: for shapes, other backends, many groups, and vmap.
 
 
 def _xla_forward(x, kernel, *, geometry: Geometry):
@@ -100,7 +100,7 @@ def _xla_kernel_gradient(x, g, *, geometry: Geometry):
 
 
 def _edges(geometry: Geometry) -> list[tuple[int, int]]:
-    """The padding that the windows really use: negative where they leave rows or columns out."""
+    """The padding that the windows use; negative if they leave out rows or columns."""
     spans = [
         (n - 1) * s + k
         for n, s, k in zip(geometry.out, geometry.strides, geometry.kernel, strict=True)
@@ -112,17 +112,17 @@ def _edges(geometry: Geometry) -> list[tuple[int, int]]:
 
 
 def _pad(x, edges):
-    """x with zeros around its map, or with rows and columns cut off where `edges` are negative."""
+    """x with zeros around its map. Negative `edges` cut off rows and columns."""
     if not any(map(any, edges)):
         return x
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*e, 0) for e in edges), (0, 0, 0)])
 
 
-_MAX_GROUPS = 4  # more of them, as in a depthwise convolution, are left to XLA
+_MAX_GROUPS = 4  # XLA computes convolutions with more groups, such as depthwise ones
 
 
 def _per_group(cpu, xla, a, b, geometry: Geometry):
-    """`cpu` of each group's share of both operands' last axes, side by side."""
+    """`cpu` applied to each group's part of the operands' last axes; results are concatenated."""
     if geometry.groups > _MAX_GROUPS:
         return xla(a, b, geometry=geometry)
     alone = dataclasses.replace(geometry, groups=1)
@@ -146,10 +146,10 @@ def _cpu_forward(x, kernel, *, geometry: Geometry):
 def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
     """The input's gradient: with strides, one convolution without strides for each phase.
 
-    With stride s, the inputs s * q + r of one phase r meet the kernel's positions s * m + r alone,
-    so each phase is a convolution of g with those. oneDNN does not run XLA's own form: with
-    strides, that is a convolution over a map spread by zeros. Inside a scan it does not run the
-    form without strides either.
+    With stride s, the inputs s * q + r of phase r meet only the positions s * m + r of the kernel,
+    so each phase is a convolution of g with those. oneDNN does not compute XLA's form: with
+    strides, that is a convolution over a map with zeros in between. Inside a scan, oneDNN does not
+    compute XLA's form without strides either.
     """
     if geometry.groups > 1:
         return _per_group(_cpu_input_gradient, _xla_input_gradient, g, kernel, geometry)
@@ -162,7 +162,7 @@ def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
         )
     (sh, sw), ((top, _), (left, _)) = geometry.strides, geometry.padding
     height, width = geometry.size
-    # The rows and columns of one phase; the first begin with the padding before the map.
+    # The rows and columns of one phase; the first ones are in the padding before the map.
     rows, columns = -(-(height + top) // sh), -(-(width + left) // sw)
     parts = []
     for row, column in itertools.product(range(min(sh, kh)), range(min(sw, kw))):
@@ -179,20 +179,21 @@ def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
         )
         spread = [(row, sh - 1 - row, sh - 1), (column, sw - 1 - column, sw - 1)]
         parts.append(lax.pad(phase, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)]))
-    # oneDNN would add a residual branch's gradient in a copy, or along wrong axes: see `backend`.
+    # Without the barrier oneDNN may add a residual branch's gradient along wrong axes, or in a
+    # copy: see `backend.compiler_options`.
     total = lax.optimization_barrier(functools.reduce(jnp.add, parts))
     return total[:, top : top + height, left : left + width]
 
 
-_CACHE_BYTES = 2**20  # what a chunk of images and their gradients may take: about a core's cache
+_CACHE_BYTES = 2**20  # limit for a chunk of images and their gradients: about a core's cache
 _MIN_IMAGES = 8
 
 
 def _images_per_chunk(image_bytes: int, sum_bytes: int) -> int:
-    """How many images are worked on at a time.
+    """The number of images in a chunk.
 
-    A chunk fits in the cache. It is larger where the kernel is so large that to add the chunks'
-    sums would take longer.
+    A chunk fits in the cache, except where the kernel is so large that adding the sums of the
+    chunks would take longer.
     """
     return max(_MIN_IMAGES, max(_CACHE_BYTES, 4 * sum_bytes) // image_bytes)
 
@@ -201,10 +202,10 @@ def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
     """The kernel's gradient, as convolutions whose output rows are long.
 
     XLA writes it as a convolution whose window is the whole map of g and whose output is only as
-    wide as the kernel, which keeps few of oneDNN's registers busy. Here the input's columns and
-    channels make one axis, over which the columns of g step by `channels`, so that the output
-    is kernel width * channels wide; and the images, now the channels that are summed over, come
-    a few at a time, so that they stay in the cache.
+    wide as the kernel, which uses few of oneDNN's registers. Here the columns and channels of the
+    input are one axis, over which the columns of g step by `channels`, so the output has a width of
+    kernel width * channels. The images are the channels over which the convolution sums. They come
+    in chunks that stay in the cache.
     """
     if geometry.groups > 1:
         return _per_group(_cpu_kernel_gradient, _xla_kernel_gradient, x, g, geometry)
@@ -237,7 +238,7 @@ def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
         math.prod(x.shape[1:]) * x.dtype.itemsize + math.prod(g.shape[1:]) * g.dtype.itemsize,
         kh * kw * channels * features * wide.itemsize,
     )
-    if not isinstance(batch, int) or batch < 2 * size:  # not an int: any number, of an export
+    if not isinstance(batch, int) or batch < 2 * size:  # not an int: an export for any batch size
         total = part(x, g)
     else:
         count = batch // size
@@ -300,10 +301,9 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
     """`lax.conv_general_dilated` for linen's `nn.Conv`, fast on CPUs too.
 
     x: [batch, height, width, in]; kernel: [kh, kw, in / groups, out]; no other dimension numbers.
-    Where x is the padded map of images of several sizes (`extent`), what lies outside of an image
-    counts as zero.
+    If x holds images of several sizes (`extent.padded`), pixels outside an image count as zero.
 
-    Raises ValueError where the padded map is smaller than the kernel.
+    Raises ValueError if the padded map is smaller than the kernel.
     """
     if extent.valid(x) is None:
         return _convolve(x, kernel, window_strides, padding, **kwargs)

@@ -8,9 +8,9 @@ from jax import lax
 from models.layers import extent
 from models.layers.cost import Cost
 
-# The three readings of AlexNet's n=5, alpha=1e-4, beta=0.75 that are in circulation: (k, factor
-# on the sum of squares). paper: Krizhevsky 2012, sec. 3.3, to the letter. cuda_convnet: the
-# author's code, which divides alpha by n. caffe: the same division and k=1 (PyTorch's too).
+# The three common readings of AlexNet's n=5, alpha=1e-4, beta=0.75: (k, factor on the sum of
+# squares). paper: Krizhevsky 2012, sec. 3.3, to the letter. cuda_convnet: the author's code, which
+# divides alpha by n. caffe: the same division, and k=1 (PyTorch, too).
 LRN_VARIANTS = {"paper": (2.0, 1e-4), "cuda_convnet": (2.0, 1e-4 / 5), "caffe": (1.0, 1e-4 / 5)}
 
 
@@ -25,8 +25,8 @@ def _power(x: jax.Array, beta: float) -> jax.Array:
 class LocalResponseNorm(nn.Module):
     """a_i / (k + alpha * sum of a_j^2 over the `size` maps around i)^beta (Krizhevsky 2012).
 
-    [b, h, w, c] -> the same; computed in float32. alpha multiplies the plain sum: give alpha/n
-    where a source divides. groups: towers whose maps do not see each other's.
+    [b, h, w, c] -> the same; computed in float32. alpha multiplies the plain sum: give alpha/n if a
+    source divides. groups: parts of the maps, each normalised by its own maps only.
     Raises ValueError for an even size.
     """
 
@@ -42,7 +42,7 @@ class LocalResponseNorm(nn.Module):
             raise ValueError(f"LRN over {self.size} maps has no centre: give an odd size")
         dtype, x = x.dtype, x.astype(jnp.float32)
         towers = jnp.square(x).reshape(*x.shape[:-1], self.groups, -1)
-        # A window sum has a window sum as its gradient. On a CPU the slices' gradients, and a
+        # The gradient of a window sum is a window sum. On a CPU the gradients of slices, and a
         # product with a banded matrix, were slower.
         total = lax.reduce_window(
             towers, 0.0, lax.add, (1, 1, 1, 1, self.size), (1,) * 5, "SAME"
@@ -65,7 +65,7 @@ class LocalResponseNormWithinMap(nn.Module):
     """a / (k + alpha * sum of a^2 over the size x size pixels around)^beta, map by map.
 
     cuda-convnet's `rnorm`. [b, h, w, c] -> the same; computed in float32. alpha multiplies the
-    plain sum: give scale / size^2 where a source divides. Raises ValueError for an even size.
+    plain sum: give scale / size^2 if a source divides. Raises ValueError for an even size.
     """
 
     size: int = 3
@@ -85,15 +85,15 @@ class LocalResponseNormWithinMap(nn.Module):
         return (x * _power(self.k + self.alpha * total, self.beta)).astype(dtype)
 
     def cost(self, in_shape, out_shape) -> Cost:
-        # Each output sees a window, which the receptive fields of the sources do not count.
+        # Each output sees a window, which published receptive fields do not count.
         return Cost(macs=0, connections=None)
 
 
 class BatchNorm(nn.BatchNorm):
-    """Batch normalisation (Ioffe & Szegedy 2015) over batch and positions of each map.
+    """Batch normalisation (Ioffe & Szegedy 2015) of each map over the batch and all positions.
 
-    Parameters `scale` (gamma) and `bias` (beta); collection `batch_stats`: `mean`, `var`. Per
-    device unless axis_name is given; statistics in float32.
+    Parameters `scale` (gamma) and `bias` (beta); collection `batch_stats`: `mean`, `var`, float32.
+    axis_name: axis of devices over which it normalises; None: each device by itself.
     """
 
     momentum: float = 0.9

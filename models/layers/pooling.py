@@ -1,4 +1,4 @@
-"""Pooling: max, average, overlapping, ceil-mode, over everything, and LeNet's trainable kind."""
+"""Pooling: max, average, overlapping, ceil mode, global, and LeNet's trainable subsampling."""
 
 import functools
 import math
@@ -18,10 +18,10 @@ KINDS = ("max", "average")
 
 
 def output_size(size: int, window: int, stride: int, padding: int, ceil: bool) -> int:
-    """How many windows there are along an axis of `size` pixels.
+    """The number of windows along an axis of `size` pixels.
 
-    Floor mode: whole windows only. Ceil mode (cuda-convnet, Caffe): the last may reach over
-    the edge, but must begin inside the image or the padding before it.
+    Floor mode: whole windows only. Ceil mode (cuda-convnet, Caffe): the last window may extend
+    beyond the edge, but must begin inside the image or in the padding before it.
     """
     span = size + 2 * padding - window
     if not ceil:
@@ -31,11 +31,11 @@ def output_size(size: int, window: int, stride: int, padding: int, ceil: bool) -
 
 
 def _reduce_windows(op, x, window: int, stride: int, out_h: int, out_w: int) -> jax.Array:
-    """op over each window: along its rows, then down its columns, 2 * window operands a field.
+    """op over each window: first along rows, then along columns, with 2 * window operands.
 
-    Strided slices, whose gradients are padded sums. `lax.reduce_window` is slower on a CPU, and
-    most of all the gradient of its maximum, select-and-scatter. Milliseconds on one core of an
-    Intel Xeon (AVX-512), jaxlib 0.12.0.1, forward / forward and backward:
+    The operands are strided slices, whose gradients are padded sums. `lax.reduce_window` is slower
+    on a CPU, most of all the gradient of its maximum, select-and-scatter. Milliseconds on one core
+    of an Intel Xeon (AVX-512), jaxlib 0.12.0.1, forward / forward and backward:
 
         maximum            slices        reduce_window
         8x112x112x64, 3/2  3.3 / 18.4     10.6 / 114.2
@@ -51,7 +51,7 @@ def _reduce_windows(op, x, window: int, stride: int, out_h: int, out_w: int) -> 
 
 
 def _first_maximum(a, b):
-    """The maximum (NaN if either is); a tie's gradient goes to a alone, as in max pooling."""
+    """The maximum (NaN if a or b is). If a = b, the gradient goes to a, as in max pooling."""
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
@@ -69,8 +69,10 @@ def _reduced(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Arra
 
 
 def _wants_slices() -> bool:
-    """On a CPU, for speed; elsewhere where XLA is to be deterministic, which select-and-scatter is
-    not on a GPU: under this flag it does not compile."""
+    """Whether slices are used: on CPUs for speed; on GPUs if XLA must be deterministic.
+
+    select-and-scatter is not deterministic on a GPU, and does not compile under this flag.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
     return jax.default_backend() == "cpu" or "--xla_gpu_deterministic_ops=true" in flags
 
@@ -101,7 +103,7 @@ def _pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> j
     pooled = reduce(x, kind, window, stride, pads, (out_h, out_w))
     if kind == "max":
         return pooled
-    # The pixels of each window that lie in the image or its padding, as torch counts them.
+    # The number of pixels of each window that lie in the image or its padding, as in torch.
     sizes = extent.valid(x)
     sizes = np.array([[height, width]]) if sizes is None else sizes
     rows, columns = (
@@ -123,9 +125,9 @@ def window_sum(x: jax.Array, window: int) -> jax.Array:
 class Pool(nn.Module):
     """Max or average pooling over a square window, overlapping if stride < window.
 
-    [b, h, w, c] -> [b, h', w', c]. kind: "max" | "average". padding: pixels on each side
-    (minus infinity for max; zeros that count, for average). ceil: see `output_size`; the part
-    of a window beyond the edge counts for nothing. Raises ValueError for too small a map.
+    [b, h, w, c] -> [b, h', w', c]. kind: "max" | "average". padding: pixels on each side: minus
+    infinity for max; for average zeros, which are counted. ceil: see `output_size`; the part of a
+    window beyond the edge is not counted. Raises ValueError for a map that is too small.
     """
 
     kind: str
@@ -165,9 +167,9 @@ class GlobalAveragePool(nn.Module):
 class Subsampling(nn.Module):
     """LeNet's trainable subsampling, before its squashing function (LeCun 1998, sec. II.B).
 
-    The four inputs of a 2x2 field are *added*, multiplied by one trainable `coefficient` a
-    map, and one trainable `bias` a map is added. [b, h, w, c] -> [b, h/2, w/2, c * pieces];
-    with pieces > 1 (for maxout) each map has that many coefficients and biases.
+    The four inputs of a 2x2 window are *added* and multiplied by a trainable `coefficient`, and a
+    trainable `bias` is added; each map has one of both, or `pieces` of both for maxout.
+    [b, h, w, c] -> [b, h/2, w/2, c * pieces].
     """
 
     window: int = 2
@@ -177,7 +179,7 @@ class Subsampling(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        fan = self.window**2  # a unit has window^2 inputs, and each goes to one unit
+        fan = self.window**2  # a unit has window^2 inputs, each of which goes to one unit only
 
         def coefficient_init(key, shape, dtype=jnp.float32):
             return self.initializer.draw(key, shape, fan, 1, dtype)
@@ -192,7 +194,7 @@ class Subsampling(nn.Module):
     def cost(self, in_shape, out_shape) -> Cost:
         units = math.prod(out_shape)
         return Cost(
-            macs=units,  # one product a unit: the sum is taken first
+            macs=units,  # one product for each unit, after the sum
             connections=units * (self.window**2 + 1),
             window=(self.window,) * 2,
             stride=(self.window,) * 2,

@@ -14,7 +14,7 @@ class RBF(nn.Module):
 
     [batch, features] -> [batch, classes] *logits* -y_i, y_i = sum_j (x_j - centre_ij)^2: the
     paper's output negated, so that the largest logit is the paper's argmin. No parameters.
-    Computed in float32 whatever comes in.
+    Computed in float32 for any dtype of the input.
 
     centres: [classes, features] of +-1, as nested tuples.
     """
