@@ -50,8 +50,7 @@ def get_config(argument: str = "lrn") -> ConfigDict:
     imagenet(config)
     config.model.name = "googlenet"
     config.model.normalisation = choose("configs/googlenet.py", argument, ARGUMENTS)
-    if argument == "batch_norm":
-        config.model.batch_norm = "per_device"  # or across_devices
+    config.model.batch_norm = "per_device"  # or across_devices, with BatchNorm
     config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
     config.model.pooling = "published"  # max, average, overlapping, non_overlapping
     config.model.auxiliary_heads = True

@@ -1,10 +1,13 @@
 """Every config file with every argument: valid, and of the net that its name says."""
 
 import importlib
+import pathlib
 
 import jax
 import pytest
 
+import configs
+from models import registry
 from train_lib import experiment
 
 # Trainable parameters of the net that each argument gives.
@@ -68,6 +71,28 @@ PARAMETERS = {
         "shared": 1_000 + 4_000_010,
     },
 }
+
+FILES = [  # those with a recipe
+    path.stem
+    for path in sorted(pathlib.Path(configs.__path__[0]).glob("*.py"))
+    if hasattr(importlib.import_module(f"configs.{path.stem}"), "get_config")
+]
+
+
+def test_every_config_file_and_every_model_is_here():
+    assert set(PARAMETERS) == set(FILES)
+    models = {importlib.import_module(f"configs.{f}").get_config().model.name for f in FILES}
+    assert models == set(registry.MODELS)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_config_has_every_option_of_its_model(file):
+    """So that the command line can set them."""
+    module = importlib.import_module(f"configs.{file}")
+    for argument in getattr(module, "ARGUMENTS", ("300",)):
+        model = module.get_config(argument).model
+        assert set(model) == {"name", "dtype", *registry.options(model.name)}, argument
+
 
 SLOW = "1202"  # to trace; tests/models/test_counts.py counts it
 
