@@ -15,7 +15,7 @@ import numpy as np
 from errors import UserError
 from models import alexnet, googlenet, resnet, vgg
 from models.pretrained import config_fields
-from models.pretrained.entries import Entry, layer, refuse, require
+from models.pretrained.entries import Entry, Network, batch_norm, entries_of, layer, refuse
 
 # Means of red, green, blue in 0..255. VGG: from its authors' page. BVLC: from the training file of
 # bvlc_googlenet; bvlc_alexnet has a mean image, whose channels have these means when rounded.
@@ -79,10 +79,8 @@ def units(depth: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], str]]:
 def _resnet(module) -> Iterator[Entry]:
     def unit(path, bn_path, name, bn, scale):
         yield from layer(path, name, bias=False)
-        yield Entry(("params", *bn_path, "scale"), f"{scale}.weight")
-        yield Entry(("params", *bn_path, "bias"), f"{scale}.bias")
-        yield Entry(("batch_stats", *bn_path, "mean"), f"{bn}.mean")
-        yield Entry(("batch_stats", *bn_path, "var"), f"{bn}.variance")
+        names = (f"{scale}.weight", f"{scale}.bias", f"{bn}.mean", f"{bn}.variance")
+        yield from batch_norm(bn_path, *names)
 
     yield from unit(("conv1",), ("bn1",), "conv1", "bn_conv1", "scale_conv1")
     for path, bn_path, name in units(module.depth):
@@ -90,25 +88,14 @@ def _resnet(module) -> Iterator[Entry]:
     yield from layer(("fc",), "fc1000", "linear")
 
 
-_CAFFES_LRN = {"lrn": ["caffe"]}
-_NO_LRN = {"lrn": ["published", "none"]}
-_VARIANTS = ["A", "B", "C", "D", "E"]
-_NETS = {
-    alexnet.AlexNet: (
-        _alexnet,
-        {"variant": ["two_tower"], "image_size": [227], "lrn_over": ["all_maps"], **_CAFFES_LRN},
-    ),
-    vgg.VGG: (_vgg, {"variant": _VARIANTS, "image_size": [224], **_NO_LRN}),
-    googlenet.GoogLeNet: (_googlenet, {"normalisation": ["lrn"], **_CAFFES_LRN}),
-    resnet.ResNet: (
-        _resnet,
-        {
-            "depth": [50, 101, 152],
-            "stride": ["v1"],
-            "shortcut": ["B"],
-            "pool1_padding": [0],
-        },
-    ),
+_ALEXNET = {"variant": ["two_tower"], "image_size": [227], "lrn_over": ["all_maps"]}
+_VGG = {"variant": list("ABCDE"), "image_size": [224], "lrn": ["published", "none"]}
+_RESNET = {"depth": [50, 101, 152], "stride": ["v1"], "shortcut": ["B"], "pool1_padding": [0]}
+_NETWORKS = {
+    alexnet.AlexNet: Network(_alexnet, {**_ALEXNET, "lrn": ["caffe"]}),
+    vgg.VGG: Network(_vgg, _VGG),
+    googlenet.GoogLeNet: Network(_googlenet, {"normalisation": ["lrn"], "lrn": ["caffe"]}),
+    resnet.ResNet: Network(_resnet, _RESNET),
 }
 _FIRST = {alexnet.AlexNet: "conv1", vgg.VGG: "conv1_1", googlenet.GoogLeNet: "conv1/7x7_s2"}
 
@@ -119,11 +106,7 @@ def name_map(module: nn.Module, tensors: Mapping[str, np.ndarray] | None = None)
     Raises UserError if there is no such file: another model, or options with which ours computes
     something else.
     """
-    if type(module) not in _NETS:
-        raise refuse("Caffe", type(module).__name__, [net.__name__ for net in _NETS])
-    entries, options = _NETS[type(module)]
-    require("Caffe", module, options)
-    return list(entries(module))
+    return entries_of("Caffe", module, _NETWORKS)
 
 
 def converted(

@@ -5,7 +5,7 @@ trip is exact to the bit.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -72,6 +72,14 @@ def layer(
         yield Entry(("params", *path, "bias"), f"{name}.{roles[1]}")
 
 
+def batch_norm(path, gamma: str, beta: str, mean: str, var: str) -> Iterator[Entry]:
+    """The tensors of a BatchNorm, by their names in the other framework."""
+    yield Entry(("params", *path, "scale"), gamma)
+    yield Entry(("params", *path, "bias"), beta)
+    yield Entry(("batch_stats", *path, "mean"), mean)
+    yield Entry(("batch_stats", *path, "var"), var)
+
+
 def load(module, entries: Sequence[Entry], tensors, input_shape) -> dict[str, Any]:
     """`module`'s variables {"params": ..., "batch_stats": ...}, float32, from their tensors.
 
@@ -132,13 +140,27 @@ def check(expected: Mapping[str, tuple], given: Mapping[str, tuple]) -> None:
         raise UserError(f"the weights do not fit the model: {', '.join(parts)}")
 
 
-def require(framework: str, module: nn.Module, options: Mapping[str, Sequence]) -> None:
-    """Raises UserError unless `module` computes what `framework`'s network of its kind computes.
+class Network(NamedTuple):
+    """A network of another framework.
 
-    options: allowed values of options that the tensors do not show. These are required of all
-    frameworks: ReLU, published pooling, no regulariser or dropout, scaled in training (weights for
-    the other scaling are larger by 1 / (1 - rate)).
+    entries: a function of our module: its tensors. options: allowed values of our options that the
+    tensors do not show.
     """
+
+    entries: Callable[[nn.Module], Iterator[Entry]]
+    options: Mapping[str, Sequence]
+
+
+def entries_of(framework: str, module: nn.Module, networks: Mapping[type, Network]) -> list[Entry]:
+    """The tensors of `module` in the files of a framework that has these networks.
+
+    Raises UserError unless one of the networks computes what `module` computes. All need ReLU,
+    published pooling, and no regulariser or dropout, scaled in training (weights for the other
+    scaling are larger by 1 / (1 - rate)).
+    """
+    if type(module) not in networks:
+        raise refuse(framework, type(module).__name__, [net.__name__ for net in networks])
+    entries, options = networks[type(module)]
     options = {
         **options,
         "activation": ["relu"],
@@ -154,6 +176,7 @@ def require(framework: str, module: nn.Module, options: Mapping[str, Sequence]) 
                 f"model.{option}={value}: {framework}'s {type(module).__name__} has"
                 f" {' or '.join(map(str, allowed))}"
             )
+    return list(entries(module))
 
 
 def refuse(framework: str, name: str, nets: Sequence[str]) -> UserError:

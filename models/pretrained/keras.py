@@ -8,6 +8,7 @@ The first file of ResNet50 was converted from its authors' Caffe file, and has t
 file. It is read as that network.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from models import resnet, vgg
 from models.pretrained import config_fields
 from models.pretrained.caffe import VGG_MEAN, reverse_colours, units, without_biases
-from models.pretrained.entries import Entry, layer, refuse, require
+from models.pretrained.entries import Entry, Network, batch_norm, entries_of, layer, refuse
 
 _ROLES = ("kernel", "bias")
 
@@ -55,10 +56,8 @@ def _resnet(module, tensors) -> Iterator[Entry]:
     old = _is_old(tensors)
     for path, bn_path, name, bn in _units(module, old):
         yield from layer(path, name, "same", bias=False, roles=_ROLES)
-        yield Entry(("params", *bn_path, "scale"), f"{bn}.gamma")
-        yield Entry(("params", *bn_path, "bias"), f"{bn}.beta")
-        yield Entry(("batch_stats", *bn_path, "mean"), f"{bn}.mean")
-        yield Entry(("batch_stats", *bn_path, "var"), f"{bn}.variance")
+        roles = ("gamma", "beta", "mean", "variance")
+        yield from batch_norm(bn_path, *(f"{bn}.{role}" for role in roles))
     # The last layer has been called "probs", too.
     last = "fc1000" if old else "probs" if "probs.kernel" in tensors else "predictions"
     yield from layer(("fc",), last, "rows", roles=_ROLES)
@@ -70,18 +69,14 @@ def name_map(module: nn.Module, tensors: Mapping[str, np.ndarray]) -> list[Entry
     tensors: those of the file, which show how old it is. Raises UserError if there is no such file:
     another model, or options with which ours computes something else.
     """
-    if isinstance(module, vgg.VGG):
-        require(
-            "Keras",
-            module,
-            {"variant": ["D", "E"], "image_size": [224], "lrn": ["published", "none"]},
-        )
-        return list(_vgg(module))
-    if isinstance(module, resnet.ResNet):
-        options = {"depth": [50, 101, 152], "stride": ["v1"], "shortcut": ["B"]}
-        require("Keras", module, {**options, "pool1_padding": [_pool1_padding(tensors)]})
-        return list(_resnet(module, tensors))
-    raise refuse("Keras", type(module).__name__, ["VGG", "ResNet"])
+    vgg_options = {"variant": ["D", "E"], "image_size": [224], "lrn": ["published", "none"]}
+    resnet_options = {"depth": [50, 101, 152], "stride": ["v1"], "shortcut": ["B"]}
+    resnet_options["pool1_padding"] = [_pool1_padding(tensors)]
+    networks = {
+        vgg.VGG: Network(_vgg, vgg_options),
+        resnet.ResNet: Network(functools.partial(_resnet, tensors=tensors), resnet_options),
+    }
+    return entries_of("Keras", module, networks)
 
 
 def _pool1_padding(tensors) -> int:

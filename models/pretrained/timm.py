@@ -3,7 +3,7 @@
 timm's ResNets have torchvision's names, and are read as those.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +11,7 @@ import numpy as np
 
 from models import vgg
 from models.pretrained import config_fields, torchvision
-from models.pretrained.entries import Entry, layer, refuse, require
+from models.pretrained.entries import Entry, Network, entries_of, layer, refuse
 
 
 def recognises(tensors: Mapping[str, np.ndarray]) -> bool:
@@ -26,14 +26,15 @@ def name_map(module: nn.Module, tensors: Mapping[str, np.ndarray] | None = None)
     """
     if not isinstance(module, vgg.VGG):
         raise refuse("timm", type(module).__name__, ["VGG", "ResNet"])
-    require("timm", module, torchvision.VGG_OPTIONS)
-    convolutions = [e for e in torchvision.name_map(module) if e.key.startswith("features.")]
-    return [
-        *convolutions,
-        *layer(("fc6",), "pre_logits.fc1"),
-        *layer(("fc7",), "pre_logits.fc2"),
-        *layer(("fc8",), "head.fc", "linear"),
-    ]
+    return entries_of("timm", module, {vgg.VGG: Network(_vgg, torchvision.VGG_OPTIONS)})
+
+
+def _vgg(module) -> Iterator[Entry]:
+    convolutions = torchvision.name_map(module)
+    yield from (entry for entry in convolutions if entry.key.startswith("features."))
+    yield from layer(("fc6",), "pre_logits.fc1")
+    yield from layer(("fc7",), "pre_logits.fc2")
+    yield from layer(("fc8",), "head.fc", "linear")
 
 
 def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -13,17 +13,24 @@ import numpy as np
 from errors import UserError
 from models import alexnet, googlenet, resnet, vgg
 from models.pretrained import config_fields
-from models.pretrained.entries import Entry, dump, layer, load, refuse, require
+from models.pretrained.entries import (
+    Entry,
+    Network,
+    batch_norm,
+    dump,
+    entries_of,
+    layer,
+    load,
+    refuse,
+)
 
 # Mean and deviation of the colours in ImageNet's training set, in 0..1 (torchvision's presets).
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _batch_norm(path, name) -> Iterator[Entry]:
-    yield Entry(("params", *path, "scale"), f"{name}.weight")
-    yield Entry(("params", *path, "bias"), f"{name}.bias")
-    yield Entry(("batch_stats", *path, "mean"), f"{name}.running_mean")
-    yield Entry(("batch_stats", *path, "var"), f"{name}.running_var")
+    roles = ("weight", "bias", "running_mean", "running_var")
+    yield from batch_norm(path, *(f"{name}.{role}" for role in roles))
     yield Entry(None, f"{name}.num_batches_tracked")
 
 
@@ -88,12 +95,13 @@ def _resnet(module) -> Iterator[Entry]:
 
 # torchvision's networks, and the options with which ours compute the same.
 _NO_LRN = {"lrn": ["published", "none"]}  # published is none in these networks
+_ALEXNET = {"variant": ["one_tower"], "image_size": [224], **_NO_LRN}
 VGG_OPTIONS = {"variant": ["A", "B", "D", "E"], "image_size": [224], **_NO_LRN}
-_NETS = {
-    alexnet.AlexNet: (_alexnet, {"variant": ["one_tower"], "image_size": [224], **_NO_LRN}),
-    vgg.VGG: (_vgg, VGG_OPTIONS),
-    googlenet.GoogLeNet: (_googlenet, {"normalisation": ["batch_norm"], **_NO_LRN}),
-    resnet.ResNet: (_resnet, {"shortcut": ["B"], "pool1_padding": [1]}),
+_NETWORKS = {
+    alexnet.AlexNet: Network(_alexnet, _ALEXNET),
+    vgg.VGG: Network(_vgg, VGG_OPTIONS),
+    googlenet.GoogLeNet: Network(_googlenet, {"normalisation": ["batch_norm"], **_NO_LRN}),
+    resnet.ResNet: Network(_resnet, {"shortcut": ["B"], "pool1_padding": [1]}),
 }
 
 
@@ -103,13 +111,11 @@ def name_map(module: nn.Module, tensors: Mapping[str, np.ndarray] | None = None)
     Raises UserError if torchvision has no such network: another model, variant, activation or
     regulariser, or dropout scaled at test time.
     """
-    if type(module) not in _NETS:
-        raise refuse("torchvision", type(module).__name__, [net.__name__ for net in _NETS])
-    entries, options = _NETS[type(module)]
+    networks = _NETWORKS
     if isinstance(module, resnet.ResNet) and resnet.DEPTHS[module.depth][1]:
-        options = {**options, "stride": ["v1.5"]}
-    require("torchvision", module, options)
-    return list(entries(module))
+        entries, options = networks[resnet.ResNet]
+        networks = {**networks, resnet.ResNet: Network(entries, {**options, "stride": ["v1.5"]})}
+    return entries_of("torchvision", module, networks)
 
 
 def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
