@@ -71,10 +71,10 @@ def upgrade(section: ConfigDict) -> None:
     for option, (values, names) in _RETIRED.items():
         if name in names and section.get(option) in values:
             del section[option]
-    for option, other in _FOLLOWED.get(name, {}).items():
-        section.setdefault(option, section[other])
+    older = {option: section[other] for option, other in _FOLLOWED.get(name, {}).items()}
     for option in options(name) if name in MODELS else ():
-        section.setdefault(option, MODELS[name].__dataclass_fields__[option].default)
+        if option not in section:
+            section[option] = older.get(option, MODELS[name].__dataclass_fields__[option].default)
 
 
 def sliding() -> list[str]:
