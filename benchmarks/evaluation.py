@@ -47,7 +47,7 @@ def opened(config, images: np.ndarray):
     """An experiment on images in memory, its random state, and the split."""
     from input_pipeline import sources
     from input_pipeline.split import ArraySplit, Info
-    from train_lib import experiment, optimizers, rates
+    from train_lib import experiment, optimizers, schedules
     from train_lib import state as state_lib
     from train_lib.distributed import parallel
 
@@ -56,9 +56,9 @@ def opened(config, images: np.ndarray):
     sources.KNOWN["noise"] = info.image_shape, info.class_names
     config.dataset.name = "noise"
     config.preprocess.mean, config.augment.lighting = "none", "none"
-    exp = experiment.build(config)
+    exp = experiment.resolve(config)
     optimizer = optimizers.make_optimizer(
-        config.optimizer, rates.make_rate(config.schedule, 1.0, 1)
+        config.optimizer, schedules.make_rate(config.schedule, 1.0, 1)
     )
     state = state_lib.create(exp.module, optimizer, 0, exp.input_shape)
     split = ArraySplit(info, images, np.zeros(len(images), np.int32))
@@ -67,7 +67,7 @@ def opened(config, images: np.ndarray):
 
 def protocols_table(arguments) -> None:
     from models import summary
-    from train_lib import console
+    from train_lib import progress
     from train_lib.evaluation import passes, protocols
 
     images = smooth_noise(arguments.images, 256)
@@ -89,7 +89,7 @@ def protocols_table(arguments) -> None:
         for turn in range(arguments.rounds + 1):
             for protocol, (protocol_passes, state, split) in cases.items():
                 start = time.perf_counter()
-                passes.predict(protocol_passes, state, split, console.Meter(len(split), net))
+                passes.predict(protocol_passes, state, split, progress.Meter(len(split), net))
                 if turn:  # the first compiles
                     times[protocol].append(time.perf_counter() - start)
 
@@ -145,7 +145,7 @@ def border(arguments) -> None:
 
     workdir = Path(arguments.workdir)
     config = folder.read_config(workdir)
-    exp = experiment.build(config, workdir)
+    exp = experiment.resolve(config, workdir, read_only=True)
     _, variables = trained.read_run(exp, workdir)
     size = exp.input_shape[0]
     side = size + 3 * 32  # the cells are 32 pixels apart

@@ -3,13 +3,14 @@
     python -m benchmarks.loop [--data_dir=DATA] [--seconds=20] [--rounds=5]
 
 Bare: the same compiled dispatch called in a plain Python loop on one fixed batch. Loop: the whole
-`Run.train` as `train_and_evaluate` runs it (making batches, logging, metrics.jsonl, TensorBoard,
+`train.loop` as `train_and_evaluate` runs it (making batches, logging, metrics.jsonl, TensorBoard,
 progress), without evaluation and saves. The two take turns in one process, since machines drift;
 the ratio of each round is printed, and the median. Uses LeNet-5's mnist recipe if --data_dir is
 given, else the digits.
 """
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -20,13 +21,11 @@ import jax
 from configs.lenet5 import get_config
 from input_pipeline import sources
 from input_pipeline.batches import Order, train_batches
-from train_lib import experiment, optimizers, plans, rates
-from train_lib import state as state_lib
+from train_lib import experiment, train
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import parallel
 from train_lib.distributed.signals import StopRequest
-from train_lib.steps import make_train_step, several
-from train_lib.train import Run
+from train_lib.recorder import Recorder
 
 
 def main():
@@ -39,20 +38,14 @@ def main():
     config = get_config("mnist" if arguments.data_dir else "digits")
     config.dataset.data_dir = arguments.data_dir
     config.epochs = 10_000.0
-    exp = experiment.build(config)
+    exp = experiment.resolve(config)
     count, k, batch_size = len(exp.devices), config.steps_per_dispatch, config.batch_size
     split = sources.load(config.dataset, "train")
-    rate = rates.make_rate(config.schedule, len(split) / batch_size, 10**6)
-    optimizer = optimizers.make_optimizer(config.optimizer, rate)
-    step = make_train_step(
-        exp.module, exp.loss, optimizer, exp.transform, config.seed, config.log_every_steps
-    )
-    compiled = parallel.train_step(several(step), exp.devices)
+    compiled = train.compile_step(exp)
     batch = train_batches(split, Order(config.seed, batch_size, count), 0, k)
 
     def fresh_state():
-        state = state_lib.create(exp.module, optimizer, config.seed, exp.input_shape)
-        return parallel.replicate(state, exp.devices)
+        return parallel.replicate(exp.new_state(), exp.devices)
 
     def bare(dispatches):
         state, _ = compiled(fresh_state(), batch)
@@ -65,24 +58,22 @@ def main():
 
     def loop(dispatches):
         steps = dispatches * k
-        plan = plans.Plan(len(split) / batch_size, steps, frozenset({steps}), frozenset({steps}), k)
+        ends = frozenset({steps})
+        plan = experiment.Plan(len(split) / batch_size, steps, ends, ends, k)
         with tempfile.TemporaryDirectory() as folder:
             workdir = Path(folder)
             checkpoints = Checkpoints(workdir)
-            run = Run(exp, plan, workdir, checkpoints, rate, split, split)
-            times = []
-
-            def between_steps(state, *_):  # the last step is complete: no test, no save
-                times.append(time.perf_counter())
-                return state, False
-
-            run._between_steps = between_steps
+            short = dataclasses.replace(exp, workdir=workdir)
+            vars(short).update(plan=plan, train_split=split, test_split=split)
             state = jax.block_until_ready(fresh_state())
             with StopRequest() as stop:
+                recorder = Recorder(short, checkpoints, stop, 0)
+                recorder._record = recorder._save = lambda *_: None  # no evaluation, no save
                 start = time.perf_counter()
-                run.train(state, 0, compiled, stop)
-            run.close()
-        return steps * batch_size / (times[-1] - start)
+                train.loop(short, compiled, state, recorder, train.Session(stop))
+                seconds = time.perf_counter() - start
+            recorder.close()
+        return steps * batch_size / seconds
 
     per_second = bare(5)
     dispatches = max(5, int(arguments.seconds * per_second / (k * batch_size)))

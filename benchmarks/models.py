@@ -53,7 +53,7 @@ from models.layers import backend, builder, convolution, pooling
 from train_lib import losses, optimizers
 from train_lib import state as state_lib
 from train_lib.distributed import memory, parallel
-from train_lib.steps import make_train_step, several
+from train_lib.steps import Recipe, make_train_step, several
 
 try:
     import torch
@@ -168,15 +168,14 @@ class JaxSteps:
         schedule = optax.constant_schedule(RATE)
         optimizer = optimizers.make_optimizer(config.optimizer, schedule)
         transform = make_transform(config.preprocess, config.augment)
-        step = make_train_step(
+        recipe = Recipe(
             module,
             losses.make_loss(config.loss),
             optimizer,
             transform,
-            seed=0,
-            log_every_steps=1,
             auxiliary_weight=config.loss.auxiliary_weight,
         )
+        step = make_train_step(recipe)
 
         def infer(variables, images):
             return module.apply(variables, transform(images), train=False)

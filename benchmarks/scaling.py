@@ -27,10 +27,9 @@ import numpy as np
 from input_pipeline import sources
 from input_pipeline.statistics import Statistics
 from models import summary
-from train_lib import experiment, plans, train
-from train_lib import state as state_lib
+from train_lib import experiment
 from train_lib.distributed import parallel
-from train_lib.steps import several
+from train_lib.steps import make_train_step, several, sharing_stop
 
 DEVICES = 8
 RECIPES = (
@@ -143,7 +142,12 @@ def prepare(config) -> experiment.Experiment:
     colour = np.zeros(channels)
     image = np.zeros((height, width, channels), np.float32)
     axes = np.zeros((channels, channels))
-    return experiment.build(config, statistics=Statistics(image, colour, colour, axes, 1))
+    known = experiment.KnownData(
+        # The number of examples moves constants only.
+        dataclasses.replace(sources.dataset_info(config.dataset), train_examples=100_000),
+        Statistics(image, colour, colour, axes, 1),
+    )
+    return experiment.resolve(config, known=known)
 
 
 def lower(exp: experiment.Experiment, share: int):
@@ -152,17 +156,16 @@ def lower(exp: experiment.Experiment, share: int):
     share: images a device. As in a run of several processes, which agree on when to stop.
     """
     config, devices, steps = exp.config, len(exp.devices), exp.config.steps_per_dispatch
-    plan = plans.make_plan(config, 100_000)  # the number of examples moves constants only
-    train_step, optimizer, _ = train.make_step(exp, plan)
-    state = state_lib.shapes_for_config(exp, optimizer)
+    state = jax.eval_shape(exp.new_state)
     batch = {
         "image": jax.ShapeDtypeStruct((devices, steps, share, *image_shape(exp)), jnp.uint8),
         "label": jax.ShapeDtypeStruct((devices, steps, share), jnp.int32),
-        "stop": jax.ShapeDtypeStruct((devices, steps), jnp.int32),
     }
     if config.view.size:
         batch["offset"] = jax.ShapeDtypeStruct((devices, steps, share, 2), jnp.int32)
-    return parallel.train_step(several(train_step), exp.devices).lower(state, batch), state
+    stop = jax.ShapeDtypeStruct((devices,), jnp.int32)
+    train_steps = sharing_stop(several(make_train_step(exp.recipe)))
+    return parallel.train_step(train_steps, exp.devices).lower(state, (batch, stop)), state
 
 
 def image_shape(exp: experiment.Experiment) -> tuple[int, int, int]:

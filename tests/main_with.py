@@ -21,7 +21,7 @@ from jax._src import compiler
 import main
 from errors import UserError
 from input_pipeline import sources
-from train_lib import checkpoints, loop
+from train_lib import checkpoints, recorder
 from train_lib.distributed import parallel
 
 
@@ -43,7 +43,7 @@ def in_compilation(armed: list):
 
 def arrange(moment: str, step: int) -> None:
     armed = []
-    make, save, evaluate = parallel.train_step, checkpoints.Checkpoints.save, loop.evaluate
+    make, save, evaluate = parallel.train_step, checkpoints.Checkpoints.save, recorder.evaluate
     if moment in ("compiling", "stepping"):
 
         def train_step(*arguments):
@@ -75,7 +75,7 @@ def arrange(moment: str, step: int) -> None:
             armed.append(True)
             return evaluate(*arguments)
 
-        loop.evaluate = evaluate_armed
+        recorder.evaluate = evaluate_armed
     elif moment == "missing":
 
         def check(dataset):
@@ -89,4 +89,4 @@ if __name__ == "__main__":
     _, moment, step, *given = sys.argv
     sys.argv = ["main.py", *given]
     arrange(moment, int(step))
-    app.run(main.guarded_main, flags_parser=main.parse)
+    app.run(main.main, flags_parser=main.parse)

@@ -186,7 +186,7 @@ def test_summary_as_json_and_as_table():
         ((CONFIG, "--mode=predict"), ("--images",)),
         ((CONFIG, "--mode=evaluate"), ("no run in",)),
         ((CONFIG, "--mode=inspect"), ("no run in",)),
-        ((CONFIG, "--layer=c1"), ("--layer and --compare are for --mode=inspect",)),
+        ((CONFIG, "--layer=c1"), ("--layer is for --mode=inspect",)),
         ((CONFIG, "--process_id=1"), ("--coordinator, --num_processes and --process_id",)),
         ((CONFIG, "--distributed", "--mode=export"), ("--mode=export is one process's work",)),
         ((CONFIG, "--distributed"), ("neither SLURM", "--coordinator")),

@@ -9,6 +9,7 @@ import pytest
 import configs
 from models import registry
 from train_lib import experiment
+from train_lib import state as state_lib
 
 # Trainable parameters of the net that each argument gives.
 PARAMETERS = {
@@ -103,8 +104,8 @@ SLOW = "1202"  # to trace; tests/models/test_counts.py counts it
 )
 def test_every_argument_gives_its_net(file, argument, parameters):
     module = importlib.import_module(f"configs.{file}")
-    exp = experiment.build(module.get_config(argument))
-    shapes = experiment.state_shapes(exp.module, exp.input_shape)["params"]
+    exp = experiment.resolve(module.get_config(argument))
+    shapes = state_lib.variable_shapes(exp.module, exp.input_shape)["params"]
     found = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert parameters is None or found == parameters
     if argument == next(iter(PARAMETERS[file])):

@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stress.corruption import prepare, state
-from train_lib import fingerprint
-from train_lib.checkpoints import Checkpoints
+from train_lib.checkpoints import Checkpoints, description_digest
 
 
 @functools.cache
@@ -96,6 +95,6 @@ ODD = {
 def test_a_description_that_is_made_up(fields, intact):
     description = json.loads(files()[DESCRIPTION]) | fields
     if intact:
-        description["digest"] = fingerprint.digest(description)
+        description["digest"] = description_digest(description)
     steps = restored({DESCRIPTION: json.dumps(description).encode()})
     assert set(steps) <= {3, 10, None}

@@ -30,6 +30,7 @@ from input_pipeline import copy_info, decode, images, views
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.copy_info import CopyInfo
 from train_lib import experiment, recorder, warm_start
+from train_lib import state as state_lib
 from train_lib import workdir as workdir_lib
 from train_lib.evaluation import ensemble, exported
 from train_lib.pictures import run_plots
@@ -154,8 +155,8 @@ STATISTICS = statistics_lib.compute(list(RNG.integers(0, 256, (5, 8, 8, 1), np.u
 
 
 def _weights() -> exported.Weights:
-    exp = experiment.build(CONFIG, statistics=STATISTICS)
-    shapes = experiment.state_shapes(exp.module, exp.input_shape)
+    exp = experiment.resolve(CONFIG, known=experiment.KnownData(statistics=STATISTICS))
+    shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
     values = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(np.float32), shapes)
     return exported.Weights(CONFIG, list("0123456789"), "digits", 7, dict(values), STATISTICS)
 
@@ -189,7 +190,7 @@ def load(content: bytes) -> exported.Weights:
         params = WEIGHTS.variables["params"]
         state = TrainState(step=0, params=params, model_state={}, opt_state=(), window={})
         with refusals():
-            warm_start.take_over(state, str(path), ())
+            warm_start.load_into(state, str(path), ())
         return exported.load(path)
 
 

@@ -23,8 +23,8 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # What is not true yet. The test fails when an exception is no longer needed: take it off then.
 KNOWN_BACKWARD: set[tuple[str, str]] = set()
 KNOWN_IN_CIRCLES: set[str] = set()
-KNOWN_FILES_OF_TRAIN_LIB = 18  # beside __init__.py; 12 is the aim
-KNOWN_LINES_OF_MAIN = 213  # 100 is the aim
+KNOWN_FILES_OF_TRAIN_LIB = 12  # beside __init__.py; 12 is the aim
+KNOWN_LINES_OF_MAIN = 100  # 100 is the aim
 
 
 def product_files() -> dict[str, pathlib.Path]:

@@ -26,8 +26,8 @@ from errors import UserError, printable
 from input_pipeline import cache, copies
 from input_pipeline.copy_info import CopyInfo
 from input_pipeline.folder import ImageFolder
-from train_lib import experiment, plans, workdir
-from train_lib.commands import flag_errors
+from train_lib import experiment, train, workdir
+from train_lib.commands import flag_checks
 from train_lib.evaluation import result_files
 from train_lib.evaluation.metrics import Result
 from train_lib.pictures import run_plots
@@ -63,7 +63,7 @@ def parsed(argv: list[str]) -> ConfigDict:
     """The config of a command line, as main.py reads it."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
-    with flag_errors.as_one_line(argv):
+    with flag_checks.as_one_line(argv):
         values(argv)
         list(values.config.items())
     return values.config
@@ -73,11 +73,11 @@ def check_config(config: ConfigDict, build: bool = False) -> None:
     """What main.py and the start of training do with a config, up to the data."""
     with refusals():
         schema.validate(config)
-        plan = plans.make_plan(config, 1442)
+        plan = experiment.make_plan(config, 1442)
         assert 1 <= plan.next_boundary(0) <= plan.total_steps < 2**31
         compare.to_json(config)
         if build and config.dataset.name == "digits":
-            experiment.check_memory(experiment.build(config))
+            train.check_memory(experiment.resolve(config))
 
 
 def changed(path: str, fields: dict) -> ConfigDict:

@@ -8,6 +8,7 @@ compared.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -22,7 +23,6 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import TryAgain, UserError, one_line
-from train_lib import fingerprint
 
 # 2: the optimizer's state holds the rate and what its rules have seen. 3: the description has a
 # checksum of its own, and the metrics.
@@ -194,9 +194,9 @@ class Checkpoints:
             "layout": LAYOUT,
             "step": step,
             "metrics": metrics,
-            "arrays": fingerprint.describe(state),
+            "arrays": fingerprint(state),
         }
-        description["digest"] = fingerprint.digest(description)
+        description["digest"] = description_digest(description)
         try:
             self._manager.wait_until_finished()
             self._forget_replaced()
@@ -330,7 +330,7 @@ class Checkpoints:
         read = self._manager.restore(
             step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
         ).description
-        intact = read.get("digest") == fingerprint.digest(read)
+        intact = read.get("digest") == description_digest(read)
         if "digest" in read and not intact:
             raise ValueError("its description does not match its checksum")
         if read["layout"] != LAYOUT:
@@ -349,7 +349,7 @@ class Checkpoints:
     def _read(self, step: int, like):
         read = self._read_description(step)
         target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-        wanted = {name: entry[:2] for name, entry in fingerprint.describe(target).items()}
+        wanted = {name: entry[:2] for name, entry in fingerprint(target).items()}
         found = {name: entry[:2] for name, entry in read["arrays"].items()}
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
@@ -359,7 +359,7 @@ class Checkpoints:
                     " use the config that it was made with"
                 )
         state = self._restore(step, target)
-        fingerprint.check(fingerprint.describe(state), read["arrays"])
+        check_fingerprint(fingerprint(state), read["arrays"])
         return state
 
     def _read_variables(self, step: int) -> dict:
@@ -375,7 +375,7 @@ class Checkpoints:
                 at[names[-1]] = np.zeros(*entry[:2])
                 expected["".join(f"['{name}']" for name in names)] = entry
         found = self._restore(step, target, partial=True)
-        fingerprint.check(fingerprint.describe(found), expected)
+        check_fingerprint(fingerprint(found), expected)
         return {"params": found.get("average", found["params"]), **found.get("model_state", {})}
 
     def _restore(self, step: int, target, partial: bool = False):
@@ -397,3 +397,32 @@ class Checkpoints:
         while aside.exists():
             aside = aside.with_name(aside.name + "-again")
         shutil.move(self.directory / str(step), aside)
+
+
+def fingerprint(state) -> dict[str, list]:
+    """{path: [shape, dtype, SHA-256]} of a tree of NumPy arrays."""
+    leaves = jax.tree.leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path): [
+            list(leaf.shape),
+            str(leaf.dtype),
+            hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest(),
+        ]
+        for path, leaf in leaves
+    }
+
+
+def description_digest(description: dict) -> str:
+    """SHA-256 of a description but for its `digest`."""
+    rest = {name: value for name, value in description.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def check_fingerprint(found: dict[str, list], expected: dict[str, list]) -> None:
+    """Raises ValueError unless these arrays are the ones that were saved."""
+    if found.keys() != expected.keys():
+        name = min(found.keys() ^ expected.keys())
+        raise ValueError(f"{name} is {'missing' if name in expected else 'new'}")
+    for name, entry in found.items():
+        if entry != expected[name]:
+            raise ValueError(f"the contents of {name} do not match their checksum")

@@ -1,73 +1,147 @@
-"""The parts that a config names, put together: what training, evaluation and prediction share."""
+"""`resolve`: the one place that turns a config into an `Experiment`, which is complete and frozen.
 
+Below it no function takes a whole config, but the experiment, one of its parts, or plain values.
+"""
+
+import bisect
 import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+import optax
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import schema
+from configs.rules import LARGEST_INT
 from errors import UserError
-from input_pipeline import sources, stream, views
+from input_pipeline import batches, sources, stream, views
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.split import Info
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from models import registry
-from train_lib import losses, schedules
-from train_lib import workdir as folder
+from train_lib import losses, optimizers, schedules
+from train_lib import state as state_lib
+from train_lib import workdir as workdir_lib
 from train_lib.distributed import parallel, processes, workers
-from train_lib.state import TrainState
-from train_lib.steps import make_eval_step
+from train_lib.steps import Recipe, make_eval_step
+
+_MOST_EVENTS = 1_000_000  # tests, or saves, of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When things happen, in steps: derived from the final config and the data set's size."""
+
+    steps_per_epoch: float
+    total_steps: int
+    evaluate_at: frozenset[int]
+    save_at: frozenset[int]
+    steps_per_dispatch: int
+
+    def epoch(self, step: int) -> float:
+        return step / self.steps_per_epoch
+
+    def next_boundary(self, step: int) -> int:
+        """The next step behind `step` at which the host has something to do."""
+        return self._boundaries[bisect.bisect_right(self._boundaries, step)]
+
+    @functools.cached_property
+    def _boundaries(self) -> list[int]:
+        return sorted(self.evaluate_at | self.save_at)
+
+    def dispatch(self, step: int) -> int:
+        """How many steps the next device call makes: steps_per_dispatch, or one.
+
+        Depends on the step alone: a run that goes on from any dispatch's end makes the same
+        calls, hence the same rounding, as one that never stopped.
+        """
+        whole = self.next_boundary(step) - step >= self.steps_per_dispatch
+        return self.steps_per_dispatch if whole else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownData:
+    """What a file or a workdir says about a data set, which then need not be there.
+
+    info: what the data set looks like. statistics: of its training split, if the net needs any.
+    """
+
+    info: Info | None = None
+    statistics: statistics_lib.Statistics | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A checked config and what follows from it. input_shape: (height, width, channels).
+    """A run, or a net that is only read, with everything that follows from its config.
 
-    reading: how images are decoded and cut, where they are not arrays taken as they come.
-    devices: of this process; `parallel` knows those of the others.
-    What takes the training set is not made before it is asked for. workdir: the run's folder, if
-    there is one. given_statistics: the training set's, of a net from a file.
+    config: the settled and validated config, as config.json stores it.
+    workdir: the run's folder, if it has one.
+    info: what the data set looks like.
+    reading: how images are decoded and cut, where they are not arrays in memory.
+    input_shape: (height, width, channels) of the network's input.
+    loss: (logits, labels) -> float32 [batch], and the class probabilities that belong to it.
+    devices: those of this process; `parallel` knows the others.
+    known: what is known about the data set without reading it.
+
+    Parts that need the training set are made when they are first used.
     """
 
-    config: ConfigDict
+    config: FrozenConfigDict
+    workdir: pathlib.Path | None
     info: Info
     reading: stream.Reading
     module: nn.Module
     input_shape: tuple[int, int, int]
     loss: losses.Loss
     devices: Sequence[jax.Device]
-    workdir: pathlib.Path | None = None
-    given_statistics: statistics_lib.Statistics | None = None
+    known: KnownData = KnownData()
 
     @functools.cached_property
     def train_split(self):
         return sources.load(self.config.dataset, self.config.dataset.train_split)
 
     @functools.cached_property
+    def test_split(self):
+        return sources.load(self.config.dataset, self.config.dataset.test_split)
+
+    @property
+    def train_examples(self) -> int:
+        """How many examples the training split has, without reading it where that is known."""
+        return self.info.train_examples or len(self.train_split)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """When the run evaluates, saves and ends."""
+        return make_plan(self.config, self.train_examples)
+
+    @functools.cached_property
     def statistics(self) -> statistics_lib.Statistics | None:
-        """Of the training set, if the config asks for any: the run's own, or else the set's."""
+        """The training set's mean and colours, if the config needs them; else None.
+
+        Those that the run or the weight file stores, or else computed from the training set.
+        Several processes must ask for them together.
+        """
         config = self.config
         if not needs_statistics(config.preprocess, config.augment):
             return None
-        if self.given_statistics:
-            return self.given_statistics
+        if self.known.statistics:
+            return self.known.statistics
 
-        def find() -> statistics_lib.Statistics:
-            own = folder.statistics(self.workdir) if self.workdir else None
-            return own or statistics_lib.find_or_compute(
+        def read_or_compute() -> statistics_lib.Statistics:
+            stored = workdir_lib.statistics(self.workdir) if self.workdir else None
+            return stored or statistics_lib.find_or_compute(
                 config.dataset, config.view, lambda: self.train_split, self.reading.workers
             )
 
         if processes.count() == 1:
-            return find()
-        found = processes.arrays_from_first(lambda: vars(find()))
-        return statistics_lib.Statistics(**found | {"examples": int(found["examples"])})
+            return read_or_compute()
+        arrays = processes.arrays_from_first(lambda: vars(read_or_compute()))
+        return statistics_lib.Statistics(**arrays | {"examples": int(arrays["examples"])})
 
     @functools.cached_property
     def transform(self) -> Callable:
@@ -79,14 +153,58 @@ class Experiment:
         """step -> factor on every drop rate, from the schedule's drop_anneal_epochs."""
         steps_per_epoch = 0.0
         if self.config.schedule.drop_anneal_epochs:  # only then is the set's size needed
-            examples = self.info.train_examples or len(self.train_split)
-            steps_per_epoch = examples / self.config.batch_size
+            steps_per_epoch = self.train_examples / self.config.batch_size
         return schedules.make_drop_scale(self.config.schedule, steps_per_epoch)
 
-    def eval_step(self) -> Callable:
-        step = make_eval_step(
-            self.module, self.loss, self.loss.probabilities, self.transform, self.drop_scale
+    @functools.cached_property
+    def rate(self) -> schedules.Rate:
+        """The learning rate by step, with its rules."""
+        return schedules.make_rate(
+            self.config.schedule,
+            self.plan.steps_per_epoch,
+            self.plan.total_steps,
+            self.rate_scale,
+            self.config.not_finite.rate_factor,
         )
+
+    @property
+    def rate_scale(self) -> float:
+        """The factor on all rates, from schedule.for_batch."""
+        reference = self.config.schedule.for_batch
+        return self.config.batch_size / reference if reference else 1.0
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        return optimizers.make_optimizer(
+            self.config.optimizer, self.rate, self.plan.steps_per_epoch
+        )
+
+    def new_state(self) -> state_lib.TrainState:
+        """The state at step 0, its parameters drawn from config.seed."""
+        averaged = self.config.optimizer.averaging > 0
+        return state_lib.create(
+            self.module, self.optimizer, self.config.seed, self.input_shape, averaged
+        )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The parts of the training step."""
+        config = self.config
+        return Recipe(
+            module=self.module,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            transform=self.transform,
+            seed=config.seed,
+            log_every_steps=config.log_every_steps,
+            drop_scale=self.drop_scale,
+            auxiliary_weight=config.loss.auxiliary_weight,
+            averaging=config.optimizer.averaging,
+            skip_not_finite=config.not_finite.action == "skip",
+        )
+
+    def eval_step(self) -> Callable:
+        step = make_eval_step(self.module, self.loss, self.transform, self.drop_scale)
         return parallel.eval_step(step, self.devices)
 
     @property
@@ -98,10 +216,22 @@ class Experiment:
         """Example i as the net sees it in evaluation, but uint8: [h, w, c]."""
         return views.cut(split.read(i)[0], self.reading.view)[0]
 
+    def train_batches(self, first: int) -> stream.TrainBatches:
+        """This process's batches from step `first` on, one dispatch at a time."""
+        order = batches.Order(
+            self.config.seed,
+            self.config.batch_size,
+            len(self.devices),
+            processes.index(),
+            processes.count(),
+        )
+        steps = range(first, self.plan.total_steps)
+        return stream.TrainBatches(self.train_split, self.reading, order, steps, self.plan.dispatch)
+
     def eval_batches(self, split) -> Iterator[dict]:
         """Batches of config.evaluate.batch_size; of a smaller split, one padded batch.
 
-        split: where several processes evaluate together, this one's part.
+        split: where several processes evaluate together, this process's part.
         """
         count = len(self.devices)
         # Evaluation pads its last batch anyway, so its size may follow the device count.
@@ -109,78 +239,162 @@ class Experiment:
         return stream.eval_batches(split, self.reading, size, count)
 
 
-def build(
-    config: ConfigDict,
-    workdir: pathlib.Path | None = None,
-    statistics: statistics_lib.Statistics | None = None,
-    info: Info | None = None,
-) -> Experiment:
-    """workdir, statistics: see `Experiment`. Compiles and reads nothing.
+def make_plan(config: ConfigDict, num_examples: int) -> Plan:
+    """The plan of a run over a training set of `num_examples`.
 
-    info: of the data set, which then need not be there.
-    Raises UserError for anything in the config that cannot be.
+    Raises UserError for more steps, tests or saves than can be.
     """
+    steps_per_epoch = num_examples / config.batch_size
+    if config.epochs * steps_per_epoch > LARGEST_INT:
+        raise UserError(
+            f"config.epochs={config.epochs}: these are {config.epochs * steps_per_epoch:.3g} steps,"
+            " which must be less than 2^31"
+        )
+    # Rounded against 60.00000001 steps.
+    total = max(1, math.ceil(round(config.epochs * steps_per_epoch, 6)))
+
+    def check(field: str, count: float) -> None:
+        if count > _MOST_EVENTS:
+            raise UserError(
+                f"config.{field}: that is {count:.3g} times in this run, and must be"
+                f" {_MOST_EVENTS:,} or less: raise it"
+            )
+
+    def every(section: str) -> set[int]:
+        epochs = config[section].every_epochs
+        check(f"{section}.every_epochs={epochs}", config.epochs / epochs)
+        count = math.ceil(config.epochs / epochs)
+        # Never before the first step.
+        ends = (end for i in range(1, count + 1) if (end := i * epochs) <= config.epochs)
+        steps = (math.ceil(round(end * steps_per_epoch, 6)) for end in ends)
+        return {max(1, step) for step in steps if step < total} | {total}
+
+    save_at, steps = every("checkpoint"), config.checkpoint.every_steps
+    if steps:
+        check(f"checkpoint.every_steps={steps}", total / steps)
+        save_at |= set(range(steps, total, steps))
+    return Plan(
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        evaluate_at=frozenset(every("evaluate")),
+        save_at=frozenset(save_at),
+        steps_per_dispatch=config.steps_per_dispatch,
+    )
+
+
+def resolve(
+    config: ConfigDict | None = None,
+    workdir: str | pathlib.Path | None = None,
+    *,
+    given: Collection[str] = (),
+    read_only: bool = False,
+    allow_config_change: bool = False,
+    known: KnownData = KnownData(),
+) -> Experiment:
+    """The experiment of a config: settled, validated, matched with its data set and its workdir.
+
+    config: None means the config that the run in `workdir` stored, with the fields of `given`,
+        which then maps names ("optimizer.momentum") to values.
+    workdir: the run's folder, if it has one; it may not exist yet.
+    given: names of the fields that the user gave, which settings of pretrained weights leave alone.
+    read_only: True when the command does not train: the folder must hold a run, and only what
+        changes the net must be equal to its stored config.
+    allow_config_change: True to train on with another config than the stored one.
+    known: what is known about the data set, which then need not be there.
+
+    Reads no example, and compiles nothing. Raises UserError for anything that cannot work.
+    """
+    workdir = None if workdir is None else pathlib.Path(workdir)
+    if config is None:
+        config = workdir_lib.read_config(workdir)
+        config.update_from_flattened_dict(given if isinstance(given, Mapping) else {})
+    config = ConfigDict(config.to_dict())  # a copy
+    registry.upgrade(config.model)  # of an older version
+    if config.init_from or (read_only and workdir):
+        from train_lib import warm_start  # Orbax, and readers of five formats
+
+        config = warm_start.settle(config, workdir, given, read_only)
     schema.validate(config)
-    info = info or sources.dataset_info(config.dataset)
-    module = registry.create(config.model, info.num_classes, parallel.AXIS)
+    if workdir and read_only:
+        sections = ("model.", "preprocess.", "loss.")
+        seen = () if known.info is None else ("view.", "dataset.name")
+        workdir_lib.check_readable(workdir, config, (*sections, *seen))
+    elif workdir and processes.is_first() and not allow_config_change:
+        workdir_lib.check_same_config(workdir, config)
+    info = known.info or sources.dataset_info(config.dataset)
     reading = stream.Reading.from_sections(
         config.dataset, config.view, workers.prefetch_in_processes(config.dataset.workers)
     )
     if info.copy:
         info.copy.check_view(reading.view)
-    side = config.view.size
-    image_shape = (side, side, info.image_shape[2]) if side else info.image_shape
-    input_shape = output_shape(config.preprocess, image_shape)
-    try:
-        state_shapes(module, input_shape)
-    except ValueError as error:  # the model's own checks
-        shape = "x".join(map(str, input_shape))
-        raise UserError(
-            f"{config.model.name} with {shape} images of {config.dataset.name}: {error}"
-        ) from error
+    module, input_shape = _network(config, info)
     return Experiment(
-        config=config,
+        config=_frozen(config),
+        workdir=workdir,
         info=info,
         reading=reading,
         module=module,
         input_shape=input_shape,
         loss=losses.make_loss(config.loss),
         devices=parallel.local_devices(config.num_devices),
-        workdir=workdir,
-        given_statistics=statistics,
+        known=known,
     )
 
 
-def state_shapes(module: nn.Module, input_shape):
-    """The module's variables as ShapeDtypeStructs; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, *input_shape), jax.numpy.float32)
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+def _frozen(config: ConfigDict) -> FrozenConfigDict:
+    """A copy that cannot change, with tuples in place of lists."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(part) for key, part in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return FrozenConfigDict(tuples(config.to_dict()))
 
 
-def check_memory(exp: Experiment) -> None:
-    """Raises UserError if the devices cannot hold even parameters and updates, or a batch.
+def _network(config: ConfigDict, info: Info) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The module and the shape of its input. Raises UserError where they do not fit together."""
+    module = registry.create(config.model, info.num_classes, parallel.AXIS)
+    side = config.view.size
+    image_shape = (side, side, info.image_shape[2]) if side else info.image_shape
+    input_shape = output_shape(config.preprocess, image_shape)
+    try:
+        state_lib.variable_shapes(module, input_shape)
+    except ValueError as error:  # the model's own checks
+        shape = "x".join(map(str, input_shape))
+        raise UserError(
+            f"{config.model.name} with {shape} images of {config.dataset.name}: {error}"
+        ) from error
+    return module, input_shape
 
-    Parameters, gradient, velocity and average, on each of them; a batch's images on all together.
-    Asked before they are made: a machine that runs out of memory kills the process without a word.
+
+def resolve_weights(
+    config: ConfigDict,
+    file: str,
+    *,
+    given: Collection[str] = (),
+    class_names: Sequence[str] | None = None,
+    needs_data: bool = True,
+) -> Experiment:
+    """The experiment of a net without a run, whose weights another framework's file holds.
+
+    given: see `resolve`. class_names: by default those of the data set. needs_data: False when the
+    file may know another number of classes than the data set; their names are then the file's, or
+    numbers. Raises UserError as `resolve`, and for class names that do not fit the file.
     """
-    leaves = jax.tree.leaves(state_shapes(exp.module, exp.input_shape))
-    held = 4 if exp.config.optimizer.averaging else 3
-    needed = held * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    there = parallel.memory_bytes(exp.devices[0])
-    copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
-    batch = exp.config.batch_size * math.prod(exp.input_shape) * 4 // processes.count()
-    if there is not None and batch > there * len(exp.devices) // copies:
-        raise UserError(
-            f"config.batch_size={exp.config.batch_size}: such a batch has {batch / 1e9:,.0f} GB,"
-            f" and a device has {there / 1e9:,.0f} GB: lower it"
-        )
-    if there is not None and needed * copies > there:
-        raise UserError(
-            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters"
-            f" and their updates, and there are {there / 1e9:,.0f} GB: make it smaller"
-        )
+    from train_lib import warm_start
 
-
-def count_parameters(state: TrainState) -> int:
-    """The number of trainable values."""
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    config = config.copy_and_resolve_references()
+    if config.init_from != file:
+        config.init_from = file
+        config.init_settings = config.init_settings and warm_start.AUTO
+    config.evaluate.ensemble = ""
+    config.augment.lighting = "none"  # only training has it; it would need the training set
+    with warm_start.file_in_memory():
+        exp = resolve(config, given=given)
+        names = tuple(class_names or exp.info.class_names)
+        if not needs_data:
+            names = warm_start.class_names_of(exp, class_names)
+    info = dataclasses.replace(exp.info, class_names=names)
+    module = exp.module.clone(num_classes=len(names))
+    return dataclasses.replace(exp, info=info, module=module)

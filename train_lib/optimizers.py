@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from errors import UserError
-from train_lib.rates import Rate
-from train_lib.schedules import make_momentum
+from train_lib.schedules import Rate, make_momentum
 
 MOMENTUM_FORMS = ("pytorch", "caffe")
 DECAYED = ("kernels", "all")
@@ -179,7 +178,7 @@ def make_optimizer(
 def describe(section, schedule, scale: float = 1.0) -> str:
     """One line for people, from a config's `optimizer` and `schedule` sections.
 
-    scale: of the rates, as in `rates.make_rate`.
+    scale: of the rates, as in `schedules.make_rate`.
     """
     text = f"{scale * schedule.learning_rate:g}, {schedule.name}"
     if schedule.warmup_error:

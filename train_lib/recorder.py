@@ -1,5 +1,9 @@
-"""metrics.jsonl and the TensorBoard events of a workdir. No TensorFlow."""
+"""What a run records: metrics.jsonl, TensorBoard events, and the checkpoints between its steps.
 
+No TensorFlow is needed.
+"""
+
+import collections
 import contextlib
 import json
 import math
@@ -7,7 +11,19 @@ import os
 import pathlib
 import time
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
 from errors import UserError
+from train_lib import progress as progress_lib
+from train_lib import state as state_lib
+from train_lib.checkpoints import METRIC, Checkpoints
+from train_lib.distributed import parallel, processes
+from train_lib.distributed.signals import StopRequest
+from train_lib.evaluation.metrics import evaluate
+from train_lib.steps import record_of
 from train_lib.workdir import write_text
 
 FILE = "metrics.jsonl"
@@ -160,3 +176,227 @@ class _Events:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+class NotFinite(UserError):
+    """A loss, a gradient or a parameter became infinite or NaN."""
+
+    raised_by_all_processes = True  # they all look at the same numbers
+
+    def __init__(self, message: str, rate):
+        super().__init__(
+            f"{message}: lower config.schedule.learning_rate (now {float(rate):g}), or the data or"
+            " the recipe are at fault; the last checkpoint is kept"
+        )
+
+
+@jax.jit
+def _all_finite(tree):
+    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+
+
+def parameter_not_finite(params) -> str | None:
+    """The name, as "conv1/kernel", of the first parameter that is not finite; None if all are."""
+    for name, is_finite in flatten_dict(jax.device_get(_all_finite(params)), sep="/").items():
+        if not is_finite:
+            return name
+    return None
+
+
+class Recorder:
+    """What the host does with a run's steps: records, evaluations and checkpoints.
+
+    Each of several processes has one, in step with the others: what is decided here follows from
+    what all processes know.
+
+    exp: the `Experiment`. checkpoints: None where another process writes. step: where the run
+    starts. result: (step, `metrics.Result`) of the last evaluation that was made.
+    """
+
+    def __init__(self, exp, checkpoints: Checkpoints | None, stop: StopRequest, step: int):
+        is_first = processes.is_first()
+        self.exp, self.checkpoints, self.stop = exp, checkpoints, stop
+        self.writer = Writer(exp.workdir, step) if is_first else Mirror()
+        last = processes.bytes_from_first(lambda: json.dumps(self.writer.last).encode())
+        self.writer.last = json.loads(last)
+        self.progress = progress_lib.Progress(
+            exp.plan.total_steps, step, exp.config.batch_size, quiet=not is_first
+        )
+        self.result = (None, None)
+        self._eval_step = exp.eval_step()
+        self._pending = collections.deque()  # dispatches not yet looked at: (first step, records)
+        self._compiled = set()  # numbers of steps in a dispatch
+        self._all_know_of_stop = False
+
+    def is_stopping(self) -> bool:
+        """Whether training is to stop here. Several processes all stop at the same step."""
+        return self._all_know_of_stop if processes.count() > 1 else self.stop()
+
+    def dispatched(self, first: int, records: dict) -> None:
+        """Takes the records of the steps after `first`, which the devices are computing.
+
+        Looks at the records of the dispatch before: one dispatch is always in flight.
+        """
+        steps = len(records["loss"])
+        if steps not in self._compiled:
+            jax.block_until_ready(records)
+            self.stop.nothing_to_save = False
+            self._compiled.add(steps)
+            self.progress.forget()
+        self._pending.append((first, records))
+        if len(self._pending) > 1:
+            self._log(*self._pending.popleft())
+
+    def between_steps(self, state, step: int):
+        """The record, evaluation and checkpoint of `step`, each only if it is due and missing.
+
+        Returns the state, in which the rate may have fallen, and whether training ends here; if it
+        is to stop, the state is saved. An evaluation that a signal interrupts leaves no record: the
+        resumed run makes it.
+        """
+        plan = self.exp.plan
+        # Asked once: a signal after this line waits for the next round.
+        if not (self.is_stopping() or step in plan.evaluate_at or step in plan.save_at):
+            return state, False
+        while self._pending:
+            self._log(*self._pending.popleft(), held=step)
+        self.progress.paused()
+        last = {name: np.asarray(value) for name, value in record_of(state).items()}
+        self._check_finite(step, last)
+        self._check_parameters(step, last, state)  # they are about to be saved
+        if step > 0 and self.writer.last_step < step:
+            self._record(state, step, last)
+        state = self._with_observed_error(state, step)
+        is_stopping = self.is_stopping()
+        if step > 0 and (is_stopping or step in plan.save_at):
+            self._save(state, step)
+        return state, is_stopping or step == plan.total_steps
+
+    def is_complete(self) -> bool:
+        """Whether the last step was made and evaluated."""
+        return self.writer.last_step == self.exp.plan.total_steps and METRIC in self.writer.last
+
+    def evaluate(self, state, stop=lambda: False):
+        """The test split's `metrics.Result`; None if `stop()` became true meanwhile."""
+        return evaluate(self._eval_step, state, self.exp.eval_batches, self.exp.test_split, stop)
+
+    def wait(self) -> None:
+        """Waits for a pending save. Raises UserError if it failed."""
+        if self.checkpoints:
+            with self.progress.timed("saving"):
+                self.checkpoints.wait()
+
+    def close(self) -> None:
+        """Closes each part, whatever happens to the others; the last error is raised."""
+        with contextlib.ExitStack() as closing:
+            closing.callback(self.progress.close)
+            closing.callback(self.writer.close)
+            if self.checkpoints:
+                closing.callback(self.checkpoints.close)
+
+    def _log(self, first: int, records: dict, held: int | None = None) -> None:
+        """Writes the records of one dispatch, but not of step `held`, which may be evaluated."""
+        records = {name: np.asarray(values) for name, values in records.items()}
+        self._all_know_of_stop |= bool(records.pop("stop", 0))
+        steps = len(records["loss"])
+        self.progress.done(steps)
+        if self.checkpoints:
+            self.checkpoints.check()  # at once, and not only when the next save is due
+        for i in range(steps):
+            step, record = first + i + 1, {k: v[i] for k, v in records.items()}
+            self._check_finite(step, record)
+            if self._is_logged(step) and step != held:
+                self._write(self._train_record(step, record))
+
+    def _is_logged(self, step: int) -> bool:
+        every = self.exp.config.log_every_steps
+        return step % every == 0 or step == self.exp.plan.total_steps
+
+    def _check_finite(self, step: int, record: dict) -> None:
+        """Raises NotFinite for a loss or gradient that is not finite.
+
+        Those that were skipped count only once there are too many.
+        """
+        section, loss, bad = self.exp.config.not_finite, record["loss"], record.get("bad", -1)
+        if section.action == "skip":
+            if record["skipped"] > section.limit:
+                raise NotFinite(
+                    f"{int(record['skipped'])} updates were not finite, the last at step {step}",
+                    record["rate"],
+                )
+        elif bad >= 0 or not math.isfinite(loss):
+            parts = [] if math.isfinite(loss) else [f"the loss is {loss}"]
+            names = state_lib.parameter_names(self.exp.module, self.exp.input_shape)
+            if 0 <= bad < len(names):
+                parts.append(f"the gradient of {names[bad]} is not finite")
+            raise NotFinite(f"{' and '.join(parts)} at step {step}", record["rate"])
+
+    def _check_parameters(self, step: int, record: dict, state) -> None:
+        """Raises NotFinite for a parameter that is not finite."""
+        name = parameter_not_finite(state.params)
+        if name:
+            raise NotFinite(f"{name} is not finite after step {step}", record["rate"])
+
+    def _train_record(self, step: int, record: dict) -> dict:
+        """The line of metrics.jsonl. record: `steps.record_of` the state after `step`."""
+        examples = float(record["examples"])
+        line = {"step": step, "epoch": self.exp.plan.epoch(step)}
+        if examples:  # not all were skipped
+            line["train/loss"] = float(record["loss"]) / examples
+            line["train/top1_error"] = float(record["errors"]) / examples
+        line["train/learning_rate"] = float(record["rate"])  # of the last update
+        if self.exp.config.not_finite.action == "skip":
+            line["train/skipped"] = int(record["skipped"])
+        return line
+
+    def _write(self, line: dict) -> None:
+        rate = self.progress.rate()
+        if rate is not None:
+            line["train/images_per_second"] = rate
+            line["train/data_wait"] = self.progress.waited
+        self.writer.write(line)
+        self.progress.tell(line)
+
+    def _record(self, state, step: int, record: dict) -> None:
+        """Writes the line of `step`, with its evaluation if one is due."""
+        evaluation_is_due = step in self.exp.plan.evaluate_at
+        if not (evaluation_is_due or self._is_logged(step)):
+            return
+        line = {"step": step, "epoch": self.exp.plan.epoch(step)}
+        if self._is_logged(step):
+            line = self._train_record(step, record)
+        if evaluation_is_due:
+            with self.progress.timed("tests"):
+                result = self.evaluate(state, self.stop)
+            if result is None:
+                self._all_know_of_stop = True
+                return
+            line |= result.metrics()
+            self.result = (step, result)
+        self._write(line)
+
+    def _error_of(self, step: int) -> float | None:
+        """The test error after `step`, from its record; None if there was no evaluation.
+
+        Not from the evaluation itself: a run that was killed between the record and the save, of a
+        step that had been saved before without an evaluation, has only the record.
+        """
+        return self.writer.last.get(METRIC) if self.writer.last_step == step else None
+
+    def _with_observed_error(self, state, step: int):
+        """The state once the plateau rule has seen the evaluation of `step`, if there is one."""
+        error = self._error_of(step)
+        if error is None or not self.exp.rate.plateau:
+            return state
+        opt_state = self.exp.rate.observe(state.opt_state, error, step)
+        return state.replace(opt_state=parallel.replicate(opt_state, self.exp.devices))
+
+    def _save(self, state, step: int) -> None:
+        """Starts to save the state, unless it is saved already."""
+        error = self._error_of(step)
+        if not self.checkpoints or self.checkpoints.holds(step, scored=error is not None):
+            return
+        self.stop.nothing_to_save = False
+        with self.progress.timed("saving"):
+            self.writer.sync()  # the records up to a checkpoint are on the disk before it is
+            self.checkpoints.save(step, state, None if error is None else {METRIC: error})

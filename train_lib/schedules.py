@@ -1,12 +1,24 @@
-"""What changes with the step alone: rate, momentum, drop rates. Durations in a config are epochs.
+"""What changes with the step: learning rate, momentum, drop rates. Config durations are epochs.
 
-A schedule maps the step (the number of updates made before) to a value. What also depends on
-errors, as the rate of a plateau rule, is in `rates`.
+A schedule maps the step (the number of updates made before) to a value. Two rules of the papers
+also look at errors:
+
+plateau (Krizhevsky 2012, sec. 5; Simonyan 2015, sec. 3.1): the rate is divided by ten when the
+validation error stops improving. Warm-up by error (He 2015, sec. 4.2, ResNet-110): a small rate
+until the training error is below 80 %.
+
+What the rules have seen is in the optimizer's state, so that checkpoints hold it: the rate is a
+function of the state, which is a function of (seed, step).
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 NAMES = ("constant", "cosine", "steps", "exponential", "linear", "plateau")
@@ -67,3 +79,159 @@ def make_drop_scale(section, steps_per_epoch: float) -> optax.Schedule:
     """
     steps = round(section.drop_anneal_epochs * steps_per_epoch)
     return optax.linear_schedule(1.0, 0.0, steps) if steps else optax.constant_schedule(1.0)
+
+
+# Weight of the past in the running training error: about the last 50 steps count.
+MEMORY = 0.98
+
+
+class Plateau(NamedTuple):
+    """best: the lowest error, float32. since: evaluations without an improvement. drops: how often
+    the rate has fallen. seen: the step of the last evaluation that was counted; int32."""
+
+    best: Any
+    since: Any
+    drops: Any
+    seen: Any
+
+
+class Warmup(NamedTuple):
+    """error: the running training error, float32. over: whether it was below the bound once."""
+
+    error: jax.Array
+    over: jax.Array
+
+
+class RateState(NamedTuple):
+    """step: updates made, int32. rate: that of the last one, float32. The rules' states, if any.
+
+    rolled_back: how often the run went back to a checkpoint, int32.
+    """
+
+    step: jax.Array
+    rate: jax.Array
+    plateau: Plateau | None
+    warmup: Warmup | None
+    rolled_back: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """schedule: step -> rate. plateau: a config's `schedule.plateau` section, if the rule is on.
+    warmup: (rate, error): the rate until the training error was below that, if the rule is on.
+    roll_back: the factor on the rate for each time that the run has gone back.
+    """
+
+    schedule: optax.Schedule
+    plateau: Mapping[str, Any] | None = None
+    warmup: tuple[float, float] | None = None
+    roll_back: float = 1.0
+
+    def scale(self) -> optax.GradientTransformationExtraArgs:
+        """Multiplies by minus the rate: `optax.scale_by_learning_rate` with rules.
+
+        The warm-up needs `update(..., train_error=)`, the share of the batch that the net got
+        wrong. Its running mean starts at 1 and moves to each batch's by 1 - MEMORY: a lucky
+        first batch does not end the warm-up.
+        """
+
+        def init(params):
+            del params
+            # Each its own array: a step's state is donated, and no buffer can be twice.
+            counts = [jnp.zeros((), jnp.int32) for _ in range(5)]
+            plateau = Plateau(jnp.float32(jnp.inf), *counts[:3])
+            warmup = Warmup(jnp.ones((), jnp.float32), jnp.zeros((), bool))
+            return RateState(
+                counts[3],
+                jnp.zeros((), jnp.float32),
+                plateau if self.plateau else None,
+                warmup if self.warmup else None,
+                counts[4],
+            )
+
+        def update(updates, state, params=None, *, train_error=None, **_):
+            del params
+            rate, warmup = self.schedule(state.step), state.warmup
+            if self.plateau:
+                fallen = [self.plateau["factor"] ** n for n in range(self.plateau["drops"] + 1)]
+                rate *= jnp.asarray(fallen, jnp.float32)[state.plateau.drops]
+            if self.warmup:
+                error = MEMORY * warmup.error + (1 - MEMORY) * train_error
+                warmup = Warmup(error, warmup.over | (error < self.warmup[1]))
+                rate = jnp.where(warmup.over, rate, self.warmup[0])
+            rate *= jnp.float32(self.roll_back) ** state.rolled_back
+            rate = jnp.asarray(rate, jnp.float32)
+            updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
+            return updates, RateState(
+                state.step + 1, rate, state.plateau, warmup, state.rolled_back
+            )
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    def observe(self, opt_state, error: float, step: int):
+        """The optimizer's state once the evaluation after `step` has found `error`, on the host.
+
+        An error counts as an improvement if it is below (1 - min_improvement) times the lowest
+        so far. After `patience` evaluations in a row without one, the rate falls by `factor`, and
+        the count begins anew; at most `drops` times. An evaluation that was already counted
+        changes nothing.
+        """
+        if not self.plateau:
+            return opt_state
+
+        def look(node):
+            if not isinstance(node, Plateau) or int(node.seen) >= step:
+                return node
+            best, since, drops = float(node.best), int(node.since), int(node.drops)
+            found = float(np.float32(error))  # as `best` is kept: else equals could differ
+            if found < best * (1 - self.plateau["min_improvement"]):
+                best, since = found, 0
+            else:
+                since += 1
+            if since >= self.plateau["patience"]:
+                since, drops = 0, min(drops + 1, self.plateau["drops"])
+            return Plateau(np.float32(best), np.int32(since), np.int32(drops), np.int32(step))
+
+        return jax.tree.map(look, opt_state, is_leaf=lambda node: isinstance(node, Plateau))
+
+
+def make_rate(
+    section,
+    steps_per_epoch: float,
+    total_steps: int,
+    scale: float = 1.0,
+    roll_back: float = 1.0,
+) -> Rate:
+    """The rate of a config's `schedule` section. scale: a factor on it in all its phases."""
+    schedule = make_schedule(section, steps_per_epoch, total_steps)
+    return Rate(
+        schedule if scale == 1 else lambda step: scale * schedule(step),
+        section.plateau.to_dict() if section.name == "plateau" else None,
+        (scale * section.warmup_rate, section.warmup_error) if section.warmup_error else None,
+        roll_back,
+    )
+
+
+def rolled_back(opt_state, times: int):
+    """The optimizer's state once the run has gone back so many times, on the host."""
+
+    def look(node):
+        if not isinstance(node, RateState):
+            return node
+        return node._replace(rolled_back=np.int32(times))
+
+    return jax.tree.map(look, opt_state, is_leaf=lambda node: isinstance(node, RateState))
+
+
+def times_rolled_back(opt_state) -> int:
+    """How often the run has gone back so far."""
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, RateState))
+    found = [node.rolled_back for node in nodes if isinstance(node, RateState)]
+    return int(found[0]) if found else 0
+
+
+def current_rate(opt_state) -> jax.Array:
+    """The rate of the last update, float32 []; NaN if the optimizer has no `Rate`."""
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, RateState))
+    found = [node.rate for node in nodes if isinstance(node, RateState)]
+    return found[0] if found else jnp.float32(jnp.nan)

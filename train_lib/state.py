@@ -49,8 +49,17 @@ def _compiled_fast() -> dict | None:
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
 
-def _make_draw(module, optimizer: optax.GradientTransformation, input_shape, averaged: bool):
-    """draw(seed) -> the state at step 0."""
+def create(
+    module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    input_shape: tuple[int, int, int],
+    averaged: bool = False,
+) -> TrainState:
+    """The state at step 0: parameters drawn from `seed`.
+
+    input_shape: (height, width, channels). averaged: whether the state has a running average.
+    """
 
     def draw(seed) -> TrainState:
         key = jax.random.fold_in(jax.random.key(seed), 0)
@@ -66,30 +75,22 @@ def _make_draw(module, optimizer: optax.GradientTransformation, input_shape, ave
             skipped=jnp.zeros((), jnp.int32),
         )
 
-    return draw
-
-
-def create(
-    module,
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    input_shape,
-    averaged: bool = False,
-) -> TrainState:
-    """The state at step 0: parameters drawn from `seed`. averaged: whether it has an average."""
-    draw = _make_draw(module, optimizer, input_shape, averaged)
-    # One compilation, where drawing layer by layer would take one for each shape.
+    # One compilation; drawing layer by layer would take one for each shape.
     return jax.jit(draw, compiler_options=_compiled_fast())(seed)
 
 
-def for_config(exp, optimizer: optax.GradientTransformation) -> TrainState:
-    """`create`, as an `experiment.Experiment` has it."""
-    averaged = exp.config.optimizer.averaging > 0
-    return create(exp.module, optimizer, exp.config.seed, exp.input_shape, averaged)
+def variable_shapes(module, input_shape):
+    """The module's variables as ShapeDtypeStructs. input_shape: (height, width, channels)."""
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
 
 
-def shapes_for_config(exp, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state of `for_config` as ShapeDtypeStructs; nothing is computed or compiled."""
-    averaged = exp.config.optimizer.averaging > 0
-    draw = _make_draw(exp.module, optimizer, exp.input_shape, averaged)
-    return jax.eval_shape(draw, exp.config.seed)
+def parameter_names(module, input_shape) -> list[str]:
+    """Names like "conv1/kernel", in the order of the leaves of `TrainState.params`."""
+    leaves = jax.tree.leaves_with_path(variable_shapes(module, input_shape)["params"])
+    return ["/".join(key.key for key in path) for path, _ in leaves]
+
+
+def count_parameters(state: TrainState) -> int:
+    """The number of trainable values."""
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))

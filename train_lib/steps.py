@@ -1,81 +1,83 @@
-"""The train and evaluation steps: pure functions of (state, batch)."""
+"""The training step and the evaluation step: pure functions of (state, batch)."""
 
+import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from models import layers
-from train_lib import rates
+from train_lib import schedules
 from train_lib.distributed import parallel
+from train_lib.losses import Loss
 from train_lib.state import EMPTY_WINDOW, TrainState
 
 AUXILIARY = "auxiliary"  # the collection into which models sow their auxiliary heads' logits
 
 
-def make_train_step(
-    module,
-    loss: Callable,
-    optimizer: optax.GradientTransformation,
-    transform: Callable,
-    seed: int,
-    log_every_steps: int,
-    drop_scale: Callable = lambda step: 1.0,
-    auxiliary_weight: float = 0.0,
-    averaging: float = 0.0,
-    skip_not_finite: bool = False,
-) -> Callable:
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The parts of a training step.
+
+    loss: (logits [batch, classes], labels [batch]) -> float32 [batch].
+    transform: (images uint8, keys, offsets) -> network input float32.
+    log_every_steps: the window of sums starts again after each such number of steps.
+    drop_scale: step -> factor on every drop rate.
+    auxiliary_weight: of the mean loss of each auxiliary head.
+    averaging: 0, or the decay of the running average of the parameters; see `averaged`.
+    skip_not_finite: if a loss or gradient is not finite, the step changes only counters, and
+        the state's `skipped` counts it.
+    """
+
+    module: nn.Module
+    loss: Callable
+    optimizer: optax.GradientTransformation
+    transform: Callable
+    seed: int = 0
+    log_every_steps: int = 1
+    drop_scale: Callable = lambda step: 1.0
+    auxiliary_weight: float = 0.0
+    averaging: float = 0.0
+    skip_not_finite: bool = False
+
+
+class _Inputs(NamedTuple):
+    """A device's slice of a batch as the network takes it.
+
+    positions: int32 [b], of the examples in the whole batch, over all devices.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    positions: jax.Array
+    dropout_key: jax.Array
+
+
+def make_train_step(recipe: Recipe) -> Callable:
     """train_step(state, batch) -> (state, record), to run under `parallel.train_step`.
 
     batch: image uint8 [b, height, width, channels] and label int32 [b], this device's slice;
-    perhaps offset int32 [b, 2], where the images lie in a square that a mean image is of, and
-    stop int32 [], of which the record holds the sum over devices: several processes stop at the
-    same step by it.
-    record: `record_of(state)` after the step. The window starts afresh after each logged step;
-    its loss is that of the model's own logits.
-    skip_not_finite: a loss or gradient that is not finite changes nothing but counters, and the
-    state's `skipped` counts it.
-    drop_scale: step -> factor on every drop rate. auxiliary_weight: of the loss of each
-    auxiliary head's logits (the collection `auxiliary`). averaging: see `averaged`.
+    offset int32 [b, 2] if the images are parts of larger squares that a mean image belongs to.
+    record: `record_of` the state after the step, and `bad`, see `first_not_finite`. The loss of
+    the window is that of the model's own logits, without auxiliary heads.
     """
-    base_key = jax.random.fold_in(jax.random.key(seed), 1)
-    optimizer = optax.with_extra_args_support(optimizer)
+    base_key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
+    optimizer = optax.with_extra_args_support(recipe.optimizer)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        step_key = jax.random.fold_in(base_key, state.step)
-        augment_key, dropout_key = jax.random.split(step_key)
-        count = len(batch["label"])
-        # An example's keys depend on its place in the whole batch, so that its augmentation and
-        # its dropout masks are the same on any number of devices.
-        places = parallel.device_index() * count + jnp.arange(count)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, places)
-        images = transform(batch["image"], keys, batch.get("offset"))
-
-        def mean_loss(params):
-            with layers.placed(places):
-                logits, model_state = module.apply(
-                    {"params": params, **state.model_state},
-                    images,
-                    train=True,
-                    drop_scale=drop_scale(state.step),
-                    rngs={"dropout": dropout_key},
-                    mutable=[*state.model_state, AUXILIARY],
-                )
-            model_state = dict(model_state)
-            value = loss(logits, batch["label"]).mean()
-            heads = jax.tree.leaves(model_state.pop(AUXILIARY, {}))
-            auxiliary = sum(loss(head, batch["label"]).mean() for head in heads)
-            return value + auxiliary_weight * auxiliary, (value, logits, model_state)
-
-        gradient, (value, logits, model_state) = jax.grad(mean_loss, has_aux=True)(state.params)
+        inputs = _inputs(recipe.transform, jax.random.fold_in(base_key, state.step), batch)
+        gradient, (value, logits, model_state) = _gradient(recipe, state, inputs)
         gradient, model_state = parallel.mean((gradient, model_state))
-        errors = (logits.argmax(axis=-1) != batch["label"]).sum(dtype=jnp.float32)
-        here = parallel.total(
+        count = len(inputs.labels)
+        errors = (logits.argmax(axis=-1) != inputs.labels).sum(dtype=jnp.float32)
+        sums = parallel.total(
             {"loss": value * count, "errors": errors, "examples": jnp.float32(count)}
         )
-        bad = first_not_finite(gradient, here["loss"])
+        bad = first_not_finite(gradient, sums["loss"])
         # The update waits for the whole gradient. Otherwise XLA copies each kernel, because the
         # input's gradient may still have to read it.
         gradient, old_params = jax.lax.optimization_barrier((gradient, state.params))
@@ -83,45 +85,76 @@ def make_train_step(
             gradient,
             state.opt_state,
             old_params,
-            train_error=here["errors"] / here["examples"],
+            train_error=sums["errors"] / sums["examples"],
         )
         params = optax.apply_updates(old_params, updates)
-        average, skipped = state.average, state.skipped
-        if averaging:
-            average = averaged(average, params, averaging, state.step)
-        if skip_not_finite:
-            is_bad = bad >= 0
-
-            def unless_bad(new, old):
-                # Counters go on: schedules are functions of the step.
-                return jnp.where(is_bad, old, new) if jnp.issubdtype(new, jnp.inexact) else new
-
-            old = (state.params, state.opt_state, state.model_state, state.average)
-            params, opt_state, model_state, average = jax.tree.map(
-                unless_bad, (params, opt_state, model_state, average), old
-            )
-            here = jax.tree.map(lambda value: jnp.where(is_bad, 0, value), here)
-            skipped = skipped + is_bad
-        fresh = state.step % log_every_steps == 0
+        average = state.average
+        if recipe.averaging:
+            average = averaged(average, params, recipe.averaging, state.step)
+        new = state.replace(
+            params=params, opt_state=opt_state, model_state=model_state, average=average
+        )
+        if recipe.skip_not_finite:
+            new, sums = _unless(bad >= 0, new, state, sums)
+        starts = state.step % recipe.log_every_steps == 0
         window = {
-            name: jnp.where(fresh, EMPTY_WINDOW[name], state.window[name]) + here[name]
+            name: jnp.where(starts, EMPTY_WINDOW[name], state.window[name]) + sums[name]
             for name in EMPTY_WINDOW
         }
-        state = TrainState(
-            step=state.step + 1,
-            params=params,
-            model_state=model_state,
-            opt_state=opt_state,
-            window=window,
-            average=average,
-            skipped=skipped,
-        )
-        record = record_of(state) | {"bad": bad}
-        if "stop" in batch:
-            record["stop"] = parallel.total(batch["stop"])
-        return state, record
+        new = new.replace(step=state.step + 1, window=window)
+        return new, record_of(new) | {"bad": bad}
 
     return train_step
+
+
+def _inputs(transform: Callable, key: jax.Array, batch: dict) -> _Inputs:
+    """The network input of a batch, augmented. key: of the step."""
+    augment_key, dropout_key = jax.random.split(key)
+    count = len(batch["label"])
+    # An example's keys depend on its position in the whole batch, so that its augmentation and
+    # its dropout masks are the same on any number of devices.
+    positions = parallel.device_index() * count + jnp.arange(count)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, positions)
+    images = transform(batch["image"], keys, batch.get("offset"))
+    return _Inputs(images, batch["label"], positions, dropout_key)
+
+
+def _gradient(recipe: Recipe, state: TrainState, inputs: _Inputs):
+    """(gradient, (loss, logits, model_state)) of the mean loss of a device's examples."""
+
+    def mean_loss(params):
+        with layers.placed(inputs.positions):
+            logits, model_state = recipe.module.apply(
+                {"params": params, **state.model_state},
+                inputs.images,
+                train=True,
+                drop_scale=recipe.drop_scale(state.step),
+                rngs={"dropout": inputs.dropout_key},
+                mutable=[*state.model_state, AUXILIARY],
+            )
+        model_state = dict(model_state)
+        value = recipe.loss(logits, inputs.labels).mean()
+        heads = jax.tree.leaves(model_state.pop(AUXILIARY, {}))
+        auxiliary = sum(recipe.loss(head, inputs.labels).mean() for head in heads)
+        return value + recipe.auxiliary_weight * auxiliary, (value, logits, model_state)
+
+    return jax.grad(mean_loss, has_aux=True)(state.params)
+
+
+def _unless(is_bad: jax.Array, new: TrainState, old: TrainState, sums: dict):
+    """(state, sums) of a step that changes only counters if `is_bad`; then it is counted."""
+
+    def select(new, old):
+        # Integers are counters, which continue: schedules are functions of the step.
+        return jnp.where(is_bad, old, new) if jnp.issubdtype(new, jnp.inexact) else new
+
+    def parts(state):
+        return state.params, state.opt_state, state.model_state, state.average
+
+    params, opt_state, model_state, average = jax.tree.map(select, parts(new), parts(old))
+    sums = jax.tree.map(lambda value: jnp.where(is_bad, 0, value), sums)
+    new = new.replace(params=params, opt_state=opt_state, model_state=model_state, average=average)
+    return new.replace(skipped=old.skipped + is_bad), sums
 
 
 def record_of(state: TrainState) -> dict[str, jax.Array]:
@@ -130,13 +163,13 @@ def record_of(state: TrainState) -> dict[str, jax.Array]:
     skipped: int32 [], if the state counts it. The train step adds `bad`, see `first_not_finite`.
     """
     counted = {} if state.skipped is None else {"skipped": state.skipped}
-    return {**state.window, "rate": rates.current(state.opt_state), **counted}
+    return {**state.window, "rate": schedules.current_rate(state.opt_state), **counted}
 
 
 def first_not_finite(gradient, loss: jax.Array) -> jax.Array:
     """The number, int32 [], of the first leaf of a gradient that is not finite.
 
-    One past the last where all are, but the loss is not; -1 where all is finite.
+    One past the last leaf if all leaves are finite, but the loss is not; -1 if all are finite.
     """
     # 0 * x is 0 for every finite x and NaN for the others: one sum over each leaf.
     flags = [jnp.isnan((0 * leaf).sum()) for leaf in [*jax.tree.leaves(gradient), loss]]
@@ -147,10 +180,10 @@ def first_not_finite(gradient, loss: jax.Array) -> jax.Array:
 def averaged(average, params, decay: float, step: jax.Array):
     """The running average of the parameters after the update that follows `step`.
 
-    The mean of the parameters after each update so far, that of k updates ago weighted by
-    decay ** k: about the last 1 / (1 - decay) of them. (Szegedy 2014, sec. 6, has Polyak's
-    averaging "to create the final model" and gives no form of it.) BatchNorm's statistics are
-    running averages already, of the net that trains.
+    The mean of the parameters after each update so far; those of k updates ago have the weight
+    decay ** k, so about the last 1 / (1 - decay) updates count. (Szegedy 2014, sec. 6, has
+    Polyak's averaging "to create the final model" and gives no form of it.) BatchNorm's statistics
+    are running averages already, of the network that trains.
     """
     # The weights 1, decay, ... of step + 1 terms sum to (1 - decay ** (step + 1)) / (1 - decay).
     total = -jnp.expm1((step + 1) * math.log(decay))
@@ -167,18 +200,29 @@ def several(train_step: Callable) -> Callable:
     return train_steps
 
 
+def sharing_stop(train_steps: Callable) -> Callable:
+    """The same steps, in which several processes learn whether one of them was asked to stop.
+
+    run(state, (batches, stop)) -> (state, records): stop is int32 [], not 0 in a process that was
+    asked; the records' `stop` is the sum over all devices. So all processes stop at the same step.
+    """
+
+    def run(state, batches_and_stop):
+        batches, stop = batches_and_stop
+        state, records = train_steps(state, batches)
+        return state, records | {"stop": parallel.total(stop)}
+
+    return run
+
+
 def make_eval_step(
-    module,
-    loss: Callable,
-    probabilities: Callable,
-    transform: Callable,
-    drop_scale: Callable = lambda step: 1.0,
-):
+    module, loss: Loss, transform: Callable, drop_scale: Callable = lambda step: 1.0
+) -> Callable:
     """eval_step(state, batch) -> (sums, examples), to run under `parallel.eval_step`.
 
-    batch: image, label and mask [b]; masked-out examples (mask 0) count for nothing. sums over
-    all devices: loss, top1_errors, top5_errors, examples. examples: the five (or fewer) most
-    probable classes and their probabilities, [b, 5], best first.
+    batch: image, label and mask [b]; examples whose mask is 0 do not count. sums over all devices:
+    loss, top1_errors, top5_errors, examples. examples: the five (or fewer) most probable classes
+    and their probabilities, [b, 5], best first.
     """
 
     def eval_step(state: TrainState, batch: dict) -> tuple[dict, dict]:
@@ -198,7 +242,7 @@ def make_eval_step(
             "top5_errors": (~hits.any(axis=1) * mask).sum(),
             "examples": mask.sum(),
         }
-        chosen = jnp.take_along_axis(probabilities(logits), classes, axis=1)
+        chosen = jnp.take_along_axis(loss.probabilities(logits), classes, axis=1)
         return parallel.total(sums), {"classes": classes, "probabilities": chosen}
 
     return eval_step

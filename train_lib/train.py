@@ -1,215 +1,368 @@
 """Training: from a config and a folder to the final state.
 
-`train_and_evaluate` is the way in for the command line, notebooks and tests alike.
+`train_and_evaluate` is the entry for the command line, notebooks and tests alike.
 """
 
 import contextlib
+import dataclasses
+import math
 import pathlib
 import sys
+from collections.abc import Callable, Collection
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline import sources
-from train_lib import console, experiment, foreign, optimizers, plans, rates, warm_start
+from train_lib import optimizers, schedules, warm_start
+from train_lib import progress as progress_lib
 from train_lib import state as state_lib
-from train_lib import workdir as folder
+from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import lock, parallel, processes
 from train_lib.distributed.signals import STOPPED, StopRequest
-from train_lib.loop import NotFinite, Run
-from train_lib.steps import make_train_step, several
+from train_lib.experiment import Experiment, resolve
+from train_lib.recorder import NotFinite, Recorder
+from train_lib.recorder import read as read_records
+from train_lib.steps import make_train_step, several, sharing_stop
 
 
 class Stopped(Exception):
     """Training was asked to stop, and has saved its state."""
 
     exit_code = STOPPED
-    raised_by_all_processes = (
-        True  # of several processes; that which saves has done so before they part
-    )
+    raised_by_all_processes = True  # the first process has saved before they part
+
+
+@dataclasses.dataclass
+class Session:
+    """What outlasts a roll-back.
+
+    rolled_back: how often the run went back to a checkpoint, also before it was resumed.
+    reason: why it went back the last time, if it did so in this session.
+    skipped: how many unreadable images were left out.
+    """
+
+    stop: StopRequest
+    rolled_back: int = 0
+    reason: str = ""
+    skipped: int = 0
 
 
 def train_and_evaluate(
-    config: ConfigDict,
+    config: ConfigDict | None,
     workdir: str | pathlib.Path,
     allow_config_change: bool = False,
     stop: StopRequest | None = None,
+    given: Collection[str] = (),
 ) -> state_lib.TrainState:
-    """Trains, or goes on with, the run in `workdir`; returns the final state.
+    """Trains or resumes the run in `workdir`, and returns its final state.
 
     Writes config.json, dataset.json, statistics.npz (if the config needs any), metrics.jsonl,
     events/, checkpoints/ and plots/ there.
-    stop: one that listens already; by default, one that does so while this trains.
+
+    config: None resumes the run of the workdir with the config that it stored.
+    stop: a request that listens for signals already; by default one that listens while this trains.
+    given: names of the config's fields that the user gave, see `experiment.resolve`.
     Raises UserError for whatever the user can put right, Stopped after SIGTERM or Ctrl-C.
 
-    Of several processes (see `processes`) all call this; the first alone needs the workdir.
+    All of several processes (see `processes`) call this; only the first one needs the workdir.
     """
     workdir = pathlib.Path(workdir)
+    config = workdir_lib.read_config(workdir) if config is None else config
     if config.deterministic:
         parallel.use_deterministic_kernels()
+    with session(workdir, stop) as run:
+        exp = resolve(config, workdir, given=given, allow_config_change=allow_config_change)
+        check(exp)
+        with locked(exp, allow_config_change):
+            return with_roll_back(train, exp, compile_step(exp), run)
+
+
+@contextlib.contextmanager
+def session(workdir: pathlib.Path, stop: StopRequest | None):
+    """Listens for signals, and turns errors of the disk into a UserError."""
     try:
         with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
-            return _in_folder(config, workdir, allow_config_change, stop)
-    except BrokenPipeError:  # whoever read our output has left
+            yield Session(stop)
+    except BrokenPipeError:  # the reader of the output has left
         raise
-    except OSError as error:  # wherever a disk is full or broken
+    except OSError as error:
         raise UserError(
             f"cannot go on in {workdir} ({error}): free some space or check the folder, then run"
             " the same command again"
         ) from error
 
 
-def _in_folder(config, workdir: pathlib.Path, allow_config_change: bool, stop: StopRequest):
-    """`train_and_evaluate`, once the folder can be the run's and no other's."""
-    config = foreign.settled(config, workdir)
-    if config.init_from and processes.is_first() and not folder.has_checkpoints(workdir):
-        warm_start.check(config.init_from)
-    exp = experiment.build(config, workdir)
-    experiment.check_memory(exp)
-    parallel.batch_per_device(
-        config.batch_size, parallel.global_device_count(exp.devices), "config.batch_size"
-    )
-    train_split = exp.train_split
-    test_split = sources.load(config.dataset, config.dataset.test_split)
-    plan = plans.make_plan(config, len(train_split))
-    processes.check_same("data set", [len(train_split), len(test_split), *exp.info.class_names])
-    with contextlib.ExitStack() as held:
-        if processes.is_first():
-            folder.open_for_training(workdir, config, allow_config_change)
-            held.enter_context(lock.held(workdir))
-            # Again: another run may have made the folder its own meanwhile.
-            folder.open_for_training(workdir, config, allow_config_change)
-        return _train(exp, plan, workdir, train_split, test_split, stop)
-
-
-def make_step(exp, plan):
-    """(train_step, optimizer, rate) of an experiment; see `make_train_step` and `rates.Rate`."""
+def check(exp: Experiment) -> None:
+    """Raises UserError, before anything is written, for what this machine cannot train."""
     config = exp.config
-    rate = rates.for_config(config, plan.steps_per_epoch, plan.total_steps)
-    optimizer = optimizers.make_optimizer(config.optimizer, rate, plan.steps_per_epoch)
-    train_step = make_train_step(
-        exp.module,
-        exp.loss,
-        optimizer,
-        exp.transform,
-        config.seed,
-        config.log_every_steps,
-        exp.drop_scale,
-        config.loss.auxiliary_weight,
-        config.optimizer.averaging,
-        config.not_finite.action == "skip",
-    )
-    return train_step, optimizer, rate
+    if config.init_from and processes.is_first() and not workdir_lib.has_checkpoints(exp.workdir):
+        warm_start.check_source(config.init_from)
+    check_memory(exp)
+    devices = parallel.global_device_count(exp.devices)
+    parallel.batch_per_device(config.batch_size, devices, "config.batch_size")
+    sizes = [len(exp.train_split), len(exp.test_split)]
+    processes.check_same("data set", [*sizes, *exp.info.class_names])
 
 
-def _train(exp, plan, workdir: pathlib.Path, train_split, test_split, stop: StopRequest):
-    """From the newest checkpoint, or the start, to the end of the plan."""
-    config = exp.config
-    step_function, optimizer, rate = make_step(exp, plan)
-    train_step = parallel.train_step(several(step_function), exp.devices)
-    checkpoints, state, origin = _beginning(exp, optimizer, workdir)
-    step, times = int(state.step), rates.times_rolled_back(state.opt_state)
-    if step > plan.total_steps:
+def check_memory(exp: Experiment) -> None:
+    """Raises UserError if the devices cannot hold even parameters and updates, or a batch.
+
+    Parameters, gradient, velocity and average are on each device; a batch's images are spread over
+    all devices. Checked beforehand, because a machine that runs out of memory kills the process
+    without a message.
+    """
+    leaves = jax.tree.leaves(state_lib.variable_shapes(exp.module, exp.input_shape))
+    copies_of_parameters = 4 if exp.config.optimizer.averaging else 3
+    needed = copies_of_parameters * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    available = parallel.memory_bytes(exp.devices[0])
+    copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
+    batch = exp.config.batch_size * math.prod(exp.input_shape) * 4 // processes.count()
+    if available is not None and batch > available * len(exp.devices) // copies:
         raise UserError(
-            f"{workdir} is at step {step}, but this config ends at step {plan.total_steps}: raise"
-            " config.epochs, or choose another --workdir"
+            f"config.batch_size={exp.config.batch_size}: such a batch has {batch / 1e9:,.0f} GB,"
+            f" and a device has {available / 1e9:,.0f} GB: lower it"
         )
-    statistics = exp.statistics  # of all processes together
-    if processes.is_first():
-        folder.describe(workdir, config, exp.info, statistics, len(train_split))
-        parameters = experiment.count_parameters(state)
-        _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step)
-    processes.share_stop_request(stop)
-    skipped = 0
+    if available is not None and needed * copies > available:
+        raise UserError(
+            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters"
+            f" and their updates, and there are {available / 1e9:,.0f} GB: make it smaller"
+        )
+
+
+@contextlib.contextmanager
+def locked(exp: Experiment, allow_config_change: bool):
+    """Makes the folder and keeps other runs out of it; the first of several processes does so."""
+    if not processes.is_first():
+        yield
+        return
+    workdir_lib.make_writable(exp.workdir)
+    with lock.held(exp.workdir):
+        if not allow_config_change:  # another run may have started here since `resolve`
+            workdir_lib.check_same_config(exp.workdir, exp.config)
+        yield
+
+
+def compile_step(exp: Experiment) -> Callable:
+    """run(state, inputs) -> (state, records): a dispatch of steps on all devices.
+
+    inputs: what `Feed` gives.
+    """
+    steps = several(make_train_step(exp.recipe))
+    return parallel.train_step(sharing_stop(steps) if processes.count() > 1 else steps, exp.devices)
+
+
+def with_roll_back(train: Callable, exp: Experiment, train_step: Callable, run: Session):
+    """`train`, again from the last checkpoint after each NotFinite, as config.not_finite says."""
+    section = exp.config.not_finite
     while True:
-        run = Run(exp, plan, workdir, checkpoints, rate, train_split, test_split)
-        run.skipped_before = skipped
-        if checkpoints:
-            processes.delay_exit_while(checkpoints.is_saving)
         try:
-            if origin:  # from here on the run needs the other one no more
-                checkpoints.save(0, state)
-            state = parallel.replicate(state, exp.devices)
-            state = run.train(state, step, train_step, stop)
-            # A pending save is waited for; its failure fails the run.
-            if checkpoints:
-                with run.progress.timed("saving"):
-                    checkpoints.wait()
-            run.close()  # the bar, too: what is said next has a line of its own
-            processes.print_once(run.progress.summary(), file=sys.stderr)
-            break
-        except BaseException as error:
-            times += 1
-            may_go_back = (
-                config.not_finite.action == "roll_back" and times <= config.not_finite.limit
-            )
-            if not isinstance(error, NotFinite) or not may_go_back:
-                with contextlib.suppress(Exception):  # the first error is the one to tell
-                    run.close()
+            return train(exp, train_step, run)
+        except NotFinite as error:
+            run.rolled_back += 1
+            if section.action != "roll_back" or run.rolled_back > section.limit:
                 raise
-            said, skipped = str(error).partition(":")[0], run.skipped
-            run.close()
-        checkpoints, state, origin = _beginning(exp, optimizer, workdir)
-        step = int(state.step)
-        state = state.replace(opt_state=rates.rolled_back(state.opt_state, times))
-        factor = config.not_finite.rate_factor**times
-        processes.print_once(
-            f"{said}: going back to step {step}, with {factor:g} of the rate ({times} of at most"
-            f" {config.not_finite.limit} times)",
-            file=sys.stderr,
-        )
-    if not run.is_complete():
-        processes.wait_for_signal_name(stop)
+            run.reason = str(error).partition(":")[0]
+
+
+def train(exp: Experiment, train_step: Callable, run: Session) -> state_lib.TrainState:
+    """From the newest checkpoint, or the start, to the end of the plan.
+
+    Raises Stopped, with the state saved, if the run was asked to stop.
+    """
+    checkpoints, state, origin = restore_or_start(exp)
+    state = begin(exp, state, origin, run)
+    recorder = Recorder(exp, checkpoints, run.stop, int(state.step))
+    with closed_on_error(recorder):
+        if origin and checkpoints:  # from here on the run does not need the source any more
+            checkpoints.save(0, state)
+        state = loop(exp, train_step, parallel.replicate(state, exp.devices), recorder, run)
+        recorder.wait()
+    recorder.close()  # the bar, too: what follows has a line of its own
+    processes.print_once(recorder.progress.summary(), file=sys.stderr)
+    if not recorder.is_complete():
+        processes.wait_for_signal_name(run.stop)
         raise Stopped(
-            f"stopped by {stop.signal_name or 'a signal'} at step {int(state.step)}, saved in"
-            f" {workdir}: the same command goes on from there"
+            f"stopped by {run.stop.signal_name or 'a signal'} at step {int(state.step)}, saved in"
+            f" {exp.workdir}: the same command goes on from there"
         )
-    run.finish(state)
+    finish(exp, recorder, state, run.skipped)
     return state
 
 
-def _beginning(exp, optimizer, workdir: pathlib.Path):
-    """(checkpoints, state, origin) with which a run begins, or goes on.
+def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, run: Session):
+    """Steps until the plan ends, or until the run is to stop. Returns the state, saved if it is."""
+    feed, step = Feed(exp, int(state.step), recorder.progress, run.stop), int(state.step)
+    with contextlib.closing(feed):
+        try:
+            while True:
+                state, is_over = recorder.between_steps(state, step)
+                if is_over:
+                    return state
+                inputs = feed.next()
+                recorder.progress.running()
+                state, records = train_step(state, inputs)
+                feed.prefetch(records)  # while the devices compute
+                recorder.dispatched(step, records)
+                step += exp.plan.dispatch(step)
+        finally:
+            run.skipped += feed.skipped
 
-    Where it begins: 1. the newest good checkpoint of this folder, 2. the weights of another run
-    (config.init_from, whose `warm_start.Origin` is the origin), 3. scratch.
+
+class Feed:
+    """The training batches from step `first` on, copied to the devices ahead of their use.
+
+    Of several processes each adds to its batches whether it was asked to stop.
     """
-    config = exp.config
-    state = state_lib.for_config(exp, optimizer)
+
+    def __init__(self, exp: Experiment, first: int, progress, stop: StopRequest):
+        self._batches = exp.train_batches(first)
+        self._devices, self._progress, self._stop = exp.devices, progress, stop
+        self._ahead = None
+
+    @property
+    def skipped(self) -> int:
+        """How many unreadable images were left out."""
+        return self._batches.skipped
+
+    def next(self):
+        """The inputs of the next dispatch, on the devices."""
+        inputs, self._ahead = self._ahead or self._read(), None
+        return inputs
+
+    def prefetch(self, running) -> None:
+        """Reads the inputs after those of `running`, the arrays that the devices compute."""
+        self._ahead = self._read(running)
+
+    def _read(self, running=None):
+        """None after the last batch."""
+        with self._progress.waiting(running):
+            inputs = next(self._batches, None)
+        if processes.count() > 1 and inputs:
+            inputs = (inputs, np.full(len(self._devices), self._stop(), np.int32))
+        return inputs and parallel.scatter(inputs, self._devices)
+
+    def close(self) -> None:
+        """Ends the workers that decode."""
+        self._batches.close()
+
+
+@contextlib.contextmanager
+def closed_on_error(recorder: Recorder):
+    """Closes the recorder after an error, which is the one to tell, but for a failed save."""
+    try:
+        yield
+    except NotFinite:  # the run may go back and continue, but not after a save that failed
+        recorder.close()
+        raise
+    except BaseException:
+        with contextlib.suppress(Exception):
+            recorder.close()
+        raise
+
+
+def restore_or_start(exp: Experiment):
+    """(checkpoints, state, origin) of the run's first or next step.
+
+    The state comes from: 1. the newest good checkpoint of the workdir, 2. the weights that
+    config.init_from names (then origin is a `warm_start.Origin`), 3. scratch.
+    """
+    state = exp.new_state()
     checkpoints = origin = None
     if processes.is_first():
-        checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        checkpoints = Checkpoints(exp.workdir, exp.config.checkpoint.keep)
+        processes.delay_exit_while(checkpoints.is_saving)
         restored = checkpoints.restore(state)
         if restored is not None:
             _, state = restored
-        elif config.init_from:
-            name, read = config.init_from, None
-            if foreign.is_foreign(name):
-                read = (0, foreign.fitting(config, exp.module, exp.input_shape))
-            state, origin = warm_start.take_over(state, name, config.init_layers, read)
+        elif exp.config.init_from:
+            state, origin = warm_start.warm_start(exp, state)
     return checkpoints, processes.tree_from_first(state), origin
 
 
-def _announce(exp, plan, workdir, parameters, origin, train_split, test_split, step) -> None:
+def begin(exp: Experiment, state, origin: warm_start.Origin | None, run: Session):
+    """Stores and prints what is about to run, or that it goes back. Returns the state to train."""
+    step, section = int(state.step), exp.config.not_finite
+    if run.reason:
+        processes.print_once(
+            f"{run.reason}: going back to step {step}, with"
+            f" {section.rate_factor**run.rolled_back:g} of the rate ({run.rolled_back} of at most"
+            f" {section.limit} times)",
+            file=sys.stderr,
+        )
+        return state.replace(opt_state=schedules.rolled_back(state.opt_state, run.rolled_back))
+    if step > exp.plan.total_steps:
+        raise UserError(
+            f"{exp.workdir} is at step {step}, but this config ends at step"
+            f" {exp.plan.total_steps}: raise config.epochs, or choose another --workdir"
+        )
+    run.rolled_back = schedules.times_rolled_back(state.opt_state)
+    statistics = exp.statistics  # all processes together
+    if processes.is_first():
+        workdir_lib.write_description(
+            exp.workdir, exp.config, exp.info, statistics, len(exp.train_split)
+        )
+        print_opening(exp, state, origin)
+    processes.share_stop_request(run.stop)
+    return state
+
+
+def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> None:
     """Prints what is about to run."""
-    config, count = exp.config, parallel.global_device_count(exp.devices)
+    config, plan, count = exp.config, exp.plan, parallel.global_device_count(exp.devices)
+    parameters, step = state_lib.count_parameters(state), int(state.step)
     together = f", {processes.count()} processes" if processes.count() > 1 else ""
     copy = f" ({exp.info.copy.description})" if exp.info.copy else ""
-    console.opening_block(
+    progress_lib.opening_block(
         {
             "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
-            "data": f"{config.dataset.name}, {len(train_split):,} to train,"
-            f" {len(test_split):,} to test{copy}",
+            "data": f"{config.dataset.name}, {len(exp.train_split):,} to train,"
+            f" {len(exp.test_split):,} to test{copy}",
             "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})"
             + together,
             "batch": f"{config.batch_size}, {config.batch_size // count} a device",
-            "rate": optimizers.describe(
-                config.optimizer, config.schedule, rates.rate_scale(config)
-            ),
+            "rate": optimizers.describe(config.optimizer, config.schedule, exp.rate_scale),
             **(origin.rows() if origin else {}),
             "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
             f" {plan.steps_per_epoch:,.1f})" + (f", going on at {step:,}" if step else ""),
-            "outputs": str(workdir),
+            "outputs": str(exp.workdir),
         }
+    )
+
+
+def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
+    """Draws the plots and prints the closing lines. skipped: unreadable images of this process."""
+    step, result = recorder.result
+    if step != exp.plan.total_steps:  # the run was complete before it began
+        result = recorder.evaluate(state)
+    counts = processes.gather(skipped=np.int64(skipped))
+    if not processes.is_first():
+        return
+    from train_lib.pictures import run_plots  # Matplotlib: not before the first step
+
+    run_plots.write_all(
+        exp.workdir,
+        read_records(exp.workdir),
+        exp.module,
+        state.variables()["params"],
+        result,
+        exp.info.class_names,
+        lambda i: exp.picture(exp.test_split, i),
+    )
+    name, dataset = exp.config.dataset.name, exp.config.dataset
+    split = sources.split_name(dataset, dataset.test_split)
+    skipped = sum(int(count["skipped"]) for count in counts)
+    if skipped:
+        print(f"{skipped} times an image could not be read, and another stood in for it")
+    print(
+        f"test error {result.top1_error:.2%} ({round(result.top1_error * result.examples)} of"
+        f" {result.examples} images of {name} {split}), loss {result.loss:.4f}, after"
+        f" {exp.plan.total_steps} steps",
+        f"written to {exp.workdir}: config.json, metrics.jsonl, events/ (TensorBoard),"
+        " checkpoints/, plots/",
+        sep="\n",
+        flush=True,
     )

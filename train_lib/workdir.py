@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -50,6 +51,29 @@ def config_from_json(text: str) -> ConfigDict:
     return config
 
 
+def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Raises UserError, naming the differences, if the folder's run has another config."""
+    if (workdir / CONFIG).exists():
+        _refuse(
+            workdir,
+            different_fields(workdir, config),
+            "choose another --workdir, or go on with the new one by --allow_config_change",
+        )
+
+
+def check_readable(workdir: pathlib.Path, config: ConfigDict, prefixes: Sequence[str]) -> None:
+    """Raises UserError unless the folder holds a run with a checkpoint, of the same net.
+
+    prefixes: of the names of the fields that must be equal to the run's.
+    """
+    if not (workdir / CONFIG).exists() or not (workdir / "checkpoints").is_dir():
+        raise UserError(f"no run in {workdir}: train one with --mode=train, or give its --workdir")
+    different = [line for prefix in prefixes for line in different_fields(workdir, config, prefix)]
+    _refuse(workdir, different, "give the config that it was trained with")
+    if not has_checkpoints(workdir):
+        raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
+
+
 def different_fields(workdir: pathlib.Path, config: ConfigDict, prefix: str = "") -> list[str]:
     """ "name: stored -> now" for every field in which a run's stored config and a config differ.
 
@@ -60,11 +84,10 @@ def different_fields(workdir: pathlib.Path, config: ConfigDict, prefix: str = ""
     return compare.differences(compare.flatten(read_config(workdir)), complete, prefix)
 
 
-def refuse(workdir: pathlib.Path, different: list[str], instead: str) -> None:
-    """Raises UserError naming the differences, if there are any."""
-    if different:
+def _refuse(workdir: pathlib.Path, differences: list[str], instead: str) -> None:
+    if differences:
         raise UserError(
-            f"{workdir} was made with another config ({'; '.join(different)}): {instead}"
+            f"{workdir} was made with another config ({'; '.join(differences)}): {instead}"
         )
 
 
@@ -82,11 +105,8 @@ def has_checkpoints(workdir: pathlib.Path) -> bool:
     return any(entry.name.isdecimal() for folder in folders for entry in folder.glob("*"))
 
 
-def open_for_training(workdir: pathlib.Path, config: ConfigDict, allow_config_change: bool) -> None:
-    """Makes the folder, or checks that it is of the same config. Changes nothing in it.
-
-    Raises UserError if it cannot be written or was made with another config.
-    """
+def make_writable(workdir: pathlib.Path) -> None:
+    """Makes the folder if it does not exist. Raises UserError if it cannot be written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=workdir):
@@ -95,15 +115,9 @@ def open_for_training(workdir: pathlib.Path, config: ConfigDict, allow_config_ch
         raise UserError(
             f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
         ) from error
-    if (workdir / CONFIG).exists() and not allow_config_change:
-        refuse(
-            workdir,
-            different_fields(workdir, config),
-            "choose another --workdir, or go on with the new one by --allow_config_change",
-        )
 
 
-def describe(
+def write_description(
     workdir: pathlib.Path,
     config: ConfigDict,
     info: Info,

@@ -19,7 +19,7 @@ def test_torchvision_opens_an_export_and_sees_what_we_see(tmp_path):
     fields = {"mean": "given", "given_mean": MEAN, "deviation": DEVIATION, "high": 1.0}
     config.preprocess.update(fields)
     config.augment.lighting = "none"
-    exp = experiment.build(config)
+    exp = experiment.resolve(config)
     draw = jax.jit(lambda: exp.module.init(jax.random.key(0), np.zeros((1, 64, 64, 3))))
     net = Trained(exp, jax.device_get(draw()), list(exp.info.class_names), 3)
     file = tmp_path / "net.safetensors"

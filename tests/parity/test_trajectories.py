@@ -22,10 +22,10 @@ from models.alexnet import AlexNet
 from models.pretrained import torchvision as names
 from models.pretrained.entries import dump
 from models.resnet import CifarResNet, ResNet
-from train_lib import losses, optimizers, rates
+from train_lib import losses, optimizers, schedules
 from train_lib import state as state_lib
 from train_lib.distributed import parallel
-from train_lib.steps import make_train_step
+from train_lib.steps import Recipe, make_train_step
 
 FALL = 10  # the rate falls tenfold before the eleventh step
 MOMENTUM, DECAY = 0.9, 0.1
@@ -72,13 +72,15 @@ def train_here(module, variables, x, labels, decayed, rate, dtype):
     section, schedule = base().optimizer, base().schedule
     section.update(momentum=MOMENTUM, weight_decay=DECAY, decayed=decayed)
     schedule.update(name="steps", learning_rate=rate, boundaries=(1.0,), factors=(0.1,))
-    optimizer = optimizers.make_optimizer(section, rates.make_rate(schedule, FALL, len(x)), FALL)
+    optimizer = optimizers.make_optimizer(
+        section, schedules.make_rate(schedule, FALL, len(x)), FALL
+    )
     loss = losses.make_loss({"name": "softmax"})
 
     def transform(images, keys, offsets):
         return scaled(images.astype(dtype))
 
-    step = make_train_step(module.clone(dtype=dtype), loss, optimizer, transform, 0, 1)
+    step = make_train_step(Recipe(module.clone(dtype=dtype), loss, optimizer, transform))
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
     params = variables.pop("params")
     state = state_lib.TrainState(

@@ -32,7 +32,7 @@ import time
 
 from errors import UserError
 from tests.stress import runs
-from train_lib import loop
+from train_lib import recorder
 from train_lib.checkpoints import DAMAGED
 from train_lib.train import Stopped
 
@@ -79,18 +79,18 @@ def attempt(workdir: pathlib.Path, error: str, at: int, armed: pathlib.Path) -> 
 
 def begun(folder: pathlib.Path) -> pathlib.Path:
     """A run that stopped in its middle, with three checkpoints."""
-    between = loop.Run._between_steps
+    between = recorder.Recorder.between_steps
 
     def stopping(run, state, step):
         found = between(run, state, step)
         if step == 15:
-            run.asked.name = "a test"
+            run.stop.signal_name = "a test"
         return found
 
-    loop.Run._between_steps = stopping
+    recorder.Recorder.between_steps = stopping
     with contextlib.suppress(Stopped):
         runs.finish(folder)
-    loop.Run._between_steps = between
+    recorder.Recorder.between_steps = between
     assert 15 < runs.newest(folder) < runs.STEPS
     return folder
 

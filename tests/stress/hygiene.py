@@ -21,7 +21,7 @@ import psutil
 
 from configs.mlp import get_config
 from input_pipeline import sources
-from train_lib import loop
+from train_lib import train
 from train_lib.train import train_and_evaluate
 
 LOOKS = 1000
@@ -51,9 +51,9 @@ def main() -> int:
     arguments = parser.parse_args()
     process, looks, count = psutil.Process(), [], 0
     every = max(1, arguments.steps // LOOKS)
-    next_batch = loop.Run._next_batch
+    read_inputs = train.Feed._read
 
-    def watched(run, running=None):
+    def watched(feed, running=None):
         nonlocal count
         count += 1
         if count % every == 0:
@@ -65,10 +65,10 @@ def main() -> int:
                     len(jax.live_arrays()),
                 )
             )
-        return next_batch(run, running)
+        return read_inputs(feed, running)
 
-    loop.Run._next_batch = watched
-    loop.Run.finish = lambda *_: None
+    train.Feed._read = watched
+    train.finish = lambda *_: None
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         run_config = config(arguments.steps)

@@ -28,7 +28,7 @@ import tempfile
 import time
 
 from tests.stress import runs
-from train_lib import loop
+from train_lib import recorder
 from train_lib.train import Stopped
 
 
@@ -51,17 +51,17 @@ class Stress:
 
     def saved_without_its_test(self, step: int) -> pathlib.Path:
         """A run that a signal stopped in the test of `step`."""
-        workdir, evaluate = self.folder / "begun", loop.evaluate
+        workdir, evaluate = self.folder / "begun", recorder.evaluate
 
         def interrupted(eval_step, state, *rest):
             if int(state.step) == step:
                 os.kill(os.getpid(), signal.SIGTERM)
             return evaluate(eval_step, state, *rest)
 
-        loop.evaluate = interrupted
+        recorder.evaluate = interrupted
         with contextlib.suppress(Stopped):
             runs.finish(workdir)
-        loop.evaluate = evaluate
+        recorder.evaluate = evaluate
         assert runs.newest(workdir) == step, f"no test is due at step {step}"
         return workdir
 

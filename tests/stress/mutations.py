@@ -20,14 +20,14 @@ RESUME = "tests/train_lib/test_resume.py::test_interrupted_runs_equal_the_undist
 # name: (file, what is replaced, by what, the test that must notice)
 MUTATIONS = {
     "arrays' checksum": (
-        "train_lib/fingerprint.py",
+        "train_lib/checkpoints.py",
         "        if entry != expected[name]:",
         "        if entry[:2] != expected[name][:2]:",
         "tests/train_lib/test_checkpoints.py",
     ),
     "description's checksum": (
         "train_lib/checkpoints.py",
-        'read.get("digest") == descriptions.digest(read)',
+        'read.get("digest") == description_digest(read)',
         "True",
         "tests/train_lib/test_checkpoints.py",
     ),
@@ -41,7 +41,7 @@ MUTATIONS = {
         "train_lib/recorder.py",
         'if record["step"] <= step]',
         "]",
-        "tests/train_lib/test_metrics.py",
+        "tests/train_lib/test_recorder.py",
     ),
     "sums of the log in the state": (
         "train_lib/checkpoints.py",
@@ -74,7 +74,7 @@ MUTATIONS = {
         RULES,
     ),
     "the error of a test whose save was interrupted": (
-        "train_lib/loop.py",
+        "train_lib/recorder.py",
         "holds(step, scored=error is not None)",
         "holds(step, scored=False)",
         RULES,
@@ -93,20 +93,21 @@ MUTATIONS = {
     ),
     "random keys from the seed and the step alone": (
         "train_lib/steps.py",
-        "    base_key = jax.random.fold_in(jax.random.key(seed), 1)",
-        "    import os\n    base_key = jax.random.fold_in(jax.random.key(seed), os.getpid())",
+        "    base_key = jax.random.fold_in(jax.random.key(recipe.seed), 1)",
+        "    import os\n    base_key = jax.random.fold_in("
+        "jax.random.key(recipe.seed), os.getpid())",
         RESUME,
     ),
     "order of the examples from the step": (
-        "train_lib/loop.py",
-        "            step = first\n            while step < plan.total_steps:",
-        "            step = 0\n            while step < plan.total_steps:",
+        "input_pipeline/stream.py",
+        "        step = self._steps.start\n",
+        "        step = 0\n",
         RESUME,
     ),
     "plateau's memory": (
-        "train_lib/loop.py",
-        "        state = self._observed(state, step)",
-        "        state = self._observed(state, step) if step % 2 else state",
+        "train_lib/recorder.py",
+        "        state = self._with_observed_error(state, step)",
+        "        state = self._with_observed_error(state, step) if step % 2 else state",
         RULES,
     ),
     "lock": (

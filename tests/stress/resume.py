@@ -26,7 +26,7 @@ from PIL import Image
 
 from models import layers
 from tests.stress import runs
-from train_lib import checkpoints, experiment, loop, recorder, train
+from train_lib import checkpoints, experiment, recorder, train
 from train_lib.distributed.signals import StopRequest
 
 SMALL = {"dataset.name": "digits", "batch_size": 72, "epochs": 3.0}  # 61 steps
@@ -130,7 +130,7 @@ class Family:
         self.folder = folder
         self.whole = folder / name
         self._reuse()
-        loop.Run.finish = lambda *_: None
+        train.finish = lambda *_: None
         self.state = train.train_and_evaluate(self.config, self.whole)
         self.last = int(self.state.step)
         self.at = self.whole / "checkpoints"
@@ -174,7 +174,7 @@ class Family:
         (workdir / recorder.FILE).write_text("".join(kept) + lines[-1][:20])
         target = min(cut + reach, self.last) if reach else self.last
         stop = Reached(target)
-        between = loop.Run._between_steps
+        between = recorder.Recorder.between_steps
 
         def watched(run, state, step):
             found = between(run, state, step)
@@ -182,14 +182,14 @@ class Family:
                 stop.signal_name = "a test"
             return found
 
-        loop.Run._between_steps = watched
+        recorder.Recorder.between_steps = watched
         try:
             with runs.beginnings() as began:
                 train.train_and_evaluate(self.config, workdir, stop=stop)
         except train.Stopped:
             pass
         finally:
-            loop.Run._between_steps = between
+            recorder.Recorder.between_steps = between
         if began != [cut]:
             return [f"it began at {began}"]
         expected, found = (

@@ -21,7 +21,7 @@ from absl import logging
 
 from configs.mlp import get_config
 from errors import UserError
-from train_lib import checkpoints, loop, recorder
+from train_lib import checkpoints, recorder, train
 from train_lib.distributed import shell
 from train_lib.train import Stopped, train_and_evaluate
 
@@ -129,7 +129,7 @@ def finish(workdir: pathlib.Path, around=contextlib.nullcontext) -> End:
 
     A run that begins anew ends like one that goes on: so it is looked at where it begins.
     """
-    loop.Run.finish = lambda *_: None  # the plots take seconds
+    train.finish = lambda *_: None  # the plots take seconds
     expected, wrong = newest(workdir), []
     with beginnings() as began, around():
         state = jax.device_get(train_and_evaluate(config(), workdir))
@@ -200,9 +200,9 @@ def main(workdir: str, file: str = "", step: str = "0") -> None:
     if file:
         arm(pathlib.Path(file), int(step))
     if "SLOWED" in os.environ:  # most of the time is the loop's, not the start's
-        plain = loop.Run._next_batch
+        plain = train.Feed._read
         slowed = float(os.environ["SLOWED"])  # seconds a batch
-        loop.Run._next_batch = lambda *rest: time.sleep(slowed) or plain(*rest)
+        train.Feed._read = lambda *rest: time.sleep(slowed) or plain(*rest)
     logging.set_verbosity(logging.FATAL)  # as the command line does
     shell.silence_writes_of_failed_saves()
     try:

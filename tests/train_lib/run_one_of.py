@@ -85,7 +85,8 @@ def _arrange(index, workdir, options):
     from jax.experimental import multihost_utils
 
     from errors import UserError
-    from train_lib import checkpoints, loop
+    from input_pipeline import batches
+    from train_lib import checkpoints, recorder
     from train_lib.distributed import parallel, processes
 
     (name, moment, step), victim = options["harm"], options["victim"]
@@ -139,9 +140,9 @@ def _arrange(index, workdir, options):
         parallel.train_step = train_step
         before(compiler, "compile_or_get_cached", lambda *_: called)
     elif moment == "dispatch":
-        before(loop.batches, "train_batches", lambda split, seed, first, *_: first >= step)
+        before(batches, "train_batches", lambda split, seed, first, *_: first >= step)
     elif moment == "between":
-        before(loop.Run, "_between_steps", lambda run, state, at: at == step)
+        before(recorder.Recorder, "between_steps", lambda run, state, at: at == step)
     elif moment == "saving":
         save = checkpoints.Checkpoints.save
 
@@ -152,7 +153,7 @@ def _arrange(index, workdir, options):
 
         checkpoints.Checkpoints.save = save_and
     elif moment == "evaluating":
-        before(loop, "evaluate", lambda eval_step, state, *_: int(state.step) == step)
+        before(recorder, "evaluate", lambda eval_step, state, *_: int(state.step) == step)
     elif moment == "parting":
         before(processes, "_leave_group")
     elif moment == "leaving":

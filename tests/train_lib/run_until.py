@@ -14,7 +14,8 @@ import sys
 
 import conftest
 
-from train_lib import checkpoints, loop, recorder, train
+from input_pipeline import batches
+from train_lib import checkpoints, recorder, train
 
 
 def main(workdir, overrides, name, moment, step):
@@ -24,14 +25,14 @@ def main(workdir, overrides, name, moment, step):
         os.kill(os.getpid(), number)
 
     if moment == "dispatch":
-        make = loop.batches.train_batches
+        make = batches.train_batches
 
         def train_batches(split, order, first, *rest):
             if first >= step:
                 now()
             return make(split, order, first, *rest)
 
-        loop.batches.train_batches = train_batches
+        batches.train_batches = train_batches
     elif moment in ("saving", "saved"):
         save = checkpoints.Checkpoints.save
 
@@ -44,14 +45,14 @@ def main(workdir, overrides, name, moment, step):
 
         checkpoints.Checkpoints.save = save_and_die
     elif moment == "evaluating":
-        evaluate = loop.evaluate
+        evaluate = recorder.evaluate
 
         def evaluate_and_die(eval_step, state, *rest):
             if int(state.step) == step:
                 now()
             return evaluate(eval_step, state, *rest)
 
-        loop.evaluate = evaluate_and_die
+        recorder.evaluate = evaluate_and_die
     elif moment == "recording":
         write = recorder.Writer.write
 

@@ -4,6 +4,7 @@ For comparing runs whose processes know nothing of each other.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -34,24 +35,25 @@ def written(folder: pathlib.Path):
     the augmented images and the labels that each device of this process had in each step, the
     state of each save, and that with which each device begins.
     """
-    from train_lib import checkpoints, loop, train
+    from train_lib import checkpoints, train
     from train_lib.distributed import processes
+    from train_lib.recorder import Recorder
 
     folder.mkdir(parents=True, exist_ok=True)
-    make, log, run = train.make_train_step, loop.Run._log, loop.Run.train
+    make, log, loop = train.make_train_step, Recorder._log, train.loop
     save = checkpoints.Checkpoints.save
 
     def write(name, content):
         (folder / name).write_text(json.dumps(content))
 
-    def make_train_step(module, loss, optimizer, transform, *rest):
+    def make_train_step(recipe):
         images = []
 
         def keep(*arguments):
-            images[:] = [transform(*arguments)]
+            images[:] = [recipe.transform(*arguments)]
             return images[0]
 
-        step = make(module, loss, optimizer, keep, *rest)
+        step = make(dataclasses.replace(recipe, transform=keep))
 
         def train_step(state, batch):
             state, record = step(state, batch)
@@ -59,7 +61,7 @@ def written(folder: pathlib.Path):
 
         return train_step
 
-    def keep_log(self, first, records, held):
+    def keep_log(self, first, records, held=None):
         records = dict(records)
         images, labels = map(np.asarray, records.pop("seen"))  # [steps, devices, share, ...]
         own = len(self.exp.devices)
@@ -69,27 +71,27 @@ def written(folder: pathlib.Path):
             write(f"batch {first + step} {device}", one)
         log(self, first, records, held)
 
-    def keep_begin(self, state, step, *rest):
+    def keep_begin(exp, train_step, state, *rest):
         leaves = {jax.tree_util.keystr(p): v for p, v in jax.tree.leaves_with_path(state)}
-        for device in self.exp.devices:
+        for device in exp.devices:
             found = {}
             for name, leaf in leaves.items():
                 (here,) = [one for one in leaf.addressable_shards if one.device == device]
                 found[name] = _digest(here.data)
-            write(f"begun {step} {processes.index()} {device.id}", found)
-        return run(self, state, step, *rest)
+            write(f"begun {int(state.step)} {processes.index()} {device.id}", found)
+        return loop(exp, train_step, state, *rest)
 
     def keep_save(self, step, state, *rest):
         leaves = jax.tree.leaves_with_path(state)
         write(f"saved {step}", {jax.tree_util.keystr(p): _digest(v) for p, v in leaves})
         return save(self, step, state, *rest)
 
-    train.make_train_step, loop.Run._log, loop.Run.train = make_train_step, keep_log, keep_begin
+    train.make_train_step, Recorder._log, train.loop = make_train_step, keep_log, keep_begin
     checkpoints.Checkpoints.save = keep_save
     try:
         yield
     finally:
-        train.make_train_step, loop.Run._log, loop.Run.train = make, log, run
+        train.make_train_step, Recorder._log, train.loop = make, log, loop
         checkpoints.Checkpoints.save = save
 
 

@@ -17,15 +17,15 @@ from models import layers
 from train_lib import experiment, optimizers, train
 from train_lib import state as state_lib
 from train_lib.distributed import parallel
-from train_lib.steps import make_train_step, several
+from train_lib.steps import Recipe, make_train_step, several
 
 
 def losses_and_parameters(config, devices, batch=64, steps=20, dispatch=5, rate=0.001):
     config.update({"num_devices": devices, "batch_size": batch})
-    exp = experiment.build(config)
+    exp = experiment.resolve(config)
     split = sources.load(config.dataset, "train")
     optimizer = optimizers.make_optimizer(config.optimizer, lambda step: rate)
-    step = make_train_step(exp.module, exp.loss, optimizer, exp.transform, 0, 1)
+    step = make_train_step(Recipe(exp.module, exp.loss, optimizer, exp.transform))
     run = parallel.train_step(several(step), exp.devices)
     state = state_lib.create(exp.module, optimizer, 0, exp.input_shape)
     state = parallel.replicate(state, exp.devices)
@@ -53,7 +53,7 @@ def test_twenty_steps_on_several_devices_equal_those_on_one():
 def test_augmentation_is_the_same_on_any_number_of_devices():
     """The distorted images themselves, bit for bit, as the step makes them."""
     config = tiny_config(batch_size=64)
-    exp = experiment.build(config)
+    exp = experiment.resolve(config)
     split = sources.load(config.dataset, "train")
     seen = {}
     for devices in (1, 2, 4, 8):
@@ -64,7 +64,7 @@ def test_augmentation_is_the_same_on_any_number_of_devices():
             return moved
 
         optimizer = optimizers.make_optimizer(config.optimizer, lambda step: 0.001)
-        step = make_train_step(exp.module, exp.loss, optimizer, record, 0, 1)
+        step = make_train_step(Recipe(exp.module, exp.loss, optimizer, record))
 
         def images_of(state, batch, step=step, record=record):
             step(state, jax.tree.map(lambda leaf: leaf[0], batch))
@@ -138,15 +138,14 @@ def test_a_mask_is_of_its_seed_step_and_example_on_any_number_of_devices(regular
 
     def masks_on(devices, seed=0):
         on = jax.devices()[:devices]
-        step = make_train_step(
+        recipe = Recipe(
             module,
             lambda logits, labels: logits.sum(axis=-1),
             optimizer,
             lambda images, keys, offsets: images.astype(jnp.float32),
             seed,
-            1,
         )
-        run = parallel.train_step(step, on)
+        run = parallel.train_step(make_train_step(recipe), on)
         batch = {"image": images, "label": np.zeros(examples, np.int32)}
         batch = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), batch)
         state = parallel.replicate(state_lib.create(module, optimizer, 0, (1, examples, 1)), on)

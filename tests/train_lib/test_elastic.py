@@ -7,8 +7,7 @@ from conftest import TINY
 
 from configs.mlp import get_config
 from errors import UserError
-from train_lib import checkpoints, experiment, loop, optimizers, rates
-from train_lib import state as state_lib
+from train_lib import checkpoints, experiment, train
 from train_lib.distributed import parallel
 from train_lib.train import train_and_evaluate
 
@@ -28,7 +27,7 @@ def trained(tmp_path_factory):
     """{number of devices: (workdir, final state)}."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Run, "finish", lambda self, state: None)
+        patch.setattr(train, "finish", lambda *_: None)
         for count in COUNTS:
             workdir = tmp_path_factory.mktemp(f"on{count}")
             found[count] = (workdir, jax.device_get(train_and_evaluate(config(count), workdir)))
@@ -46,10 +45,8 @@ def assert_same_bits(found, expected):
 @pytest.mark.parametrize("restored_on", COUNTS)
 def test_any_number_of_devices_takes_it_up(trained, saved_on, restored_on):
     workdir, expected = trained[saved_on]
-    exp = experiment.build(config(restored_on), workdir)
-    rate = rates.for_config(exp.config, 1.0, 1)  # durations do not change the state's structure
-    optimizer = optimizers.make_optimizer(exp.config.optimizer, rate)
-    like = state_lib.shapes_for_config(exp, optimizer)
+    exp = experiment.resolve(config(restored_on), workdir, read_only=True)
+    like = jax.eval_shape(exp.new_state)
     step, state = checkpoints.Checkpoints(workdir, read_only=True).restore(like)
     state = parallel.replicate(state, exp.devices)
     assert step == int(expected.step)

@@ -1,4 +1,4 @@
-"""A run keeps the statistics of its training set, and goes on and is evaluated by them."""
+"""What follows from a config: the plan of the steps, and the statistics that a run keeps."""
 
 import json
 import shutil
@@ -98,5 +98,35 @@ def test_another_mean_is_refused_and_a_damaged_copy_is_one_line(trained, tmp_pat
 
 def test_what_needs_no_statistics_computes_none(monkeypatch):
     monkeypatch.setattr(statistics, "find_or_compute", None)
-    experiment.build(config())  # as the summary does
-    assert experiment.build(tiny_config()).statistics is None
+    experiment.resolve(config())  # as the summary does
+    assert experiment.resolve(tiny_config()).statistics is None
+
+
+def test_plan_of_steps():
+    # 1,442 examples in batches of 100 are 14.42 steps an epoch; two epochs end in step 29.
+    plan = experiment.make_plan(tiny_config(steps_per_dispatch=4), 1442)
+    assert plan.total_steps == 29
+    assert sorted(plan.evaluate_at) == [15, 29]
+    assert sorted(plan.save_at) == [5, 10, 15, 20, 25, 29]
+    step, dispatches = 0, []
+    while step < plan.total_steps:
+        dispatches.append(plan.dispatch(step))
+        step += dispatches[-1]
+    assert step == 29
+    assert dispatches == [4, 1] * 5 + [4]
+    assert plan.epoch(29) == pytest.approx(2.011, abs=1e-3)
+
+
+def test_rounding_makes_no_step():
+    # 30 * (50000 / 96) is 15625.000000000002.
+    config = tiny_config(batch_size=96, epochs=30.0)
+    plan = experiment.make_plan(config, 50_000)
+    assert plan.total_steps == 15_625
+    assert max(plan.evaluate_at) == max(plan.save_at) == 15_625
+    assert max(plan.evaluate_at - {15_625}) < 15_600
+
+
+def test_overrides_leave_no_stale_value():
+    plan = experiment.make_plan(tiny_config(batch_size=721, epochs=4.0), 1442)
+    assert plan.total_steps == 8
+    assert sorted(plan.evaluate_at) == [2, 4, 6, 8]

@@ -10,7 +10,8 @@ import pytest
 
 from configs.mlp import get_config
 from errors import UserError
-from train_lib import loop, losses, rates, recorder, train
+from input_pipeline import batches
+from train_lib import losses, recorder, schedules, train
 from train_lib.train import train_and_evaluate
 
 
@@ -35,7 +36,7 @@ def config(**overrides):
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
-    monkeypatch.setattr(loop.Run, "finish", lambda self, state: None)
+    monkeypatch.setattr(train, "finish", lambda *_: None)
 
 
 @jax.custom_vjp
@@ -50,7 +51,7 @@ no_gradient.defvjp(
 
 def poison(monkeypatch, *steps, gradient=False):
     """The loss of these steps, or its gradient alone, is NaN: their labels, all 0, say so."""
-    make_batch, make_loss = loop.batches.train_batches, losses.make_loss
+    make_batch, make_loss = batches.train_batches, losses.make_loss
 
     def train_batches(split, order, first, count):
         batch = make_batch(split, order, first, count)
@@ -71,7 +72,7 @@ def poison(monkeypatch, *steps, gradient=False):
 
         return dataclasses.replace(plain, per_example=loss)
 
-    monkeypatch.setattr(loop.batches, "train_batches", train_batches)
+    monkeypatch.setattr(batches, "train_batches", train_batches)
     monkeypatch.setattr("train_lib.experiment.losses.make_loss", nan_loss)
 
 
@@ -149,7 +150,7 @@ def test_rolling_back_lowers_the_rate_until_it_goes(tmp_path, capsys):
     fields = {"not_finite.action": "roll_back", "not_finite.rate_factor": 0.001}
     high = {"schedule.learning_rate": 1e30, "not_finite.limit": 9, "model.activation": "relu"}
     state = train_and_evaluate(config(**fields, **high), tmp_path / "run")
-    times = rates.times_rolled_back(state.opt_state)
+    times = schedules.times_rolled_back(state.opt_state)
     assert times >= 2
     said = capsys.readouterr().err
     assert "going back to step 0, with 0.001 of the rate (1 of at most 9 times)" in said

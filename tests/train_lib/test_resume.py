@@ -15,9 +15,10 @@ import pytest
 from conftest import tiny_config
 
 from errors import UserError
+from input_pipeline import batches
 from tests.stress import runs
 from tests.stress.runs import records
-from train_lib import loop, train
+from train_lib import train
 from train_lib.train import train_and_evaluate
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -179,14 +180,14 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_disappears_is_one_line(tmp_path, monkeypatch):
-    workdir, make = tmp_path / "run", loop.batches.train_batches
+    workdir, make = tmp_path / "run", batches.train_batches
 
     def train_batches(split, order, first, *rest):
         if first == 7:
             shutil.rmtree(workdir)
         return make(split, order, first, *rest)
 
-    monkeypatch.setattr(loop.batches, "train_batches", train_batches)
+    monkeypatch.setattr(batches, "train_batches", train_batches)
     with pytest.raises(UserError, match=rf"{workdir}.* check the folder") as error:
         train_and_evaluate(tiny_config(), workdir)
     assert "\n" not in str(error.value)

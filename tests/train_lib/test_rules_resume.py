@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from configs.mlp import get_config
+from input_pipeline import batches
 from tests.stress.runs import beginnings, records
-from train_lib import checkpoints, loop, recorder, train
+from train_lib import checkpoints, recorder, train
 from train_lib.train import train_and_evaluate
 
 # 18 steps; tests after 3, 6, 9, 12, 15 and 18, saves after 4, 8, 12, 15, 16 and 18. Deaths are
@@ -67,7 +68,7 @@ def config_of_rules():
 
 def run(workdir):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(train.Run, "finish", lambda self, state: None)  # the plots take seconds
+        monkeypatch.setattr(train, "finish", lambda *_: None)  # the plots take seconds
         return train_and_evaluate(config_of_rules(), workdir)
 
 
@@ -77,8 +78,8 @@ def interrupt(monkeypatch, how, moment, step):
             raise Death
         os.kill(os.getpid(), getattr(signal, how))
 
-    evaluate, write = loop.evaluate, recorder.Writer.write
-    save, batches = checkpoints.Checkpoints.save, loop.batches.train_batches
+    evaluate, write = recorder.evaluate, recorder.Writer.write
+    save, make = checkpoints.Checkpoints.save, batches.train_batches
 
     def evaluate_and(eval_step, state, *rest):
         at = int(state.step) == step
@@ -103,12 +104,12 @@ def interrupt(monkeypatch, how, moment, step):
     def batches_and(split, order, first, *rest):
         if first >= step and moment == "dispatch":
             now()
-        return batches(split, order, first, *rest)
+        return make(split, order, first, *rest)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate_and)
+    monkeypatch.setattr(recorder, "evaluate", evaluate_and)
     monkeypatch.setattr(recorder.Writer, "write", write_and)
     monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and)
-    monkeypatch.setattr(loop.batches, "train_batches", batches_and)
+    monkeypatch.setattr(batches, "train_batches", batches_and)
 
 
 def best_of(workdir):

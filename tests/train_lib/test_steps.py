@@ -14,7 +14,7 @@ from models import layers
 from train_lib import losses
 from train_lib import state as state_lib
 from train_lib.distributed import parallel
-from train_lib.steps import make_eval_step, make_train_step, several
+from train_lib.steps import Recipe, make_eval_step, make_train_step, several
 from train_lib.train import train_and_evaluate
 
 LOSS = losses.make_loss({"name": "softmax"})
@@ -51,7 +51,7 @@ def one_step(module, **options):
     optimizer = optax.sgd(0.5)
     state = state_lib.create(module, optimizer, 0, (2, 2, 1))
     params = jax.device_get(state.params)
-    step = make_train_step(module, LOSS, optimizer, transform, 0, 1, **options)
+    step = make_train_step(Recipe(module, LOSS, optimizer, transform, **options))
     batch = batch_of(8)
     state, window = parallel.train_step(step, devices)(parallel.replicate(state, devices), batch)
     return params, batch, jax.device_get(state), jax.device_get(window)
@@ -87,9 +87,7 @@ def test_the_steps_hand_the_annealed_rate_on():
     batch = batch_of(8) | {"mask": np.ones((1, 8), np.float32)}
     losses_of = {}
     for name, rate, scale in (("plain", 0.0, 1.0), ("end", 0.9, 0.0), ("start", 0.9, 1.0)):
-        step = make_eval_step(
-            WithHead(rate), LOSS, jax.nn.softmax, transform, lambda step, scale=scale: scale
-        )
+        step = make_eval_step(WithHead(rate), LOSS, transform, lambda step, scale=scale: scale)
         sums, _ = parallel.eval_step(step, jax.devices()[:1])(plain, batch)
         losses_of[name] = float(sums["loss"])
     assert losses_of["plain"] == losses_of["end"] != losses_of["start"]
@@ -102,7 +100,7 @@ def test_averaged_parameters_are_evaluated_and_not_trained():
     batches = jax.tree.map(lambda leaf: np.stack([leaf] * steps, axis=1), batch)
     plain = WithHead()
     state = parallel.replicate(state_lib.create(plain, optimizer, 0, (2, 2, 1)), on)
-    step = parallel.train_step(make_train_step(plain, LOSS, optimizer, transform, 0, 1), on)
+    step = parallel.train_step(make_train_step(Recipe(plain, LOSS, optimizer, transform)), on)
     trail = []
     for _ in range(steps):
         state, _ = step(state, batch)
@@ -111,7 +109,7 @@ def test_averaged_parameters_are_evaluated_and_not_trained():
 
     start = state_lib.create(plain, optimizer, 0, (2, 2, 1), averaged=True)
     jax.tree.map(np.testing.assert_array_equal, start.average, start.params)
-    step = make_train_step(plain, LOSS, optimizer, transform, 0, 1, averaging=decay)
+    step = make_train_step(Recipe(plain, LOSS, optimizer, transform, averaging=decay))
     found, _ = parallel.train_step(several(step), on)(parallel.replicate(start, on), batches)
     weights = np.array([decay ** (steps - 1 - n) for n in range(steps)])
     expected = jax.tree.map(lambda *leaves: np.average(leaves, 0, weights), *trail)
@@ -122,7 +120,7 @@ def test_averaged_parameters_are_evaluated_and_not_trained():
     assert np.abs(found.params["output"]["kernel"] - expected["output"]["kernel"]).max() > 1e-3
 
     batch |= {"mask": np.ones((1, 8), np.float32)}
-    evaluate = parallel.eval_step(make_eval_step(plain, LOSS, jax.nn.softmax, transform), on)
+    evaluate = parallel.eval_step(make_eval_step(plain, LOSS, transform), on)
     sums, _ = evaluate(found, batch)
     logits = plain.apply({"params": expected}, transform(batch["image"][0]))
     assert float(sums["loss"]) == pytest.approx(
@@ -195,7 +193,7 @@ def test_batch_norm_per_device_and_across_devices_against_numpy(devices, axis):
     moved = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.3, leaf.shape), start.params)
     state = parallel.replicate(start.replace(params=jax.tree.map(np.float32, moved)), on)
     params = jax.tree.map(np.float64, moved)
-    run = parallel.train_step(make_train_step(module, LOSS, optimizer, transform, 0, 1), on)
+    run = parallel.train_step(make_train_step(Recipe(module, LOSS, optimizer, transform)), on)
 
     x = images / 255
     running = {"mean": np.zeros(3), "var": np.ones(3)}

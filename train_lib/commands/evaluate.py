@@ -14,7 +14,7 @@ from train_lib.evaluation import ensemble, result_files
 def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = ()) -> str:
     """Evaluates, writes the files of `result_files.write`, and returns the result as JSON.
 
-    given: the config's fields that the user gave, see `foreign.settled`.
+    given: the config's fields that the user gave, see `experiment.resolve`.
     """
     members = ensemble.find(config, workdir, given)
     for member in members:

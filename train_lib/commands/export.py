@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -19,11 +19,18 @@ from train_lib.evaluation import ensemble, exported, trained
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-def export_run(config: ConfigDict, workdir: pathlib.Path, output: str, form: str = "canon") -> str:
+def export_run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    output: str,
+    form: str = "canon",
+    given: Collection[str] = (),
+) -> str:
     """Writes a run's network to a file, and returns a line that says so.
 
     form: a name of `FORMS`. output: the file, whose suffix belongs to the form; "": one in the
-    workdir. For a run that averages its parameters, the averages are written.
+    workdir. given: the config's fields that the user gave, see `experiment.resolve`. For a run
+    that averages its parameters, the averages are written.
     Raises UserError for another suffix, a network that the form cannot hold, and a full disk.
     """
     default, write = FORMS[form]
@@ -32,7 +39,7 @@ def export_run(config: ConfigDict, workdir: pathlib.Path, output: str, form: str
         raise UserError(
             f"--output={output}: the file's name must end in {suffix} with --format={form}"
         )
-    net = ensemble.find_one(config, workdir).open()
+    net = ensemble.find_one(config, workdir, given).open()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         note = write(path, net)
@@ -46,7 +53,7 @@ def export_run(config: ConfigDict, workdir: pathlib.Path, output: str, form: str
 
 def _canon(path: pathlib.Path, net: trained.Trained) -> str:
     """Everything that `exported` stores. Paths and devices of this machine are left out."""
-    config = net.config.copy_and_resolve_references()
+    config = ConfigDict(net.config)
     config.dataset.update({"data_dir": "", "cache_dir": ""})
     config.num_devices = 0
     if not config.init_from.startswith(pretrained.HUB):

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from errors import UserError, printable
 from input_pipeline import decode, sources
 from input_pipeline import images as image_files
 from models import inspection, parameter_tables
-from train_lib import foreign, pictures, recorder
+from train_lib import pictures, recorder, warm_start
 from train_lib.distributed import processes
 from train_lib.evaluation import ensemble, exported, result_files
 from train_lib.evaluation.trained import Trained, load_run
@@ -42,17 +42,19 @@ def inspect_run(
     images: Sequence[str],
     layer: str = "",
     compare: Sequence[str] = (),
+    given: Collection[str] = (),
 ) -> None:
     """Writes figures and tables of a run to WORKDIR/inspection, and prints each file's name.
 
     images: paths of files and folders; by default some test images of the data set, if it is there.
     layer: the layer whose feature maps are shown, by default the first.
     compare: other runs' folders, exported files, or steps of this run's checkpoints.
+    given: the config's fields that the user gave, see `experiment.resolve`.
 
     Replaces the files of an earlier inspection. Raises UserError, before anything is written, for
     a run, image, layer or checkpoint that does not exist.
     """
-    member = ensemble.find_one(config, workdir)
+    member = ensemble.find_one(config, workdir, given)
     net = member.open()
     layer, most = _layer_and_images(net, layer)
     comparison = _compare(net, workdir, compare)
@@ -122,7 +124,7 @@ def _compare(net: Trained, workdir: pathlib.Path, compare: Sequence[str]) -> _Co
                 f"step {name}",
             )
         else:
-            if foreign.is_foreign(name):
+            if warm_start.is_pretrained_file(name):
                 raise UserError(
                     f"--compare={name}: give a run's folder, or a file of --mode=export"
                 )

@@ -23,7 +23,7 @@ def predict_images(
     """The five most probable classes of each image with their probabilities, one line an image.
 
     images: paths of files and folders. given: the config's fields that the user gave, see
-    `foreign.settled`. Writes the contact sheet of config.predict.contact_sheet, if there is one.
+    `experiment.resolve`. Writes the contact sheet of config.predict.contact_sheet, if there is one.
     """
     if not images:
         raise UserError("which images? Give --images=a.png,b.jpg or --images=FOLDER")

@@ -14,10 +14,6 @@ def summarise(config: ConfigDict, form: str, given: Collection[str] = ()) -> str
 
     With the settings that belong to the weights of config.init_from, except for `given` fields.
     """
-    if config.init_from:
-        from train_lib import foreign  # readers of five formats
-
-        config = foreign.settled(config, given=given)
-    exp = experiment.build(config)
-    description = summary.describe(exp.module, config.model.name, exp.input_shape)
+    exp = experiment.resolve(config, given=given)
+    description = summary.describe(exp.module, exp.config.model.name, exp.input_shape)
     return json.dumps(description) if form == "json" else summary.table(description)

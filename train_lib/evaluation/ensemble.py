@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline.split import Info, part_of
-from train_lib import console, experiment, foreign
+from train_lib import experiment, progress, warm_start
 from train_lib import workdir as folder
 from train_lib.distributed import parallel, processes
 from train_lib.evaluation import exported, metrics, passes, protocols, trained
@@ -68,7 +68,7 @@ def find(
     """The members of config.evaluate.ensemble or, without one, the run of `workdir`.
 
     If the workdir holds no run, the network of config.init_from. given: the config's fields that
-    the user gave, see `foreign.settled`. needs_data: False if the data set may be missing.
+    the user gave, see `experiment.resolve`. needs_data: False if the data set may be missing.
 
     A member keeps its own model, preprocessing and views. `config` says which examples are
     evaluated, and how. Raises UserError for what is neither a run nor a weight file, for a
@@ -82,7 +82,7 @@ def find(
         processes.print_once(message, file=sys.stderr)
         members = [_member(config, config.init_from, INIT_FROM, given, needs_data)]
     else:
-        members = [_run(str(workdir), config, workdir, needs_data)]
+        members = [_run(str(workdir), config, workdir, given, needs_data)]
     for member in members:
         member.protocol.check()
         info = member.exp.info
@@ -99,12 +99,12 @@ def find(
     return members
 
 
-def find_one(config: ConfigDict, workdir: pathlib.Path) -> Member:
+def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = ()) -> Member:
     """The network of a command that works on one. Its data set may be missing."""
     names = _names(config)
     if names:
         raise UserError(f"{ENSEMBLE}={','.join(names)}: this mode takes one network: leave it out")
-    return find(config, workdir, needs_data=False)[0]
+    return find(config, workdir, given, needs_data=False)[0]
 
 
 def check_classes(member: Member, info: Info) -> None:
@@ -127,22 +127,19 @@ def _member(
 ) -> Member:
     """field: the config's field that names it, for messages."""
     path = pathlib.Path(name).expanduser()
-    if foreign.is_foreign(name):
-        exp, class_names = foreign.experiment_of(config, name, data=needs_data, given=given)
-        read_foreign = functools.partial(foreign.variables, exp.config, exp.module, exp.input_shape)
-        return Member(name, exp, class_names, lambda: (0, read_foreign()))
+    if warm_start.is_pretrained_file(name):
+        exp = experiment.resolve_weights(config, name, given=given, needs_data=needs_data)
+        names = list(exp.info.class_names)
+        return Member(name, exp, names, lambda: (0, warm_start.load_variables(exp)))
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path, shapes_only=True)
-        exp = experiment.build(
-            _with_evaluation_of(config, stored.config),
-            statistics=stored.statistics,
-            info=None if needs_data else stored.info,
-        )
+        known = experiment.KnownData(None if needs_data else stored.info, stored.statistics)
+        exp = experiment.resolve(_with_evaluation_of(config, stored.config), known=known)
         exported.check_fits(stored, exp, path)
         return Member(name, exp, stored.class_names, functools.partial(_read_exported, path))
-    foreign.check(name, field)
+    warm_start.check_name(name, field)
     folder.check_run(path, field)
-    return _run(name, _with_evaluation_of(config, folder.read_config(path)), path, needs_data)
+    return _run(name, _with_evaluation_of(config, folder.read_config(path)), path, (), needs_data)
 
 
 def _with_evaluation_of(config: ConfigDict, own: ConfigDict) -> ConfigDict:
@@ -158,28 +155,15 @@ def _read_exported(path: pathlib.Path):
     return stored.step, stored.variables
 
 
-def _run(name: str, config: ConfigDict, workdir: pathlib.Path, needs_data: bool) -> Member:
+def _run(
+    name: str, config: ConfigDict, workdir: pathlib.Path, given: Collection[str], needs_data: bool
+) -> Member:
     is_known = not needs_data and (workdir / folder.DATASET).exists()
-    exp = experiment.build(config, workdir, info=folder.info(workdir) if is_known else None)
-    _check_run(exp, workdir, needs_data)
+    known = experiment.KnownData(folder.info(workdir) if is_known else None)
+    exp = experiment.resolve(config, workdir, given=given, read_only=True, known=known)
     step = trained.checkpoint_step(workdir, exp.config.evaluate.checkpoint)
     read = functools.partial(trained.read_run, exp, workdir, step)
     return Member(name, exp, folder.class_names(workdir), read)
-
-
-def _check_run(exp: experiment.Experiment, workdir: pathlib.Path, needs_data: bool) -> None:
-    """Raises UserError if the workdir holds no checkpoint, or those of another model."""
-    if not (workdir / folder.CONFIG).exists() or not (workdir / "checkpoints").is_dir():
-        raise UserError(f"no run in {workdir}: train one with --mode=train, or give its --workdir")
-    sections = ("model.", "preprocess.", "loss.")
-    if not needs_data:
-        sections += ("view.", "dataset.name")
-    different = []
-    for section in sections:
-        different += folder.different_fields(workdir, exp.config, section)
-    folder.refuse(workdir, different, "give the config that it was trained with")
-    if not folder.has_checkpoints(workdir):
-        raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
 
 
 def evaluate(members: Sequence[Member], split, title: str):
@@ -218,12 +202,12 @@ def predict(members: Sequence[Member], split, title: str):
     return total, labels, steps, _speed(meter) / looks
 
 
-def _meter(split, title: str, looks: int = 1) -> console.Meter:
+def _meter(split, title: str, looks: int = 1) -> progress.Meter:
     """Counts this process's part of the split, each example `looks` times."""
     part = part_of(split, processes.index(), processes.count())
-    return console.Meter(len(part) * looks, title, quiet=not processes.is_first())
+    return progress.Meter(len(part) * looks, title, quiet=not processes.is_first())
 
 
-def _speed(meter: console.Meter) -> float:
+def _speed(meter: progress.Meter) -> float:
     """Images per second of all processes together."""
     return meter.rate() * processes.count()

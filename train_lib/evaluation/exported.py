@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from errors import UserError, one_line
 from input_pipeline.split import Info
 from input_pipeline.statistics import Statistics, from_arrays
-from train_lib import experiment
+from train_lib import state as state_lib
 from train_lib import workdir as folder
 
 SUFFIX = ".safetensors"
@@ -146,7 +146,7 @@ def shapes_of(variables) -> dict[tuple, tuple[int, ...]]:
 
 def check_fits(stored: Weights, exp, path: pathlib.Path) -> None:
     """Raises UserError unless the variables (or shapes) are those of the `Experiment`'s module."""
-    expected = experiment.state_shapes(exp.module, exp.input_shape)
+    expected = state_lib.variable_shapes(exp.module, exp.input_shape)
     if shapes_of(stored.variables) != shapes_of(expected):
         raise UserError(
             f"the weight file {path} does not fit its own model: write it again with --mode=export"

@@ -63,7 +63,7 @@ def evaluate(
     batches_of: a part of the split -> batches of image, label and mask, [devices, share, ...]; the
         iterator is closed at the end.
     stop: None is returned once it became true in any process.
-    meter: a `console.Meter` of this process's part.
+    meter: a `progress.Meter` of this process's part.
     Raises UserError if no example counts.
     """
     part = part_of(split, processes.index(), processes.count())

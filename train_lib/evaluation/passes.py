@@ -189,7 +189,7 @@ def predict(passes: Sequence[Pass], state, split, meter) -> tuple[np.ndarray, np
     """Class probabilities of every example, float32 [n, classes], and the labels, int32 [n].
 
     Of several processes each looks at its part of the split, and all have the result. The label
-    is -1 for an image that a pass could not read and skipped. meter: a `console.Meter` of this
+    is -1 for an image that a pass could not read and skipped. meter: a `progress.Meter` of this
     part, which counts an example once for each pass.
     """
     part = part_of(split, processes.index(), processes.count())

@@ -29,7 +29,8 @@ from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
 from models import inspection, registry
 from models.layers import backend
-from train_lib import experiment, foreign
+from train_lib import experiment, warm_start
+from train_lib import state as state_lib
 from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import processes
@@ -187,20 +188,23 @@ def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trai
     Raises UserError for a folder without a run, and for a missing or damaged checkpoint.
     """
     path = pathlib.Path(path).expanduser()
-    if foreign.is_foreign(str(path)):
+    if warm_start.is_pretrained_file(str(path)):
         raise UserError(
             f"{path} is a file of another framework: open it by load_pretrained(model, file)"
         )
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path)
         stored.config.num_devices = 1
-        exp = experiment.build(stored.config, statistics=stored.statistics, info=stored.info)
+        exp = experiment.resolve(
+            stored.config, known=experiment.KnownData(stored.info, stored.statistics)
+        )
         exported.check_fits(stored, exp, path)
         return Trained(exp, stored.variables, stored.class_names, stored.step)
     folder.check_run(path, "load_run")
     config = folder.read_config(path)
     config.num_devices = 1  # however many devices trained it
-    exp = experiment.build(config, path, info=folder.info(path))
+    known = experiment.KnownData(folder.info(path))
+    exp = experiment.resolve(config, path, read_only=True, known=known)
     if checkpoint not in ("latest", "best") and not isinstance(checkpoint, int):
         raise UserError(f"checkpoint={checkpoint}: give latest, best, or a step")
     step, variables = read_run(exp, path, checkpoint_step(path, checkpoint))
@@ -228,7 +232,7 @@ def read_run(
     Of several processes the first reads. Raises UserError for a missing or damaged checkpoint, and
     for variables that are not those of the experiment's module.
     """
-    content = np.int64(0), experiment.state_shapes(exp.module, exp.input_shape)
+    content = np.int64(0), state_lib.variable_shapes(exp.module, exp.input_shape)
     if processes.is_first():
         restored = Checkpoints(workdir, read_only=True).restore_variables(step)
         if restored is None:
@@ -263,15 +267,17 @@ def load_pretrained(
     """
     config = _config_of(model) if isinstance(model, str) else model.copy_and_resolve_references()
     config.update({"init_from": str(file), "init_names": str(names)})
-    if not foreign.is_foreign(config.init_from):
+    if not warm_start.is_pretrained_file(config.init_from):
         if not pathlib.Path(file).expanduser().exists():
             raise UserError(f"no weight file {file}: give an existing one")
         raise UserError(
             f"{file} is no weight file of another framework: open a run, or a file of"
             " --mode=export, by load_run"
         )
-    exp, known = foreign.experiment_of(config, config.init_from, class_names, data=False)
-    return Trained(exp, foreign.variables(exp.config, exp.module, exp.input_shape), known, 0)
+    exp = experiment.resolve_weights(
+        config, config.init_from, class_names=class_names, needs_data=False
+    )
+    return Trained(exp, warm_start.load_variables(exp), list(exp.info.class_names), 0)
 
 
 def _config_of(model: str) -> ConfigDict:

@@ -18,6 +18,7 @@ from input_pipeline.split import Info
 from input_pipeline.statistics import Statistics
 from models import registry
 from train_lib import experiment
+from train_lib import state as state_lib
 from train_lib.commands import export as export_command
 from train_lib.commands.export import export_run
 from train_lib.evaluation.trained import Trained, load_pretrained, load_run
@@ -120,8 +121,8 @@ def test_torchvisions_names_and_the_classes(tmp_path):
     eigen = np.ones(3), np.eye(3)
     statistics = Statistics(image, image.mean(axis=(0, 1), dtype=float), *eigen, 10)
     info = Info("photographs", (0, 0, 3), tuple("0123456789"))
-    exp = experiment.build(config, statistics=statistics, info=info)
-    shapes = experiment.state_shapes(exp.module, exp.input_shape)
+    exp = experiment.resolve(config, known=experiment.KnownData(info, statistics))
+    shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
     variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), dict(shapes))
     net = Trained(exp, variables, list("0123456789"), 7)
     _, write = export_command.FORMS["torchvision"]

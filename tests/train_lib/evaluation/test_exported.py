@@ -13,6 +13,7 @@ from configs import compare, mlp
 from errors import UserError
 from input_pipeline.split import Info
 from train_lib import experiment
+from train_lib import state as state_lib
 from train_lib.commands import evaluate, export
 from train_lib.evaluation import ensemble, exported
 from train_lib.train import train_and_evaluate
@@ -148,9 +149,9 @@ def test_every_familys_weights_come_back_to_the_bit(name, tmp_path):
     info = Info("pictures", (config.view.size or 32,) * 2 + (3,), tuple("abc"))
     if config.dataset.name in ("digits", "mnist"):
         info = Info("digits", (28, 28, 1), tuple("0123456789"))
-    exp = experiment.build(config, info=info)
+    exp = experiment.resolve(config, known=experiment.KnownData(info))
     rng = np.random.default_rng(0)
-    shapes = experiment.state_shapes(exp.module, exp.input_shape)
+    shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
     variables = jax.tree.map(lambda s: rng.random(s.shape, np.float32), dict(shapes))
     stored = exported.Weights(config, list(info.class_names), info.name, 7, variables)
     exported.save(tmp_path / "a.safetensors", stored)

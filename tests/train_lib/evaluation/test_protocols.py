@@ -16,7 +16,7 @@ from configs import googlenet, mlp, resnet_cifar10, vgg
 from errors import UserError
 from input_pipeline import crops, prepare, sources, views
 from input_pipeline.split import ArraySplit
-from train_lib import console, experiment
+from train_lib import experiment, progress
 from train_lib.commands import evaluate, predict
 from train_lib.evaluation import ensemble, passes, protocols, trained
 from train_lib.train import train_and_evaluate
@@ -94,7 +94,7 @@ def opened(runs, kind, pictures, **overrides):
 
 
 def predicted(exp, state, split):
-    meter = console.Meter(len(split), "test")
+    meter = progress.Meter(len(split), "test")
     return passes.predict(protocols.of(exp).passes(), state, split, meter)
 
 
@@ -262,7 +262,7 @@ def test_few_shapes_are_compiled(runs, tmp_path):
 
     exp = dataclasses.replace(exp, loss=dataclasses.replace(loss, probabilities=probabilities))
     (counted,) = protocols.of(exp).passes()
-    passes.predict([counted], state, split, console.Meter(len(split), "test"))
+    passes.predict([counted], state, split, progress.Meter(len(split), "test"))
     assert len(traced) == len(shapes)  # each shape once, in however many batches it came
     assert sum(1 for _ in one.batches(split)) > len(shapes)
 
@@ -279,7 +279,7 @@ def test_ten_crops_of_small_images_that_only_the_net_cuts():
             "num_devices": 2,
         }
     )
-    exp = experiment.build(config)
+    exp = experiment.resolve(config)
     from train_lib import optimizers
     from train_lib import state as state_lib
     from train_lib.distributed import parallel
@@ -431,7 +431,7 @@ def test_a_view_that_is_cut_again_is_refused(pictures):
     """All five crops would be cut to the same centre, or to parts of what the grid says."""
     overrides = {"evaluate.protocol": "ten_crop", "preprocess.crop": 12}
     with pytest.raises(UserError, match="makes 12 of them"):
-        protocols.of(experiment.build(config_of("cifar", pictures, **overrides))).check()
+        protocols.of(experiment.resolve(config_of("cifar", pictures, **overrides))).check()
 
 
 def test_ensembles_that_cannot_be_are_refused(runs, pictures, tmp_path):
@@ -471,7 +471,7 @@ def test_a_square_copy_is_no_whole_image(runs, pictures, tmp_path):
 def test_published_scales():
     def scales(config):
         config.evaluate.multi_scale = True
-        protocol = protocols.of(experiment.build(config))
+        protocol = protocols.of(experiment.resolve(config))
         protocol.check()
         return protocol.scales
 
@@ -498,12 +498,12 @@ def test_published_scales():
 def test_whether_small_images_are_cut(overrides, wanted, refused):
     config = resnet_cifar10.get_config()
     config.update_from_flattened_dict(overrides)
-    exp = experiment.build(config)
+    exp = experiment.resolve(config)
     assert protocols.of(exp).name == wanted
     for protocol in refused:
         config.evaluate.protocol = protocol
         with pytest.raises(UserError, match=r"choose|less than the 40"):
-            protocols.of(experiment.build(config)).check()
+            protocols.of(experiment.resolve(config)).check()
 
 
 def test_what_one_pass_cannot_read_counts_for_none(runs, pictures, tmp_path, capsys, monkeypatch):

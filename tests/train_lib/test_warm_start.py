@@ -11,8 +11,9 @@ import pytest
 
 from configs import mlp, vgg
 from errors import UserError
+from input_pipeline import batches
 from models import layers, registry
-from train_lib import loop, recorder, train, warm_start
+from train_lib import recorder, train, warm_start
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.train import train_and_evaluate
@@ -54,7 +55,7 @@ def shallow():
 def test_chosen_layers_come_from_there_and_the_rest_stays_as_drawn(tmp_path, shallow):
     deep = state_of("conv1_1", "conv1_2", "conv2_1", "conv3_1", averaged=True)
     patterns = ("conv1*", "conv2_1/*", "conv2_1_bn/mean", "fc8/*", "!fc8/bias")
-    state, origin = warm_start.take_over(deep, saved(tmp_path, shallow), patterns)
+    state, origin = warm_start.load_into(deep, saved(tmp_path, shallow), patterns)
     taken = {
         **{f"{name}/{leaf}": "params" for name in ("conv1_1", "conv2_1") for leaf in ("kernel",)},
         **{f"{name}/bias": "params" for name in ("conv1_1", "conv1_1_bn", "conv2_1")},
@@ -74,8 +75,8 @@ def test_chosen_layers_come_from_there_and_the_rest_stays_as_drawn(tmp_path, sha
     assert np.any(deep.params["conv1_1"]["kernel"] != state.params["conv1_1"]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
     assert int(state.step) == 0
-    assert (origin.step, origin.workdir) == (5, str(tmp_path))
-    assert set(origin.taken) == {
+    assert (origin.step, origin.source) == (5, str(tmp_path))
+    assert set(origin.loaded) == {
         *("conv1_1", "conv1_1_bn", "conv2_1", "conv2_1_bn/mean", "fc8/kernel")
     }
     assert set(origin.drawn) == {
@@ -87,14 +88,14 @@ def test_chosen_layers_come_from_there_and_the_rest_stays_as_drawn(tmp_path, sha
         *("conv3_1", "conv3_1_bn", "fc8/bias"),
     }
     # Without patterns: all that is there.
-    _, origin = warm_start.take_over(deep, str(tmp_path), ())
+    _, origin = warm_start.load_into(deep, str(tmp_path), ())
     assert origin.drawn == ["conv1_2", "conv1_2_bn"]
     assert origin.unused == []
 
 
 def test_averaged_weights_are_taken_from_a_run_that_averages(tmp_path, shallow):
     other = shallow.replace(average=jax.tree.map(lambda leaf: 2 * leaf, shallow.params))
-    state, _ = warm_start.take_over(state_of("conv1_1"), saved(tmp_path, other), ())
+    state, _ = warm_start.load_into(state_of("conv1_1"), saved(tmp_path, other), ())
     kernel = shallow.params["conv1_1"]["kernel"]
     np.testing.assert_array_equal(state.params["conv1_1"]["kernel"], 2 * kernel)
     assert state.average is None
@@ -107,7 +108,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, shallow, capsys):
     description = json.loads(file.read_text())
     description["arrays"][".params['conv1_1']['kernel']"][2] = "another checksum"
     file.write_text(json.dumps(description))
-    _, origin = warm_start.take_over(state_of("conv1_1"), str(tmp_path), ())
+    _, origin = warm_start.load_into(state_of("conv1_1"), str(tmp_path), ())
     assert origin.step == 5
     assert "checkpoints/6 is damaged" in capsys.readouterr().err
     assert (tmp_path / "checkpoints" / "6").is_dir()  # another run's folder is left as it is
@@ -124,7 +125,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, shallow, capsys):
 def test_what_does_not_fit_is_one_line(tmp_path, shallow, patterns, said):
     state = state_of("conv1_1", "conv9_9", classes=2)
     with pytest.raises(UserError, match=said) as raised:
-        warm_start.take_over(state, saved(tmp_path, shallow), patterns)
+        warm_start.load_into(state, saved(tmp_path, shallow), patterns)
     assert "\n" not in str(raised.value)
 
 
@@ -147,7 +148,7 @@ def test_vggs_deep_nets_share_seven_layers_with_net_a():
     first_four = [name for name in shapes["A"] if name.startswith("conv")][:8]
     assert {name.split("/")[0] for name in first_four} == set(convolutions)
     for argument in "DE":
-        chosen = warm_start._chosen(list(shapes[argument]), patterns)
+        chosen = warm_start._matching(list(shapes[argument]), patterns)
         assert len(chosen) == 14
         assert all(shapes[argument][name] == shapes["A"][name] for name in chosen)
 
@@ -179,7 +180,7 @@ def test_a_run_begins_there_once_and_goes_on_without_it(tmp_path, monkeypatch, c
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.batches, "train_batches", stop)  # before the first step
+        patch.setattr(batches, "train_batches", stop)  # before the first step
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(config, tmp_path / "b")
     said = capsys.readouterr().err

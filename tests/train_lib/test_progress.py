@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from train_lib import console
+from train_lib import progress as progress_lib
 
 
 class Steps:
@@ -24,13 +24,13 @@ class Steps:
 @pytest.fixture
 def clock(monkeypatch):
     clock = types.SimpleNamespace(now=0.0)
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(progress_lib.time, "monotonic", lambda: clock.now)
     return clock
 
 
 @pytest.fixture
 def progress(clock):
-    progress = console.Progress(100, 0, 8)
+    progress = progress_lib.Progress(100, 0, 8)
     progress.running()
     yield progress
     progress.close()
@@ -81,7 +81,7 @@ Cell = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
 @pytest.mark.parametrize(("stream", "bar"), [(Terminal, True), (Cell, True), (io.StringIO, False)])
 def test_a_bar_is_drawn_where_a_line_can_be_drawn_again(monkeypatch, stream, bar):
     monkeypatch.setattr(sys, "stderr", stream())
-    progress = console.Progress(100, 0, 8)
+    progress = progress_lib.Progress(100, 0, 8)
     progress.done(50)
     progress.tell({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
     progress.close()
@@ -95,7 +95,7 @@ def test_a_bar_is_drawn_where_a_line_can_be_drawn_again(monkeypatch, stream, bar
 @pytest.mark.parametrize("stream", [Terminal, Cell, io.StringIO])
 def test_quiet_is_quiet_everywhere(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream())
-    progress = console.Progress(100, 0, 8, quiet=True)
+    progress = progress_lib.Progress(100, 0, 8, quiet=True)
     progress.done(50)
     progress.tell({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
     progress.close()
@@ -108,7 +108,7 @@ def test_the_kernels_stream_is_known_by_its_name():
 
 
 def test_where_the_time_went(clock):
-    progress = console.Progress(100, 0, 8)
+    progress = progress_lib.Progress(100, 0, 8)
     clock.now = 2.0  # the start of a run
     progress.running()
     clock.now = 12.0
@@ -131,7 +131,7 @@ def test_where_the_time_went(clock):
 def test_a_log_of_a_long_run_can_be_read(clock, monkeypatch):
     """In a file: a line at a test, and at most two a minute between; no drawing characters."""
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    progress = console.Progress(5000, 0, 8)
+    progress = progress_lib.Progress(5000, 0, 8)
     for step in range(1, 5001):  # a record a second, a test every 500
         clock.now += 1.0
         progress.done(1)

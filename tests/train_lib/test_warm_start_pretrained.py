@@ -18,7 +18,7 @@ from configs.resnet import get_config
 from errors import UserError
 from models import pretrained
 from models.resnet import ResNet
-from train_lib import foreign
+from train_lib import warm_start
 from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.commands import evaluate, export, summary
@@ -82,30 +82,30 @@ def by_hand(root):
 
 def test_settings_come_with_the_weights_but_for_those_that_are_given(root, tmp_path, capsys):
     config = config_of(root)
-    own = foreign.settled(config, given=GIVEN)
+    own = warm_start.settle(config, given=GIVEN)
     assert own.preprocess.given_mean == MEAN
     assert own.preprocess.deviation == DEVIATION
     assert (own.preprocess.mean, own.preprocess.high) == ("given", 1.0)
     assert (own.view.size, own.view.test_scale) == (32, 32)
     assert config.preprocess.mean == "pixel"  # a copy was changed
     assert "comes with preprocess.mean=given, " in capsys.readouterr().err
-    assert foreign.settled(own) is own  # once
-    assert foreign.settled(config).view.size == 224
+    assert warm_start.settle(own) is own  # once
+    assert warm_start.settle(config).view.size == 224
     config.init_settings = ""
-    assert foreign.settled(config) is config
+    assert warm_start.settle(config) is config
     # Another mean that is given has a preprocessing of its own.
     config.init_settings, config.preprocess.mean = "auto", "none"
-    own = foreign.settled(config, given={"preprocess.mean"})
+    own = warm_start.settle(config, given={"preprocess.mean"})
     assert own.preprocess.to_dict() == config.preprocess.to_dict()
     # A run goes before the file.
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "3").mkdir(parents=True)
     workdir_lib.write_text(workdir / "config.json", compare.to_json(config_of(root)))
-    assert foreign.settled(config, workdir, asks=True) is config
+    assert warm_start.settle(config, workdir, read_only=True) is config
 
 
 def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
-    config = foreign.settled(config_of(root), given=GIVEN)
+    config = warm_start.settle(config_of(root), given=GIVEN)
     line = json.loads(evaluate.evaluate_run(config, tmp_path))
     assert f"there is no run in {tmp_path}: using config.init_from=" in capsys.readouterr().err
     expected, labels = by_hand(root), np.repeat([0, 1, 2], 3)
@@ -118,7 +118,7 @@ def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     config.view.update({"size": 24, "test_scale": 24})
     (exp,) = (member.exp for member in ensemble.find(config, tmp_path, given=GIVEN))
     assert (exp.input_shape, exp.config.preprocess.given_mean) == ((24, 24, 3), MEAN)
-    config = foreign.settled(config_of(root), given=GIVEN)
+    config = warm_start.settle(config_of(root), given=GIVEN)
     export.export_run(config, tmp_path, str(tmp_path / "own.safetensors"))
     net = load_run(tmp_path / "own.safetensors")
     assert list(net.class_names) == CLASSES
@@ -204,7 +204,7 @@ def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
     fields = {"init_layers": ("!fc/*",), "epochs": 1.0, "batch_size": 8, "augment.lighting": "none"}
 
     def config():
-        return foreign.settled(config_of(tmp_path, **fields), tmp_path / "run", GIVEN)
+        return warm_start.settle(config_of(tmp_path, **fields), tmp_path / "run", GIVEN)
 
     state = train_and_evaluate(config(), tmp_path / "run")
     said = capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
     # It is asked without being told again.
     fields["init_from"] = ""
     own = config_of(tmp_path, **fields | {"init_layers": ()})
-    own = foreign.settled(own, tmp_path / "run", GIVEN, asks=True)
+    own = warm_start.settle(own, tmp_path / "run", GIVEN, read_only=True)
     assert json.loads(evaluate.evaluate_run(own, tmp_path / "run"))["step"] == 2
     del fields["init_from"]
     shutil.rmtree(tmp_path / "run")
@@ -233,7 +233,7 @@ def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
 def test_what_does_not_fit_is_one_line(root, tmp_path):
     config = config_of(root, **{"model.depth": 34})
     with pytest.raises(UserError, match=r"net\.safetensors: the weights do not fit .* missing"):
-        evaluate.evaluate_run(foreign.settled(config, given=GIVEN), tmp_path)
+        evaluate.evaluate_run(warm_start.settle(config, given=GIVEN), tmp_path)
     content = (root / "net.safetensors").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[:1000])
     with pytest.raises(UserError, match=r"open it by load_pretrained\(model, file\)"):
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_one_line(root, tmp_path):
         evaluate.evaluate_run(config, tmp_path)
     config = config_of(root, init_from=str(tmp_path), init_names="names.json")
     with pytest.raises(UserError, match="is no file of another framework, and has our"):
-        foreign.settled(config)
+        warm_start.settle(config)
     config = config_of(root, init_from=str(tmp_path / "cut.pth"))
     with pytest.raises(UserError, match=r"cut\.pth"):
-        foreign.settled(config)
+        warm_start.settle(config)

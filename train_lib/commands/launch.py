@@ -1,0 +1,53 @@
+"""What happens between the flags and a command: libraries, devices, and the other processes."""
+
+import contextlib
+import os
+
+from absl.flags import FlagValues
+from ml_collections import ConfigDict
+
+from configs import compare
+from input_pipeline import sources
+from train_lib.distributed import shell
+
+
+@contextlib.contextmanager
+def environment(mode: str, config: ConfigDict, values: FlagValues):
+    """Around the command of a mode: it finds its devices, and the other processes if there are any.
+
+    values: the parsed flags. Raises UserError for missing devices, processes or data sets.
+    """
+    is_group = values.distributed or bool(values.coordinator)
+    needs_data = mode in ("train", "evaluate")
+    if needs_data and not is_group:
+        sources.check(config.dataset)  # before the seconds that JAX takes to load
+    if not values["verbosity"].present:
+        shell.silence_libraries()
+    if mode in ("summary", "export"):
+        os.environ["JAX_PLATFORMS"] = "cpu"  # they compute next to nothing: devices may be in use
+    from train_lib.distributed import parallel, processes
+
+    if config.deterministic and mode not in ("summary", "export"):
+        parallel.use_deterministic_kernels()  # before processes that come together look for devices
+    with contextlib.ExitStack() as stack:
+        if is_group:
+            _join(mode, config, values)
+            stack.enter_context(processes.all_finish_or_fail())
+            if needs_data:
+                sources.check(config.dataset)  # here, so that the others learn what is missing
+        stack.enter_context(parallel.explain_device_errors())
+        yield
+
+
+def _join(mode: str, config: ConfigDict, values: FlagValues) -> None:
+    """Joins the other processes. Raises UserError if they do not come together."""
+    from train_lib.distributed import processes
+
+    place = (values.coordinator, values.num_processes, values.process_id, None)
+    if values.distributed:
+        place = processes.detect()
+    coordinator, count, index, devices = place
+    work = compare.digest(mode, values.images, config)
+    processes.join(
+        coordinator, count, index, work, devices, values.start_timeout, values.peer_timeout
+    )
