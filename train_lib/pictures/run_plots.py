@@ -54,9 +54,7 @@ def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -
     predicted = result.classes[:, 0]
     wrong = np.flatnonzero((predicted != result.labels) & (result.labels >= 0))
     captions = [f"{names[result.labels[i]]}->{names[predicted[i]]}" for i in wrong]
-    rows, columns = panels.grid(max(1, min(len(wrong), MOST_IMAGES)))
-    size = (max(4, 0.8 * columns), max(1.5, 0.95 * rows + 0.4))
-    figure = _image_sheet(lambda i: picture(wrong[i]), captions, size)
+    figure = _image_sheet(lambda i: picture(wrong[i]), captions, 0.8)
     more = "" if len(wrong) <= MOST_IMAGES else f" (the first {MOST_IMAGES})"
     figure.suptitle(f"{len(wrong)} of {result.examples} misclassified{more}", fontsize=9)
     return figure
@@ -64,22 +62,34 @@ def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -
 
 def contact_sheet(picture: Callable[[int], np.ndarray | None], captions: Sequence[str]) -> Figure:
     """The first MOST_IMAGES pictures [h, w, 3], each with its caption."""
-    rows, columns = panels.grid(min(len(captions), MOST_IMAGES))
-    figure = _image_sheet(picture, captions, (1.9 * columns, 2.0 * rows + 0.3))
+    figure = _image_sheet(picture, captions, 1.9)
     if len(captions) > MOST_IMAGES:
         figure.suptitle(f"the first {MOST_IMAGES} of {len(captions)}", fontsize=9)
     return figure
 
 
-def _image_sheet(picture: Callable, captions: Sequence[str], size: tuple[float, float]) -> Figure:
-    """picture: a number -> its image; None leaves the place empty. size: in inches."""
+def _image_sheet(picture: Callable, captions: Sequence[str], inches: float) -> Figure:
+    """Images with captions above them, in squares of `inches`.
+
+    picture: a number -> its image; None leaves the place empty. All images are on one axis: drawing
+    is then four times faster than with an axis for each image.
+    """
     shown = captions[:MOST_IMAGES]
-    figure, axes = panels.blank(*panels.grid(max(1, len(shown))), size)
-    for i, (caption, axis) in enumerate(zip(shown, axes.flat, strict=False)):
-        image = picture(i)
+    rows, columns = panels.grid(max(1, len(shown)))
+    above = 0.15 / inches  # the part of a square that its caption takes
+    size = (max(4, inches * columns), max(1.5, inches * (1 + above) * rows + 0.4))
+    figure, ((axis,),) = panels.blank(1, 1, size)
+    axis.set(xlim=(0, columns), ylim=(rows * (1 + above), 0), aspect="equal", autoscale_on=False)
+    for number, caption in enumerate(shown):
+        row, column = divmod(number, columns)
+        middle, top = column + 0.5, row * (1 + above) + above
+        image = picture(number)
         if image is not None:
-            axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
-        axis.set_title(caption, fontsize=8, parse_math=False)
+            height, width = np.array(image.shape[:2]) * 0.95 / max(image.shape[:2])
+            extent = (middle - width / 2, middle + width / 2, top + height, top)
+            image = image[..., 0] if image.shape[-1] == 1 else image
+            axis.imshow(image, extent=extent, cmap="gray_r")
+        axis.text(middle, top, caption, fontsize=8, ha="center", va="bottom", parse_math=False)
     return figure
 
 
