@@ -1,6 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The README has them without make.
-# `make parity` compares with torch, and `make notebooks` runs the notebooks. Both install the
-# packages that they need into the same environment.
+# `make test` runs the quick tests, in minutes. `make check` runs all tests, compares with torch
+# (`make parity`) and runs the notebooks (`make notebooks`). The last two install the packages that
+# they need into the same environment.
 
 # The first of these that is Python 3.12 or newer. Each is run: pyenv also has commands for versions
 # that are not selected, and these commands fail.
@@ -22,7 +23,7 @@ JUPYTER := ipykernel==7.4.0 nbclient==0.11.0 nbconvert==7.17.2
 # One of them: make notebooks NOTEBOOK=lenet5
 NOTEBOOK ?=
 
-.PHONY: demo test parity notebooks lint setup clean
+.PHONY: demo test check parity notebooks lint setup clean
 
 setup: $(VENV)/ready
 
@@ -45,7 +46,13 @@ demo: setup
 	@$(BIN)/python main.py --config=configs/lenet5.py --workdir=$(DEMO)
 
 test: setup lint
+	@$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# Without torch, which a user need not have; then with it.
+check: setup lint
 	@$(BIN)/python -m pytest -n 2
+	@$(MAKE) --no-print-directory parity
+	@$(MAKE) --no-print-directory notebooks
 
 parity: $(VENV)/parity-ready
 	@$(BIN)/python -m pytest -n 2 tests/parity

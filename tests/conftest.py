@@ -7,17 +7,44 @@ import tempfile
 # Before JAX starts. Without NPROC, collectives of simulated devices can dead-lock: the thread pool
 # must have more threads than devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+_LEVEL = "xla_backend_optimization_level"
+
+
+def xla_flags(devices: int) -> str:
+    """For so many simulated devices, and code that is compiled with little optimisation."""
+    return f"--xla_force_host_platform_device_count={devices} --{_LEVEL}=1"
+
+
+os.environ["XLA_FLAGS"] = xla_flags(8)
 os.environ["NPROC"] = "32"
 
 # Workers, and the processes that tests start, compile the same steps: once is enough.
 _CACHE = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="canon-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+from models.layers import backend  # noqa: E402
+
+# Tests compile with little optimisation and without oneDNN: compilation then takes less time, and
+# JAX can store the compiled programs. (At level 0 maxout's gradient is NaN: there XLA computes the
+# maximum and its argument separately, and they can differ in the last bit.) Commands that tests
+# start as a user does have the product's compiler options, and so have tests with the fixture
+# `product_options`.
+_PRODUCT_OPTIONS = "CANON_TESTS_PRODUCT_OPTIONS"
+_of_product = backend.compiler_options
+
+
+def _options_of_tests(platform: str) -> dict:
+    if _PRODUCT_OPTIONS not in os.environ:
+        return {_LEVEL: 1} if platform == "cpu" else {}
+    return _of_product(platform) | ({_LEVEL: 3} if platform == "cpu" else {})  # 3: XLA's default
+
+
+backend.compiler_options = _options_of_tests
 
 # Of each property: the same few cases every time or, with CANON_EXAMPLES=1000, so many new ones.
 _EXAMPLES = int(os.environ.get("CANON_EXAMPLES", "0"))
@@ -65,6 +92,22 @@ def forget():
     import jax
 
     jax.clear_caches()
+
+
+@pytest.fixture
+def product_options(monkeypatch):
+    """The product's compiler options, also in the processes that the test starts."""
+    monkeypatch.setenv(_PRODUCT_OPTIONS, "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_plots():
+    """The pictures at the end of a training take longer than a tiny training."""
+    from train_lib.pictures import run_plots
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(run_plots, "write_all", lambda *arguments: None)
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from models import registry
 from models.layers import backend
 from tests.models.test_registry import RUN
 
+pytestmark = pytest.mark.usefixtures("product_options")
+
 LARGE = {
     "alexnet",
     "googlenet",

@@ -28,7 +28,7 @@ from models.layers import backend, kernels, pooling
     ],
 )
 def test_convolution_and_its_derivatives_equal_xlas(
-    batch, groups, stride, size, padding, monkeypatch
+    batch, groups, stride, size, padding, monkeypatch, product_options
 ):
     """Values, gradients, tangents and a Hessian-vector product; 27 images: 3 chunks of 8 and 3."""
     monkeypatch.setattr(kernels, "_CACHE_BYTES", 0)

@@ -46,6 +46,8 @@ def resnet20():
     return CifarResNet(10, depth=20), net, same_names(net, {})
 
 
+pytestmark = pytest.mark.usefixtures("product_options")
+
 # By net: examples a batch, side of an image, which parameters decay, the first rate.
 RUNS = {
     alexnet: (2, 224, "kernels", 1e-4),

@@ -36,7 +36,7 @@ import seen
 def main(port, count, index, workdir, options):
     port, count, index, options = int(port), int(count), int(index), json.loads(options)
     workdir = pathlib.Path(workdir)
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={options['devices']}"
+    os.environ["XLA_FLAGS"] = conftest.xla_flags(options["devices"])
     from errors import UserError
     from train_lib import train
     from train_lib.distributed import processes, shell

@@ -66,8 +66,11 @@ def assert_equal_states(found, expected):
         np.testing.assert_array_equal(found[path], leaf, err_msg=str(path), strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_dispatch", CHAINS)
-def test_interrupted_runs_equal_the_undisturbed_one(tmp_path, steps_per_dispatch):
+def test_interrupted_runs_equal_the_undisturbed_one(tmp_path, steps_per_dispatch, request):
+    if steps_per_dispatch == 4:
+        request.getfixturevalue("product_options")
     config = tiny_config(**overrides(steps_per_dispatch))
     expected = train_and_evaluate(config, tmp_path / "undisturbed")
     workdir = tmp_path / "interrupted"
@@ -194,7 +197,7 @@ def test_a_folder_that_disappears_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_a_limit_on_the_size_of_files_is_one_line_and_loses_nothing(tmp_path):
+def test_a_limit_on_the_size_of_files_is_one_line_and_loses_nothing(tmp_path, product_options):
     """A real error of the system, within a save and in the thread that makes it."""
     import resource
 
