@@ -1,17 +1,19 @@
-"""What do tests cost? Protocols against each other, and the evaluation loop against bare inference.
+"""How long does evaluation take? Compares protocols, and the evaluation loop with bare inference.
 
     python -m benchmarks.evaluation [--nets=vgg:A,resnet:18] [--images=16] [--rounds=3] [--batch=20]
     python -m benchmarks.evaluation --loop [--rounds=5]
     python -m benchmarks.evaluation --border --workdir=RUN --data=FOLDER [--images=16]
 
-Without a mode: images of 256x256 pixels in memory, nets with random weights of the published sizes,
-each protocol as `--mode=evaluate` runs it, in turns. passes: how often the net runs on 224x224, by
-the multiply-adds of `models.summary`; its ratio to the center's is what the time should be.
+Without a mode, each protocol runs as in `--mode=evaluate`, in turns, on images of 256x256 pixels in
+memory. The networks have the published sizes and random weights. passes: the multiply-adds of
+`models.summary`, in passes of the network over 224x224 pixels. The time should grow in proportion.
 
---loop: `evaluate` on 10,000 images of 32x32 in memory (ResNet-20) against the bare step on one
-fixed batch. --border: a run's AlexNet, VGG or ResNet for ImageNet on photographs, at the shorter
-side for which its class map has four cells a side: how far these are from the net on the crops that
-they see, at the map's border and inside, and how often the most probable class is the same.
+--loop: compares `evaluate` on 10,000 images of 32x32 in memory (ResNet-20) with the bare step on
+    one fixed batch.
+--border: takes an AlexNet, VGG or ResNet for ImageNet from a run, and photographs. The shorter side
+    is chosen so that the class map has four cells per side. Prints how far the cells differ from
+    the network's output for the crops at their positions, at the map's border and inside, and how
+    often the most probable class is the same.
 """
 
 import argparse
@@ -90,7 +92,7 @@ def protocols_table(arguments) -> None:
             for protocol, (protocol_passes, state, split) in cases.items():
                 start = time.perf_counter()
                 passes.predict(protocol_passes, state, split, progress.Meter(len(split), net))
-                if turn:  # the first compiles
+                if turn:  # the first turn compiles
                     times[protocol].append(time.perf_counter() - start)
 
         def ratio(protocol, base, times=times):

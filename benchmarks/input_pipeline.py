@@ -1,36 +1,38 @@
-"""How fast do training images come from JPEGs? Per core, against tf.data on the same cores.
+"""How fast does the input pipeline decode JPEGs? Compared with tf.data on the same cores.
 
     python -m benchmarks.input_pipeline --data=FOLDER [--view=area|scale] [--cores=N] [--rounds=5]
         [--seconds=2] [--batch=64] [--only=ours,'copy tf',...] [--megapixels=M] [--out=FILE]
     python -m benchmarks.input_pipeline --data=FOLDER --memory [--batches=10000]
     python -m benchmarks.input_pipeline --data=FOLDER --wait [--steps=60]
 
-FOLDER: JPEG files, at any depth. --view: area (random areas, 8 to 100 % of an image, 3/4 to 4/3,
-resized to 224x224) or scale (random 224x224 squares of the image with a shorter side of 256).
---cores: how many processor cores everything runs on; either system gets as many threads.
---megapixels: instead of the files, 24 of them enlarged to this, with noise, so that they need as
-many bytes a pixel as a camera's.
+FOLDER: contains JPEG files, at any depth.
+--view: area (random areas with 8 to 100 % of an image and an aspect ratio of 3/4 to 4/3, resized to
+    224x224) or scale (random 224x224 squares of the image with a shorter side of 256).
+--cores: the number of processor cores that everything runs on; each system gets as many threads.
+--megapixels: uses 24 of the files, enlarged to this size. Noise is added, so that they need as many
+    bytes per pixel as a camera's images.
 
-Without a mode: batches from the files and from copies of them with a shorter side of 256, as JPEGs
-(copy) and as pixels (raw), which are made first:
+Without a mode, batches are made from the files, and from copies of them with a shorter side of 256.
+The copies hold JPEGs (copy) or pixels (raw), and are made first:
 
 ours                `stream.TrainBatches`, as training runs it: uint8, bilinear, antialiased
 ours in K workers   the same in K processes
-tf same             tf.data doing that: sample_distorted_bounding_box, decode_and_crop_jpeg,
-                    tf.image.resize(bilinear, antialias=True), uint8; for scale, resized whole
-                    and then cropped, or if of that size already decode_and_crop_jpeg
-tf usual, ...       tf.data as it is commonly done: not antialiased, flipped, normalised, float32
+tf same             the same in tf.data: sample_distorted_bounding_box, decode_and_crop_jpeg,
+                    tf.image.resize(bilinear, antialias=True), uint8. For scale, the whole image is
+                    resized and then cropped, or decode_and_crop_jpeg is used if it has that size
+tf usual, ...       tf.data in the usual way: not antialiased, flipped, normalised, float32
 
-The copies are array_record sets for ours, a TFRecord file of the same JPEGs for tf.data.
-The versions take turns, since machines drift, each time with a new iterator whose first batches are
-not timed. images/s: by the clock. images/CPU s: by the processor time of all threads and
-processes, which other jobs on the machine change less. Medians over the rounds; each ratio is the
-median of the rounds' ratios, more than 1: ours is faster. That `ours` and `tf same` make the same
-pixels of a box is checked. Training uses no TensorFlow; where it is missing its rows are "-".
+The copies are array_record sets for ours, and a TFRecord file of the same JPEGs for tf.data. The
+versions take turns, because the speed of a machine changes with time. Each turn has a new iterator,
+whose first batches are not timed. images/s: by the clock. images/CPU s: by the processor time of
+all threads and processes, which other jobs on the machine affect less. The figures are medians over
+the rounds. A ratio is the median of the rounds' ratios; above 1, ours is faster. The benchmark
+checks that `ours` and `tf same` make the same pixels. Training does not use TensorFlow; without it,
+its rows show "-".
 
---memory: resident memory, open files and threads, of this process and its workers, over many small
-batches and many evaluations. --wait: short real trainings, and the share of their time for which
-the devices wait for data.
+--memory: resident memory, open files and threads of this process and its workers, over many small
+    batches and many evaluations.
+--wait: short real training runs, with the share of the time in which the devices wait for data.
 """
 
 import argparse
@@ -50,7 +52,7 @@ from pathlib import Path
 SIZE, AREA, ASPECT = 224, (0.08, 1.0), (3 / 4, 4 / 3)
 SHORTER_SIDE = 256  # of the copy
 SEED = 0
-WARM = 3  # batches, untimed: what is read ahead at the start
+WARM = 3  # batches that are not timed: those read ahead at the start
 # Of --wait: config file, argument, side of the images, batch.
 TRAININGS = (
     ("resnet", "18", 64, 32),
@@ -63,7 +65,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def link_as_folder_set(data: Path, root: Path) -> int:
-    """root/train/CLASS and root/val/CLASS, ten classes, with links to all JPEGs; their number."""
+    """Links all JPEGs into root/train/CLASS and root/val/CLASS, ten classes; returns the number."""
     files = sorted(p for p in data.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     if len(files) < 20:
         sys.exit(f"{data} holds {len(files)} JPEG files: give a folder of 20 or more")
@@ -76,7 +78,7 @@ def link_as_folder_set(data: Path, root: Path) -> int:
 
 
 def enlarge(data: Path, out: Path, megapixels: float) -> None:
-    """24 of the JPEGs, enlarged. With this noise, 12 megapixels take 3 MB."""
+    """Enlarges 24 of the JPEGs. With this noise, 12 megapixels take 3 MB."""
     import numpy as np
     from PIL import Image
 
@@ -117,14 +119,14 @@ def make_copy(split, out: Path, cores: int, quality: int = 95):
 
 
 def family() -> list[int]:
-    """This process and all below it."""
+    """This process and all its descendants."""
     parents = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()
             parents[int(entry)] = int(fields[1])
     found = [os.getpid()]
-    for pid in found:  # grows meanwhile
+    for pid in found:  # the list grows meanwhile
         found += [child for child, parent in parents.items() if parent == pid]
     return found
 
@@ -207,8 +209,8 @@ class TensorFlow:
         return tf.data.TFRecordDataset(str(path)).repeat().shuffle(len(split)), parse
 
     def place(self, data):
-        """A random one, int32: (top, left, height, width) of an area; of the square of a rescaled
-        image, (top, left)."""
+        """A random crop, int32: (top, left, height, width) of an area, or (top, left) of the square
+        of a resized image."""
         tf = self.tf
         shape = tf.io.extract_jpeg_shape(data)
         if self.view == "scale":
@@ -246,13 +248,13 @@ class TensorFlow:
             image = resize(tf.io.decode_jpeg(data, channels=3), self.rescaled(shape))
             return tf.slice(image, tf.concat([place, [0]], 0), [*size, 3])
 
-        def as_it_is():  # nothing to resize: of the copy
+        def as_it_is():  # a copy has this size already
             return tf.cast(part(tf.concat([place, size], 0)), tf.float32)
 
         return tf.cond(tf.reduce_min(shape) == SHORTER_SIDE, as_it_is, whole)
 
     def same(self, data, place):
-        """uint8 [224, 224, 3], resized as ours."""
+        """uint8 [224, 224, 3], resized in the same way as ours."""
         image = self.cut(data, place, "bilinear", antialias=True)
         return self.tf.cast(self.tf.clip_by_value(self.tf.round(image), 0, 255), self.tf.uint8)
 
@@ -264,7 +266,7 @@ class TensorFlow:
         return (image - tf.constant(MEAN)) / tf.constant(DEVIATION)
 
     def batches(self, source, kind: str, batch: int):
-        """An endless iterator over batches; source: as `files` or `records` give it."""
+        """An endless iterator over batches. source: from `files` or `records`."""
         tf = self.tf
         data, parse = source
 
@@ -283,8 +285,8 @@ class TensorFlow:
         return data.prefetch(2).with_options(options).as_numpy_iterator()
 
     def check(self, split) -> tuple[float, float] | None:
-        """Raises AssertionError unless `same` gives our pixels of the same place. Of areas, the
-        mean of ours and of tf's, as a share of the image."""
+        """Raises AssertionError unless `same` gives our pixels at the same place. Returns the mean
+        area of our crops and of tf.data's, as shares of the image."""
         import numpy as np
 
         from input_pipeline import decode, views
@@ -313,7 +315,7 @@ class TensorFlow:
 
 
 def measure(iterator, seconds: float, batch: int) -> tuple[float, float, int]:
-    """Images per second, images per second of processor time, and bytes an image."""
+    """Images per second, images per second of processor time, and bytes per image."""
     for _ in range(WARM):
         found = next(iterator)
     to_device = sum(found[name].nbytes for name in ("image", "label", "offset") if name in found)
@@ -400,7 +402,7 @@ def table(found: dict, cores: int) -> str:
 
 
 def memory(arguments, root: Path, cores: int) -> None:
-    """Prints what is held after so many batches, by source and workers."""
+    """Prints memory, files and threads over many batches, for each source and number of workers."""
     from input_pipeline import sources, stream
     from input_pipeline.batches import Order
     from input_pipeline.views import View
@@ -428,7 +430,7 @@ def memory(arguments, root: Path, cores: int) -> None:
                     print(f"{label:22}{count:>9,}  {sizes} MB  {files}  {threads}", flush=True)
             iterator.close()
     reading = stream.Reading(View.from_config(view))
-    for count in range(1, 201):  # each evaluation opens an iterator of its own
+    for count in range(1, 201):  # each evaluation opens its own iterator
         for _ in stream.eval_batches(split, reading, 50, 1):
             break
         if count in (50, 100, 200):
@@ -440,7 +442,7 @@ def memory(arguments, root: Path, cores: int) -> None:
 
 
 def wait(arguments, root: Path) -> None:
-    """Trains for a moment; prints the share of time that was spent waiting for data."""
+    """Trains for some steps; prints the share of the time that was spent waiting for data."""
     from train_lib import recorder
     from train_lib.train import train_and_evaluate
 
@@ -477,7 +479,7 @@ def wait(arguments, root: Path) -> None:
 
 
 def setting(cores: int, count: int) -> dict:
-    """What the figures depend on."""
+    """Versions and hardware, on which the figures depend."""
     import importlib.metadata
 
     processors = Path("/proc/cpuinfo")
@@ -512,7 +514,7 @@ def main():
     parser.add_argument("--steps", type=int, default=60, help="of --wait")
     arguments = parser.parse_args()
 
-    # Before anything counts the cores.
+    # This comes before any library counts the cores.
     allowed = sorted(os.sched_getaffinity(0))
     cores = arguments.cores or len(allowed)
     os.sched_setaffinity(0, allowed[:cores])

@@ -1,4 +1,4 @@
-"""Does Python show? Images per second of the training loop against the bare compiled step.
+"""How much does the training loop cost? Its images per second, against the bare compiled step.
 
     python -m benchmarks.loop [--data_dir=DATA] [--seconds=20] [--rounds=5]
 

@@ -100,7 +100,7 @@ class PlainConv(models.layers.Conv):
 
 
 class PlainLocalConv(models.layers.LocalConv):
-    """The locally connected layer with the primitive of linen's `nn.ConvLocal`."""
+    """A locally connected layer that uses the primitive of linen's `nn.ConvLocal`."""
 
     @nn.compact
     def __call__(self, x):
@@ -113,7 +113,7 @@ class PlainLocalConv(models.layers.LocalConv):
         kernel = self.param("kernel", nn.initializers.normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (height, width, self.features))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        # The primitive wants a window's values channel by channel.
+        # The primitive expects the values of a window channel by channel.
         kernel = kernel.transpose(0, 1, 4, 2, 3, 5).reshape(height, width, -1, self.features)
         y = lax.conv_general_dilated_local(x, kernel, (1, 1), pads, window, dimension_numbers=NHWC)
         return y + bias
@@ -137,7 +137,7 @@ def plain_window_sum(x, window):
 
 @contextlib.contextmanager
 def plain_linen():
-    """While a model is traced: linen's and XLA's primitives for convolving and pooling."""
+    """A context in which models are traced with linen's and XLA's convolutions and pooling."""
     with (
         mock.patch.object(models.layers, "Conv", PlainConv),
         mock.patch.object(builder, "Conv", PlainConv),
@@ -150,7 +150,7 @@ def plain_linen():
 
 
 def under(context, function):
-    """`function`, traced under the context wherever jax traces it."""
+    """`function`, always traced within the context."""
 
     def traced(*args):
         with context():
@@ -268,7 +268,7 @@ def choose_torch_settings(steps, cores: int):
 
 
 def measure(name: str, family: Family, batch: int, arguments) -> dict:
-    """A row of the table."""
+    """One row of the table."""
     config = load_config(family)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch, *family.shape), np.uint8)
@@ -276,7 +276,7 @@ def measure(name: str, family: Family, batch: int, arguments) -> dict:
     k = arguments.k or config.steps_per_dispatch
     ours = JaxSteps(family, config, images, labels, k, arguments.linen_in_scan)
     ours.check()
-    # Each measurement: what to call, what to wait for, images a call.
+    # Each measurement: the function to call, how to wait for it, and images per call.
     calls: dict = {}
     for mode in ("train", "infer"):
         for version in ("ours", "linen"):
@@ -298,7 +298,7 @@ def measure(name: str, family: Family, batch: int, arguments) -> dict:
 
     counts = {}
     for key, (call, wait, _) in calls.items():
-        seconds_of(call, wait, 1)  # compiles
+        seconds_of(call, wait, 1)  # compiles the function
         counts[key] = max(1, int(arguments.seconds / seconds_of(call, wait, 1)))
     speeds: dict = {key: [] for key in calls}
     for _ in range(arguments.rounds):
@@ -366,7 +366,7 @@ def _header() -> str:
 
 
 def setting(use_torch: bool, cores: int) -> dict:
-    """What the figures depend on; sets torch up as XLA is."""
+    """Versions and hardware, on which the figures depend; configures torch like XLA."""
     device = jax.devices()[0]
     processors = Path("/proc/cpuinfo")
     found = processors.read_text().splitlines() if processors.exists() else []
@@ -381,7 +381,7 @@ def setting(use_torch: bool, cores: int) -> dict:
     }
     if use_torch:
         torch.set_flush_denormal(True)  # as XLA does
-        torch.set_float32_matmul_precision("high")  # on GPUs TF32, as JAX's default
+        torch.set_float32_matmul_precision("high")  # TF32 on GPUs, which is JAX's default
         torch.backends.cudnn.benchmark = True
         facts["torch"] = torch.__version__
     return facts
@@ -421,7 +421,7 @@ def main():
 
     arguments.cores = use_cores(arguments.cores)
     memory.keep_freed_memory()  # as the training loop does, and for torch too
-    # A GPU's memory is shared with torch. Read when JAX first looks for devices, so not too late.
+    # torch needs a part of a GPU's memory. JAX reads this when it first looks for devices.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     arguments.torch = torch is not None
     if not arguments.torch:

@@ -1,13 +1,13 @@
-"""How would a recipe scale? What its compiled step sends between devices, and predictions from it.
+"""How would a recipe scale? Reads what its compiled step sends between devices, and predicts.
 
     python -m benchmarks.scaling [--only=resnet:50,vgg:D,...] [--numbers=8,32,128,1024] [--out=FILE]
 
-Read: the train step of each config, as training makes it, is compiled for eight simulated CPU
-devices, and the collectives stand in its HLO. Nothing is run and no data set is needed. That they
-are one sum over devices of the gradient, BatchNorm's statistics and four numbers is checked.
+Read: the train step of each config is compiled for eight simulated CPU devices, and its collective
+operations are read from its HLO. Nothing is run, and no data set is needed. The script checks that
+they are one sum over devices of the gradient, of BatchNorm's statistics and of four numbers.
 
-Predicted, never measured: the rest. It follows from the bytes read, the multiply-adds of
-`models.summary` and the ASSUMED figures of hardware below, in the way that `docs/scaling.md` tells.
+Predicted, never measured: everything else. It follows from the bytes, from the multiply-adds of
+`models.summary` and from the ASSUMED hardware below. docs/scaling.md gives the formulas.
 """
 
 import argparse
@@ -48,7 +48,7 @@ SCALARS = {"loss": 4, "errors": 4, "examples": 4, "stop": 4}  # bytes; sums for 
 _OPERATIONS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.+?) ({_OPERATIONS})(-start)?\(", re.M)
 _TENSOR = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
-# In StableHLO the result's type stands behind the arrow, perhaps lines below, after a region.
+# In StableHLO the type of the result follows the arrow, perhaps some lines below, after a region.
 _ASKED = re.compile(
     rf'"?stablehlo\.({_OPERATIONS.replace("-", "_")}|collective_broadcast)"?\(.*?-> ([^\n]+)', re.S
 )
@@ -110,7 +110,7 @@ def asked(lowered) -> list[Collective]:
 
 
 def sent(lowered) -> list[Collective]:
-    """The collectives of a lowered step once it is compiled, but for optimal machine code."""
+    """The collectives of a lowered step after compilation, without optimal machine code."""
     options = {"xla_backend_optimization_level": 0}  # which would take as long again
     return collectives(lowered.compile(compiler_options=options).as_text())
 
@@ -128,7 +128,7 @@ def _elements(text: str) -> list[str]:
 
 
 def load(recipe: str):
-    """The config of FILE:ARGUMENT."""
+    """The config of a recipe, FILE:ARGUMENT."""
     file, _, argument = recipe.partition(":")
     return importlib.import_module(f"configs.{file}").get_config(*filter(None, [argument]))
 
@@ -169,13 +169,13 @@ def lower(exp: experiment.Experiment, share: int):
 
 
 def image_shape(exp: experiment.Experiment) -> tuple[int, int, int]:
-    """(height, width, channels) of the uint8 images that the host hands over."""
+    """(height, width, channels) of the uint8 images that the host sends to the devices."""
     side = exp.config.view.size
     return (side, side, exp.info.image_shape[2]) if side else exp.info.image_shape
 
 
 def reduced(state) -> dict[str, list[int]]:
-    """What a step is to sum over devices, in bytes of each tensor."""
+    """The tensors that a step should sum over devices, in bytes."""
 
     def sizes(tree):
         return [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
@@ -296,7 +296,7 @@ def reduce_seconds(size: int, reductions: int, number: int, cluster: Cluster) ->
 
 
 def efficiencies(row: dict, share: float, number: int, cluster: Cluster) -> tuple[float, float]:
-    """The shares of the time for which `number` accelerators compute, `share` images each.
+    """The shares of the time in which `number` accelerators compute, `share` images each.
 
     (without overlap, with the reduction hidden behind the backward pass, two thirds of the work).
     """
@@ -307,7 +307,7 @@ def efficiencies(row: dict, share: float, number: int, cluster: Cluster) -> tupl
 
 
 def host_rate(row: dict, cluster: Cluster) -> float:
-    """Images that a host must hand over a second if its accelerators never wait."""
+    """Images per second that a host must deliver if its accelerators never wait."""
     return cluster.on_host / compute_seconds(row["macs"], 1, cluster)
 
 
@@ -315,7 +315,7 @@ def host_rate(row: dict, cluster: Cluster) -> float:
 
 
 def table(rows: list[tuple]) -> str:
-    """Columns as wide as they must be: the first to the left, the others to the right."""
+    """Aligned columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(

@@ -1,7 +1,7 @@
-"""The canon's nets in torch, for `benchmarks.models`: torchvision's, and those it lacks.
+"""Canon's networks in torch, for `benchmarks.models`: torchvision's, and those that it lacks.
 
-Images are [batch, channels, height, width]; the layers, their order and the number of parameters
-are those of the net of the same name in `models/` (which the benchmark checks).
+Images are [batch, channels, height, width]. The layers, their order and the number of parameters
+are those of the network of the same name in `models/`; the benchmark checks the number.
 """
 
 import itertools
@@ -68,7 +68,7 @@ def mlp():
 
 
 class LocalConv(nn.Module):
-    """A 3x3 layer with weights of its own at each of size x size positions."""
+    """A 3x3 layer with different weights at each of size x size positions."""
 
     def __init__(self, maps_in, maps, size):
         super().__init__()
@@ -117,7 +117,7 @@ def maxout():
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut of option A: strided, with zeros for the new maps."""
+    """Two 3x3 convolutions and a shortcut of type A: strided, with zeros for the new maps."""
 
     def __init__(self, maps_in, maps):
         super().__init__()
@@ -163,7 +163,7 @@ def alexnet_two_tower():
 
 
 class GoogLeNet(nn.Module):
-    """torchvision's, with plain outputs: logits, and in training those of the auxiliary heads."""
+    """torchvision's network. Returns logits, and in training also those of the auxiliary heads."""
 
     def __init__(self):
         super().__init__()
@@ -214,7 +214,7 @@ def loss_of(name, j):
 
 
 class Steps:
-    """A net with its train and inference steps on one fixed batch of uint8 images, NCHW."""
+    """A network with its train and inference steps on one fixed batch of uint8 images, NCHW."""
 
     def __init__(self, name, images, labels, loss, low, high, rate, momentum):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -2,11 +2,11 @@
 
     make notebooks                      # all of them, to build/notebooks/NAME.html
     make notebooks NOTEBOOK=lenet5
-    python notebooks/render.py lenet5 depth      # where nbclient, nbconvert and ipykernel are
+    python notebooks/render.py lenet5 depth      # needs nbclient, nbconvert and ipykernel
 
-A cell that raises ends the command with status 1, the notebook's name, the cell and the error. The
-notebooks themselves stay as they are, without outputs. What they leave behind goes with the
-temporary folder that they run with.
+If a cell raises an error, the command prints the notebook's name, the cell and the error, and exits
+with status 1. The notebooks themselves do not change and stay without outputs. Files that they
+write are in a temporary folder, which is removed.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from nbconvert import HTMLExporter
 
 HERE = pathlib.Path(__file__).resolve().parent
 OUTPUT = HERE.parent / "build" / "notebooks"
-MOST_SECONDS = 600  # of one cell
+MOST_SECONDS = 600  # for one cell
 
 
 class Failed(Exception):
-    """A notebook did not run to its end."""
+    """A notebook raised an error or took too long."""
 
 
 def run(path: pathlib.Path) -> nbformat.NotebookNode:
@@ -38,20 +38,20 @@ def run(path: pathlib.Path) -> nbformat.NotebookNode:
         notebook,
         timeout=MOST_SECONDS,
         kernel_name="python3",
-        extra_arguments=["--log-level=ERROR"],  # the kernel's own words, not the cells'
-        coalesce_streams=True,  # of a bar that was drawn again and again, the last
-        resources={"metadata": {"path": str(path.parent)}},  # where Jupyter starts it, too
+        extra_arguments=["--log-level=ERROR"],  # messages of the kernel, not of cells
+        coalesce_streams=True,  # keeps only the last state of a progress bar
+        resources={"metadata": {"path": str(path.parent)}},  # Jupyter starts it there, too
         on_cell_start=lambda cell, cell_index: at.update(cell=cell_index),
     )
     try:
         return client.execute()
-    # The last: a kernel that ends, or does not start.
+    # RuntimeError: the kernel ends, or does not start.
     except (CellExecutionError, CellTimeoutError, RuntimeError) as error:
         raise Failed(f"{path.name}, cell {at['cell'] + 1}:\n{error}") from error
 
 
 def write(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path) -> pathlib.Path:
-    """Writes NAME.html, pictures within it, to the folder; returns its path."""
+    """Writes NAME.html, including its figures, to the folder; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": name}})
     target = folder / f"{name}.html"
@@ -60,7 +60,7 @@ def write(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path) -> p
 
 
 def main() -> int:
-    """The exit status: 0 if all ran."""
+    """Returns the exit status: 0 if all notebooks ran."""
     known = sorted(path.stem for path in HERE.glob("*.ipynb"))
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="by default all of them")
@@ -72,7 +72,7 @@ def main() -> int:
     for name in options.names or known:
         start = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="canon-notebook-") as scratch:
-            # Kernels inherit these. A user's own start-up files of IPython would run otherwise.
+            # Kernels inherit these. Otherwise the user's start-up files of IPython would run.
             os.environ |= {"TMPDIR": scratch, "IPYTHONDIR": scratch}
             try:
                 notebook = run(HERE / f"{name}.ipynb")
