@@ -45,7 +45,7 @@ def _unknown(name: str, config) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not near and "." in name:  # the right field in the wrong section
         near = [key for key in known if key.rsplit(".")[-1] == name.rsplit(".")[-1]][:1]
-    hint = f"did you mean --{near[0]}?" if near else "see the README for what there is"
+    hint = f"did you mean --{near[0]}?" if near else "docs/commands.md lists the flags"
     return f"there is no --{name}: {hint}"
 
 
