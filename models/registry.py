@@ -12,7 +12,17 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from errors import UserError
-from models import alexnet, cuda_convnet, googlenet, layers, lenet, maxout, mlp, resnet, vgg
+from models import (
+    alexnet,
+    cuda_convnet,
+    googlenet,
+    layers,
+    lenet,
+    maxout,
+    mlp,
+    resnet,
+    vgg,
+)
 
 MODELS: dict[str, type[layers.Net]] = {
     "lenet5": lenet.LeNet5,
