@@ -106,6 +106,8 @@ class AlexNet(layers.Net):
     @nn.nowrap
     def _check_lrn(self) -> None:
         if self.variant == "one_tower" and self.lrn_over == "tower":
-            raise ValueError("model.lrn_over=tower: the one_tower net has no towers: use all_maps")
+            raise ValueError(
+                "model.lrn_over=tower: the one_tower network has no towers: use all_maps"
+            )
         if self.lrn_over == "tower" and self.lrn in ("none", "within_map"):
             raise ValueError(f"model.lrn_over=tower: model.lrn={self.lrn} sees no other maps")

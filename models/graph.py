@@ -27,7 +27,9 @@ def abstract(module: nn.Module, input_shape: tuple[int, int, int]):
 def missing(layer: str, names: Iterable[str]) -> UserError:
     """The error for the name of a layer that the network, with layers `names`, does not have."""
     first = ", ".join(list(names)[:6])
-    return UserError(f"there is no layer {layer}: the net has {first}, ... (see --mode=summary)")
+    return UserError(
+        f"there is no layer {layer}: the network has {first}, ... (see --mode=summary)"
+    )
 
 
 @dataclasses.dataclass

@@ -105,7 +105,9 @@ def create(section: Mapping[str, Any], num_classes: int, axis: str = "batch") ->
     for option, value in given.items():
         field, rule = f"model.{option}", allowed.get(option)
         if rule is None:
-            raise UserError(f"{field} is no option of {name}: it has {', '.join(sorted(allowed))}")
+            raise UserError(
+                f"{field} is not an option of {name}: it has {', '.join(sorted(allowed))}"
+            )
         if not isinstance(rule, layers.Rule):
             choose(field, value, rule)
         elif not rule.holds(value):

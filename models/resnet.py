@@ -95,8 +95,8 @@ class _Stages(layers.Net):
         """Blocks named conv2_1, conv2_2, ... maps: of the first stage. blocks: of each stage."""
         if self.shortcut == "none" and self.zero_gamma:
             raise ValueError(
-                "model.zero_gamma=True: a plain net's blocks would put out zero and never learn;"
-                " choose a shortcut of A, B, C"
+                "model.zero_gamma=True: the blocks of a plain network would output zero and never"
+                " learn: choose a shortcut of A, B, C"
             )
         for stage, count in enumerate(blocks):
             for number in range(count):

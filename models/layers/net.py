@@ -69,9 +69,11 @@ def check_size(x: jax.Array, side: int, larger: bool = False) -> None:
     """
     height, width = x.shape[1:3]
     if min(height, width) < side:
-        raise ValueError(f"the image is too small: {height}x{width}, the net takes {side}x{side}")
+        raise ValueError(
+            f"the image is too small: {height}x{width}, the network takes {side}x{side}"
+        )
     if not larger and (height, width) != (side, side):
         raise ValueError(
-            f"the image is {height}x{width}, and the net takes {side}x{side} (larger ones only for"
-            " a map of logits: module.clone(class_map=True))"
+            f"the image is {height}x{width}, and the network takes {side}x{side} (larger"
+            " images only for a map of logits: module.clone(class_map=True))"
         )

@@ -44,7 +44,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     code, and if the package that reads it is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} is no weight file: give one of {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} is not a weight file: give one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"no weight file {path}: give an existing one")
     try:
@@ -142,7 +142,7 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _from_torch(torch, name: Any, value: Any) -> np.ndarray:
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-        raise ValueError(f"{str(name)[:40]} is no tensor")
+        raise ValueError(f"{str(name)[:40]} is not a tensor")
     value = value.detach()
     if value.dtype == torch.bfloat16:  # NumPy does not have bfloat16; float32 represents it exactly
         value = value.float()
@@ -160,7 +160,9 @@ def locate(name: str) -> pathlib.Path:
         return pathlib.Path(name)
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(HUB))
     if not match:
-        raise UserError(f"{name} names no model of the hub: write {HUB}ORG/NAME or with @REVISION")
+        raise UserError(
+            f"{name} is not the name of a model of the hub: write {HUB}ORG/NAME or with @REVISION"
+        )
     try:
         import huggingface_hub
     except ImportError:

@@ -69,7 +69,7 @@ def _by_layer(h5py, top, layers: list[str]) -> Iterator[tuple[str, object]]:
         for key, name in zip(keys, names, strict=True):
             dataset = _inside(h5py, group, name)
             if not isinstance(dataset, h5py.Dataset):
-                raise ValueError(f"{layer}/{name} is no array")
+                raise ValueError(f"{layer}/{name} is not an array")
             yield key, dataset
 
 

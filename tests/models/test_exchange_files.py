@@ -144,7 +144,7 @@ def virtual(group):
     ("change", "message"),
     [
         (lambda group: None, "cannot read"),  # the array is not there
-        (lambda group: group.create_group("kernel"), "fc/kernel is no array"),
+        (lambda group: group.create_group("kernel"), "fc/kernel is not an array"),
         (put("text"), "holds no numbers"),
         (
             lambda group: group.create_dataset("kernel", (10**6, 10**6), "f4", chunks=(9, 9)),
@@ -252,8 +252,8 @@ def test_names_of_the_hub(monkeypatch, name, path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hub:resnet18", "names no model of the hub"),
-        ("hub:timm/../x", "names no model of the hub"),
+        ("hub:resnet18", "is not the name of a model of the hub"),
+        ("hub:timm/../x", "is not the name of a model of the hub"),
         (
             "hub:timm/missing",
             r"cannot get model.safetensors of hub:timm/missing \(404 ",
@@ -303,7 +303,7 @@ def test_state_dicts_as_they_come(tmp_path):
         np.testing.assert_array_equal(found["fc.weight"], FC)
     for content in ({"fc.weight": 3.0}, [torch.ones(3)], {}):
         torch.save(content, tmp_path / "net.pt")
-        with pytest.raises(UserError, match=r"is no tensor|no dict of tensors"):
+        with pytest.raises(UserError, match=r"is not a tensor|no dict of tensors"):
             pretrained.read(tmp_path / "net.pt")
 
 

@@ -104,7 +104,7 @@ def test_units_lie_a_stride_apart_and_alexnets_begins_in_its_padding():
 
 
 def test_what_there_is_not_is_one_line():
-    with pytest.raises(UserError, match="no layer c9: the net has c1, c1_scaled_tanh, "):
+    with pytest.raises(UserError, match="no layer c9: the network has c1, c1_scaled_tanh, "):
         receptive_field(LeNet5(), (32, 32, 1), "c9")
     with pytest.raises(UserError, match=r"no place \(0, 28\) in c1: it has 28x28"):
         receptive_field(LeNet5(), (32, 32, 1), "c1", (0, 28))

@@ -65,7 +65,7 @@ def test_names_of_layers_behind_their_activation():
     assert inspection.activated(names, "conv1") == "conv1_prelu"
     assert inspection.activated(names, "3a/1x1") == "3a/1x1_relu"
     assert inspection.activated(names, "pool1") == "pool1"
-    with pytest.raises(UserError, match="no layer conv9: the net has conv1, "):
+    with pytest.raises(UserError, match="no layer conv9: the network has conv1, "):
         inspection.activated(names, "conv9")
 
 

@@ -210,7 +210,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     [
         ({"name": "lenet"}, 10, "did you mean lenet5"),
         ({"subsampling": "maxx"}, 10, "did you mean max"),
-        ({"groups": 2}, 10, "model.groups is no option of lenet5"),
+        ({"groups": 2}, 10, "model.groups is not an option of lenet5"),
         ({"dtype": "float64"}, 10, "model.dtype=float64"),
     ],
 )

@@ -375,10 +375,10 @@ def test_blocks_with_gamma_zero_start_as_identities():
         ("inception", {}, "choose one of lenet5, mlp, connectivity, alexnet, vgg, googlenet"),
         ("vgg", {"dtype": "float16"}, "did you mean bfloat16? choose one of float32, bfloat16"),
         ("vgg", {"variant": "F"}, "variant=F: choose one of A, A-LRN, B, C, D, E, B-5x5"),
-        ("vgg", {"depth": 16}, "model.depth is no option of vgg: it has activation, drop_rate"),
-        ("mlp", {"batch_norm": "per_device"}, "model.batch_norm is no option of mlp"),
-        ("lenet5", {"lrn_over": "tower"}, "model.lrn_over is no option of lenet5"),
-        ("resnet", {"lrn": "paper"}, "model.lrn is no option of resnet"),
+        ("vgg", {"depth": 16}, "model.depth is not an option of vgg: it has activation, drop_rate"),
+        ("mlp", {"batch_norm": "per_device"}, "model.batch_norm is not an option of mlp"),
+        ("lenet5", {"lrn_over": "tower"}, "model.lrn_over is not an option of lenet5"),
+        ("resnet", {"lrn": "paper"}, "model.lrn is not an option of resnet"),
         ("mlp", {"hidden": (300, 0)}, "must be a tuple of whole numbers, such as (300, 100)"),
         ("mlp", {"hidden": 300}, "must be a tuple of whole numbers, such as (300, 100)"),
         ("resnet", {"depth": 20}, "choose one of 18, 34, 50, 101, 152"),
@@ -412,14 +412,14 @@ def test_wrong_sections(name, options, said):
 @pytest.mark.parametrize(
     ("name", "options", "shape", "said"),
     [
-        ("alexnet", {}, (223, 224, 3), "too small: 223x224, the net takes 224x224"),
-        ("alexnet", {}, (256, 256, 3), "256x256, and the net takes 224x224"),
-        ("alexnet", {"image_size": 227}, LARGE, "too small: 224x224, the net takes 227x227"),
+        ("alexnet", {}, (223, 224, 3), "too small: 223x224, the network takes 224x224"),
+        ("alexnet", {}, (256, 256, 3), "256x256, and the network takes 224x224"),
+        ("alexnet", {"image_size": 227}, LARGE, "too small: 224x224, the network takes 227x227"),
         ("alexnet", {}, (200, 400, 3), "the image is too small: 200x400"),
-        ("vgg", {}, (32, 32, 3), "the image is too small: 32x32, the net takes 224x224"),
+        ("vgg", {}, (32, 32, 3), "the image is too small: 32x32, the network takes 224x224"),
         ("vgg", {}, (224, 256, 3), "clone\\(class_map=True\\)"),
         ("googlenet", {}, (78, 78, 3), "set model.auxiliary_heads=False"),
-        ("vgg", {"image_size": 64}, LARGE, "224x224, and the net takes 64x64"),
+        ("vgg", {"image_size": 64}, LARGE, "224x224, and the network takes 64x64"),
         ("googlenet", {"auxiliary_heads": False}, (16, 16, 3), "too small: a 1x1 map under a 3"),
         ("cuda_convnet", {}, (2, 2, 3), "the image is too small: a 1x1 map under a 3"),
         ("lenet5", {}, (28, 28, 1), "LeNet-5 takes 32x32 images, not 28x28"),
@@ -527,5 +527,5 @@ def test_sections_of_older_versions_lose_options_without_effect(lrn):
 
 def test_sections_of_older_versions_with_a_retired_effect_are_refused():
     section = upgraded(name="lenet5", lrn="within_map")
-    with pytest.raises(UserError, match=r"model\.lrn is no option of lenet5: it has activation"):
+    with pytest.raises(UserError, match=r"lrn is not an option of lenet5: it has activation"):
         registry.create(section, 10)

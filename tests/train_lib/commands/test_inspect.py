@@ -88,7 +88,8 @@ def test_what_a_net_has_is_drawn_of_given_pictures(runs, capsys, tmp_path):
     assert names == {*WEIGHTS, *SEEN, *twice, *more}
     lines = said(capsys)
     assert len(lines) == len(names) + 1
-    assert lines[-1].startswith(f"no difference from {other}: these are not of one net: ")
+    expected = f"no difference from {other}: these are not states of one network: "
+    assert lines[-1].startswith(expected)
 
 
 def test_a_layer_is_shown_behind_its_activation_and_pooling_is_the_nets(runs):
@@ -138,7 +139,7 @@ def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys, monkey
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"layer": "c9"}, "there is no layer c9: the net has c1, c1_scaled_tanh, s2, "),
+        ({"layer": "c9"}, "there is no layer c9: the network has c1, c1_scaled_tanh, s2, "),
         ({"images": ["nothing.png"]}, "no image file nothing.png"),
         ({"compare": ["7"]}, "there is no checkpoint 7 in"),
         ({"compare": ["nothing"]}, "--compare=nothing: there is no run with a checkpoint"),
