@@ -14,15 +14,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from errors import UserError
+from errors import TryAgain, UserError
 from input_pipeline import sources
 from train_lib import optimizers, schedules, warm_start
 from train_lib import progress as progress_lib
 from train_lib import state as state_lib
 from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
-from train_lib.distributed import lock, parallel, processes
-from train_lib.distributed.signals import STOPPED, StopRequest
+from train_lib.distributed import lock, memory, parallel, processes
+from train_lib.distributed.signals import StopRequest
 from train_lib.experiment import Experiment, resolve
 from train_lib.recorder import NotFinite, Recorder
 from train_lib.recorder import read as read_records
@@ -32,7 +32,7 @@ from train_lib.steps import make_train_step, several, sharing_stop
 class Stopped(Exception):
     """Training was asked to stop, and has saved its state."""
 
-    exit_code = STOPPED
+    exit_code = TryAgain.exit_code
     raised_by_all_processes = True  # the first process has saved before they part
 
 
@@ -118,7 +118,7 @@ def check_memory(exp: Experiment) -> None:
     leaves = jax.tree.leaves(state_lib.variable_shapes(exp.module, exp.input_shape))
     copies_of_parameters = 4 if exp.config.optimizer.averaging else 3
     needed = copies_of_parameters * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    available = parallel.memory_bytes(exp.devices[0])
+    available = memory.total_bytes(exp.devices[0])
     copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
     batch = exp.config.batch_size * math.prod(exp.input_shape) * 4 // processes.count()
     if available is not None and batch > available * len(exp.devices) // copies:

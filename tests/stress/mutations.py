@@ -114,7 +114,7 @@ MUTATIONS = {
         "train_lib/distributed/lock.py",
         "            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "            return None",
-        "tests/train_lib/test_lock.py",
+        "tests/train_lib/distributed/test_lock.py",
     ),
     "what is not finite": (
         "train_lib/steps.py",
@@ -126,7 +126,7 @@ MUTATIONS = {
         "input_pipeline/batches.py",
         "[:, order.process].swapaxes",
         "[:, 0].swapaxes",
-        "tests/train_lib/test_processes.py::test_their_batches_are_parts_of_one",
+        "tests/train_lib/distributed/test_processes.py::test_their_batches_are_parts_of_one",
     ),
 }
 

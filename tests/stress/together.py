@@ -2,12 +2,10 @@
 
     python -m tests.stress.together [--count=2] [--silence=30] [--patience=50] [--moments=A,B]
 
-runs, for every process, SIGKILL and SIGSTOP, and every moment (before it joins, while JAX connects
-them, as the state is restored, as the step is compiled, in a step, before and in a save, in a test,
-at the last barrier and behind it; see run_one_of.py), a training of so many processes in which that
-one is killed or stopped then. The others must end with status 75 and a last line that names it (or
-with 0 where all was done, behind the last barrier); printed is how long that took, from the signal
-to the last one's end.
+runs a training of COUNT processes for each combination of victim, signal (SIGKILL or SIGSTOP) and
+moment (see run_one_of.py), and harms the victim at that moment. The other processes must end with
+status 75 and a last line that names the victim, or with 0 if all was done before. Prints the time
+from the signal to the end of the last process.
 """
 
 import argparse
@@ -22,7 +20,7 @@ import tempfile
 import time
 
 TESTS = pathlib.Path(__file__).parents[1]
-SCRIPT = TESTS / "train_lib" / "run_one_of.py"
+SCRIPT = TESTS / "train_lib" / "distributed" / "run_one_of.py"
 MOMENTS = {  # and the step where there is one
     "starting": 0,
     "connecting": 0,
@@ -105,7 +103,7 @@ def main() -> int:
             harmed = float((pathlib.Path(folder) / "note").read_text())
         others = [end for i, end in enumerate(ends) if i != victim]
         # One that never came is missing; without process 0 nobody is there to say who.
-        names = (f"process {victim} of", f"processes {victim} did not come", "process 0 is not")
+        names = (f"process {victim} of", f"processes {victim} of", "process 0 cannot")
         well = all(
             "Traceback" not in err
             and (

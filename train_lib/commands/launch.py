@@ -1,6 +1,7 @@
 """What happens between the flags and a command: libraries, devices, and the other processes."""
 
 import contextlib
+import dataclasses
 import os
 
 from absl.flags import FlagValues
@@ -43,11 +44,11 @@ def _join(mode: str, config: ConfigDict, values: FlagValues) -> None:
     """Joins the other processes. Raises UserError if they do not come together."""
     from train_lib.distributed import processes
 
-    place = (values.coordinator, values.num_processes, values.process_id, None)
     if values.distributed:
-        place = processes.detect()
-    coordinator, count, index, devices = place
-    work = compare.digest(mode, values.images, config)
-    processes.join(
-        coordinator, count, index, work, devices, values.start_timeout, values.peer_timeout
+        group = processes.detect_group()
+    else:
+        group = processes.Group(values.coordinator, values.num_processes, values.process_id)
+    group = dataclasses.replace(
+        group, start_timeout=values.start_timeout, peer_timeout=values.peer_timeout
     )
+    processes.join(group, task=compare.digest(mode, values.images, config))

@@ -1,226 +1,203 @@
-"""The process that keeps a run's processes together: who is there, who is lost, what one says.
+"""The coordinator: a process that tells the processes of a run what happens to the others.
 
-    python coordinator.py HOST PORT COUNT PATIENCE SILENCE
+    python coordinator.py HOST PORT COUNT START_TIMEOUT PEER_TIMEOUT
 
-Started by process 0, and not a part of it: it outlives it by the moments that the others need to
-learn that it is gone, and to go. Standard library, but for JAX's own service, which it holds too
-(JAX would run it within process 0, whose end would then be an abort of all others).
+Process 0 starts it as a process of its own, so that it outlives process 0 for the moment in which
+the others learn that process 0 is lost. It uses the standard library and runs JAX's coordination
+service. Inside process 0, as JAX would run it, the end of that service would abort all others.
 
-Lines of JSON over TCP. A process begins with `process`, `of`, `host` and `what` (a digest of what
-it is about to do); once all COUNT are there, or PATIENCE seconds are over, each gets `jax` (the
-port of JAX's service) or `error`, and with it `again`, whether a new start may mend it. Then both
-sides send a line a second; `stop` and `failed` go from one to all, and so does `lost`, for one that
-closed its connection without `bye` or was silent for SILENCE seconds. Once all have said that they
-are `here` for the n-th time, `all` tells them so.
+Messages are lines of JSON over TCP. A process first sends `process`, `count`, `host` and `task` (a
+digest of what the run is about). When all COUNT processes are connected, or after START_TIMEOUT
+seconds, each process receives `jax_port` (of JAX's service), or `error` and `retry` (whether a new
+start may succeed). From then on both sides send a `heartbeat` each second. The coordinator passes
+`stop` and `failed` on to the other processes, and sends `lost` for a process that closed its
+connection without `leaving` or sent nothing for PEER_TIMEOUT seconds. When all processes have sent
+`barrier` with the same number, it sends that to all.
 """
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
 import sys
 import time
 
-LONGEST = 2**16  # bytes of a line: what is longer is none of ours
+MAX_LINE = 2**16  # bytes; a longer line comes from another program
 
 
 class Coordinator:
-    """See above. Gone when every connection is closed."""
+    """See above. `serve` returns when every process has left or is lost."""
 
-    def __init__(self, host: str, count: int, patience: float, silence: float):
-        self._host, self._count = host, count
-        self._patience, self._silence = patience, silence
-        self._writers: dict[int, asyncio.StreamWriter] = {}
-        self._hellos: dict[int, dict] = {}
-        self._heard: dict[int, float] = {}
-        self._complete, self._over = asyncio.Event(), asyncio.Event()
-        self._refusal: dict | None = None
-        self._service = self._port = None
-        self._lost_ones: set[int] = set()
-        self._here: dict[int, int] = {}
+    def __init__(self, host: str, count: int, start_timeout: float, peer_timeout: float):
+        # A machine's own name may resolve to loopback too, but is meant for the other machines.
+        is_loopback = host in ("localhost", "::1") or host.startswith("127.")
+        self._host = host if is_loopback else None  # None: all interfaces
+        self._count = count
+        self._start_timeout, self._peer_timeout = start_timeout, peer_timeout
+        self._connections: dict[asyncio.StreamWriter, int] = {}  # and the index of the process
+        self._greetings: dict[int, dict] = {}  # the first message of each process
+        self._last_heard: dict[int, float] = {}  # of the processes that must send heartbeats
+        self._barriers: dict[int, int] = {}  # the newest barrier that each process has reached
+        self._lost: set[int] = set()
+        self._answer: dict | None = None  # to the greetings
+        self._is_answered, self._is_over = asyncio.Event(), asyncio.Event()
+        self._jax_service = None
 
     async def serve(self, port: int) -> None:
-        """Until all have left. Prints "ready" once it listens. Raises OSError if it cannot."""
-        host = self._host if _is_loopback(self._host) else None
-        server = await asyncio.start_server(self._connected, host, port, limit=LONGEST)
+        """Prints "ready" once it listens. Raises OSError if it cannot listen."""
+        server = await asyncio.start_server(self._on_connection, self._host, port, limit=MAX_LINE)
         print("ready", flush=True)
         try:
-            await asyncio.wait_for(self._complete.wait(), self._patience)
+            await asyncio.wait_for(self._is_answered.wait(), self._start_timeout)
         except TimeoutError:
-            missing = [str(i) for i in range(self._count) if i not in self._hellos]
+            missing = [str(i) for i in range(self._count) if i not in self._greetings]
             self._refuse(
-                f"of {self._count} processes {', '.join(missing)} did not come within"
-                f" {self._patience:g} s: start all of them, or raise --start_timeout",
-                again=True,
+                f"processes {', '.join(missing)} of {self._count} did not start within"
+                f" {self._start_timeout:g} s: start all of them, or raise --start_timeout",
+                retry=True,
             )
         server.close()  # the port is free for the next run
-        self._is_over()  # perhaps nobody ever came
-        watch = asyncio.create_task(self._watch())
-        await self._over.wait()
-        watch.cancel()
+        self._check_over()  # perhaps no process ever connected
+        while not self._is_over.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_over.wait(), 1)
+            self._exchange_heartbeats()
 
-    def _refuse(self, why: str, again: bool = False) -> None:
-        self._refusal = self._refusal or {"error": why, "again": again}
-        self._complete.set()
+    async def _on_connection(self, reader, writer) -> None:
+        try:
+            self._admit(await _read(reader), writer)
+            index = self._connections[writer]
+            while "leaving" not in (message := await _read(reader)):
+                self._handle(message, index)
+            self._last_heard.pop(index, None)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, asyncio.CancelledError):
+            pass  # another program connected, or the process has ended
+        finally:
+            writer.close()
+            if writer in self._connections:
+                self._on_end_of_connection(self._connections.pop(writer))
 
-    def _start_service(self) -> None:
-        from jaxlib import _jax  # JAX has no public way to run it apart from process 0
+    def _admit(self, greeting: dict, writer) -> None:
+        """Adds a process. Refuses all processes if it does not belong to them."""
+        index, count, task = greeting["process"], greeting["count"], greeting["task"]
+        self._connections[writer] = index
+        first = next(iter(self._greetings.values()), greeting)
+        if self._answer:
+            _write(writer, self._answer)
+        elif count != self._count or not 0 <= index < count:
+            self._refuse(
+                f"process {index} was started with --num_processes={count}, process 0 with"
+                f" {self._count}: give all the same number"
+            )
+        elif index in self._greetings:
+            self._refuse(f"two processes have --process_id={index}: number them from 0")
+        elif task != first["task"]:
+            self._refuse(
+                f"processes {first['process']} and {index} were started with different configs or"
+                " versions: start all with the same command, except for --process_id"
+            )
+        self._greetings.setdefault(index, greeting)
+        if len(self._greetings) == self._count and not self._answer:
+            try:
+                self._answer_all({"jax_port": self._start_jax_service()})
+            except Exception as error:
+                text = str(error)[:200]
+                self._refuse(f"JAX's service does not start ({text}): try again", retry=True)
 
-        host = self._host if _is_loopback(self._host) else ""
-        with socket.create_server((host, 0)) as probe:
-            self._port = probe.getsockname()[1]
-        # Recoverable: it keeps quiet about who is lost, which is told here. So do its heartbeats.
-        self._service = _jax.get_distributed_runtime_service(
-            f"{host or '[::]'}:{self._port}",
+    def _refuse(self, error: str, retry: bool = False) -> None:
+        self._answer_all({"error": error, "retry": retry})
+
+    def _answer_all(self, answer: dict) -> None:
+        if not self._answer:
+            self._answer = answer
+            self._last_heard = dict.fromkeys(self._greetings, time.monotonic())
+            self._send_to_all(answer)
+            self._is_answered.set()
+
+    def _start_jax_service(self) -> int:
+        """The port on which it listens."""
+        from jaxlib import _jax  # JAX has no public way to run the service outside of process 0
+
+        with socket.create_server((self._host or "", 0)) as probe:
+            port = probe.getsockname()[1]
+        # Recoverable, with endless heartbeats: this coordinator reports lost processes itself.
+        self._jax_service = _jax.get_distributed_runtime_service(
+            f"{self._host or '[::]'}:{port}",
             self._count,
             heartbeat_timeout=10**6,
             shutdown_timeout=5,
             recoverable=True,
         )
+        return port
 
-    async def _connected(self, reader, writer) -> None:
-        index = None
-        try:
-            hello = await _read(reader)
-            index = self._admit(hello, writer)
-            if not await self._all_came(reader):
-                return self._forget(index)
-            if self._refusal is None and self._service is None:
-                try:
-                    self._start_service()
-                except Exception as error:
-                    self._refuse(
-                        f"JAX's service does not start ({str(error)[:200]}): try again", again=True
-                    )
-            _write(writer, self._refusal or {"jax": self._port})
-            await writer.drain()
-            if not self._refusal:
-                await self._follow(index, reader)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, asyncio.CancelledError):
-            pass  # a stranger, or one that has gone
-        finally:
-            writer.close()
-            if index is not None and self._writers.get(index) is writer:
-                del self._writers[index]
-            self._is_over()
+    def _handle(self, message: dict, index: int) -> None:
+        self._last_heard[index] = time.monotonic()
+        if "barrier" in message:
+            self._barriers[index] = message["barrier"]
+            if [*self._barriers.values()] == [message["barrier"]] * self._count:
+                self._send_to_all(message)
+        if "failed" in message:
+            del self._last_heard[index]
+        if "failed" in message or "stop" in message:
+            self._send_to_all(message | {"process": index}, except_for=index)
 
-    async def _all_came(self, reader) -> bool:
-        """Waits for all; whether the process on this connection waited as well."""
-        complete = asyncio.create_task(self._complete.wait())
-        gone = asyncio.create_task(reader.read(1))  # nothing is said before the answer
-        await asyncio.wait({complete, gone}, return_when=asyncio.FIRST_COMPLETED)
-        came = self._complete.is_set()
-        for task in (complete, gone):
-            task.cancel()
-        await asyncio.gather(complete, gone, return_exceptions=True)
-        return came
-
-    def _forget(self, index: int) -> None:
-        """One that left while it waited; it may be started again. All end without process 0."""
-        self._hellos.pop(index, None)
-        self._heard.pop(index, None)
+    def _on_end_of_connection(self, index: int) -> None:
+        if self._answer:
+            self._report_lost(index, "ended without notice")
+            return self._check_over()
+        # While the processes wait, one that ended may be started again, unless it is process 0.
+        self._greetings.pop(index, None)
         if index == 0:
-            self._refuse("process 0 ended while it waited for the others: start all", again=True)
+            self._refuse("process 0 ended while it waited for the others: start all", retry=True)
 
-    def _is_over(self) -> None:
-        """All have left, but for those that are lost: one that was stopped is still connected."""
-        if self._complete.is_set() and not self._writers.keys() - self._lost_ones:
-            self._over.set()
+    def _report_lost(self, index: int, reason: str) -> None:
+        """Tells the others, unless the process has said that it leaves or fails."""
+        if self._last_heard.pop(index, None) is not None:
+            self._lost.add(index)
+            message = {"lost": reason, "process": index, "host": self._greetings[index]["host"]}
+            self._send_to_all(message, except_for=index)
 
-    def _admit(self, hello: dict, writer) -> int | None:
-        """Its number; None, and the refusal of all, for one that does not fit."""
-        index, count = hello["process"], hello["of"]
-        first = next(iter(self._hellos.values()), hello)
-        if count != self._count or not 0 <= index < count:
-            self._refuse(f"process {index} says that there are {count} processes: {self._count}")
-        elif index in self._hellos:
-            self._refuse(f"two processes say that they are number {index} of {count}")
-        elif hello["what"] != first["what"]:
-            self._refuse(
-                f"processes {first['process']} and {index} were started with other configs or"
-                " versions: start all with the same command, but for --process_id"
-            )
-        self._hellos[index], self._writers[index] = hello, writer
-        self._heard[index] = time.monotonic()
-        if len(self._hellos) == self._count:
-            self._complete.set()
-        return index
+    def _check_over(self) -> None:
+        # A lost process may still be connected, as one that is stopped by SIGSTOP.
+        if not set(self._connections.values()) - self._lost:
+            self._is_over.set()
 
-    async def _follow(self, index: int, reader) -> None:
-        """What process `index` says, until it leaves."""
-        while True:
-            try:
-                said = await _read(reader)
-            except (OSError, ValueError, EOFError):
-                return self._lost(index, "ended without a word")
-            self._heard[index] = time.monotonic()
-            if "bye" in said:
-                return self._heard.pop(index, None)
-            if "failed" in said:
-                self._heard.pop(index, None)
-            if "here" in said:
-                self._here[index] = said["here"]
-                if len(self._here) == self._count and len(set(self._here.values())) == 1:
-                    self._tell({"all": said["here"]})
-            if "failed" in said or "stop" in said:
-                self._tell(said | {"process": index}, but=index)
+    def _send_to_all(self, message: dict, except_for: int | None = None) -> None:
+        for writer, index in self._connections.items():
+            if index != except_for:
+                _write(writer, message)
 
-    def _lost(self, index: int, why: str) -> None:
-        if self._heard.pop(index, None) is not None:
-            self._lost_ones.add(index)
-            self._is_over()
-            host = self._hellos[index]["host"]
-            self._tell({"lost": why, "process": index, "host": host}, but=index)
-
-    def _tell(self, what: dict, but: int | None = None) -> None:
-        for index, writer in self._writers.items():
-            if index != but:
-                _write(writer, what)
-
-    async def _watch(self) -> None:
-        """Sends the beat, and looks for those that are silent."""
-        while True:
-            await asyncio.sleep(1)
-            now = time.monotonic()
-            for writer in self._writers.values():
-                _write(writer, {"beat": 1})
-            for index, heard in list(self._heard.items()):
-                if now - heard > self._silence:
-                    self._lost(index, f"has not answered for {self._silence:g} s")
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine is meant. A machine's own name may stand for loopback, too, and
-    is yet meant for the others."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    def _exchange_heartbeats(self) -> None:
+        self._send_to_all({"heartbeat": 1})
+        for index, last_heard in list(self._last_heard.items()):
+            if time.monotonic() - last_heard > self._peer_timeout:
+                self._report_lost(index, f"has not answered for {self._peer_timeout:g} s")
+        self._check_over()
 
 
 async def _read(reader) -> dict:
     line = await reader.readline()
     if not line.endswith(b"\n"):
         raise asyncio.IncompleteReadError(line, None)
-    said = json.loads(line)
-    if not isinstance(said, dict):
-        raise ValueError("no object")
-    return said
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("no JSON object")
+    return message
 
 
-def _write(writer, what: dict) -> None:
-    writer.write(json.dumps(what).encode() + b"\n")
+def _write(writer, message: dict) -> None:
+    writer.write(json.dumps(message).encode() + b"\n")
 
 
-def main(host: str, port: str, count: str, patience: str, silence: str) -> None:
-    """The command line. What goes wrong at the start is one line on standard output."""
-
-    # Some schedulers send it to all processes of a command. Those that train save together first.
+def main(host: str, port: str, count: str, start_timeout: str, peer_timeout: str) -> None:
+    """The command line. Prints one line if it cannot listen."""
+    # Some schedulers send signals to all processes of a command. The others still have to save.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-    async def run():
-        await Coordinator(host, int(count), float(patience), float(silence)).serve(int(port))
-
+    coordinator = Coordinator(host, int(count), float(start_timeout), float(peer_timeout))
     try:
-        asyncio.run(run())
+        asyncio.run(coordinator.serve(int(port)))
     except OSError as error:
         print(f"cannot listen at {host}:{port} ({error.strerror or error})", flush=True)
         sys.exit(2)

@@ -16,17 +16,17 @@ except ImportError:  # Windows
     fcntl = None
 
 FILE = "lock"
-# Seconds. Workers of a run that was killed may outlive it for a moment, and hold what it held.
+# Seconds. Workers of a killed run may hold its lock for a moment longer.
 _PATIENCE = 3.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
 def held(workdir: pathlib.Path, patience: float = _PATIENCE):
-    """Holds the folder's lock. A crash leaves the file, but not the lock.
+    """Holds the workdir's lock. A crash leaves the file, but not the lock.
 
-    Where the file system has no locks, this says so and goes on. Raises UserError, naming the
-    process, while another one holds it.
+    patience: seconds to wait. Prints a warning if the file system has no locks. Raises UserError,
+    which names the process, while another process holds the lock.
     """
     path = workdir / FILE
     try:
@@ -34,20 +34,20 @@ def held(workdir: pathlib.Path, patience: float = _PATIENCE):
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
     with file:
-        _take(file, path, patience)
+        _acquire(file, path, patience)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
 
 
-def _take(file, path: pathlib.Path, patience: float) -> None:
-    end = time.monotonic() + patience
+def _acquire(file, path: pathlib.Path, patience: float) -> None:
+    deadline = time.monotonic() + patience
     while fcntl is not None:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            if time.monotonic() < end:
+            if time.monotonic() < deadline:
                 time.sleep(0.05)
                 continue
             file.seek(0)

@@ -1,12 +1,12 @@
 """Data parallelism: the only module that says pmap.
 
-Every device holds the whole state and its slice of the batch. The state is unmapped (in_axes
-and out_axes None), so it has its natural shape everywhere outside and no checkpoint or notebook
-meets a device axis.
+Every device holds the whole state and its slice of the batch. The state is unmapped (in_axes and
+out_axes are None), so it has its natural shape everywhere outside of a step, and neither a
+checkpoint nor a notebook meets a device axis.
 
-Where several processes train together (`processes`), each hands its own devices' part over and
-gets it back; the training step alone runs over the devices of all. Evaluation runs on a process's
-own devices, each on its part of the examples.
+When several processes train together (see `processes`), each process hands over the slices of its
+own devices. Only the training step runs over the devices of all processes. In an evaluation, each
+process uses its own devices for its own part of the examples.
 """
 
 import contextlib
@@ -22,38 +22,37 @@ from models.layers import backend
 from train_lib.distributed import memory, processes
 
 AXIS = "batch"
-
-
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def use_deterministic_kernels() -> None:
-    """Makes XLA choose deterministic kernels on GPUs. Before JAX first looks for devices.
+    """Lets XLA choose deterministic kernels on GPUs. Call it before JAX looks for devices.
 
-    Raises UserError where it is too late.
+    Raises UserError if it is too late.
     """
-    if DETERMINISTIC in os.environ.get("XLA_FLAGS", ""):
+    if _DETERMINISTIC in os.environ.get("XLA_FLAGS", ""):
         return
-    from jax._src import xla_bridge  # no public way to ask without looking for devices
+    from jax._src import xla_bridge  # no public function tells it without looking for devices
 
     if not xla_bridge.backends_are_initialized():
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
     elif jax.default_backend() == "gpu":
         raise UserError(
-            f"config.deterministic comes too late: set XLA_FLAGS={DETERMINISTIC} before JAX starts"
+            "config.deterministic is set too late: set"
+            f" XLA_FLAGS={_DETERMINISTIC} before JAX starts"
         )
 
 
 @contextlib.contextmanager
 def explain_device_errors():
-    """Errors of the devices as a UserError: none to be had, or out of memory."""
+    """Raises UserError if JAX finds no devices or a device runs out of memory in this context."""
     memory.keep_freed_memory()
     try:
         jax.local_devices()
-    except (RuntimeError, AssertionError) as error:  # the latter where a plugin is not installed
+    except (RuntimeError, AssertionError) as error:  # the latter if a plugin is not installed
         raise UserError(
-            f"JAX finds no devices ({one_line(error)}): perhaps another process has them, or its"
-            " plugin or their driver is missing; JAX_PLATFORMS=cpu goes without them"
+            f"JAX finds no devices ({one_line(error)}): another process may use them, or JAX's"
+            " plugin or the driver is missing; JAX_PLATFORMS=cpu runs without them"
         ) from error
     try:
         yield
@@ -61,139 +60,140 @@ def explain_device_errors():
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"a device has not enough memory ({one_line(error)}): lower config.batch_size"
-            " (config.evaluate.batch_size if it was a test), or end what else runs there; a run"
-            " goes on from its last checkpoint"
+            f"a device has not enough memory ({one_line(error)}): lower config.batch_size (in an"
+            " evaluation, config.evaluate.batch_size), or end other programs on the device; the"
+            " same command then resumes from the last checkpoint"
         ) from error
 
 
 def local_devices(count: int) -> list[jax.Device]:
-    """This process's share of `count` devices, its first ones; all where count is 0.
+    """The first devices of this process: its share of `count` devices, or all if count is 0.
 
-    Raises UserError where there are fewer, and for one of several processes that does not know it.
+    Raises UserError if there are fewer, or if this is one process of several without `join`.
     """
     memory.keep_freed_memory()
-    found, hosts = jax.local_devices(), processes.count()
-    if jax.process_count() != hosts:
+    available, process_count = jax.local_devices(), processes.count()
+    if jax.process_count() != process_count:
         raise UserError(
             f"this is one of {jax.process_count()} processes of a TPU pod: start all of them, with"
             " --distributed"
         )
-    if count % hosts:
+    if count % process_count:
         raise UserError(
-            f"num_devices={count} does not divide over {hosts} processes: set another, or 0"
+            f"num_devices={count} does not divide over {process_count} processes: set another"
+            " number, or 0"
         )
-    if count // hosts > len(found):
+    if count // process_count > len(available):
         raise UserError(
-            f"num_devices={count}, but there are {len(found) * hosts}: lower it, or set 0"
+            f"num_devices={count}, but there are {len(available) * process_count}: lower it, or"
+            " set 0"
         )
-    return found[: count // hosts] if count else found
+    return available[: count // process_count] if count else available
 
 
-def global_device_count(on: Sequence[jax.Device]) -> int:
-    """How many devices all processes have together, each as many as `on`."""
-    return len(on) * processes.count()
+def global_device_count(devices: Sequence[jax.Device]) -> int:
+    """The number of devices of all processes, each of which has as many as `devices`."""
+    return len(devices) * processes.count()
 
 
-def _of_all(on: Sequence[jax.Device]) -> list[jax.Device]:
-    """`on`, and as many devices of each other process, in the order of the processes."""
-    if processes.count() == 1:
-        return list(on)
-    by_process: dict[int, list] = {}
-    for device in sorted(jax.devices(), key=lambda device: device.id):
-        by_process.setdefault(device.process_index, []).append(device)
-    counts = {len(own) for own in by_process.values()}
-    if len(counts) > 1:
-        raise UserError(f"processes have different numbers of devices ({sorted(counts)})")
-    return [device for i in sorted(by_process) for device in by_process[i][: len(on)]]
-
-
-def batch_per_device(batch_size: int, count: int, what: str) -> int:
-    """A device's share of a batch. Raises UserError where it does not divide."""
+def batch_per_device(batch_size: int, count: int, field: str) -> int:
+    """A device's share of a batch. Raises UserError, naming the config field, for a remainder."""
     if batch_size % count:
         nearest = max(count, round(batch_size / count) * count)
         raise UserError(
-            f"{what}={batch_size} does not divide over {count} devices: use {nearest}, or set"
+            f"{field}={batch_size} does not divide over {count} devices: use {nearest}, or set"
             " num_devices"
         )
     return batch_size // count
 
 
-def memory_bytes(device: jax.Device) -> int | None:
-    """Bytes that a device has, or the machine for a CPU; None where that is not to be had."""
-    if device.platform == "cpu":
-        try:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        except (AttributeError, OSError, ValueError):
-            return None
-    return (device.memory_stats() or {}).get("bytes_limit")
+def replicate(tree, devices: Sequence[jax.Device]):
+    """A copy of `tree` on every device, with the same sharding as the output of a step.
 
-
-def replicate(tree, on: Sequence[jax.Device]):
-    """A copy of `tree` on every device, with the very sharding that the steps return.
-
-    From any other the first step would be compiled once for it and once for its own output.
+    With another sharding the first step would be compiled twice.
     """
-    return jax.device_put(tree, NamedSharding(Mesh(np.array(on), (AXIS,)), PartitionSpec()))
+    return jax.device_put(tree, _sharding(devices))
 
 
-def scatter(batch, on: Sequence[jax.Device]):
-    """Begins to copy a batch whose leaves are [devices, ...], each device its own slice."""
-    return jax.device_put(batch, NamedSharding(Mesh(np.array(on), (AXIS,)), PartitionSpec(AXIS)))
+def scatter(batch, devices: Sequence[jax.Device]):
+    """Starts to copy a batch to the devices. Leaves are [devices, ...], one slice per device."""
+    return jax.device_put(batch, _sharding(devices, AXIS))
 
 
-def _mapped(step: Callable, on, out_axes, donate_argnums=(), options=None) -> Callable:
+def _sharding(devices: Sequence[jax.Device], *axes: str) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
+
+
+def train_step(
+    step: Callable, devices: Sequence[jax.Device], options: dict | None = None
+) -> Callable:
+    """step(state, batch) -> (state, record) on the devices of all processes; the state is donated.
+
+    devices: of this process. Batch leaves are [devices, ...]; state and record are equal on all
+    devices. options: of the compiler; None for `backend.compiler_options`.
+    """
+    all_devices = _devices_of_all_processes(devices)
+    return _mapped(step, all_devices, None, donate_argnums=(0,), options=options)
+
+
+def eval_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
+    """step(state, batch) -> (sums, examples) on this process's devices.
+
+    Batch leaves are [devices, ...]; sums are equal on all devices, examples are [devices, ...].
+    """
+    return _mapped(step, devices, out_axes=(None, 0))
+
+
+def predict_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
+    """step(state, batch) -> outputs [n, ...] on this process's devices, as [devices, n, ...]."""
+    return _mapped(step, devices, out_axes=0)
+
+
+def _mapped(step: Callable, devices, out_axes, donate_argnums=(), options=None) -> Callable:
     """`step(state, batch)` under pmap, compiled with the options of the devices' backend.
 
     `jax.pmap` takes no compiler options, so it is traced inside `jax.jit`, which does. Only
-    `jax.pmap` itself can combine the devices of several processes: those steps go without options.
+    `jax.pmap` itself can use the devices of several processes: those steps have no options.
     """
-    arguments = dict(axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=list(on))
-    if any(device.process_index != jax.process_index() for device in on):
+    arguments = dict(axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=list(devices))
+    if any(device.process_index != jax.process_index() for device in devices):
         return jax.pmap(step, donate_argnums=donate_argnums, **arguments)
     if options is None:
-        options = backend.compiler_options(on[0].platform)
+        options = backend.compiler_options(devices[0].platform)
     mapped = jax.pmap(step, **arguments)
     return jax.jit(mapped, donate_argnums=donate_argnums, compiler_options=options)
 
 
-def train_step(step: Callable, on: Sequence[jax.Device], options: dict | None = None) -> Callable:
-    """step(state, batch) -> (state, record) on every device of all processes; the state is donated.
-
-    on: this process's. batch leaves are [devices, ...], of those; state and record come out equal
-    on all. options: of the compiler, None for those of `backend.compiler_options`.
-    """
-    return _mapped(step, _of_all(on), None, donate_argnums=(0,), options=options)
-
-
-def eval_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
-    """step(state, batch) -> (sums, examples).
-
-    sums come out equal on all devices, examples as [devices, ...].
-    """
-    return _mapped(step, on, out_axes=(None, 0))
-
-
-def predict_step(step: Callable, on: Sequence[jax.Device]) -> Callable:
-    """step(state, batch) -> outputs [n, ...], as [devices, n, ...]."""
-    return _mapped(step, on, out_axes=0)
+def _devices_of_all_processes(devices: Sequence[jax.Device]) -> Sequence[jax.Device]:
+    """In the order of the processes, as many devices of each process as `devices`."""
+    if processes.count() == 1:
+        return devices
+    by_process: dict[int, list] = {}
+    for device in sorted(jax.devices(), key=lambda device: device.id):
+        by_process.setdefault(device.process_index, []).append(device)
+    counts = {len(its_devices) for its_devices in by_process.values()}
+    if len(counts) > 1:
+        raise UserError(
+            f"processes have different numbers of devices ({sorted(counts)}): give each the same"
+        )
+    return [device for i in sorted(by_process) for device in by_process[i][: len(devices)]]
 
 
 def device_index() -> jax.Array:
-    """The number of the device that runs the step, among all of all processes, inside a step."""
+    """Inside a step: the number of its device among the devices of all processes."""
     return jax.lax.axis_index(AXIS)
 
 
-def _alone() -> bool:
-    """Whether a step runs on one device. There a sum over devices would only copy its operand."""
-    return jax.lax.psum(1, AXIS) == 1
-
-
 def mean(tree):
-    """The mean over devices, inside a step."""
-    return tree if _alone() else jax.lax.pmean(tree, AXIS)
+    """Inside a step: the mean over devices."""
+    return tree if _is_single_device() else jax.lax.pmean(tree, AXIS)
 
 
 def total(tree):
-    """The sum over devices, inside a step."""
-    return tree if _alone() else jax.lax.psum(tree, AXIS)
+    """Inside a step: the sum over devices."""
+    return tree if _is_single_device() else jax.lax.psum(tree, AXIS)
+
+
+def _is_single_device() -> bool:
+    # A sum over one device would only copy its operand.
+    return jax.lax.psum(1, AXIS) == 1

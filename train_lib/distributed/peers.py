@@ -1,6 +1,7 @@
-"""A process's connection to the coordinator: beats, news of the others, and an end with them."""
+"""A process's connection to the coordinator, which reports what happens to the other processes."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -11,186 +12,193 @@ import time
 
 from errors import TryAgain, UserError
 from train_lib.distributed import coordinator
-from train_lib.distributed.signals import STOPPED
+from train_lib.distributed.shell import exit_now
 
-# Seconds that a save in the background has before an end; and where the coordinator is gone, whose
-# JAX service the save may need, and without which JAX aborts (see `processes`).
-_FOR_A_SAVE, _WITHOUT_COORDINATOR = 20.0, 3.0
+# Seconds that an exit waits for a save in the background. Without the coordinator the time is
+# shorter: the save may need JAX's service, which the coordinator runs, and JAX aborts without it.
+_SAVE_TIMEOUT, _SAVE_TIMEOUT_WITHOUT_COORDINATOR = 20.0, 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The processes of one run, as a process of it knows them.
+
+    coordinator: HOST:PORT, where process 0 starts the coordinator. count: of processes. index: of
+    this process, 0 ... count - 1. local_devices: the numbers of those devices of this machine that
+    this process may use; None: all of them. start_timeout: seconds to wait for all processes.
+    peer_timeout: seconds after which a process that does not answer ends the whole run.
+    """
+
+    coordinator: str
+    count: int
+    index: int
+    local_devices: tuple[int, ...] | None = None
+    start_timeout: float = 50.0
+    peer_timeout: float = 30.0
 
 
 class Peers:
-    """The other processes of this run, as news of them comes.
+    """The other processes of this run. If one is lost or fails, this process exits.
 
-    index, count: this process's number, and how many there are. port: of JAX's service. stop: a
-    `signals.StopRequest` to share with the others, once there is one. is_saving: whether an end
-    should wait a moment.
+    host, jax_port: where JAX's service is. stop: the `signals.StopRequest` that all processes
+    share, once there is one. is_saving: whether an exit has to wait for a save.
     """
 
-    def __init__(
-        self, address: str, count: int, index: int, patience: float, silence: float, what: str
-    ):
-        """Waits until all are there. Raises TryAgain, naming them, if some are not, and UserError
-        where they do not belong together.
+    def __init__(self, group: Group, task: str):
+        """Waits until all processes are connected. task: must be the same in all processes.
 
-        patience: seconds to wait. silence: seconds after which one that says nothing is lost.
-        what: a word that must be the same for all.
+        Raises TryAgain if some processes are missing, and UserError if they do not fit together.
         """
-        self.index, self.count, self.stop = index, count, None
-        self.is_saving = lambda: False
-        self._meetings, self._met = 0, threading.Event()
-        self._lock, self._ending = threading.Lock(), False
-        self._lost = False  # one of them: this process is about to end
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal():
-            raise UserError(f"--coordinator={address}: give HOST:PORT, of process 0")
-        self._service = _start(host, port, count, patience, silence) if index == 0 else None
-        self._socket = _connect(host, int(port), patience)
+        self.index, self.count = group.index, group.count
+        self.stop, self.is_saving = None, lambda: False
+        self._barrier, self._barrier_passed = 0, threading.Event()
+        self._send_lock = threading.Lock()
+        self._is_leaving = self._is_exiting = False
+        self.host, _, port = group.coordinator.rpartition(":")
+        if not self.host or not port.isdecimal():
+            raise UserError(f"--coordinator={group.coordinator}: give HOST:PORT of process 0")
+        self._process = _start_coordinator(self.host, port, group) if group.index == 0 else None
+        self._socket = _connect(self.host, int(port), group.start_timeout)
         self._lines = self._socket.makefile("rb")
-        self.host = host
-        self._send({"process": index, "of": count, "host": socket.gethostname(), "what": what})
-        self._socket.settimeout(patience + 10)
+        greeting = {"process": group.index, "count": group.count, "task": task}
+        self._send(greeting | {"host": socket.gethostname()})
+        self._socket.settimeout(group.start_timeout + 10)
         try:
-            answer = json.loads(self._lines.readline(coordinator.LONGEST))
+            answer = json.loads(self._lines.readline(coordinator.MAX_LINE))
             if not isinstance(answer, dict):
-                raise ValueError("no object")
+                raise ValueError("no JSON object")
         except (OSError, ValueError) as error:
             raise TryAgain(
-                f"no answer from {address}: is another program listening there, or has process 0"
-                " ended? Start all processes again"
+                f"no answer from {group.coordinator}: perhaps another program listens there, or"
+                " process 0 has ended; start all processes again"
             ) from error
         if "error" in answer:
-            raise (TryAgain if answer.get("again") else UserError)(answer["error"])
-        self.port = answer["jax"]
-        self._silence = silence + 5
-        self._socket.settimeout(self._silence)
-        for run in (self._listen, self._beat):
+            raise (TryAgain if answer.get("retry") else UserError)(answer["error"])
+        self.jax_port = answer["jax_port"]
+        self._timeout = group.peer_timeout + 5
+        self._socket.settimeout(self._timeout)
+        for run in (self._receive_messages, self._send_heartbeats):
             threading.Thread(target=run, daemon=True).start()
 
-    def _send(self, what: dict) -> None:
-        with self._lock:
-            self._socket.sendall(json.dumps(what).encode() + b"\n")
+    def _send(self, message: dict) -> None:
+        with self._send_lock:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def _beat(self) -> None:
-        told = False
-        with contextlib.suppress(OSError):  # the listener says so
-            while not self._ending:
-                if self.stop and self.stop.signal_name and not self.stop.is_from_peer and not told:
-                    self._send({"stop": self.stop.signal_name})
-                    told = True
-                self._send({"beat": 1})
+    def _send_heartbeats(self) -> None:
+        is_stop_sent = False
+        with contextlib.suppress(OSError):  # `_receive_messages` notices it too
+            while not self._is_leaving:
+                stop = self.stop
+                if stop and stop.signal_name and not stop.is_from_peer and not is_stop_sent:
+                    self._send({"stop": stop.signal_name})
+                    is_stop_sent = True
+                self._send({"heartbeat": 1})
                 time.sleep(1)
 
-    def _listen(self) -> None:
+    def _receive_messages(self) -> None:
         while True:
             try:
-                line = self._lines.readline(coordinator.LONGEST)
-                said = json.loads(line) if line else {"gone": "has ended"}
+                line = self._lines.readline(coordinator.MAX_LINE)
+                message = json.loads(line) if line else {"no coordinator": "has ended"}
             except TimeoutError:
-                said = {"gone": f"has not answered for {self._silence:g} s"}
+                message = {"no coordinator": f"has not answered for {self._timeout:g} s"}
             except (OSError, ValueError):
-                said = {"gone": "has ended"}
-            if self._ending:
+                message = {"no coordinator": "has ended"}
+            if self._is_leaving:
                 return
-            if "gone" in said:
-                who = f"process 0's coordinator at {self.host}"
-                self._end(f"{who} {said['gone']}", STOPPED, patience=_WITHOUT_COORDINATOR)
-            elif "lost" in said:
-                who = f"process {said['process']} of {self.count} (on {said['host']})"
-                self._end(f"{who} {said['lost']}", STOPPED)
-            elif "failed" in said:
-                self._end(f"process {said['process']}: {said['failed']}", said["code"], "")
-            elif "all" in said:
-                self._met.set()
-            elif "stop" in said and self.stop:
-                self.stop.request_by_peer(f"{said['stop']} in process {said['process']}")
+            if "no coordinator" in message:
+                who, why = f"process 0's coordinator at {self.host}", message["no coordinator"]
+                self._exit(f"{who} {why}", save_timeout=_SAVE_TIMEOUT_WITHOUT_COORDINATOR)
+            elif "lost" in message:
+                who = f"process {message['process']} of {self.count} (on {message['host']})"
+                self._exit(f"{who} {message['lost']}")
+            elif "failed" in message:
+                self._exit(f"process {message['process']}: {message['failed']}", message["code"])
+            elif "barrier" in message:
+                self._barrier_passed.set()
+            elif "stop" in message and self.stop:
+                self.stop.request_by_peer(f"{message['stop']} in process {message['process']}")
 
-    def _end(
-        self,
-        why: str,
-        code: int,
-        then: str = ": this one ends too; the same commands go on from the last checkpoint",
-        patience: float = _FOR_A_SAVE,
+    def _exit(
+        self, reason: str, status: int | None = None, save_timeout: float = _SAVE_TIMEOUT
     ) -> None:
-        """Ends this process: its main thread may wait for ever for one that is lost.
+        """Exits once no save is under way: the main thread may wait forever for a lost process.
 
-        At once, but for a save in the background, which has so many seconds of `patience`.
+        status: None if a new start may succeed.
         """
-        self._lost = True
-        end = time.monotonic() + patience
-        try:
-            while self.is_saving() and time.monotonic() < end:
+        self._is_exiting = True
+        if status is None:
+            status = TryAgain.exit_code
+            reason += ": this process ends too; the same commands resume from the last checkpoint"
+        deadline = time.monotonic() + save_timeout
+        with contextlib.suppress(Exception):
+            while self.is_saving() and time.monotonic() < deadline:
                 time.sleep(0.1)
-            print(f"{os.path.basename(sys.argv[0])}: {why}{then}", file=sys.stderr, flush=True)
-        finally:  # whatever has become of standard error
-            os._exit(code)
+        exit_now(status, reason)
 
     def wait_for_peers(self) -> None:
-        """Returns once all processes are here. For as long as it takes: the lost are seen."""
-        self._meetings += 1
-        self._met.clear()
-        with contextlib.suppress(OSError):  # the listener says so, and ends this process
-            self._send({"here": self._meetings})
-        self._met.wait()
+        """Returns when all processes have called this. It has no time limit."""
+        self._barrier += 1
+        self._barrier_passed.clear()
+        with contextlib.suppress(OSError):  # `_receive_messages` notices it and exits
+            self._send({"barrier": self._barrier})
+        self._barrier_passed.wait()
 
     def wait_for_report_of_loss(self) -> None:
-        """Time for the coordinator to notice that one is lost; if so, this does not return."""
+        """Does not return if a process was lost: allows the coordinator time to report it."""
         time.sleep(3)
 
-    def report_failure(self, message: str, code: int) -> None:
-        """Tells the others that this process ends with an error; they end with it.
+    def report_failure(self, message: str, status: int) -> None:
+        """Tells the others that this process ends with an error, so that they end too.
 
-        Does not return where it is about to end because of another: the error comes of that.
+        Does not return if this process is exiting because of another one, which then is the cause.
         """
-        while self._lost:
+        while self._is_exiting:
             time.sleep(1)
-        self._ending = True
+        self._is_leaving = True
         with contextlib.suppress(OSError):
-            self._send({"failed": message[:1000], "code": code})
+            self._send({"failed": message[:1000], "code": status})
 
     def leave(self) -> None:
-        """At the good end, when nobody needs the others any more."""
-        self._ending = True
+        """Ends the connection. From now on this process does not notice the end of another."""
+        self._is_leaving = True
         with contextlib.suppress(OSError):
-            self._send({"bye": 1})
+            self._send({"leaving": 1})
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        if self._service:
+        if self._process:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._service.wait(5)
+                self._process.wait(5)
 
 
-def _start(host: str, port: str, count: int, patience: float, silence: float) -> subprocess.Popen:
-    """The coordinator, once it listens. In a session of its own: Ctrl-C does not reach it."""
+def _start_coordinator(host: str, port: str, group: Group) -> subprocess.Popen:
+    """Returns when the coordinator listens. Its session is new: Ctrl-C does not reach it."""
+    arguments = (host, port, group.count, group.start_timeout, group.peer_timeout)
     process = subprocess.Popen(
-        [
-            sys.executable,
-            coordinator.__file__,
-            *map(str, (host, port, count, patience, silence)),
-        ],
+        [sys.executable, coordinator.__file__, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
     )
-    said = process.stdout.readline().strip()
+    answer = process.stdout.readline().strip()
     process.stdout.close()
-    if said != "ready":
-        raise UserError(
-            f"--coordinator: {said or 'it did not start'}: choose a free port of process 0's host"
-        )
+    if answer != "ready":
+        answer = answer or "the coordinator did not start"
+        raise UserError(f"--coordinator: {answer}: choose a free port of process 0's host")
     return process
 
 
-def _connect(host: str, port: int, patience: float) -> socket.socket:
-    end = time.monotonic() + patience
+def _connect(host: str, port: int, timeout: float) -> socket.socket:
+    deadline = time.monotonic() + timeout
     while True:
         try:
             return socket.create_connection((host, port), timeout=10)
         except OSError as error:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise TryAgain(
-                    f"process 0 is not to be reached at {host}:{port} ({error}) within"
-                    f" {patience:g} s: start it, or correct --coordinator"
+                    f"process 0 cannot be reached at {host}:{port} ({error}) within {timeout:g} s:"
+                    " start it, or correct --coordinator"
                 ) from error
             time.sleep(0.2)

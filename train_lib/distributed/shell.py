@@ -3,50 +3,46 @@
 import contextlib
 import logging
 import os
-import pathlib
 import sys
 
 
 @contextlib.contextmanager
 def errors_as_one_line():
-    """Ends the process with one line on standard error for an error that the user can correct.
+    """Ends the process with one line for an error that the user can correct.
 
-    Such an error has an `exit_code` (see `errors`), or is an OSError: a disk, a file or a
-    descriptor is not available. Any other exception passes through: it is a defect.
+    Such an error has an `exit_code` (see `errors`), or is an OSError: a disk or a file is not
+    available. Any other exception passes through: it is a defect.
     """
     silence_writes_of_failed_saves()
-    program = pathlib.Path(sys.argv[0]).name
     try:
         yield
     except BrokenPipeError:  # nobody reads standard output any longer
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:  # outside of the training loop, which saves first
+        exit_now(130, "interrupted")
     except Exception as error:
         status = getattr(error, "exit_code", 2 if isinstance(error, OSError) else None)
         if status is None:
             raise
-        print(f"{program}: {error}", file=sys.stderr)
-        exit_now(status)
-    except KeyboardInterrupt:  # before the training loop, which saves first
-        print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        exit_now(status, str(error))
 
 
-def exit_now(status: int) -> None:
-    """Exits without waiting for other threads.
+def exit_now(status: int, message: str = "") -> None:
+    """Prints a message on standard error and exits without waiting for other threads.
 
-    Python would wait for them, and they may wait without end, as in a step of several processes,
-    or for minutes, as Orbax's threads do after a failed save.
+    Python would wait for them. They may take minutes, as Orbax's threads do after a failed save,
+    or have no end, as a step that waits for another process.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        if message:
+            print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+    finally:  # even if standard error is closed
+        os._exit(status)
 
 
 def silence_libraries() -> None:
-    """Hides the libraries' warnings; Canon prints its own.
-
-    JAX's warning that a GPU exists but JAX was installed without support for it stays visible.
-    """
+    """Hides the warnings of libraries, except JAX's that it was installed without GPU support."""
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.FATAL)
@@ -54,10 +50,7 @@ def silence_libraries() -> None:
 
 
 def silence_writes_of_failed_saves() -> None:
-    """Hides the tracebacks of writes that end after their save has failed.
-
-    TensorStore's threads print one for each, around the one line that says what failed.
-    """
+    """Hides the tracebacks that TensorStore's threads print for writes after a failed save."""
 
     def hook(unraisable):
         error = unraisable.exc_value
@@ -69,7 +62,7 @@ def silence_writes_of_failed_saves() -> None:
 
 @contextlib.contextmanager
 def without_stdout():
-    """Discards what the process writes to standard output, C++ libraries included."""
+    """Discards what the process writes to standard output, also from C++."""
     sys.stdout.flush()
     stdout, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)

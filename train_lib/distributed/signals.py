@@ -1,27 +1,26 @@
-"""SIGTERM and Ctrl-C during training: the handler only sets a flag, the loop looks at it."""
+"""SIGTERM and Ctrl-C during training: the handler sets a flag that the training loop looks at."""
 
+import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 
 from errors import TryAgain
+from train_lib.distributed.shell import exit_now
 
-# Seconds within which signals count as one. Launchers may pass on at once what the terminal or
-# they themselves sent to the whole group already; who asks a second time takes longer.
-_ONE_REQUEST = 0.3
-STOPPED = TryAgain.exit_code
+# Signals within so many seconds are one request: a launcher may pass a signal on that the terminal
+# or the launcher itself has already sent to all processes. A person takes longer to ask again.
+_SECONDS_OF_ONE_REQUEST = 0.3
 
 
 class StopRequest:
-    """A context: the first SIGTERM or SIGINT sets `signal_name`, a second one acts as usual.
+    """A context in which the first SIGTERM or SIGINT sets `signal_name`. The second acts as usual.
 
-    owns_process: it may end the process itself, by a thread that sees signals while the main
-    thread is busy in a compilation: at the first signal while `nothing_to_save` (whoever trains
-    sets it to False, once there is something), at a second one in any case.
-
-    is_from_peer: whether it was another process of this run that was asked.
+    `stop()` tells whether the run has to stop. is_from_peer: another process of this run received
+    the signal. owns_process: a thread may end the process while the main thread is busy in C++
+    code, as in a compilation: at the first signal while `nothing_to_save` (the training loop sets
+    it to False when it has something to save), and at the second signal always.
     """
 
     signal_name: str | None = None
@@ -29,13 +28,16 @@ class StopRequest:
 
     def __init__(self, owns_process: bool = False):
         self._owns_process = self.nothing_to_save = owns_process
-        self._previous: dict = {}
+        self._previous_handlers: dict = {}
         self._wakeup = None
+
+    def __call__(self) -> bool:
+        return self.signal_name is not None
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
             if self._owns_process:
                 read, write = os.pipe()
                 os.set_blocking(write, False)
@@ -43,48 +45,54 @@ class StopRequest:
                 threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         return self
 
-    def _watch(self, read: int) -> None:
-        """Ends the process where the loop could not, or need not."""
-        seen, first = 0, 0.0
-        while numbers := os.read(read, 64):  # at once: this thread may have had to wait for them
-            ours = [number for number in numbers if number in self._previous]
-            if not ours:
-                continue
-            if seen and time.monotonic() - first < _ONE_REQUEST:
-                continue
-            seen, first = seen + 1, time.monotonic()
-            name = signal.Signals(ours[0]).name
-            if seen > 1 or self.nothing_to_save:
-                program = os.path.basename(sys.argv[0])
-                said = "stopped at once" if seen > 1 else "stopped before the first step"
-                status = 128 + ours[0] if seen > 1 else STOPPED
-                try:
-                    print(f"{program}: {said}, by {name}", file=sys.stderr, flush=True)
-                finally:  # a terminal that is gone, too
-                    os._exit(status)
-        os.close(read)
-
-    def _handle(self, number, frame) -> None:
-        self.signal_name = self.signal_name or signal.Signals(number).name
-        if not self._owns_process:
-            self._restore()
-
-    def request_by_peer(self, name: str) -> None:
-        """Another process of this run was asked to stop."""
-        if self.signal_name is None:
-            self.is_from_peer, self.signal_name = True, name
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
     def __exit__(self, *_) -> None:
-        self._restore()
+        self._restore_handlers()
         if self._wakeup:
             write, before = self._wakeup
             signal.set_wakeup_fd(before)
             os.close(write)
             self._wakeup = None
 
-    def __call__(self) -> bool:
-        return self.signal_name is not None
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame) -> None:
+        self.signal_name = self.signal_name or signal.Signals(number).name
+        if not self._owns_process:
+            self._restore_handlers()
+
+    def _watch(self, read: int) -> None:
+        """Ends the process when the training loop cannot do it, or has nothing to save."""
+        requests, first_time = 0, 0.0
+        # All signals so far are read together, because this thread may have had to wait.
+        while received := os.read(read, 64):
+            numbers = [number for number in received if number in self._previous_handlers]
+            is_repeated = requests and time.monotonic() - first_time < _SECONDS_OF_ONE_REQUEST
+            if not numbers or is_repeated:
+                continue
+            requests, first_time = requests + 1, time.monotonic()
+            name = signal.Signals(numbers[0]).name
+            if requests > 1:
+                exit_now(128 + numbers[0], f"stopped at once, by {name}")
+            elif self.nothing_to_save:
+                exit_now(TryAgain.exit_code, f"stopped before the first step, by {name}")
+        os.close(read)
+
+    def request_by_peer(self, signal_name: str) -> None:
+        """Another process of this run has received a signal."""
+        if self.signal_name is None:
+            self.is_from_peer, self.signal_name = True, signal_name
+
+
+def delay_abort() -> None:
+    """Lets an abort of this process wait 6 seconds, so that the cause can be reported first.
+
+    JAX's client aborts when its service is gone, as when process 0's container is killed, and no
+    option prevents that. `Peers` notices it too, names the cause and exits with the status that
+    asks for a new start, but later than JAX.
+    """
+    if os.name == "posix":
+        libc = ctypes.CDLL(None)
+        # A handler is called with the number of its signal, which is 6 for SIGABRT.
+        libc.signal(int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p))

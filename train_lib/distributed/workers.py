@@ -1,7 +1,4 @@
-"""Worker processes that decode images: they end with their run and leave nothing behind.
-
-`input_pipeline` is handed these processes by `train_lib` and knows nothing of how they work.
-"""
+"""Worker processes that decode images: they end with their run and leave nothing behind."""
 
 import functools
 import os
@@ -36,14 +33,10 @@ def _prefetch(count: int, dataset):
 def begin_worker(parent: int) -> None:
     """Prepares a worker process. parent: the process ID of the training process.
 
-    The worker ends when its parent has ended, for whatever reason; Grain's own would stay.
-
-    SIGTERM and SIGINT do not end the worker. Ctrl-C and some schedulers send them to all processes
-    of a command, but the parent needs its workers until it has saved.
-
-    Shared memory of a killed worker is freed. Python announces a block to the resource tracker
-    only after it has made the block, so a block would stay if its worker is killed in between.
-    Here the worker announces the block first.
+    The worker ends after its parent, however that ended; Grain's own would stay. SIGTERM and
+    SIGINT, which may be sent to all processes of a command, do not end it: the parent needs its
+    workers until it has saved. And no shared memory of a killed worker stays: Python announces a
+    block to the resource tracker, which frees it, only after making it. Here that comes first.
     """
     make_filename = shared_memory._make_filename
 
@@ -64,17 +57,13 @@ def begin_worker(parent: int) -> None:
 
 
 def _start_resource_tracker() -> None:
-    """Starts Python's process that frees the shared memory of killed workers, unless it runs.
-
-    Its warnings are hidden: they would follow the line that tells what happened.
-    """
+    """Starts Python's process that frees the shared memory of killed workers, without warnings."""
     variable, hidden = "PYTHONWARNINGS", "ignore:resource_tracker:UserWarning"
     before = os.environ.get(variable)
     os.environ[variable] = f"{before},{hidden}" if before else hidden
     try:
         resource_tracker.ensure_running()
     finally:
-        if before is None:
-            del os.environ[variable]
-        else:
+        del os.environ[variable]
+        if before is not None:
             os.environ[variable] = before

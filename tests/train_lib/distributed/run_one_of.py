@@ -1,24 +1,30 @@
-"""One of several processes that train a tiny net, of which one may get a signal on the way.
+"""One process of several that train a tiny network. One of them may be harmed meanwhile.
 
     python run_one_of.py PORT COUNT INDEX WORKDIR OPTIONS_JSON
 
-options: `net` (lenet5 or mlp), `config` (dotted overrides), `devices` (of each process),
-`patience` and `silence` (seconds), `mode` (train, or evaluate: the run, and it twice as an
-ensemble), `odd` (a process that says that it does something else), `note` (a file for the time of
-the harm), `seen` (a folder for what `seen` writes), and perhaps `harm` and `victim`: [SIGNAL,
-MOMENT, STEP] and the number of the process that it is for, "coordinator" for that which process 0
-has started. SIGNAL may be ERROR, an exception. MOMENT is
+options:
+    net      lenet5 or mlp
+    config   overrides with dotted names
+    devices  number of devices of each process
+    patience, silence   start_timeout and peer_timeout of the group, in seconds
+    mode     train, or evaluate: the run alone, then twice as an ensemble
+    odd      index of a process that names another task than the others
+    note     file for the time of the harm
+    seen     folder for what `seen` writes
+    harm     [SIGNAL, MOMENT, STEP]; SIGNAL may be ERROR, an exception
+    victim   index of the process that is harmed, or "coordinator"
 
+MOMENT is one of
     starting     before it joins
-    connecting   within `join`, as JAX connects them, behind the coordinator's own barrier
-    restoring    as the state comes from the first process
-    compiling    as the step is about to be compiled
+    connecting   within `join`, when JAX connects the processes, after the coordinator's answer
+    restoring    when the state comes from the first process
+    compiling    when the step is about to be compiled
     dispatch     before the steps from STEP on
-    between      when the first one saves STEP
-    saving       once the first one has begun to save STEP and goes on, whoever the victim is
-    evaluating   in the test of STEP
+    between      when the first process saves STEP
+    saving       when the first process has begun to save STEP, whoever the victim is
+    evaluating   in the evaluation of STEP
     parting      at the last barrier
-    leaving      behind it, before JAX's own
+    leaving      after the last barrier, before JAX's own
 """
 
 import contextlib
@@ -54,14 +60,14 @@ def main(port, count, index, workdir, options):
         config = mlp.get_config("30")
         config.update_from_flattened_dict({"dataset.name": "digits", **fields})
     try:
-        processes.join(
+        group = processes.Group(
             f"127.0.0.1:{port}",
             count,
             index,
-            "a test" if options.get("odd") != index else "another",
-            patience=options.get("patience", 60),
-            silence=options.get("silence", 30),
+            start_timeout=options.get("patience", 60),
+            peer_timeout=options.get("silence", 30),
         )
+        processes.join(group, "a test" if options.get("odd") != index else "another")
         with contextlib.ExitStack() as around:
             if "seen" in options:
                 around.enter_context(seen.written(pathlib.Path(options["seen"])))
@@ -104,7 +110,7 @@ def _arrange(index, workdir, options):
             raise UserError("an image is gone")
         harmed = os.getpid() if victim == index else None
         if victim == "coordinator":
-            harmed = processes._peers._service.pid
+            harmed = processes._peers._process.pid
         os.kill(harmed or int(pid.read_text()), getattr(signal, name))
 
     done = []

@@ -12,7 +12,7 @@ import pytest
 from errors import UserError
 from train_lib.distributed import lock
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 HOLD = """
 import pathlib, sys, time
 from errors import UserError

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 # Prints how many pages the system had to provide for a second block of 100 MiB.
 SECOND_BLOCK = """
 import ctypes, resource, sys

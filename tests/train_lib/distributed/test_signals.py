@@ -10,7 +10,7 @@ import pytest
 
 from train_lib.distributed.signals import StopRequest
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 # Minutes of C code that no signal interrupts.
 BUSY = """
 import hashlib, sys

@@ -55,7 +55,7 @@ def test_parts_of_a_split_make_it_whole():
 
 def test_slurm_says_who_is_who(monkeypatch):
     with pytest.raises(UserError, match=r"neither SLURM, .* nor a TPU pod has started this"):
-        processes.detect()
+        processes.detect_group()
     for name, value in {
         "JOB_ID": "4711",
         "STEP_NODELIST": "node[3-4]",
@@ -64,9 +64,9 @@ def test_slurm_says_who_is_who(monkeypatch):
         "LOCALID": "1",
     }.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    address, number, process, local = processes.detect()
-    assert address.startswith("node3:")
-    assert (number, process, local) == (8, 5, [1])
+    group = processes.detect_group()
+    assert group.coordinator.startswith("node3:")
+    assert (group.count, group.index, group.local_devices) == (8, 5, (1,))
 
 
 def on_a_pod(monkeypatch, **metadata):
@@ -90,7 +90,9 @@ def test_a_tpu_pod_says_who_is_who(monkeypatch):
         worker_network_endpoints=",".join(endpoints),
         tpu_env="ACCELERATOR_TYPE: 'v5p-16'\nWORKER_ID: '1'",
     )
-    assert processes.detect() == ("127.0.0.7:8482", 2, 1, None)  # all of its chips
+    assert processes.detect_group() == processes.Group(
+        "127.0.0.7:8482", 2, 1, None
+    )  # all of its chips
 
 
 def test_a_tpu_pod_in_kubernetes_says_who_is_who(monkeypatch):
@@ -98,7 +100,7 @@ def test_a_tpu_pod_in_kubernetes_says_who_is_who(monkeypatch):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "127.0.0.7,127.0.0.8,127.0.0.9")
     monkeypatch.setenv("TPU_WORKER_ID", "2")
     monkeypatch.setenv("JAX_COORDINATOR_PORT", "1234")
-    assert processes.detect() == ("127.0.0.7:1234", 3, 2, None)
+    assert processes.detect_group() == processes.Group("127.0.0.7:1234", 3, 2, None)
 
 
 def test_a_first_host_that_is_not_yet_known_asks_for_a_new_start(monkeypatch):
@@ -109,8 +111,8 @@ def test_a_first_host_that_is_not_yet_known_asks_for_a_new_start(monkeypatch):
 
     monkeypatch.setattr(cloud_tpu_cluster.GkeTpuCluster, "wait_for_coordinator", waits)
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "first,second")
-    with pytest.raises(TryAgain, match=r"are not to be found \(.* address first\): start all"):
-        processes.detect()
+    with pytest.raises(TryAgain, match=r"cannot be found \(.* address first\): start all"):
+        processes.detect_group()
 
 
 @pytest.fixture(scope="module")
@@ -213,11 +215,11 @@ def test_four_processes_and_then_two_train_as_one_and_test_as_one(tmp_path, alon
 @pytest.mark.parametrize(
     "victim, harm, said",
     [
-        (0, ("SIGKILL", "between", 10), "process 0 of 2 (on {host}) ended without a word"),
-        (1, ("SIGKILL", "restoring", 0), "process 1 of 2 (on {host}) ended without a word"),
+        (0, ("SIGKILL", "between", 10), "process 0 of 2 (on {host}) ended without notice"),
+        (1, ("SIGKILL", "restoring", 0), "process 1 of 2 (on {host}) ended without notice"),
         (0, ("SIGSTOP", "dispatch", 7), "process 0 of 2 (on {host}) has not answered for 6 s"),
         (1, ("SIGSTOP", "parting", 0), "process 1 of 2 (on {host}) has not answered for 6 s"),
-        (1, ("SIGKILL", "connecting", 0), "process 1 of 2 (on {host}) ended without a word"),
+        (1, ("SIGKILL", "connecting", 0), "process 1 of 2 (on {host}) ended without notice"),
     ],
     ids=lambda value: "-".join(map(str, value[:2])) if isinstance(value, tuple) else None,
 )
@@ -226,8 +228,8 @@ def test_one_that_is_lost_ends_the_others_by_name(tmp_path, victim, harm, said):
     code, _, err, _ = ends[1 - victim]
     assert code == 75
     assert err.splitlines()[-1] == (
-        f"run_one_of.py: {said.format(host=socket.gethostname())}: this one ends too; the same"
-        " commands go on from the last checkpoint"
+        f"run_one_of.py: {said.format(host=socket.gethostname())}: this process ends too; the"
+        " same commands resume from the last checkpoint"
     )
 
 
@@ -261,13 +263,13 @@ def test_those_that_do_not_come_are_named(tmp_path):
     ends = run_together(tmp_path, 3, starts=[0, 2], patience=20)
     for code, _, err, _ in ends:
         assert (code, err.count("\n")) == (75, 1)
-        assert "of 3 processes 1 did not come within 20 s: start all of them" in err
+        assert "processes 1 of 3 did not start within 20 s: start all of them" in err
 
 
 def test_other_configs_and_doubles_are_refused(tmp_path):
     for starts, options, said in (
-        ([0, 1], {"odd": 1}, "processes 0 and 1 were started with other configs"),
-        ([0, 1, 1], {}, "two processes say that they are number 1"),
+        ([0, 1], {"odd": 1}, "processes 0 and 1 were started with different configs"),
+        ([0, 1, 1], {}, "two processes have --process_id=1"),
     ):
         ends = run_together(tmp_path, 3, starts=starts, patience=30, **options)
         for code, _, err, _ in ends:

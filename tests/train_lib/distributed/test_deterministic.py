@@ -16,7 +16,7 @@ from train_lib.distributed import parallel
 from train_lib.evaluation.trained import load_run
 from train_lib.train import train_and_evaluate
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 FLAG = "--xla_gpu_deterministic_ops=true"
 
 
