@@ -66,13 +66,11 @@ def main():
             short = dataclasses.replace(exp, workdir=workdir)
             vars(short).update(plan=plan, train_split=split, test_split=split)
             state = jax.block_until_ready(fresh_state())
-            with StopRequest() as stop:
-                recorder = Recorder(short, checkpoints, stop, 0)
+            with StopRequest() as stop, Recorder(short, checkpoints, stop, 0) as recorder:
                 recorder._record = recorder._save = lambda *_: None  # no evaluation, no save
                 start = time.perf_counter()
                 train.loop(short, compiled, state, recorder, train.Session(stop))
                 seconds = time.perf_counter() - start
-            recorder.close()
         return steps * batch_size / seconds
 
     per_second = bare(5)

@@ -81,14 +81,15 @@ def split_name(dataset, split: str) -> str:
     return "validation" if "test" not in names and "validation" in names else split
 
 
-def load(dataset, split: str) -> Split:
+def load(dataset, split: str, info: Info | None = None) -> Split:
     """One split. split: a name (see `split_name`); for TFDS sets also "train[:45000]" etc.
 
+    info: the set's `dataset_info`, if it is known already.
     Raises UserError for a missing set, an unknown or empty split, and labels out of range.
     """
     if dataset.name == FOLDER:
         return _folder(dataset).load(split)
-    info = dataset_info(dataset)
+    info = info or dataset_info(dataset)
     if dataset.name == DIGITS:
         images, labels = digits.load(split)
     else:

@@ -94,6 +94,30 @@ def test_evaluate_prints_one_json_line_last(trained):
     assert set(found) == {*expected, "loss", "top1_error", "top5_error", "images_per_second"}
 
 
+def test_a_run_needs_no_config_again(trained, tmp_path):
+    """Its own is changed field by field; the differences are shown as with a file."""
+    workdir, _ = trained
+    given = run("--mode=evaluate", CONFIG, f"--workdir={workdir}", *SHORT)
+    stored = run("--mode=evaluate", f"--workdir={workdir}", "--config.evaluate.batch_size=50")
+    assert stored.returncode == 0, stored.stderr
+    expected, found = (json.loads(done.stdout.splitlines()[-1]) for done in (given, stored))
+    for name in ("step", "examples", "top1_error", "top5_error"):
+        assert found[name] == expected[name]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    assert (
+        run("--mode=summary", "--workdir", workdir).stdout == run("--mode=summary", CONFIG).stdout
+    )
+    folder = f"--workdir={workdir}"
+    refused(run(folder, "--config.epochs=6"), "epochs: 5.0 -> 6.0", "--allow_config_change")
+    refused(run(folder, "--config.epoch=6"), "did you mean --config.epochs?")
+    refused(run(folder, "--config.epochs=long"), "--config.epochs=long", "type float")
+    refused(
+        run(f"--workdir={tmp_path}", "--config.epochs=6"), "--config=configs/", "--workdir of a"
+    )
+    (tmp_path / "config.json").write_text("{")
+    refused(run(f"--workdir={tmp_path}"), f"cannot read {tmp_path / 'config.json'}")
+
+
 def test_predict_names_class_and_probability_of_each_image(trained, tmp_path):
     from input_pipeline import digits
 

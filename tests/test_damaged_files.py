@@ -302,7 +302,7 @@ def test_a_damaged_config_is_good_or_refused(content):
 @given(of(workdir_lib.DATASET))
 def test_damaged_class_names_are_names_or_refused(content):
     def read(root):
-        names = workdir_lib.class_names(root)
+        names = workdir_lib.read_class_names(root)
         assert names and names == [printable(name) for name in names]
 
     check(workdir_lib.DATASET, content, read)
@@ -313,7 +313,7 @@ def test_damaged_statistics_are_refused_or_the_same(content):
     check(
         workdir_lib.STATISTICS,
         content,
-        lambda root: same(vars(workdir_lib.statistics(root)), vars(STATISTICS)),
+        lambda root: same(vars(workdir_lib.read_statistics(root)), vars(STATISTICS)),
     )
 
 
@@ -324,7 +324,7 @@ def test_a_header_that_lost_rows_or_its_kind_is_noticed(old, new, tmp_path):
     assert old in content
     (tmp_path / workdir_lib.STATISTICS).write_bytes(content.replace(old, new, 1))
     with pytest.raises(UserError, match="is damaged"):
-        workdir_lib.statistics(tmp_path)
+        workdir_lib.read_statistics(tmp_path)
 
 
 @given(of(copy_info.FILE))

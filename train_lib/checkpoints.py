@@ -1,9 +1,9 @@
 """Checkpoints by Orbax: asynchronous, atomic, the newest few and the best.
 
-A checkpoint of step n holds the state as NumPy arrays (so any number and kind of devices can
-take it up again) and a description: layout version, step, test error and, for every array, its
-shape, dtype and SHA-256, with a SHA-256 of all that (`descriptions`). On restore everything is
-compared.
+A checkpoint of step n holds the state as NumPy arrays, which any number and kind of devices can
+restore, and a description: the layout version, the step, the test error, the shape, dtype and
+SHA-256 of every array, and a SHA-256 of the description itself. Orbax notices damage to some of
+its files only; on restore everything is compared with the description.
 """
 
 import contextlib
@@ -24,52 +24,52 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import TryAgain, UserError, one_line
 
-# 2: the optimizer's state holds the rate and what its rules have seen. 3: the description has a
+# 2: the optimizer's state holds the rate and the memory of its rules. 3: the description has a
 # checksum of its own, and the metrics.
 LAYOUT = 3
 DIRECTORY = "checkpoints"
 DAMAGED = "damaged"
-# Beside the checkpoints, on their disk: that whose step is being saved again.
+# The old checkpoint of a step that is being saved again, on the same disk.
 REPLACED = pathlib.PurePath(DIRECTORY, "replaced")
 METRIC = "test/top1_error"
 
 
-# What the system says of a file that was damaged. Anything else (no descriptor, no memory, a disk
-# or a server that does not answer) it may say of a good one.
-_OF_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
+# Errors of the system for a damaged file. Any other error (no descriptor, no memory, a disk or a
+# server that does not answer) may come from an undamaged file.
+_DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
 
 
 def _system_error(error: BaseException) -> int | None:
-    """What the system said, as its number; it stands far back in TensorStore's long lines."""
+    """The system's error number; in TensorStore's errors it stands in the message."""
     in_text = re.search(r"os_error_code='(\d+)'", str(error))
     number = int(in_text.group(1)) if in_text else getattr(error, "errno", None)
     return number if isinstance(number, int) else None
 
 
-def _passing(error: BaseException | None) -> str | None:
-    """What kept a file from being read, if it says nothing about what the file holds; else None."""
+def _reason_elsewhere(error: BaseException | None) -> str | None:
+    """Why a file could not be read, if the reason is not in the file; else None."""
     while error is not None:
         if isinstance(error, MemoryError):
             return "there is not enough memory"
         if "can't start new thread" in str(error):
             return "there are too many processes and threads"
         number = _system_error(error)
-        if number is not None and number not in _OF_DAMAGE:
+        if number is not None and number not in _DAMAGE_ERRORS:
             return os.strerror(number)
         error = error.__cause__ or error.__context__
     return None
 
 
 def _to_host(state):
-    # Copies: the device's memory is given to the next step while Orbax still writes.
+    # A copy: the next step reuses the device's memory while Orbax still writes.
     return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
 
 
 @contextlib.contextmanager
 def _without_warnings():
-    """Without Orbax's, as on the command line, where `main` silences them; a notebook shows them.
+    """Without Orbax's warnings, which a notebook would show.
 
-    They are of what is meant so: a manager that only reads, a save without a test's error.
+    They are about a manager that only reads, and a save without a test error: both are intended.
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity(min(verbosity, logging.ERROR))
@@ -91,11 +91,13 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        # Of several processes one has checkpoints, and waits for no other.
-        own = {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
+        # One of several processes has checkpoints, and does not wait for the others.
+        process = jax.process_index()
         self._options = ocp.CheckpointManagerOptions(
             create=False,
-            multiprocessing_options=ocp.options.MultiprocessingOptions(**own),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=process, active_processes={process}
+            ),
             read_only=read_only,
             save_interval_steps=0 if read_only else 1,  # other than 0, Orbax warns of it
             best_fn=lambda metrics: metrics[METRIC],  # without it Orbax stores no metrics
@@ -108,26 +110,27 @@ class Checkpoints:
         try:
             if not self._options.read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                self._take_back()
+                self._restore_replaced()
             with _without_warnings():
                 self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         except Exception as error:
             # Orbax reads every step's JSON files here, and stops at one that it cannot parse.
-            may_move = not self._options.read_only and not _passing(error)
+            may_move = not self._options.read_only and not _reason_elsewhere(error)
             unreadable = self._unreadable_steps() if may_move else []
             for step in unreadable:
                 self._report(step, error)
                 self._move_aside(step)
             if unreadable:
                 return self._open()
+            reason = _reason_elsewhere(error) or one_line(error)
             raise UserError(
-                f"cannot open {self.directory} ({_passing(error) or one_line(error)}): check the"
-                " folder, or choose another --workdir"
+                f"cannot open {self.directory} ({reason}): check the folder, or choose another"
+                " --workdir"
             ) from error
 
     def _unreadable_steps(self) -> list[int]:
         """The steps with a JSON file that cannot be parsed."""
-        found = []
+        steps = []
         for folder in self.directory.iterdir() if self.directory.is_dir() else ():
             if folder.name.isdecimal() and folder.is_dir():
                 files = [folder / "_CHECKPOINT_METADATA", *folder.glob("metrics/metrics")]
@@ -135,12 +138,12 @@ class Checkpoints:
                     for file in files:
                         json.loads(file.read_text())
                 except (OSError, ValueError) as error:
-                    if not _passing(error):
-                        found.append(int(folder.name))
-        return found
+                    if not _reason_elsewhere(error):
+                        steps.append(int(folder.name))
+        return steps
 
-    def _take_back(self) -> None:
-        """What a save that did not come to its end was to replace."""
+    def _restore_replaced(self) -> None:
+        """Puts back the checkpoint that an interrupted save was to replace."""
         for old in self._replaced():
             if not (self.directory / old.name).exists():
                 old.rename(self.directory / old.name)
@@ -150,7 +153,7 @@ class Checkpoints:
         return sorted((self.workdir / REPLACED).glob("*"))
 
     def _forget_replaced(self) -> None:
-        """Its new save is complete."""
+        """Deletes the old checkpoint: the new one is complete."""
         if (self.workdir / REPLACED).exists():
             shutil.rmtree(self.workdir / REPLACED, ignore_errors=True)
 
@@ -158,7 +161,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def holds(self, step: int, scored: bool) -> bool:
-        """Whether `step` is saved; scored: with its test error."""
+        """Whether `step` is saved; scored: together with its test error."""
         if step not in self.steps():
             return False
         try:
@@ -166,8 +169,8 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            self._raise_passing(step, error)
-            return False  # damaged, and about to be saved again
+            self._raise_if_undamaged(step, error)
+            return False  # it is damaged, and will be saved again
 
     def best_step(self) -> int | None:
         """The saved step with the lowest test error; None if none was evaluated."""
@@ -178,8 +181,8 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:
-                self._raise_passing(step, error)
-                if self._has_gone(step):
+                self._raise_if_undamaged(step, error)
+                if self._was_deleted(step):
                     return self.best_step()
                 self._report(step, error)
                 continue
@@ -188,7 +191,7 @@ class Checkpoints:
         return min(scored, key=lambda step: (scored[step], step)) if scored else None
 
     def save(self, step: int, state, metrics: dict | None = None) -> None:
-        """Starts a save; returns once the state is copied. An earlier save's failure shows here."""
+        """Starts a save and returns when the state is copied. Raises if an earlier save failed."""
         state = _to_host(state)
         description = {
             "layout": LAYOUT,
@@ -201,8 +204,8 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._forget_replaced()
             if step in self._manager.all_steps():
-                # Saved when a signal came before its evaluation; now with its metrics. The old one
-                # goes once the new one is complete: it may be the only one there is.
+                # It was saved when a signal came before its evaluation, and now has metrics. The
+                # old checkpoint may be the only one, so it stays until the new one is complete.
                 (self.workdir / REPLACED).mkdir(exist_ok=True)
                 (self.directory / str(step)).rename(self.workdir / REPLACED / str(step))
                 self._manager.reload()
@@ -229,12 +232,12 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def check(self) -> None:
-        """Raises UserError if a save in the background has ended, and failed. Does not wait."""
+        """Raises UserError if the save in the background has failed. Does not wait for it."""
         if not self.is_saving():
             self.wait()
 
     def is_saving(self) -> bool:
-        """Whether a save is under way in the background."""
+        """Whether a save runs in the background."""
         return self._manager.is_saving_in_progress()
 
     def close(self) -> None:
@@ -252,17 +255,17 @@ class Checkpoints:
     def restore(self, like, step: int | None = None):
         """(step, state) of the newest good checkpoint, or of `step`; None if there is none.
 
-        like: a state (or its abstract form) with the structure to restore into. A damaged
-        checkpoint is reported on standard error, and the one before it used; then it is moved to
-        WORKDIR/damaged. Raises UserError, and moves nothing, if all are damaged or were, if they
-        hold another model, and for what keeps a good one from being read.
+        like: a state, or ShapeDtypeStructs, with the structure to restore. A damaged checkpoint is
+        reported on standard error and moved to WORKDIR/damaged, and the one before it is used.
+        Raises UserError, and moves nothing, if all are damaged, if they hold another model, and if
+        an undamaged one cannot be read.
         """
         return self._newest(step, lambda candidate: self._read(candidate, like))
 
     def restore_variables(self, step: int | None = None):
-        """(step, what `TrainState.variables` gives) of the newest good checkpoint, of any model.
+        """(step, variables as `TrainState.variables`) of the newest good checkpoint, or of `step`.
 
-        step: of this one. None if there is none; errors as in `restore`.
+        Of any model. None if there is none; errors as in `restore`.
         """
         if step is not None and step not in self.steps():
             return None
@@ -275,28 +278,28 @@ class Checkpoints:
             if not (self.directory / name).exists():
                 raise TryAgain(
                     f"{self.directory / name} is being saved again: try again in a moment; if no"
-                    " run is training there, go on with it first, which takes the old one back"
+                    " run is training there, resume it first, which restores the old one"
                 )
         steps = self.steps() if step is None else [step]
         damaged = []
         for candidate in reversed(steps):
             try:
-                found = read(candidate)
+                content = read(candidate)
             except UserError:
                 raise
             except Exception as error:
-                self._raise_passing(candidate, error)
-                if step is None and self._has_gone(candidate):
+                self._raise_if_undamaged(candidate, error)
+                if step is None and self._was_deleted(candidate):
                     return self._newest(None, read)
                 self._report(candidate, error)
                 damaged.append(candidate)
                 continue
             if damaged and not self._options.read_only:
                 self._manager.close()
-                for one in damaged:
-                    self._move_aside(one)
+                for damaged_step in damaged:
+                    self._move_aside(damaged_step)
                 self._open()
-            return candidate, found
+            return candidate, content
         if step is not None:
             raise UserError(
                 f"checkpoint {step} in {self.workdir} cannot be read: use another one, by"
@@ -309,16 +312,16 @@ class Checkpoints:
             )
         return None
 
-    def _has_gone(self, step: int) -> bool:
-        """Whether a run has removed what this only reads. If so, its newer ones are known now."""
+    def _was_deleted(self, step: int) -> bool:
+        """Whether a run that is training has deleted the step. If so, finds its newer steps."""
         if not self._options.read_only or (self.directory / str(step)).exists():
             return False
         self._manager.reload()
         return step not in self.steps()
 
-    def _raise_passing(self, step: int, error: Exception) -> None:
-        """Raises UserError for an error that says nothing about what the checkpoint holds."""
-        why = _passing(error)
+    def _raise_if_undamaged(self, step: int, error: Exception) -> None:
+        """Raises UserError if the reason for an error is not in the checkpoint's files."""
+        why = _reason_elsewhere(error)
         if why:
             path = self.directory / str(step)
             raise UserError(
@@ -327,59 +330,60 @@ class Checkpoints:
             ) from error
 
     def _read_description(self, step: int) -> dict:
-        read = self._manager.restore(
+        content = self._manager.restore(
             step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
         ).description
-        intact = read.get("digest") == description_digest(read)
-        if "digest" in read and not intact:
+        is_intact = content.get("digest") == description_digest(content)
+        if "digest" in content and not is_intact:
             raise ValueError("its description does not match its checksum")
-        if read["layout"] != LAYOUT:
+        if content["layout"] != LAYOUT:
             raise UserError(
-                f"checkpoint {step} in {self.directory} has layout {read['layout']}; this version"
-                f" of Canon reads layout {LAYOUT}: go on with the version that made it, or in"
-                " another --workdir"
+                f"checkpoint {step} in {self.directory} has layout {content['layout']}; this"
+                f" version of Canon reads layout {LAYOUT}: use the version that made it, or another"
+                " --workdir"
             )
-        if not intact or read["step"] != step:
+        if not is_intact or content["step"] != step:
             raise ValueError("its description is not the one of this step")
-        error = (read["metrics"] or {}).get(METRIC, 0.0)
-        if not isinstance(read["arrays"], dict) or not 0 <= error <= 1:
-            raise ValueError("its description is none")
-        return read
+        error = (content["metrics"] or {}).get(METRIC, 0.0)
+        if not isinstance(content["arrays"], dict) or not 0 <= error <= 1:
+            raise ValueError("its description is damaged")
+        return content
 
     def _read(self, step: int, like):
-        read = self._read_description(step)
-        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-        wanted = {name: entry[:2] for name, entry in fingerprint(target).items()}
-        found = {name: entry[:2] for name, entry in read["arrays"].items()}
-        for name in sorted(wanted.keys() | found.keys()):
-            if wanted.get(name) != found.get(name):
+        saved = self._read_description(step)["arrays"]
+        wanted = shapes(like)
+        for name in sorted(wanted.keys() | saved.keys()):
+            is_there = saved.get(name, [])[:2]
+            if wanted.get(name, []) != is_there:
                 raise UserError(
                     f"checkpoint {step} in {self.directory} is of another model: {name} is"
-                    f" {found.get(name, 'not there')}, not {wanted.get(name, 'there at all')}:"
+                    f" {is_there or 'not there'}, not {wanted.get(name, 'there at all')}:"
                     " use the config that it was made with"
                 )
-        state = self._restore(step, target)
-        check_fingerprint(fingerprint(state), read["arrays"])
+        state = self._restore(
+            step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        )
+        check_fingerprint(fingerprint(state), saved)
         return state
 
     def _read_variables(self, step: int) -> dict:
-        # The optimizer's state, as large again, is not read; and what is, is as large as the
-        # description says, whatever the arrays' own files do.
+        # The optimizer's state, which is as large as the variables, is not read. The sizes are
+        # those of the description, whatever the arrays' own files say.
         target, expected = {}, {}
         for path, entry in self._read_description(step)["arrays"].items():
             names = re.findall(r"[^.\[\]']+", path)  # of ".params['conv1']['kernel']"
             if names[0] in ("params", "model_state", "average"):
-                at = target
+                branch = target
                 for name in names[:-1]:
-                    at = at.setdefault(name, {})
-                at[names[-1]] = np.zeros(*entry[:2])
+                    branch = branch.setdefault(name, {})
+                branch[names[-1]] = np.zeros(*entry[:2])
                 expected["".join(f"['{name}']" for name in names)] = entry
-        found = self._restore(step, target, partial=True)
-        check_fingerprint(fingerprint(found), expected)
-        return {"params": found.get("average", found["params"]), **found.get("model_state", {})}
+        state = self._restore(step, target, partial=True)
+        check_fingerprint(fingerprint(state), expected)
+        return {"params": state.get("average", state["params"]), **state.get("model_state", {})}
 
     def _restore(self, step: int, target, partial: bool = False):
-        """Arrays of the target's shapes. partial: the target is a part of what is there."""
+        """Arrays of the target's shapes. partial: True if the target is a part of the state."""
         arguments = ocp.args.PyTreeRestore(
             target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -399,30 +403,35 @@ class Checkpoints:
         shutil.move(self.directory / str(step), aside)
 
 
+def shapes(state) -> dict[str, list]:
+    """{path: [shape, dtype]} of a tree of arrays or ShapeDtypeStructs."""
+    return {
+        jax.tree_util.keystr(path): [list(leaf.shape), str(leaf.dtype)]
+        for path, leaf in jax.tree.leaves_with_path(state)
+    }
+
+
 def fingerprint(state) -> dict[str, list]:
     """{path: [shape, dtype, SHA-256]} of a tree of NumPy arrays."""
-    leaves = jax.tree.leaves_with_path(state)
+    contents = (np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(state))
+    digests = (hashlib.sha256(content).hexdigest() for content in contents)
     return {
-        jax.tree_util.keystr(path): [
-            list(leaf.shape),
-            str(leaf.dtype),
-            hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest(),
-        ]
-        for path, leaf in leaves
+        path: [*shape, digest]
+        for (path, shape), digest in zip(shapes(state).items(), digests, strict=True)
     }
 
 
 def description_digest(description: dict) -> str:
-    """SHA-256 of a description but for its `digest`."""
+    """SHA-256 of a description without its `digest`."""
     rest = {name: value for name, value in description.items() if name != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def check_fingerprint(found: dict[str, list], expected: dict[str, list]) -> None:
-    """Raises ValueError unless these arrays are the ones that were saved."""
-    if found.keys() != expected.keys():
-        name = min(found.keys() ^ expected.keys())
+def check_fingerprint(actual: dict[str, list], expected: dict[str, list]) -> None:
+    """Raises ValueError unless the arrays are those that were saved."""
+    if actual.keys() != expected.keys():
+        name = min(actual.keys() ^ expected.keys())
         raise ValueError(f"{name} is {'missing' if name in expected else 'new'}")
-    for name, entry in found.items():
+    for name, entry in actual.items():
         if entry != expected[name]:
             raise ValueError(f"the contents of {name} do not match their checksum")

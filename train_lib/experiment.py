@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import flax.linen as nn
 import jax
@@ -21,21 +21,21 @@ from configs.rules import LARGEST_INT
 from errors import UserError
 from input_pipeline import batches, sources, stream, views
 from input_pipeline import statistics as statistics_lib
-from input_pipeline.split import Info
+from input_pipeline.split import Info, Split
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from models import registry
 from train_lib import losses, optimizers, schedules
 from train_lib import state as state_lib
-from train_lib import workdir as workdir_lib
 from train_lib.distributed import parallel, processes, workers
 from train_lib.steps import Recipe, make_eval_step
+from train_lib.workdir import check_readable, check_same_config, read_config, read_statistics
 
-_MOST_EVENTS = 1_000_000  # tests, or saves, of a run
+_MOST_EVENTS = 1_000_000  # evaluations, or saves, of a run
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """When things happen, in steps: derived from the final config and the data set's size."""
+    """When a run evaluates, saves and ends, in steps."""
 
     steps_per_epoch: float
     total_steps: int
@@ -47,7 +47,7 @@ class Plan:
         return step / self.steps_per_epoch
 
     def next_boundary(self, step: int) -> int:
-        """The next step behind `step` at which the host has something to do."""
+        """The next step after `step` at which the host evaluates or saves."""
         return self._boundaries[bisect.bisect_right(self._boundaries, step)]
 
     @functools.cached_property
@@ -57,8 +57,8 @@ class Plan:
     def dispatch(self, step: int) -> int:
         """How many steps the next device call makes: steps_per_dispatch, or one.
 
-        Depends on the step alone: a run that goes on from any dispatch's end makes the same
-        calls, hence the same rounding, as one that never stopped.
+        Depends on the step alone. So a run that is resumed after any dispatch makes the same calls,
+        with the same rounding, as an uninterrupted run.
         """
         whole = self.next_boundary(step) - step >= self.steps_per_dispatch
         return self.steps_per_dispatch if whole else 1
@@ -66,9 +66,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class KnownData:
-    """What a file or a workdir says about a data set, which then need not be there.
+    """What a weight file or a run stores about its data set, which then need not be there.
 
-    info: what the data set looks like. statistics: of its training split, if the net needs any.
+    statistics: of the training split, if the network needs any.
     """
 
     info: Info | None = None
@@ -77,12 +77,11 @@ class KnownData:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A run, or a net that is only read, with everything that follows from its config.
+    """A run, or a network that is only read, with everything that follows from its config.
 
-    config: the settled and validated config, as config.json stores it.
+    config: settled and validated, as config.json stores it.
     workdir: the run's folder, if it has one.
-    info: what the data set looks like.
-    reading: how images are decoded and cut, where they are not arrays in memory.
+    reading: how images are decoded and cut, if they are not arrays in memory.
     input_shape: (height, width, channels) of the network's input.
     loss: (logits, labels) -> float32 [batch], and the class probabilities that belong to it.
     devices: those of this process; `parallel` knows the others.
@@ -102,12 +101,12 @@ class Experiment:
     known: KnownData = KnownData()
 
     @functools.cached_property
-    def train_split(self):
-        return sources.load(self.config.dataset, self.config.dataset.train_split)
+    def train_split(self) -> Split:
+        return sources.load(self.config.dataset, self.config.dataset.train_split, self.info)
 
     @functools.cached_property
-    def test_split(self):
-        return sources.load(self.config.dataset, self.config.dataset.test_split)
+    def test_split(self) -> Split:
+        return sources.load(self.config.dataset, self.config.dataset.test_split, self.info)
 
     @property
     def train_examples(self) -> int:
@@ -133,7 +132,7 @@ class Experiment:
             return self.known.statistics
 
         def read_or_compute() -> statistics_lib.Statistics:
-            stored = workdir_lib.statistics(self.workdir) if self.workdir else None
+            stored = read_statistics(self.workdir) if self.workdir else None
             return stored or statistics_lib.find_or_compute(
                 config.dataset, config.view, lambda: self.train_split, self.reading.workers
             )
@@ -242,7 +241,7 @@ class Experiment:
 def make_plan(config: ConfigDict, num_examples: int) -> Plan:
     """The plan of a run over a training set of `num_examples`.
 
-    Raises UserError for more steps, tests or saves than can be.
+    Raises UserError for too many steps, evaluations or saves.
     """
     steps_per_epoch = num_examples / config.batch_size
     if config.epochs * steps_per_epoch > LARGEST_INT:
@@ -250,7 +249,7 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
             f"config.epochs={config.epochs}: these are {config.epochs * steps_per_epoch:.3g} steps,"
             " which must be less than 2^31"
         )
-    # Rounded against 60.00000001 steps.
+    # 60.00000001 steps are 60.
     total = max(1, math.ceil(round(config.epochs * steps_per_epoch, 6)))
 
     def check(field: str, count: float) -> None:
@@ -264,7 +263,7 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
         epochs = config[section].every_epochs
         check(f"{section}.every_epochs={epochs}", config.epochs / epochs)
         count = math.ceil(config.epochs / epochs)
-        # Never before the first step.
+        # At the first step, at the earliest.
         ends = (end for i in range(1, count + 1) if (end := i * epochs) <= config.epochs)
         steps = (math.ceil(round(end * steps_per_epoch, 6)) for end in ends)
         return {max(1, step) for step in steps if step < total} | {total}
@@ -293,34 +292,34 @@ def resolve(
 ) -> Experiment:
     """The experiment of a config: settled, validated, matched with its data set and its workdir.
 
-    config: None means the config that the run in `workdir` stored, with the fields of `given`,
-        which then maps names ("optimizer.momentum") to values.
+    config: None means the config that the run in `workdir` stored.
     workdir: the run's folder, if it has one; it may not exist yet.
-    given: names of the fields that the user gave, which settings of pretrained weights leave alone.
-    read_only: True when the command does not train: the folder must hold a run, and only what
-        changes the net must be equal to its stored config.
+    given: names of the user's own fields, which settings of pretrained weights do not change.
+    read_only: True when the command does not train. Then the folder must hold a run, and only the
+        fields that change the network must be equal to its stored config.
     allow_config_change: True to train on with another config than the stored one.
     known: what is known about the data set, which then need not be there.
 
-    Reads no example, and compiles nothing. Raises UserError for anything that cannot work.
+    Reads no example and compiles nothing. Raises UserError for anything that cannot work.
     """
     workdir = None if workdir is None else pathlib.Path(workdir)
     if config is None:
-        config = workdir_lib.read_config(workdir)
-        config.update_from_flattened_dict(given if isinstance(given, Mapping) else {})
+        config = read_config(workdir)
+    if config.deterministic and not read_only:
+        parallel.use_deterministic_kernels()  # before JAX looks for devices
     config = ConfigDict(config.to_dict())  # a copy
-    registry.upgrade(config.model)  # of an older version
     if config.init_from or (read_only and workdir):
         from train_lib import warm_start  # Orbax, and readers of five formats
 
         config = warm_start.settle(config, workdir, given, read_only)
     schema.validate(config)
+    registry.upgrade(config.model)  # it may come from an older version
     if workdir and read_only:
         sections = ("model.", "preprocess.", "loss.")
         seen = () if known.info is None else ("view.", "dataset.name")
-        workdir_lib.check_readable(workdir, config, (*sections, *seen))
+        check_readable(workdir, config, (*sections, *seen))
     elif workdir and processes.is_first() and not allow_config_change:
-        workdir_lib.check_same_config(workdir, config)
+        check_same_config(workdir, config)
     info = known.info or sources.dataset_info(config.dataset)
     reading = stream.Reading.from_sections(
         config.dataset, config.view, workers.prefetch_in_processes(config.dataset.workers)
@@ -391,7 +390,7 @@ def resolve_weights(
     config.evaluate.ensemble = ""
     config.augment.lighting = "none"  # only training has it; it would need the training set
     with warm_start.file_in_memory():
-        exp = resolve(config, given=given)
+        exp = resolve(config, given=given, read_only=True)
         names = tuple(class_names or exp.info.class_names)
         if not needs_data:
             names = warm_start.class_names_of(exp, class_names)

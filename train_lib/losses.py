@@ -1,4 +1,4 @@
-"""Losses by name: logits [batch, classes] and labels [batch] to float32 losses [batch]."""
+"""Losses by name, and the class probabilities that belong to each."""
 
 import dataclasses
 import functools

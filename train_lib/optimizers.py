@@ -15,17 +15,17 @@ DECAYED = ("kernels", "all")
 
 
 def kernels_mask(params):
-    """True for the leaves named `kernel`: weights, no biases and no per-map coefficients.
+    """True for the leaves named `kernel`: weights, but no biases and no coefficients of maps.
 
-    He 2015 does not say what decays. By the README of fb.resnet.torch, in the paper it is the
-    weights of the convolutions alone: literally so, without the classifier's, by
-    config.optimizer.layer_decays = {"fc": 0.0}.
+    He 2015 does not say which parameters decay. The README of fb.resnet.torch says that in the
+    paper only the weights of convolutions do; config.optimizer.layer_decays = {"fc": 0.0} leaves
+    out the classifier's weights, too.
     """
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def all_but_slopes_mask(params):
-    """True for all but PReLU's slopes, which decay would pull to ReLU (He 2015, sec. 2.1)."""
+    """True for all but PReLU's slopes: decay would turn PReLU into ReLU (He 2015, sec. 2.1)."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key != "slope", params)
 
 
@@ -38,10 +38,10 @@ def layer_of(path) -> str:
 
 
 def _stateless(update: Callable, field: str, by_layer: Mapping[str, float]):
-    """update(updates, params) -> updates as an optax transformation.
+    """update(updates, params) -> updates, as an optax transformation.
 
-    by_layer: values by layer, of config.optimizer.`field`; init raises UserError for a layer that
-    is not there.
+    by_layer: the values of config.optimizer.`field`, by layer. `init` raises UserError for an
+    unknown layer.
     """
 
     def init(params):
@@ -62,10 +62,10 @@ def _stateless(update: Callable, field: str, by_layer: Mapping[str, float]):
 def add_decay(
     everywhere: float, by_layer: Mapping[str, float], mask: Callable
 ) -> optax.GradientTransformation:
-    """Adds wd * w to the gradient, for the parameters for which `mask` is true.
+    """Adds wd * w to the gradient of the parameters for which `mask` is true.
 
-    everywhere: wd; by_layer: of the layers of these names instead. Raises UserError for a layer
-    that is not there.
+    everywhere: wd. by_layer: wd of the layers with these names instead. Raises UserError for an
+    unknown layer.
     """
 
     def add(path, update, weight, decays):
@@ -79,8 +79,9 @@ def add_decay(
 
 
 def scale_by_layer(bias: float, by_layer: Mapping[str, float]) -> optax.GradientTransformation:
-    """Factors on the rate: `bias` for leaves named `bias` (BatchNorm's beta is one), times that of
-    the layer. Raises UserError for a layer that is not there.
+    """Factors on the rate: that of the layer, times `bias` for leaves named `bias`.
+
+    BatchNorm's beta is such a leaf. Raises UserError for an unknown layer.
     """
 
     def scale(path, update):
@@ -121,11 +122,11 @@ def trace_by_schedule(momentum: optax.Schedule) -> optax.GradientTransformation:
 def limit_norms(everywhere: float, by_layer: Mapping[str, float]) -> optax.GradientTransformation:
     """Max-norm: after the update, each unit's weight vector is scaled into a ball around 0.
 
-    everywhere: the radius for all kernels, 0 for none. by_layer: radii of the layers of these
-    names instead. Biases are not counted (Srivastava 2014, sec. 5.1; Goodfellow 2013 and the
-    authors' code). Kernels [..., in, out] have a vector for each output; a locally
-    connected layer's one for each position and map. LeNet's C3 table is left alone.
-    Raises UserError for a layer that is not there.
+    everywhere: the radius for all kernels, 0 for no limit. by_layer: radii of the layers with
+    these names instead. Biases do not count (Srivastava 2014, sec. 5.1; Goodfellow 2013 and the
+    authors' code). Kernels [..., in, out] have a vector for each output; those of a locally
+    connected layer one for each position and map. LeNet's C3 table has no limit.
+    Raises UserError for an unknown layer.
     """
 
     def limit(path, update, weight):
@@ -150,10 +151,10 @@ def make_optimizer(
 
     g = gradient + weight_decay * w (neither half nor twice it), then
     "pytorch": v = m v + g, w -= rate v;  "caffe" (Krizhevsky 2012, sec. 5):
-    v = m v + rate g, w -= v. They differ once the rate changes. Factors on the rate stand
-    where the rate does. `averaging` is no part of it: see `steps.make_train_step`.
+    v = m v + rate g, w -= v. They differ once the rate changes. Factors on the rate are applied
+    together with the rate. `averaging` is not part of the optimizer: see `steps.averaged`.
 
-    rate: a bare schedule is one without rules. steps_per_epoch: for momentum_epochs.
+    rate: a bare schedule is a rate without rules. steps_per_epoch: for momentum_epochs.
     """
     parts = []
     layer_decays = section.layer_decays.to_dict()
@@ -176,9 +177,9 @@ def make_optimizer(
 
 
 def describe(section, schedule, scale: float = 1.0) -> str:
-    """One line for people, from a config's `optimizer` and `schedule` sections.
+    """A line for people about a config's `optimizer` and `schedule` sections.
 
-    scale: of the rates, as in `schedules.make_rate`.
+    scale: a factor on the rates, as in `schedules.make_rate`.
     """
     text = f"{scale * schedule.learning_rate:g}, {schedule.name}"
     if schedule.warmup_error:

@@ -1,4 +1,4 @@
-"""What a person sees: the opening block and the progress of a run, on standard error."""
+"""What a user sees of a run on standard error: the opening block, progress, and where time went."""
 
 import concurrent.futures
 import contextlib
@@ -10,34 +10,33 @@ from tqdm import tqdm
 
 
 def opening_block(rows: dict[str, str]) -> None:
-    """Prints what is about to run, a name and a value a line."""
+    """Prints what is about to run: a name and a value on each line."""
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"{name:>{width}}  {value}", file=sys.stderr, flush=True)
 
 
-# Seconds. Dispatches complete in bursts: over less than this a rate is noise.
+# Seconds. Dispatches complete in bursts, so a rate over a shorter time is noise.
 _SHORTEST_TIMED = 0.5
 
 
 def _bar(quiet: bool, **options) -> tqdm:
-    """A bar on standard error, disabled if `quiet`, or where a line cannot be drawn again.
+    """A bar on standard error, on a terminal or in a notebook's cell; elsewhere it is disabled.
 
-    It can on a terminal and in a notebook's cell. There the bar is of text, too: it needs no
-    widgets, and stays in the notebook when that is stored.
+    In a notebook, too, the bar is text: it needs no widgets and stays in the stored notebook.
     """
     in_cell = type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
-    # A cell's width is not known; narrower than most, as a line that wraps is not drawn again.
+    # The width of a cell is unknown. A line that wraps could not be drawn again.
     width = {"ncols": 90} if in_cell else {"dynamic_ncols": True}
     return tqdm(disable=quiet or not (in_cell or sys.stderr.isatty()), **width, **options)
 
 
 class Progress:
-    """A bar on a terminal or in a notebook's cell; elsewhere a plain line at each evaluation, and
-    twice a minute.
+    """A bar, or where there is none a line at each evaluation and every 30 seconds.
 
-    Also the clock of images per second: it leaves out compilation (the first call), evaluation
-    and saving. spent: seconds, by what they went into.
+    It also measures images per second, without compilation (the first call), evaluation and
+    saving. waited: the share of the time of the last rate in which devices waited for data.
+    spent: seconds by what they were spent on.
     """
 
     def __init__(self, total_steps: int, step: int, batch_size: int, quiet: bool = False):
@@ -49,40 +48,40 @@ class Progress:
         self._started = None
         self._seconds = self._images = self._waited = 0.0
         self._latest = None  # the last rate
-        self.waited = 0.0  # the share of the time behind the last rate that devices waited
-        self._watch = concurrent.futures.ThreadPoolExecutor(1)  # sees steps end
+        self.waited = 0.0
+        self._watch = concurrent.futures.ThreadPoolExecutor(1)  # waits for steps to end
         self._began = time.monotonic()
-        self.spent = dict.fromkeys(("steps", "data", "compilation", "tests", "saving"), 0.0)
+        self.spent = dict.fromkeys(("steps", "data", "compilation", "evaluation", "saving"), 0.0)
 
     def running(self) -> None:
-        """Steps are being computed from now on."""
+        """The devices compute steps from now on."""
         if self._started is None:
             self._started = time.monotonic()
 
     def paused(self) -> None:
-        """Something else is about to be done, and no step is under way."""
+        """No step is computed from now on."""
         self._lap("steps")
         self._started = None
 
-    def _lap(self, what: str) -> None:
-        """Counts the time since the last lap."""
+    def _lap(self, part: str) -> None:
+        """Adds the time since the last lap to `spent[part]`."""
         if self._started is not None:
             now = time.monotonic()
             self._seconds += now - self._started
-            self.spent[what] += now - self._started
+            self.spent[part] += now - self._started
             self._started = now
 
     @contextlib.contextmanager
-    def timed(self, what: str):
-        """Around what is done between steps."""
+    def timed(self, part: str):
+        """Adds the time inside to `spent[part]`. For work between steps."""
         start = time.monotonic()
         try:
             yield
         finally:
-            self.spent[what] += time.monotonic() - start
+            self.spent[part] += time.monotonic() - start
 
     def summary(self) -> str:
-        """Where the time went, for people."""
+        """A line that says where the time went."""
         total = max(1e-9, time.monotonic() - self._began)
         spent = self.spent | {"steps": self.spent["steps"] - self.spent["data"]}
         spent["rest"] = total - sum(spent.values())
@@ -92,9 +91,9 @@ class Progress:
 
     @contextlib.contextmanager
     def waiting(self, running=None):
-        """While the next batch is waited for. Only what outlasts the steps under way counts.
+        """Around waiting for the next batch. Only the time in which no step is computed counts.
 
-        running: arrays that those steps compute; None: there are none.
+        running: arrays that the devices compute meanwhile, if any.
         """
         idle = time.monotonic()
         ended = self._watch.submit(_when_ready, running) if running is not None else None
@@ -106,17 +105,17 @@ class Progress:
         self.spent["data"] += max(0.0, now - idle)
 
     def forget(self) -> None:
-        """What was measured so far does not count: it contained a compilation."""
+        """Discards the measurement so far, which contained a compilation."""
         self._lap("compilation")
         self._seconds = self._images = self._waited = 0.0
 
     def done(self, steps: int) -> None:
-        """`steps` more are complete."""
+        """So many more steps are complete."""
         self._images += steps * self._batch_size
         self._bar.update(steps)
 
     def rate(self) -> float | None:
-        """Images per second since the last rate; None until enough was timed to mean something."""
+        """Images per second since the last rate; None if that was too short ago."""
         self._lap("steps")
         if self._seconds < _SHORTEST_TIMED:
             return None
@@ -126,7 +125,7 @@ class Progress:
         return rate
 
     def tell(self, record: dict) -> None:
-        """Shows a record: always if it holds a test, otherwise now and then."""
+        """Shows a record: always if it has an evaluation, otherwise every 30 seconds."""
         errors = {
             name: f"{record[key]:.2%}"
             for name, key in (
@@ -151,47 +150,47 @@ class Progress:
 
 
 class Meter:
-    """Counts examples of a test: a bar where `Progress` has one, or a plain line twice a minute."""
+    """Counts evaluated examples: by a bar, or where there is none a line every 30 seconds."""
 
-    def __init__(self, total: int, what: str, quiet: bool = False):
-        self._bar = _bar(quiet, total=total, desc=what, unit="image", leave=False)
-        self.total, self._what, self._done = total, what, 0
+    def __init__(self, total: int, title: str, quiet: bool = False):
+        self._bar = _bar(quiet, total=total, desc=title, unit="image", leave=False)
+        self.total, self._title, self._done = total, title, 0
         self._plain = self._bar.disable and not quiet
         self._started = self._spoke = time.monotonic()
         self._compiled: set = set()
         self._left_out = 0.0  # seconds
 
     @contextlib.contextmanager
-    def compiling(self, what):
-        """Around a device call; the first of its kind is a compilation, and its time left out."""
+    def compiling(self, kind):
+        """Around a device call. The first of its kind compiles, and its time does not count."""
         start = time.monotonic()
         yield
-        if what not in self._compiled:
-            self._compiled.add(what)
+        if kind not in self._compiled:
+            self._compiled.add(kind)
             self._left_out += time.monotonic() - start
 
     @contextlib.contextmanager
     def paused(self):
-        """While something else is done than testing."""
+        """Around other work than evaluation, whose time does not count."""
         start = time.monotonic()
         yield
         self._left_out += time.monotonic() - start
 
     def done(self, count: int) -> None:
-        """So many more examples have their result."""
+        """So many more examples are evaluated."""
         self._done += count
         self._bar.update(count)
         if self._plain and time.monotonic() - self._spoke > 30:
             self._spoke = time.monotonic()
-            line = f"{self._what}: {self._done} of {self.total} images"
+            line = f"{self._title}: {self._done} of {self.total} images"
             print(line, file=sys.stderr, flush=True)
 
     def reached(self, count: int) -> None:
-        """So many examples have their result, all together."""
+        """So many examples are evaluated in all."""
         self.done(count - self._done)
 
     def rate(self) -> float:
-        """Examples per second so far, compilations left out."""
+        """Examples per second so far, without compilations."""
         return self._done / max(1e-9, time.monotonic() - self._started - self._left_out)
 
     def close(self) -> None:

@@ -31,9 +31,9 @@ _LARGEST = 3.4e38  # a float32
 
 
 def read(workdir: pathlib.Path) -> list[dict]:
-    """The records of a workdir, in order; half-written and damaged lines are left out.
+    """The records of a workdir, in order, without half-written and damaged lines.
 
-    Raises UserError where the file cannot be read.
+    Raises UserError if the file cannot be read.
     """
     path = workdir / FILE
     try:
@@ -46,24 +46,24 @@ def read(workdir: pathlib.Path) -> list[dict]:
 
 
 def _record(line: str) -> dict | None:
-    """The record that a line holds; None if it is damaged: the process was killed within it."""
+    """The record on a line; None if the line is damaged or the process was killed in its middle."""
     try:
         record = json.loads(line)
         step = record["step"]
-        whole = type(step) is int and step >= 0 and "epoch" in record
-        good = whole and all(_is_finite(value) for value in record.values())
+        is_whole = type(step) is int and step >= 0 and "epoch" in record
+        is_good = is_whole and all(_is_finite(value) for value in record.values())
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return record if good else None
+    return record if is_good else None
 
 
 def _is_finite(value) -> bool:
-    """Whether it is a number that TensorBoard and a plot take."""
+    """Whether TensorBoard and a plot can show the value."""
     return type(value) in (int, float) and abs(value) <= _LARGEST and not math.isnan(value)
 
 
 class Mirror:
-    """What the processes have that do not write: the newest record, and no file."""
+    """The newest record, in processes that do not write files."""
 
     def __init__(self):
         self.last = {"step": -1, "epoch": 0.0}
@@ -84,16 +84,21 @@ class Mirror:
 
 
 class Writer(Mirror):
-    """Appends one record a step. Opened at `step`, it first drops all that came behind it.
+    """Appends records to metrics.jsonl and to TensorBoard events.
 
-    So a run that goes on from a checkpoint neither repeats nor misses a step. last: the newest
-    record. Raises UserError where it cannot write.
+    Opened at `step`, it first drops the records after it, so that a resumed run neither repeats
+    nor misses a step. last: the newest record. Raises UserError if it cannot write.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
         super().__init__()
-        self.path = workdir / FILE
-        with self._named():
+        self.path, self._events_path, self._first_step = (
+            workdir / FILE,
+            workdir / "events",
+            step + 1,
+        )
+        self._events = None
+        with self._os_errors_explained():
             kept = [record for record in read(workdir) if record["step"] <= step]
             self.last = kept[-1] if kept else self.last
             if self.path.exists():
@@ -101,24 +106,47 @@ class Writer(Mirror):
                 if text.encode() != self.path.read_bytes():
                     write_text(self.path, text)
             self._file = self.path.open("a")
-            self._events = _Events(workdir / "events", step + 1)
+            self._events_path.mkdir(exist_ok=True)
 
     def write(self, record: dict) -> None:
-        """record: step, epoch and any of the values named in the README."""
-        with self._named():
+        """record: step, epoch, and any of the values that docs/training.md names."""
+        with self._os_errors_explained():
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
-            self._events.write(record)
+            self._write_events(record)
         self.last = record
 
+    def _write_events(self, record: dict) -> None:
+        # Imported at the first record and not before the first training step: tensorboardX imports
+        # torch where it is installed, which takes longer than all other imports. Its SummaryWriter
+        # writes in a thread; after an error there, the next records would wait for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        events = []
+        if self._events is None:
+            # Two files of the same second and process have different names.
+            suffix = f".{os.getpid()}.{time.time_ns()}"
+            self._events = EventsWriter(str(self._events_path / "events"), suffix)
+            # TensorBoard forgets what earlier files have from this step on.
+            start = SessionLog(status=SessionLog.START)
+            events.append(Event(step=self._first_step, session_log=start))
+        for name, value in record.items():
+            if name not in ("step", "test/examples"):
+                events.append(Event(step=record["step"], summary=scalar(name, value)))
+        for event in events:
+            event.wall_time = time.time()
+            self._events.write_event(event)
+        self._events.flush()
+
     def sync(self) -> None:
-        """Puts all records on the disk: called before a checkpoint that lies behind them."""
-        with self._named():
+        """Puts all records on the disk, before a checkpoint that follows them."""
+        with self._os_errors_explained():
             os.fsync(self._file.fileno())
 
     @contextlib.contextmanager
-    def _named(self):
-        """Errors of the system as a UserError."""
+    def _os_errors_explained(self):
         try:
             yield
         except OSError as error:
@@ -128,54 +156,9 @@ class Writer(Mirror):
             ) from error
 
     def close(self) -> None:
-        with self._named(), contextlib.closing(self._file):
-            self._events.close()
-
-
-class _Events:
-    """A file of TensorBoard events, opened at the first record and written at once.
-
-    tensorboardX is imported then, and not before the first training step: it imports torch where
-    torch is installed, which takes longer than everything else that a run imports.
-
-    tensorboardX's own SummaryWriter leaves that to a thread: an error ends the thread, and the
-    next records wait for it for ever.
-    """
-
-    def __init__(self, folder: pathlib.Path, first_step: int):
-        """TensorBoard forgets what earlier files have from `first_step` on."""
-        folder.mkdir(exist_ok=True)
-        self._folder, self._first_step = folder, first_step
-        self._writer = None
-
-    def _open(self) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-
-        # Two of a second, of one process, are two files.
-        suffix = f".{os.getpid()}.{time.time_ns()}"
-        self._writer = EventsWriter(str(self._folder / "events"), suffix)
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(event_pb2.Event(step=self._first_step, session_log=start))
-
-    def _add(self, event) -> None:
-        event.wall_time = time.time()
-        self._writer.write_event(event)
-
-    def write(self, record: dict) -> None:
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar
-
-        if self._writer is None:
-            self._open()
-        for name, value in record.items():
-            if name not in ("step", "test/examples"):
-                self._add(event_pb2.Event(step=record["step"], summary=scalar(name, value)))
-        self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        with self._os_errors_explained(), contextlib.closing(self._file):
+            if self._events is not None:
+                self._events.close()
 
 
 class NotFinite(UserError):
@@ -286,7 +269,17 @@ class Recorder:
             with self.progress.timed("saving"):
                 self.checkpoints.wait()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        # An error is told rather than what comes of it. But a run that may go back and continue
+        # must not do so after a save that failed.
+        is_told = error is not None and not isinstance(error, NotFinite)
+        with contextlib.suppress(Exception) if is_told else contextlib.nullcontext():
+            self._close()
+
+    def _close(self) -> None:
         """Closes each part, whatever happens to the others; the last error is raised."""
         with contextlib.ExitStack() as closing:
             closing.callback(self.progress.close)
@@ -366,7 +359,7 @@ class Recorder:
         if self._is_logged(step):
             line = self._train_record(step, record)
         if evaluation_is_due:
-            with self.progress.timed("tests"):
+            with self.progress.timed("evaluation"):
                 result = self.evaluate(state, self.stop)
             if result is None:
                 self._all_know_of_stop = True

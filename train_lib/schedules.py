@@ -13,7 +13,7 @@ function of the state, which is a function of (seed, step).
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,11 +27,12 @@ NAMES = ("constant", "cosine", "steps", "exponential", "linear", "plateau")
 def make_schedule(section, steps_per_epoch: float, total_steps: int) -> optax.Schedule:
     """The rate by step, from a config's `schedule` section.
 
-    constant, and plateau (whose factor `rates` knows); cosine: to zero at the last step; steps:
-    learning_rate * factors[i] from epoch boundaries[i] on; exponential: times `decay` every
-    decay_epochs (0: at every update), not below `minimum`; linear: to `decay` times
-    learning_rate over decay_epochs, where it stays. Epochs count from the first step. A linear
-    warm-up from zero, if there is one, stands in place of the first steps of any of them.
+    constant, plateau: learning_rate (`Rate` applies the plateau's factor).
+    cosine: from learning_rate to zero at the last step.
+    steps: learning_rate * factors[i] from epoch boundaries[i] on.
+    exponential: times `decay` every decay_epochs (0: at every update), not below `minimum`.
+    linear: to `decay` times learning_rate over decay_epochs, then constant.
+    Epochs count from the first step. A linear warm-up from zero replaces the first steps.
     """
     rate, warmup = section.learning_rate, round(section.warmup_epochs * steps_per_epoch)
     if section.name == "cosine":
@@ -61,9 +62,9 @@ def make_schedule(section, steps_per_epoch: float, total_steps: int) -> optax.Sc
 
 
 def make_momentum(section, steps_per_epoch: float) -> optax.Schedule | None:
-    """The momentum by step, from a config's `optimizer` section; None where it stays.
+    """The momentum by step, from a config's `optimizer` section; None if it is constant.
 
-    Linear in steps to momentum_end over momentum_epochs. (The maxout authors' code raises it once
+    Linear in steps to momentum_end over momentum_epochs. (The maxout authors' code changes it once
     an epoch.)
     """
     if not section.momentum_epochs:
@@ -86,8 +87,10 @@ MEMORY = 0.98
 
 
 class Plateau(NamedTuple):
-    """best: the lowest error, float32. since: evaluations without an improvement. drops: how often
-    the rate has fallen. seen: the step of the last evaluation that was counted; int32."""
+    """best: the lowest error so far, float32. since: evaluations in a row without an improvement.
+
+    drops: how often the rate has fallen. seen: the step of the last evaluation counted. int32.
+    """
 
     best: Any
     since: Any
@@ -96,14 +99,14 @@ class Plateau(NamedTuple):
 
 
 class Warmup(NamedTuple):
-    """error: the running training error, float32. over: whether it was below the bound once."""
+    """error: the running training error, float32. over: whether it was ever below the bound."""
 
     error: jax.Array
     over: jax.Array
 
 
 class RateState(NamedTuple):
-    """step: updates made, int32. rate: that of the last one, float32. The rules' states, if any.
+    """step: updates made, int32. rate: of the last update, float32. plateau, warmup: or None.
 
     rolled_back: how often the run went back to a checkpoint, int32.
     """
@@ -117,8 +120,10 @@ class RateState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """schedule: step -> rate. plateau: a config's `schedule.plateau` section, if the rule is on.
-    warmup: (rate, error): the rate until the training error was below that, if the rule is on.
+    """A learning rate with its rules.
+
+    schedule: step -> rate. plateau: the config's `schedule.plateau` section if the rule is on.
+    warmup: if that rule is on, (rate, error): the rate until the training error is below `error`.
     roll_back: the factor on the rate for each time that the run has gone back.
     """
 
@@ -130,14 +135,14 @@ class Rate:
     def scale(self) -> optax.GradientTransformationExtraArgs:
         """Multiplies by minus the rate: `optax.scale_by_learning_rate` with rules.
 
-        The warm-up needs `update(..., train_error=)`, the share of the batch that the net got
-        wrong. Its running mean starts at 1 and moves to each batch's by 1 - MEMORY: a lucky
+        The warm-up needs `update(..., train_error=)`, the fraction of the batch that is classified
+        wrongly. Its running mean starts at 1 and moves to each batch's by 1 - MEMORY, so a lucky
         first batch does not end the warm-up.
         """
 
         def init(params):
             del params
-            # Each its own array: a step's state is donated, and no buffer can be twice.
+            # Separate arrays: a step's state is donated, and a buffer can be donated only once.
             counts = [jnp.zeros((), jnp.int32) for _ in range(5)]
             plateau = Plateau(jnp.float32(jnp.inf), *counts[:3])
             warmup = Warmup(jnp.ones((), jnp.float32), jnp.zeros((), bool))
@@ -153,8 +158,8 @@ class Rate:
             del params
             rate, warmup = self.schedule(state.step), state.warmup
             if self.plateau:
-                fallen = [self.plateau["factor"] ** n for n in range(self.plateau["drops"] + 1)]
-                rate *= jnp.asarray(fallen, jnp.float32)[state.plateau.drops]
+                factors = [self.plateau["factor"] ** n for n in range(self.plateau["drops"] + 1)]
+                rate *= jnp.asarray(factors, jnp.float32)[state.plateau.drops]
             if self.warmup:
                 error = MEMORY * warmup.error + (1 - MEMORY) * train_error
                 warmup = Warmup(error, warmup.over | (error < self.warmup[1]))
@@ -169,30 +174,28 @@ class Rate:
         return optax.GradientTransformationExtraArgs(init, update)
 
     def observe(self, opt_state, error: float, step: int):
-        """The optimizer's state once the evaluation after `step` has found `error`, on the host.
+        """The optimizer's state after an evaluation: that after `step` gave `error`. On the host.
 
-        An error counts as an improvement if it is below (1 - min_improvement) times the lowest
-        so far. After `patience` evaluations in a row without one, the rate falls by `factor`, and
-        the count begins anew; at most `drops` times. An evaluation that was already counted
-        changes nothing.
+        An error is an improvement if it is below (1 - min_improvement) times the lowest so far.
+        After `patience` evaluations in a row without an improvement, the rate falls by `factor` and
+        the count starts again; this happens at most `drops` times. An evaluation that was counted
+        before changes nothing.
         """
         if not self.plateau:
             return opt_state
 
-        def look(node):
-            if not isinstance(node, Plateau) or int(node.seen) >= step:
-                return node
-            best, since, drops = float(node.best), int(node.since), int(node.drops)
-            found = float(np.float32(error))  # as `best` is kept: else equals could differ
-            if found < best * (1 - self.plateau["min_improvement"]):
-                best, since = found, 0
-            else:
-                since += 1
+        def count(plateau: Plateau) -> Plateau:
+            if int(plateau.seen) >= step:
+                return plateau
+            best, since, drops = float(plateau.best), int(plateau.since) + 1, int(plateau.drops)
+            rounded = float(np.float32(error))  # like `best`; otherwise equal errors could differ
+            if rounded < best * (1 - self.plateau["min_improvement"]):
+                best, since = rounded, 0
             if since >= self.plateau["patience"]:
                 since, drops = 0, min(drops + 1, self.plateau["drops"])
             return Plateau(np.float32(best), np.int32(since), np.int32(drops), np.int32(step))
 
-        return jax.tree.map(look, opt_state, is_leaf=lambda node: isinstance(node, Plateau))
+        return _changed(opt_state, Plateau, count)
 
 
 def make_rate(
@@ -212,26 +215,32 @@ def make_rate(
     )
 
 
-def rolled_back(opt_state, times: int):
-    """The optimizer's state once the run has gone back so many times, on the host."""
-
-    def look(node):
-        if not isinstance(node, RateState):
-            return node
-        return node._replace(rolled_back=np.int32(times))
-
-    return jax.tree.map(look, opt_state, is_leaf=lambda node: isinstance(node, RateState))
+def with_roll_backs(opt_state, times: int):
+    """The optimizer's state of a run that went back to a checkpoint so many times. On the host."""
+    return _changed(opt_state, RateState, lambda s: s._replace(rolled_back=np.int32(times)))
 
 
-def times_rolled_back(opt_state) -> int:
-    """How often the run has gone back so far."""
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, RateState))
-    found = [node.rolled_back for node in nodes if isinstance(node, RateState)]
-    return int(found[0]) if found else 0
+def roll_backs(opt_state) -> int:
+    """How often the run went back to a checkpoint."""
+    state = _rate_state(opt_state)
+    return int(state.rolled_back) if state else 0
 
 
 def current_rate(opt_state) -> jax.Array:
     """The rate of the last update, float32 []; NaN if the optimizer has no `Rate`."""
+    state = _rate_state(opt_state)
+    return state.rate if state else jnp.float32(jnp.nan)
+
+
+def _changed(opt_state, kind: type, change: Callable):
+    """The optimizer's state with `change(node)` in place of its nodes of a kind."""
+
+    def is_kind(node):
+        return isinstance(node, kind)
+
+    return jax.tree.map(lambda n: change(n) if is_kind(n) else n, opt_state, is_leaf=is_kind)
+
+
+def _rate_state(opt_state) -> RateState | None:
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, RateState))
-    found = [node.rate for node in nodes if isinstance(node, RateState)]
-    return found[0] if found else jnp.float32(jnp.nan)
+    return next((node for node in nodes if isinstance(node, RateState)), None)

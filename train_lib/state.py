@@ -1,4 +1,4 @@
-"""What a run is at a step: everything that a checkpoint holds."""
+"""The training state: everything that a checkpoint holds."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ class TrainState:
     """A pytree; every leaf is the same on all devices.
 
     step: int32 [], the number of updates made.
-    params, model_state: the module's variables (model_state: what is not trained, as the
-        statistics of BatchNorm; empty for LeNet-5).
-    opt_state: optax's; what the rules of `rates` have seen is in it.
-    window: sums over the steps since the last logged one (loss, errors, examples), float32 [].
-        They are here so that a run that goes on logs the same values as one never stopped.
-    average: a running average of params, if the config asks for one, else None.
-    skipped: int32 [], updates left out because they were not finite; None where nothing trains.
+    params, model_state: the module's variables. model_state are those that are not trained, such
+        as BatchNorm's statistics.
+    opt_state: optax's state, with the memory of the rules in `schedules`.
+    window: sums over the steps since the last logged one (loss, errors, examples), float32 []. They
+        are here so that a resumed run logs the same values as an uninterrupted run.
+    average: a running average of params if the config asks for one, else None.
+    skipped: int32 [], updates left out because they were not finite; None if nothing is trained.
     """
 
     step: jax.Array
@@ -31,7 +31,7 @@ class TrainState:
     skipped: jax.Array | None = None
 
     def variables(self) -> dict:
-        """What `module.apply` takes to evaluate or predict: averaged parameters, if there are."""
+        """The variables for evaluation and prediction, with averaged parameters if they exist."""
         params = self.params if self.average is None else self.average
         return {"params": params, **self.model_state}
 
@@ -42,9 +42,9 @@ EMPTY_WINDOW = {"loss": 0.0, "errors": 0.0, "examples": 0.0}
 def _compiled_fast() -> dict | None:
     """Compiler options for a program that runs once.
 
-    On CPUs LLVM's first level of optimisation instead of its third: LeNet-5's parameters compile
-    in 1.8 s instead of 4.6, ResNet-20's in 5 s instead of 50 (one core, JAX 0.12.0.1). They are the
-    same to the last bit. Level 0 is faster still, but rounds differently.
+    On CPUs LLVM optimises at its first level instead of its third: drawing LeNet-5's parameters
+    compiles in 1.8 s instead of 4.6 s, ResNet-20's in 5 s instead of 50 s (one core, JAX 0.12.0.1).
+    The values are the same to the last bit. Level 0 is faster still, but rounds differently.
     """
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 

@@ -19,7 +19,6 @@ from input_pipeline import sources
 from train_lib import optimizers, schedules, warm_start
 from train_lib import progress as progress_lib
 from train_lib import state as state_lib
-from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import lock, memory, parallel, processes
 from train_lib.distributed.signals import StopRequest
@@ -27,6 +26,7 @@ from train_lib.experiment import Experiment, resolve
 from train_lib.recorder import NotFinite, Recorder
 from train_lib.recorder import read as read_records
 from train_lib.steps import make_train_step, several, sharing_stop
+from train_lib.workdir import check_same_config, has_checkpoints, make_writable, write_description
 
 
 class Stopped(Exception):
@@ -70,10 +70,6 @@ def train_and_evaluate(
 
     All of several processes (see `processes`) call this; only the first one needs the workdir.
     """
-    workdir = pathlib.Path(workdir)
-    config = workdir_lib.read_config(workdir) if config is None else config
-    if config.deterministic:
-        parallel.use_deterministic_kernels()
     with session(workdir, stop) as run:
         exp = resolve(config, workdir, given=given, allow_config_change=allow_config_change)
         check(exp)
@@ -82,7 +78,7 @@ def train_and_evaluate(
 
 
 @contextlib.contextmanager
-def session(workdir: pathlib.Path, stop: StopRequest | None):
+def session(workdir: str | pathlib.Path, stop: StopRequest | None):
     """Listens for signals, and turns errors of the disk into a UserError."""
     try:
         with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
@@ -99,7 +95,7 @@ def session(workdir: pathlib.Path, stop: StopRequest | None):
 def check(exp: Experiment) -> None:
     """Raises UserError, before anything is written, for what this machine cannot train."""
     config = exp.config
-    if config.init_from and processes.is_first() and not workdir_lib.has_checkpoints(exp.workdir):
+    if config.init_from and processes.is_first() and not has_checkpoints(exp.workdir):
         warm_start.check_source(config.init_from)
     check_memory(exp)
     devices = parallel.global_device_count(exp.devices)
@@ -139,17 +135,17 @@ def locked(exp: Experiment, allow_config_change: bool):
     if not processes.is_first():
         yield
         return
-    workdir_lib.make_writable(exp.workdir)
+    make_writable(exp.workdir)
     with lock.held(exp.workdir):
         if not allow_config_change:  # another run may have started here since `resolve`
-            workdir_lib.check_same_config(exp.workdir, exp.config)
+            check_same_config(exp.workdir, exp.config)
         yield
 
 
 def compile_step(exp: Experiment) -> Callable:
     """run(state, inputs) -> (state, records): a dispatch of steps on all devices.
 
-    inputs: what `Feed` gives.
+    inputs: a batch, and for several processes whether this process was asked to stop.
     """
     steps = several(make_train_step(exp.recipe))
     return parallel.train_step(sharing_stop(steps) if processes.count() > 1 else steps, exp.devices)
@@ -175,13 +171,11 @@ def train(exp: Experiment, train_step: Callable, run: Session) -> state_lib.Trai
     """
     checkpoints, state, origin = restore_or_start(exp)
     state = begin(exp, state, origin, run)
-    recorder = Recorder(exp, checkpoints, run.stop, int(state.step))
-    with closed_on_error(recorder):
+    with Recorder(exp, checkpoints, run.stop, int(state.step)) as recorder:
         if origin and checkpoints:  # from here on the run does not need the source any more
             checkpoints.save(0, state)
         state = loop(exp, train_step, parallel.replicate(state, exp.devices), recorder, run)
         recorder.wait()
-    recorder.close()  # the bar, too: what follows has a line of its own
     processes.print_once(recorder.progress.summary(), file=sys.stderr)
     if not recorder.is_complete():
         processes.wait_for_signal_name(run.stop)
@@ -195,73 +189,31 @@ def train(exp: Experiment, train_step: Callable, run: Session) -> state_lib.Trai
 
 def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, run: Session):
     """Steps until the plan ends, or until the run is to stop. Returns the state, saved if it is."""
-    feed, step = Feed(exp, int(state.step), recorder.progress, run.stop), int(state.step)
-    with contextlib.closing(feed):
-        try:
-            while True:
-                state, is_over = recorder.between_steps(state, step)
-                if is_over:
-                    return state
-                inputs = feed.next()
-                recorder.progress.running()
-                state, records = train_step(state, inputs)
-                feed.prefetch(records)  # while the devices compute
-                recorder.dispatched(step, records)
-                step += exp.plan.dispatch(step)
-        finally:
-            run.skipped += feed.skipped
+    step, ahead = int(state.step), None
+    batches = exp.train_batches(step)
 
+    def read(running=None):
+        """The next inputs, on their way to the devices, which compute `running` meanwhile."""
+        with recorder.progress.waiting(running):
+            inputs = next(batches, None)
+        if inputs and processes.count() > 1:
+            inputs = (inputs, np.full(len(exp.devices), run.stop(), np.int32))
+        return inputs and parallel.scatter(inputs, exp.devices)
 
-class Feed:
-    """The training batches from step `first` on, copied to the devices ahead of their use.
-
-    Of several processes each adds to its batches whether it was asked to stop.
-    """
-
-    def __init__(self, exp: Experiment, first: int, progress, stop: StopRequest):
-        self._batches = exp.train_batches(first)
-        self._devices, self._progress, self._stop = exp.devices, progress, stop
-        self._ahead = None
-
-    @property
-    def skipped(self) -> int:
-        """How many unreadable images were left out."""
-        return self._batches.skipped
-
-    def next(self):
-        """The inputs of the next dispatch, on the devices."""
-        inputs, self._ahead = self._ahead or self._read(), None
-        return inputs
-
-    def prefetch(self, running) -> None:
-        """Reads the inputs after those of `running`, the arrays that the devices compute."""
-        self._ahead = self._read(running)
-
-    def _read(self, running=None):
-        """None after the last batch."""
-        with self._progress.waiting(running):
-            inputs = next(self._batches, None)
-        if processes.count() > 1 and inputs:
-            inputs = (inputs, np.full(len(self._devices), self._stop(), np.int32))
-        return inputs and parallel.scatter(inputs, self._devices)
-
-    def close(self) -> None:
-        """Ends the workers that decode."""
-        self._batches.close()
-
-
-@contextlib.contextmanager
-def closed_on_error(recorder: Recorder):
-    """Closes the recorder after an error, which is the one to tell, but for a failed save."""
     try:
-        yield
-    except NotFinite:  # the run may go back and continue, but not after a save that failed
-        recorder.close()
-        raise
-    except BaseException:
-        with contextlib.suppress(Exception):
-            recorder.close()
-        raise
+        while True:
+            state, is_over = recorder.between_steps(state, step)
+            if is_over:
+                return state
+            inputs = ahead or read()
+            recorder.progress.running()
+            state, records = train_step(state, inputs)
+            ahead = read(records)
+            recorder.dispatched(step, records)
+            step += exp.plan.dispatch(step)
+    finally:
+        run.skipped += batches.skipped
+        batches.close()  # and the workers that decode
 
 
 def restore_or_start(exp: Experiment):
@@ -293,18 +245,16 @@ def begin(exp: Experiment, state, origin: warm_start.Origin | None, run: Session
             f" {section.limit} times)",
             file=sys.stderr,
         )
-        return state.replace(opt_state=schedules.rolled_back(state.opt_state, run.rolled_back))
+        return state.replace(opt_state=schedules.with_roll_backs(state.opt_state, run.rolled_back))
     if step > exp.plan.total_steps:
         raise UserError(
             f"{exp.workdir} is at step {step}, but this config ends at step"
             f" {exp.plan.total_steps}: raise config.epochs, or choose another --workdir"
         )
-    run.rolled_back = schedules.times_rolled_back(state.opt_state)
+    run.rolled_back = schedules.roll_backs(state.opt_state)
     statistics = exp.statistics  # all processes together
     if processes.is_first():
-        workdir_lib.write_description(
-            exp.workdir, exp.config, exp.info, statistics, len(exp.train_split)
-        )
+        write_description(exp.workdir, exp.config, exp.info, statistics, len(exp.train_split))
         print_opening(exp, state, origin)
     processes.share_stop_request(run.stop)
     return state

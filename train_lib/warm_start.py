@@ -22,11 +22,11 @@ from ml_collections import ConfigDict
 from configs import compare
 from errors import UserError, one_line
 from models import pretrained
-from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import processes
 from train_lib.evaluation import exported
 from train_lib.state import TrainState
+from train_lib.workdir import CONFIG, check_run, has_checkpoints, read_config
 
 AUTO = "auto"  # config.init_settings: set the fields that belong to the weights
 
@@ -57,7 +57,7 @@ def check_source(name: str) -> None:
     check_name(name, "config.init_from")
     path = pathlib.Path(name).expanduser()
     if path.suffix.lower() != exported.SUFFIX:
-        workdir_lib.check_run(path, "config.init_from")
+        check_run(path, "config.init_from")
     elif not path.is_file():
         raise UserError(f"config.init_from={name}: there is no such file")
 
@@ -198,11 +198,11 @@ def _fields(
     """The fields that `settle` sets; None if init_from names no file of another framework."""
     if config.init_settings != AUTO or not (config.init_from or read_only):
         return None
-    if workdir and (workdir / workdir_lib.CONFIG).exists():
-        stored = compare.flatten(workdir_lib.read_config(workdir))
+    if workdir and (workdir / CONFIG).exists():
+        stored = compare.flatten(read_config(workdir))
         has_settings = stored["init_settings"] not in (AUTO, "")
         names = stored["init_settings"].split(",") if has_settings else []
-        if read_only and workdir_lib.has_checkpoints(workdir):
+        if read_only and has_checkpoints(workdir):
             names = ["init_from", *names] if has_settings else []
             return {name: stored[name] for name in names if name in stored} or None
         if has_settings and stored["init_from"] == config.init_from:

@@ -1,4 +1,4 @@
-"""The folder of a run: opened for one config, with the config and class names beside the rest."""
+"""The folder of a run: its config, and what it says about its data set."""
 
 import dataclasses
 import json
@@ -20,15 +20,15 @@ DATASET = "dataset.json"
 STATISTICS = "statistics.npz"
 
 
-def replace(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all. Raises OSError."""
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file whole or not at all. Raises OSError."""
     cache.write_whole(path, lambda file: file.write(content))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that it is there whole or not at all. Raises UserError."""
+    """Writes a file whole or not at all. Raises UserError."""
     try:
-        replace(path, text.encode())
+        write_bytes(path, text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
 
@@ -57,7 +57,7 @@ def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
         _refuse(
             workdir,
             different_fields(workdir, config),
-            "choose another --workdir, or go on with the new one by --allow_config_change",
+            "choose another --workdir, or train on with the new config by --allow_config_change",
         )
 
 
@@ -91,11 +91,11 @@ def _refuse(workdir: pathlib.Path, differences: list[str], instead: str) -> None
         )
 
 
-def check_run(workdir: pathlib.Path, what: str) -> None:
-    """Raises UserError, which says that `what` names the folder, unless it holds a run."""
+def check_run(workdir: pathlib.Path, field: str) -> None:
+    """Raises UserError unless the folder holds a run with a checkpoint. field: what names it."""
     if not (workdir / CONFIG).is_file() or not has_checkpoints(workdir):
         raise UserError(
-            f"{what}={workdir}: there is no run with a checkpoint: train one there first"
+            f"{field}={workdir}: there is no run with a checkpoint: train one there first"
         )
 
 
@@ -124,9 +124,9 @@ def write_description(
     statistics: statistics_lib.Statistics | None = None,
     train_examples: int = 0,
 ) -> None:
-    """Stores the config, the class names and, if there are any, the training set's statistics.
+    """Stores the config, facts about the data set and, if there are any, its statistics.
 
-    Once the run is known to begin with them. Statistics that are there stay.
+    Statistics of an earlier start of the run stay.
     """
     write_text(workdir / CONFIG, compare.to_json(config))
     description = {
@@ -146,33 +146,33 @@ def write_description(
             raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
 
 
-def statistics(workdir: pathlib.Path) -> statistics_lib.Statistics | None:
-    """Those that the run was begun with; None if it has none. Raises UserError if damaged."""
+def read_statistics(workdir: pathlib.Path) -> statistics_lib.Statistics | None:
+    """The statistics that the run stored; None if it has none. Raises UserError if damaged."""
     path = workdir / STATISTICS
     return statistics_lib.load(path) if path.exists() else None
 
 
-def class_names(workdir: pathlib.Path) -> list[str]:
+def read_class_names(workdir: pathlib.Path) -> list[str]:
     """The names of the classes that the run was trained on."""
     return list(_data_set(workdir).class_names)
 
 
-def info(workdir: pathlib.Path) -> Info | None:
-    """What the run's data set looked like, without it; None for a run that did not store that."""
-    found = _data_set(workdir)
-    return None if found.image_shape is None else found
+def read_info(workdir: pathlib.Path) -> Info | None:
+    """Facts about the run's data set, without the set; None for a run that did not store them."""
+    facts = _data_set(workdir)
+    return None if facts.image_shape is None else facts
 
 
 def _data_set(workdir: pathlib.Path) -> Info:
-    """What is stored of a run's data set, image_shape None where it is not. Raises UserError."""
+    """The stored facts about a run's data set; image_shape may be None. Raises UserError."""
     path = workdir / DATASET
     try:
-        found = json.loads(path.read_text())
+        stored = json.loads(path.read_text())
         return Info(
-            str(found["name"]),
-            checked_shape(found.get("image_shape")),
-            tuple(checked_names(found["class_names"])),
-            train_examples=checked_count(found.get("train_examples", 0)),
+            str(stored["name"]),
+            checked_shape(stored.get("image_shape")),
+            tuple(checked_names(stored["class_names"])),
+            train_examples=checked_count(stored.get("train_examples", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
@@ -180,28 +180,28 @@ def _data_set(workdir: pathlib.Path) -> Info:
         ) from error
 
 
-def checked_count(found) -> int:
-    """A number of examples as it was read. Raises ValueError for what is none."""
-    if type(found) is not int or found < 0:
-        raise ValueError(f"{found!r} is no number of examples")
-    return found
+def checked_count(value) -> int:
+    """A number of examples that was read from JSON. Raises ValueError for anything else."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of examples")
+    return value
 
 
-def checked_shape(found) -> tuple[int, int, int] | None:
-    """An image shape as it was read, None where there is none. Raises ValueError for others."""
-    if found is None:
+def checked_shape(value) -> tuple[int, int, int] | None:
+    """An image shape, or None, that was read from JSON. Raises ValueError for anything else."""
+    if value is None:
         return None
-    whole = isinstance(found, list) and all(type(n) is int and 0 <= n < 2**16 for n in found)
-    if not whole or len(found) != 3 or found[2] not in (1, 3):
-        raise ValueError(f"{found!r} is no image shape")
-    return tuple(found)
+    is_whole = isinstance(value, list) and all(type(n) is int and 0 <= n < 2**16 for n in value)
+    if not is_whole or len(value) != 3 or value[2] not in (1, 3):
+        raise ValueError(f"{value!r} is no image shape")
+    return tuple(value)
 
 
-def checked_names(found) -> list[str]:
-    """Class names as they were read. Raises ValueError for what are no names."""
-    if not isinstance(found, list) or not found:
+def checked_names(value) -> list[str]:
+    """Class names that were read from JSON. Raises ValueError for anything else."""
+    if not isinstance(value, list) or not value:
         raise ValueError("it has no list of class names")
-    for name in found:
+    for name in value:
         if not isinstance(name, str) or name != printable(name):
             raise ValueError(f"{name!r} is no name of a class")
-    return found
+    return value

@@ -22,6 +22,7 @@ import psutil
 from configs.mlp import get_config
 from input_pipeline import sources
 from train_lib import train
+from train_lib.distributed import parallel
 from train_lib.train import train_and_evaluate
 
 LOOKS = 1000
@@ -51,9 +52,9 @@ def main() -> int:
     arguments = parser.parse_args()
     process, looks, count = psutil.Process(), [], 0
     every = max(1, arguments.steps // LOOKS)
-    read_inputs = train.Feed._read
+    scatter = parallel.scatter
 
-    def watched(feed, running=None):
+    def watched(inputs, devices):
         nonlocal count
         count += 1
         if count % every == 0:
@@ -65,9 +66,9 @@ def main() -> int:
                     len(jax.live_arrays()),
                 )
             )
-        return read_inputs(feed, running)
+        return scatter(inputs, devices)
 
-    train.Feed._read = watched
+    parallel.scatter = watched
     train.finish = lambda *_: None
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

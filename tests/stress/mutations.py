@@ -27,7 +27,7 @@ MUTATIONS = {
     ),
     "description's checksum": (
         "train_lib/checkpoints.py",
-        'read.get("digest") == description_digest(read)',
+        'content.get("digest") == description_digest(content)',
         "True",
         "tests/train_lib/test_checkpoints.py",
     ),
@@ -81,8 +81,8 @@ MUTATIONS = {
     ),
     "what keeps a good checkpoint from being read": (
         "train_lib/checkpoints.py",
-        "        why = _passing(error)\n        if why:",
-        "        why = _passing(error)\n        if why and not why:",
+        "        why = _reason_elsewhere(error)\n        if why:",
+        "        why = _reason_elsewhere(error)\n        if why and not why:",
         "tests/train_lib/test_checkpoints.py",
     ),
     "the old checkpoint while its step is saved again": (

@@ -22,7 +22,7 @@ from absl import logging
 from configs.mlp import get_config
 from errors import UserError
 from train_lib import checkpoints, recorder, train
-from train_lib.distributed import shell
+from train_lib.distributed import parallel, shell
 from train_lib.train import Stopped, train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -200,9 +200,9 @@ def main(workdir: str, file: str = "", step: str = "0") -> None:
     if file:
         arm(pathlib.Path(file), int(step))
     if "SLOWED" in os.environ:  # most of the time is the loop's, not the start's
-        plain = train.Feed._read
+        plain = parallel.scatter
         slowed = float(os.environ["SLOWED"])  # seconds a batch
-        train.Feed._read = lambda *rest: time.sleep(slowed) or plain(*rest)
+        parallel.scatter = lambda *rest: time.sleep(slowed) or plain(*rest)
     logging.set_verbosity(logging.FATAL)  # as the command line does
     shell.silence_writes_of_failed_saves()
     try:

@@ -150,7 +150,7 @@ def test_rolling_back_lowers_the_rate_until_it_goes(tmp_path, capsys):
     fields = {"not_finite.action": "roll_back", "not_finite.rate_factor": 0.001}
     high = {"schedule.learning_rate": 1e30, "not_finite.limit": 9, "model.activation": "relu"}
     state = train_and_evaluate(config(**fields, **high), tmp_path / "run")
-    times = schedules.times_rolled_back(state.opt_state)
+    times = schedules.roll_backs(state.opt_state)
     assert times >= 2
     said = capsys.readouterr().err
     assert "going back to step 0, with 0.001 of the rate (1 of at most 9 times)" in said

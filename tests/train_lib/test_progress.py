@@ -117,13 +117,14 @@ def test_where_the_time_went(clock):
         clock.now = 22.0
     clock.now = 62.0
     progress.paused()
-    with progress.timed("tests"):
+    with progress.timed("evaluation"):
         clock.now = 82.0
     with progress.timed("saving"):
         clock.now = 92.0
     clock.now = 100.0
     assert progress.summary() == (
-        "time 1 min 40 s: steps 40%, data 10%, compilation 10%, tests 20%, saving 10%, rest 10%"
+        "time 1 min 40 s: steps 40%, data 10%, compilation 10%, evaluation 20%, saving 10%,"
+        " rest 10%"
     )
     progress.close()
 

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from errors import UserError, one_line
 from input_pipeline import views
 from models import pretrained
-from train_lib import workdir as folder
 from train_lib.evaluation import ensemble, exported, trained
+from train_lib.workdir import write_bytes
 
 # The platforms of XLA that a .jax file runs on.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -83,7 +83,7 @@ def _torchvision(path: pathlib.Path, net: trained.Trained) -> str:
         "class_names": json.dumps(list(net.class_names)),
         "settings": json.dumps(_settings(net)),
     }
-    folder.replace(path, safetensors.numpy.save(tensors, metadata))
+    write_bytes(path, safetensors.numpy.save(tensors, metadata))
     simplified = ""
     if net.config.preprocess.mean == "pixel":
         simplified = " (of the mean image, the mean of each colour)"
@@ -129,9 +129,9 @@ def _jax(path: pathlib.Path, net: trained.Trained) -> str:
         "platforms": list(PLATFORMS),
         "step": net.step,
     }
-    folder.replace(path, content)
+    write_bytes(path, content)
     description_path = path.with_name(f"{path.name}.json")
-    folder.replace(description_path, json.dumps(description, indent=2).encode() + b"\n")
+    write_bytes(description_path, json.dumps(description, indent=2).encode() + b"\n")
     return f"; its input and output: {description_path}"
 
 

@@ -14,6 +14,6 @@ def summarise(config: ConfigDict, form: str, given: Collection[str] = ()) -> str
 
     With the settings that belong to the weights of config.init_from, except for `given` fields.
     """
-    exp = experiment.resolve(config, given=given)
+    exp = experiment.resolve(config, given=given, read_only=True)
     description = summary.describe(exp.module, exp.config.model.name, exp.input_shape)
     return json.dumps(description) if form == "json" else summary.table(description)

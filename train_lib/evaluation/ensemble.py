@@ -15,10 +15,17 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline.split import Info, part_of
 from train_lib import experiment, progress, warm_start
-from train_lib import workdir as folder
 from train_lib.distributed import parallel, processes
 from train_lib.evaluation import exported, metrics, passes, protocols, trained
 from train_lib.state import TrainState
+from train_lib.workdir import (
+    DATASET,
+    check_run,
+    has_checkpoints,
+    read_class_names,
+    read_config,
+    read_info,
+)
 
 ENSEMBLE, INIT_FROM = "config.evaluate.ensemble", "config.init_from"
 
@@ -77,7 +84,7 @@ def find(
     names = _names(config)
     if names:
         members = [_member(config, name, ENSEMBLE, given, needs_data) for name in names]
-    elif config.init_from and not folder.has_checkpoints(workdir):
+    elif config.init_from and not has_checkpoints(workdir):
         message = f"there is no run in {workdir}: using config.init_from={config.init_from}"
         processes.print_once(message, file=sys.stderr)
         members = [_member(config, config.init_from, INIT_FROM, given, needs_data)]
@@ -134,12 +141,13 @@ def _member(
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path, shapes_only=True)
         known = experiment.KnownData(None if needs_data else stored.info, stored.statistics)
-        exp = experiment.resolve(_with_evaluation_of(config, stored.config), known=known)
+        own = _with_evaluation_of(config, stored.config)
+        exp = experiment.resolve(own, read_only=True, known=known)
         exported.check_fits(stored, exp, path)
         return Member(name, exp, stored.class_names, functools.partial(_read_exported, path))
     warm_start.check_name(name, field)
-    folder.check_run(path, field)
-    return _run(name, _with_evaluation_of(config, folder.read_config(path)), path, (), needs_data)
+    check_run(path, field)
+    return _run(name, _with_evaluation_of(config, read_config(path)), path, (), needs_data)
 
 
 def _with_evaluation_of(config: ConfigDict, own: ConfigDict) -> ConfigDict:
@@ -158,12 +166,12 @@ def _read_exported(path: pathlib.Path):
 def _run(
     name: str, config: ConfigDict, workdir: pathlib.Path, given: Collection[str], needs_data: bool
 ) -> Member:
-    is_known = not needs_data and (workdir / folder.DATASET).exists()
-    known = experiment.KnownData(folder.info(workdir) if is_known else None)
+    is_known = not needs_data and (workdir / DATASET).exists()
+    known = experiment.KnownData(read_info(workdir) if is_known else None)
     exp = experiment.resolve(config, workdir, given=given, read_only=True, known=known)
     step = trained.checkpoint_step(workdir, exp.config.evaluate.checkpoint)
     read = functools.partial(trained.read_run, exp, workdir, step)
-    return Member(name, exp, folder.class_names(workdir), read)
+    return Member(name, exp, read_class_names(workdir), read)
 
 
 def evaluate(members: Sequence[Member], split, title: str):

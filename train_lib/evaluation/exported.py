@@ -20,7 +20,13 @@ from errors import UserError, one_line
 from input_pipeline.split import Info
 from input_pipeline.statistics import Statistics, from_arrays
 from train_lib import state as state_lib
-from train_lib import workdir as folder
+from train_lib.workdir import (
+    checked_count,
+    checked_names,
+    checked_shape,
+    config_from_json,
+    write_bytes,
+)
 
 SUFFIX = ".safetensors"
 VERSION = "2"  # 1 had no checksum
@@ -94,7 +100,7 @@ def save(path: pathlib.Path, weights: Weights) -> None:
     try:
         content = safetensors.numpy.save(arrays, with_checksum(metadata, arrays))
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder.replace(path, content)
+        write_bytes(path, content)
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({one_line(error)}): free some space, or choose another file"
@@ -162,12 +168,12 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
     if not 0 <= step < 2**31:
         raise ValueError(f"step {step}")
     return Weights(
-        config=folder.config_from_json(metadata["config"]),
-        class_names=folder.checked_names(json.loads(metadata["class_names"])),
+        config=config_from_json(metadata["config"]),
+        class_names=checked_names(json.loads(metadata["class_names"])),
         dataset=metadata["dataset"],
         step=step,
         variables=unflatten_dict(variables),
         statistics=from_arrays(statistics) if statistics else None,
-        image_shape=folder.checked_shape(json.loads(metadata.get("image_shape", "null"))),
-        train_examples=folder.checked_count(json.loads(metadata.get("train_examples", "0"))),
+        image_shape=checked_shape(json.loads(metadata.get("image_shape", "null"))),
+        train_examples=checked_count(json.loads(metadata.get("train_examples", "0"))),
     )

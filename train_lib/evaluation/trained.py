@@ -31,10 +31,10 @@ from models import inspection, registry
 from models.layers import backend
 from train_lib import experiment, warm_start
 from train_lib import state as state_lib
-from train_lib import workdir as folder
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import processes
 from train_lib.evaluation import exported
+from train_lib.workdir import check_run, read_class_names, read_config, read_info
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,20 +195,19 @@ def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trai
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path)
         stored.config.num_devices = 1
-        exp = experiment.resolve(
-            stored.config, known=experiment.KnownData(stored.info, stored.statistics)
-        )
+        known = experiment.KnownData(stored.info, stored.statistics)
+        exp = experiment.resolve(stored.config, read_only=True, known=known)
         exported.check_fits(stored, exp, path)
         return Trained(exp, stored.variables, stored.class_names, stored.step)
-    folder.check_run(path, "load_run")
-    config = folder.read_config(path)
+    check_run(path, "load_run")
+    config = read_config(path)
     config.num_devices = 1  # however many devices trained it
-    known = experiment.KnownData(folder.info(path))
+    known = experiment.KnownData(read_info(path))
     exp = experiment.resolve(config, path, read_only=True, known=known)
     if checkpoint not in ("latest", "best") and not isinstance(checkpoint, int):
         raise UserError(f"checkpoint={checkpoint}: give latest, best, or a step")
     step, variables = read_run(exp, path, checkpoint_step(path, checkpoint))
-    return Trained(exp, variables, folder.class_names(path), step)
+    return Trained(exp, variables, read_class_names(path), step)
 
 
 def checkpoint_step(workdir: pathlib.Path, checkpoint: str | int) -> int | None:

@@ -86,6 +86,6 @@ def test_where_it_comes_too_late_a_gpu_refuses_and_a_cpu_needs_nothing(monkeypat
     config = tiny_config(deterministic=True)
     with pytest.raises(UserError, match=f"too late: set XLA_FLAGS={FLAG}"):
         train_and_evaluate(config, tmp_path / "run")
-    experiment.resolve(config)  # its net may be asked all the same
+    experiment.resolve(config, read_only=True)  # its net may be evaluated all the same
     monkeypatch.setenv("XLA_FLAGS", f"{flags} {FLAG}")
     parallel.use_deterministic_kernels()
