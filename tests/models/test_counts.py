@@ -1,4 +1,4 @@
-"""Counts of every net against the papers' and the distributions' figures.
+"""Counts of every network against the figures of papers and distributions.
 
 Multiply-accumulates and receptive fields follow by hand from the papers' tables; parameter totals
 of AlexNet's one tower, VGG, GoogLeNet with BatchNorm and ResNet B also equal torchvision's.
@@ -70,8 +70,8 @@ def rows(description):
     ],
 )
 def test_perceptrons(side, hidden, params, macs):
-    found = summary("mlp", (side, side, 1), 10, hidden=hidden)
-    assert params_and_macs(found) == (params, macs)
+    description = summary("mlp", (side, side, 1), 10, hidden=hidden)
+    assert params_and_macs(description) == (params, macs)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_perceptrons(side, hidden, params, macs):
 )
 def test_full_local_and_shared_connections(connection, weights, with_biases):
     for bias, expected in ((False, weights), (True, with_biases)):
-        found = summary("connectivity", (200, 200, 1), 10, connection=connection, bias=bias)
-        assert found["layers"][0]["params"] == expected
+        description = summary("connectivity", (200, 200, 1), 10, connection=connection, bias=bias)
+        assert description["layers"][0]["params"] == expected
 
 
 ALEXNET_TWO_TOWER = """
@@ -121,9 +121,9 @@ fc8 1x1x1000 4,097,000 4,096,000 355
 
 @pytest.mark.parametrize("side", [227, 224])
 def test_alexnet_of_two_towers(side):
-    found = summary("alexnet", (side, side, 3), image_size=side)
-    assert rows(found) == parse(ALEXNET_TWO_TOWER)
-    assert params_and_macs(found) == (60_965_224, 724_406_816)
+    description = summary("alexnet", (side, side, 3), image_size=side)
+    assert rows(description) == parse(ALEXNET_TWO_TOWER)
+    assert params_and_macs(description) == (60_965_224, 724_406_816)
 
 
 def test_alexnets_kernels_see_their_towers_maps():
@@ -152,9 +152,9 @@ def test_alexnets_neurons():
 @pytest.mark.parametrize("side", [227, 224])
 def test_alexnet_of_one_tower(side):
     options = dict(variant="one_tower", lrn="none", image_size=side)
-    found = summary("alexnet", (side, side, 3), **options)
-    assert rows(found) == parse(ALEXNET_ONE_TOWER)
-    assert params_and_macs(found) == (61_100_840, 714_188_480)
+    description = summary("alexnet", (side, side, 3), **options)
+    assert rows(description) == parse(ALEXNET_ONE_TOWER)
+    assert params_and_macs(description) == (61_100_840, 714_188_480)
 
 
 # Simonyan & Zisserman 2015, table 1. Net E has every layer of the others.
@@ -217,8 +217,8 @@ VGG = {
 @pytest.mark.parametrize("variant", VGG)
 def test_vgg(variant):
     fields, params, macs, convolutions = VGG[variant]
-    found = summary("vgg", variant=variant)
-    assert params_and_macs(found) == (params, macs)
+    description = summary("vgg", variant=variant)
+    assert params_and_macs(description) == (params, macs)
     table = {row[0]: row for row in parse(VGG_LAYERS)}
     if variant == "C":
         table |= {row[0]: row for row in parse(VGG_C_LAYERS)}
@@ -229,13 +229,13 @@ def test_vgg(variant):
     expected += [(*table[n], rf) for n, rf in zip(("fc6", "fc7", "fc8"), fields[5], strict=True)]
     if variant == "A-LRN":
         expected.insert(1, ("norm1", [224, 224, 64], 0, 0, 3))
-    assert rows(found) == expected
-    is_conv = [layer["name"].startswith("conv") for layer in found["layers"]]
+    assert rows(description) == expected
+    is_conv = [layer["name"].startswith("conv") for layer in description["layers"]]
     of_convolutions = sum(
-        layer["macs"] for layer, conv in zip(found["layers"], is_conv, strict=True) if conv
+        layer["macs"] for layer, conv in zip(description["layers"], is_conv, strict=True) if conv
     )
     assert of_convolutions == convolutions
-    assert sum(row[2] for row in rows(found)[-3:]) == 123_642_856
+    assert sum(row[2] for row in rows(description)[-3:]) == 123_642_856
 
 
 def test_the_shallow_net_beside_vggs_b():
@@ -243,7 +243,7 @@ def test_the_shallow_net_beside_vggs_b():
 
     Its fields are B's, as two 3x3 see 5x5.
     """
-    found = rows(summary("vgg", variant="B-5x5"))
+    shallow = rows(summary("vgg", variant="B-5x5"))
     widths, sides = (64, 128, 256, 512, 512), (224, 112, 56, 28, 14)
     convolutions, inputs = [], 3
     for block, (maps, side) in enumerate(zip(widths, sides, strict=True), 1):
@@ -252,10 +252,10 @@ def test_the_shallow_net_beside_vggs_b():
             (f"conv{block}_1", [side, side, maps], weights + maps, side * side * weights)
         )
         inputs = maps
-    assert [row[:4] for row in found if row[0].startswith("conv")] == convolutions
-    pools = [row[4] for row in found if row[0].startswith("pool")]
+    assert [row[:4] for row in shallow if row[0].startswith("conv")] == convolutions
+    pools = [row[4] for row in shallow if row[0].startswith("pool")]
     assert pools == [seen[-1] for seen in B_FIELDS[:5]]
-    assert sum(row[2] for row in found) == 10_860_672 + 123_642_856
+    assert sum(row[2] for row in shallow) == 10_860_672 + 123_642_856
 
 
 # Szegedy 2014, table 1, with what follows from its widths: weights, biases, MACs, field.
@@ -284,7 +284,7 @@ fc 1000 1,024,000 1,000 1,024,000 907
 
 def test_googlenet_module_by_module():
     module = create("googlenet")
-    found = describe(module, "googlenet", IMAGENET)
+    description = describe(module, "googlenet", IMAGENET)
     variables = {"params": parameters(module, IMAGENET)}
     _, seen = jax.eval_shape(
         lambda v: module.apply(v, jnp.zeros((1, *IMAGENET)), capture_intermediates=True), variables
@@ -292,7 +292,7 @@ def test_googlenet_module_by_module():
     taken = 0
     for names, shape, weights, biases, macs, field in parse(GOOGLENET):
         names = names.split("+")
-        of_part = [layer for layer in found["layers"] if layer["name"].split("/")[0] in names]
+        of_part = [layer for layer in description["layers"] if layer["name"].split("/")[0] in names]
         params = [variables["params"].get(name, {}) for name in names]
         assert size(params, "kernel") == weights, names
         assert size(params, "bias") == biases, names
@@ -302,14 +302,14 @@ def test_googlenet_module_by_module():
         output = seen["intermediates"][names[-1]]["__call__"][0]
         assert [*output.shape[1:]] == shape, names
         taken += len(of_part)
-    assert taken == len(found["layers"])
+    assert taken == len(description["layers"])
 
 
 def test_googlenets_totals():
-    found = summary("googlenet")
-    assert params_and_macs(found) == (6_998_552, 1_582_671_872)
+    description = summary("googlenet")
+    assert params_and_macs(description) == (6_998_552, 1_582_671_872)
     heads = {"aux1": 0, "aux2": 0}
-    for layer in found["training_only"]["layers"]:
+    for layer in description["training_only"]["layers"]:
         heads[layer["name"].split("/")[0]] += layer["params"]
     assert heads == {"aux1": 3_188_840, "aux2": 3_190_888}
     everything = parameters(create("googlenet"), IMAGENET)
@@ -321,9 +321,9 @@ def test_googlenets_totals():
 
 
 def test_googlenet_with_batch_norm_is_torchvisions():
-    found = summary("googlenet", normalisation="batch_norm", auxiliary_heads=False)
-    assert params_and_macs(found)[0] == 6_624_904
-    assert round(found["total"]["macs"] / 1e9, 3) == 1.498
+    description = summary("googlenet", normalisation="batch_norm", auxiliary_heads=False)
+    assert params_and_macs(description)[0] == 6_624_904
+    assert round(description["total"]["macs"] / 1e9, 3) == 1.498
 
 
 # He 2015, sec. 3 and 4.1. (depth, shortcut, stride) -> parameters, MACs.
@@ -382,10 +382,10 @@ FIRST_FIELDS = {
 }
 
 
-def by_block(found):
+def by_block(description):
     """Name of each block or outer layer -> (output_shape, params, MACs, field)."""
     blocks = {}
-    for layer in found["layers"]:
+    for layer in description["layers"]:
         name = layer["name"].split("/")[0]
         _, params, macs, field = blocks.get(name, (None, 0, 0, 0))
         blocks[name] = (
@@ -399,9 +399,9 @@ def by_block(found):
 
 @pytest.mark.parametrize(("depth", "shortcut", "stride"), RESNET_TOTALS)
 def test_resnet(depth, shortcut, stride):
-    found = summary("resnet", depth=depth, shortcut=shortcut, stride=stride)
-    assert params_and_macs(found) == RESNET_TOTALS[depth, shortcut, stride]
-    blocks = by_block(found)
+    description = summary("resnet", depth=depth, shortcut=shortcut, stride=stride)
+    assert params_and_macs(description) == RESNET_TOTALS[depth, shortcut, stride]
+    blocks = by_block(description)
     last = [f"conv{stage}_{blocks}" for stage, blocks in enumerate(BLOCKS[depth], 2)]
     fields = tuple(blocks[name][3] for name in ("conv1", *last))
     assert fields == RESNET_FIELDS[depth, stride]
@@ -447,11 +447,11 @@ CIFAR_RESNETS = {
 @pytest.mark.parametrize("depth", CIFAR_RESNETS)
 def test_cifar_resnet(depth):
     params, _, macs, convolutions, fields = CIFAR_RESNETS[depth]
-    found = summary("resnet_cifar10", CIFAR, 10, depth=depth)
-    assert params_and_macs(found) == (params, macs)
-    rows = found["layers"]
+    description = summary("resnet_cifar10", CIFAR, 10, depth=depth)
+    assert params_and_macs(description) == (params, macs)
+    rows = description["layers"]
     assert sum(r["params"] for r in rows if r["type"] == "Conv") == convolutions
-    blocks, last = by_block(found), (depth - 2) // 6
+    blocks, last = by_block(description), (depth - 2) // 6
     assert tuple(blocks[f"conv{stage}_{last}"][3] for stage in (2, 3, 4)) == fields
 
 
@@ -535,9 +535,9 @@ fc10 10 11,530 11,520 55
 
 @pytest.mark.parametrize(("variant", "side", "params", "macs"), CUDA_CONVNETS)
 def test_cuda_convnet(variant, side, params, macs):
-    found = summary("cuda_convnet", (side, side, 3), 10, variant=variant)
-    assert rows(found) == parse(CUDA_CONVNETS[variant, side, params, macs])
-    assert params_and_macs(found) == (params, macs)
+    description = summary("cuda_convnet", (side, side, 3), 10, variant=variant)
+    assert rows(description) == parse(CUDA_CONVNETS[variant, side, params, macs])
+    assert params_and_macs(description) == (params, macs)
 
 
 @pytest.mark.parametrize(
@@ -563,9 +563,9 @@ y 10 5,010 5,000 83
 
 
 def test_maxout_nets():
-    found = summary("maxout", CIFAR, 10, variant="cifar10")
-    assert rows(found) == parse(MAXOUT_CIFAR10)
-    assert params_and_macs(found) == (16_247_830, 732_290_696)
+    description = summary("maxout", CIFAR, 10, variant="cifar10")
+    assert rows(description) == parse(MAXOUT_CIFAR10)
+    assert params_and_macs(description) == (16_247_830, 732_290_696)
     dense = summary("maxout", (28, 28, 1), 10, variant="mnist_dense")
     assert params_and_macs(dense)[0] == 1_233_610
     # By hand: maps of 21 -> 10, 9 -> 4, 6 -> 3 pixels, kernels of 64, 64 * 48, 25 * 48 weights.
@@ -591,9 +591,9 @@ class Stack(nn.Module):
 
 def stack(channels, *windows):
     """(weights, field, side of the output) on a 9x9 map."""
-    found = describe(Stack(windows), "stack", (9, 9, channels))
-    last = found["layers"][-1]
-    return found["total"]["params"], last["receptive_field"], last["output_shape"][0]
+    description = describe(Stack(windows), "stack", (9, 9, channels))
+    last = description["layers"][-1]
+    return description["total"]["params"], last["receptive_field"], last["output_shape"][0]
 
 
 def test_stacked_small_windows():
@@ -617,14 +617,14 @@ def test_the_lectures_second_kernel():
     image = np.array([[*map(int, row)] for row in image], np.float32).reshape(1, 6, 6, 1)
     kernel = np.array([[-1, 1, -1]] * 3, np.float32).reshape(3, 3, 1, 1)
     conv = layers.Conv(1, (3, 3), use_bias=False)
-    found = conv.apply({"params": {"kernel": kernel}}, image)
-    assert found[0, :, :, 0].tolist() == [
+    actual = conv.apply({"params": {"kernel": kernel}}, image)
+    assert actual[0, :, :, 0].tolist() == [
         [-1, -1, -1, -1],
         [-1, -1, -2, 1],
         [-1, -1, -2, 1],
         [-1, 0, -4, 3],
     ]
-    assert layers.Pool("max").apply({}, found)[0, :, :, 0].tolist() == [[-1, 1], [0, 3]]
+    assert layers.Pool("max").apply({}, actual)[0, :, :, 0].tolist() == [[-1, 1], [0, 3]]
 
 
 # Nets applied to larger images (Simonyan & Zisserman 2015, sec. 3.2).
@@ -668,16 +668,16 @@ def test_class_map_at_native_size_is_the_vector_of_fully_connected_layers():
         pool5 = seen["intermediates"]["pool5"]["__call__"][0]
         return vector.apply(variables, images), at_each_place, pool5
 
-    found, at_each_place, pool5 = map(np.asarray, jax.jit(apply)(variables, images))
+    actual, at_each_place, pool5 = map(np.asarray, jax.jit(apply)(variables, images))
     assert at_each_place.shape == (1, 1, 1, 1000)
-    np.testing.assert_array_equal(at_each_place[:, 0, 0], found)
+    np.testing.assert_array_equal(at_each_place[:, 0, 0], actual)
     x = pool5.reshape(1, -1)  # NumPy's classifier: flattened maps, matrices
     for name in ("fc6", "fc7", "fc8"):
         layer = jax.tree.map(np.asarray, variables["params"][name])
         x = x @ layer["kernel"].reshape(x.shape[1], -1) + layer["bias"]
         x = x if name == "fc8" else np.maximum(x, 0)
     assert 0.1 < x.std() < 10
-    np.testing.assert_allclose(found, x, atol=1e-4)
+    np.testing.assert_allclose(actual, x, atol=1e-4)
 
 
 def test_a_fully_connected_layer_slides():
@@ -685,10 +685,10 @@ def test_a_fully_connected_layer_slides():
     maps = rng.normal(size=(2, 5, 4, 3)).astype(np.float32)
     kernel, bias = rng.normal(size=(3, 3, 3, 6)), rng.normal(size=6)
     layer = layers.FullyConnected(6, window=3)
-    found = layer.apply({"params": {"kernel": kernel, "bias": bias}}, maps)
-    assert found.shape == (2, 3, 2, 6)
+    actual = layer.apply({"params": {"kernel": kernel, "bias": bias}}, maps)
+    assert actual.shape == (2, 3, 2, 6)
     for i in range(3):
         for j in range(2):
             seen = maps[:, i : i + 3, j : j + 3].reshape(2, -1)
             expected = seen.astype(np.float64) @ kernel.reshape(-1, 6) + bias
-            np.testing.assert_allclose(found[:, i, j], expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(actual[:, i, j], expected, rtol=1e-4, atol=1e-4)

@@ -26,7 +26,7 @@ def test_dropout_drops_its_rate_and_keeps_the_mean():
     np.testing.assert_allclose(published.apply({}, x, False), 0.7 * x, rtol=1e-6)
 
 
-def test_both_scalings_are_the_same_net_once_the_weights_behind_are_scaled():
+def test_both_scalings_are_equal_if_the_weights_of_the_next_layer_are_scaled():
     """Test-time scaling with weights W is train-time scaling with W times the share kept."""
     section = {"name": "mlp", "dtype": "float32", "hidden": (20, 15), "regulariser": "dropout"}
     published = registry.create({**section, "dropout_scaling": "test", "drop_rate": 0.4}, 10)
@@ -64,7 +64,7 @@ def test_the_annealed_rate_follows_the_scale():
 
 
 @pytest.mark.parametrize("kind", ["dropout", "standout", "dropconnect"])
-def test_a_part_of_a_batch_has_the_masks_of_its_places(kind):
+def test_a_part_of_a_batch_has_the_masks_of_its_positions(kind):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 5)), jnp.float32)
     apply = {
         "dropout": lambda x: layers.Dropout(0.5).apply({}, x, True, rngs=KEY),
@@ -99,15 +99,15 @@ def test_dropconnect_in_training_has_the_masks_mean_and_variance():
     keep = 0.7
     layer, variables, v, w, b = layer_of_one_unit(keep)
     x = jnp.tile(jnp.asarray(v, jnp.float32), (40_000, 1))  # every example has its own mask
-    found = np.asarray(layer.apply(variables, x, True, rngs=KEY), np.float64).ravel()
+    actual = np.asarray(layer.apply(variables, x, True, rngs=KEY), np.float64).ravel()
     cases = list(masked_inputs_of_a_unit(v, w, b, keep))
     mean = sum(p * u for u, p in cases)
     variance = sum(p * (u - mean) ** 2 for u, p in cases)
     assert mean == pytest.approx(keep * (w @ v + b))
     assert variance == pytest.approx(keep * (1 - keep) * (w**2 @ v**2 + b**2))
-    assert found.mean() == pytest.approx(mean, abs=5 * (variance / 40_000) ** 0.5)
-    assert found.var() == pytest.approx(variance, rel=0.03)
-    np.testing.assert_allclose(np.unique(found.round(4)), sorted({round(u, 4) for u, _ in cases}))
+    assert actual.mean() == pytest.approx(mean, abs=5 * (variance / 40_000) ** 0.5)
+    assert actual.var() == pytest.approx(variance, rel=0.03)
+    np.testing.assert_allclose(np.unique(actual.round(4)), sorted({round(u, 4) for u, _ in cases}))
 
 
 def test_dropconnect_samples_the_gaussian_of_the_masks_moments():
@@ -115,11 +115,11 @@ def test_dropconnect_samples_the_gaussian_of_the_masks_moments():
     layer, variables, v, w, b = layer_of_one_unit(keep, activation="relu", samples=20_000)
     m = keep * (w @ v + b)
     s = (keep * (1 - keep) * (w**2 @ v**2 + b**2)) ** 0.5
-    found = layer.apply(variables, jnp.asarray(v, jnp.float32)[None], False)
+    actual = layer.apply(variables, jnp.asarray(v, jnp.float32)[None], False)
     below = 0.5 * (1 + math.erf(m / s / 2**0.5))
     density = math.exp(-0.5 * (m / s) ** 2) / (2 * math.pi) ** 0.5
     expected = m * below + s * density  # E relu(u), u ~ N(m, s^2)
-    assert float(found[0, 0]) == pytest.approx(expected, abs=5 * s / 20_000**0.5)
+    assert float(actual[0, 0]) == pytest.approx(expected, abs=5 * s / 20_000**0.5)
     mean = layers.DropConnect(1, rate=1 - keep, activation="relu", inference="mean")
     assert float(mean.apply(variables, v[None], False)[0, 0]) == pytest.approx(
         max(0.0, m), abs=1e-6
@@ -183,7 +183,7 @@ def test_no_gradient_flows_through_standouts_probabilities():
 
 @pytest.mark.parametrize("variant", ["mnist_dense", "mnist_conv"])
 def test_maxouts_images_are_not_scaled_and_its_hidden_layers_are(variant):
-    """The authors' files: input_scales 1, and by default 1 / 0.5 behind (pylearn2's dropout)."""
+    """The authors' files: input_scales 1; for other layers the default 1 / 0.5 (pylearn2's dropout)."""
     section = {"name": "maxout", "dtype": "float32", "variant": variant}
     image = np.random.default_rng(0).uniform(0.5, 1.0, (2, 28, 28, 1)).astype(np.float32)
 

@@ -55,8 +55,8 @@ def test_whole_files_are_read():
         with tempfile.TemporaryDirectory() as root:
             path = pathlib.Path(root) / f"net{suffix}"
             path.write_bytes(content)
-            found = pretrained.read(path).tensors
-            assert any(np.array_equal(array, KERNEL) for array in found.values()), suffix
+            actual = pretrained.read(path).tensors
+            assert any(np.array_equal(array, KERNEL) for array in actual.values()), suffix
 
 
 def test_damaged_torch_files_are_read_or_refused():

@@ -1,4 +1,4 @@
-"""Reading weight files of other frameworks: what they hold, or one line. None is from elsewhere."""
+"""Reading weight files: their content, or a message of one line. The tests make all files."""
 
 import json
 import pickle
@@ -35,35 +35,35 @@ def tensors(path):
 def test_caffe_convolutions_and_linear_layers(tmp_path, v1):
     layers = [("conv/1", "Convolution", [CONV, BIAS]), ("relu", "ReLU", []), ("fc", "InnerProduct")]
     layers[-1] = (*layers[-1], [FC, BIAS])
-    found, order = files.read(write(tmp_path, caffemodel(layers, v1)))
+    actual, order = files.read(write(tmp_path, caffemodel(layers, v1)))
     assert order == ("conv/1", "relu", "fc")
     expected = {"conv/1.weight": CONV, "conv/1.bias": BIAS, "fc.weight": FC, "fc.bias": BIAS}
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        assert found[name].dtype == np.float32
-        np.testing.assert_array_equal(found[name], array)
+        assert actual[name].dtype == np.float32
+        np.testing.assert_array_equal(actual[name], array)
 
 
 def test_one_output_map_keeps_its_axes_in_old_files(tmp_path):
     layers = [("conv", "Convolution", [CONV[:1]]), ("fc", "InnerProduct", [FC[:1], BIAS[:1]])]
-    found = tensors(write(tmp_path, caffemodel(layers, v1=True)))
+    actual = tensors(write(tmp_path, caffemodel(layers, v1=True)))
     shapes = {"conv.weight": (1, 3, 2, 2), "fc.weight": (1, 7), "fc.bias": (1,)}
-    assert {name: array.shape for name, array in found.items()} == shapes
+    assert {name: array.shape for name, array in actual.items()} == shapes
 
 
 @pytest.mark.parametrize(("factor", "scale"), [(4.0, 0.25), (1.0, 1.0), (0.0, 0.0)])
 def test_caffe_batch_norm_divides_by_its_factor(tmp_path, factor, scale):
     blobs = [BIAS, np.abs(BIAS), np.array([factor], np.float32)]
-    found = tensors(write(tmp_path, caffemodel([("bn", "BatchNorm", blobs)])))
-    assert found.keys() == {"bn.mean", "bn.variance"}
-    np.testing.assert_allclose(found["bn.mean"], BIAS * scale)
-    np.testing.assert_allclose(found["bn.variance"], np.abs(BIAS) * scale)
+    actual = tensors(write(tmp_path, caffemodel([("bn", "BatchNorm", blobs)])))
+    assert actual.keys() == {"bn.mean", "bn.variance"}
+    np.testing.assert_allclose(actual["bn.mean"], BIAS * scale)
+    np.testing.assert_allclose(actual["bn.variance"], np.abs(BIAS) * scale)
 
 
 def test_caffe_doubles_and_other_layers(tmp_path):
-    found = tensors(write(tmp_path, caffemodel([("relu", "PReLU", [BIAS.astype(np.float64)])])))
-    assert found["relu.0"].dtype == np.float64
-    np.testing.assert_array_equal(found["relu.0"], BIAS)
+    actual = tensors(write(tmp_path, caffemodel([("relu", "PReLU", [BIAS.astype(np.float64)])])))
+    assert actual["relu.0"].dtype == np.float64
+    np.testing.assert_array_equal(actual["relu.0"], BIAS)
 
 
 WRONG_SHAPE = block(100, block(1, "conv") + block(7, block(5, b"\0" * 8) + whole(1, 3)))
@@ -100,10 +100,10 @@ def test_keras_names_of_all_times(tmp_path, group, style, kernel, variance):
     layers = {"input": {}, "conv1": {kernel: CONV}, "bn_conv1": {"gamma": BIAS, variance: BIAS**2}}
     path = tmp_path / "net.h5"
     write_keras(path, layers, group, style)
-    found = tensors(path)
-    assert found.keys() == {"conv1.kernel", "bn_conv1.gamma", "bn_conv1.variance"}
-    np.testing.assert_array_equal(found["conv1.kernel"], CONV)
-    np.testing.assert_array_equal(found["bn_conv1.variance"], BIAS**2)
+    actual = tensors(path)
+    assert actual.keys() == {"conv1.kernel", "bn_conv1.gamma", "bn_conv1.variance"}
+    np.testing.assert_array_equal(actual["conv1.kernel"], CONV)
+    np.testing.assert_array_equal(actual["bn_conv1.variance"], BIAS**2)
 
 
 def test_keras_layers_within_layers_keep_their_names(tmp_path):
@@ -195,16 +195,16 @@ def test_safetensors(tmp_path):
     path = tmp_path / "net.safetensors"
     safetensors.numpy.save_file({"fc.weight": FC.astype(np.float16)}, path)
     assert pretrained.is_pretrained(path)
-    found = pretrained.read(path)
-    assert found.source == "torchvision"
-    assert found.tensors["fc.weight"].dtype == np.float32
-    np.testing.assert_array_equal(found.tensors["fc.weight"], FC.astype(np.float16))
+    actual = pretrained.read(path)
+    assert actual.source == "torchvision"
+    assert actual.tensors["fc.weight"].dtype == np.float32
+    np.testing.assert_array_equal(actual.tensors["fc.weight"], FC.astype(np.float16))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="it is damaged"):
         pretrained.read(path)
 
 
-def test_what_is_foreign(tmp_path):
+def test_which_files_are_pretrained(tmp_path):
     own = tmp_path / "own.safetensors"
     safetensors.numpy.save_file({"params/fc/kernel": FC}, own, metadata={"canon": "2"})
     assert not pretrained.is_pretrained(own)
@@ -298,9 +298,9 @@ def test_state_dicts_as_they_come(tmp_path):
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
     for content in (state, {"state_dict": wrapped, "epoch": 3}, {"model": state, "args": None}):
         torch.save(content, tmp_path / "net.pt")
-        found = pretrained.read(tmp_path / "net.pt").tensors
-        assert found.keys() == state.keys()
-        np.testing.assert_array_equal(found["fc.weight"], FC)
+        actual = pretrained.read(tmp_path / "net.pt").tensors
+        assert actual.keys() == state.keys()
+        np.testing.assert_array_equal(actual["fc.weight"], FC)
     for content in ({"fc.weight": 3.0}, [torch.ones(3)], {}):
         torch.save(content, tmp_path / "net.pt")
         with pytest.raises(UserError, match=r"is not a tensor|no dict of tensors"):

@@ -58,9 +58,9 @@ def test_weights_by_a_list_of_names(tmp_path, ours, theirs):
     file = by_names(tmp_path, names, counted)
     assert file.source == "names"
     assert file.settings({"name": "cuda_convnet"}) == {}
-    found = flatten_dict(file.variables(NET, NETS_SHAPE))
-    assert {"/".join(path[1:]) for path in found} == ours.keys()
-    for path, leaf in found.items():
+    actual = flatten_dict(file.variables(NET, NETS_SHAPE))
+    assert {"/".join(path[1:]) for path in actual} == ours.keys()
+    for path, leaf in actual.items():
         np.testing.assert_array_equal(leaf, ours["/".join(path[1:])])
 
 
@@ -71,8 +71,8 @@ def test_an_h5_file_by_names_keeps_its_layouts(tmp_path, ours):
         layers.setdefault(f"my_{layer}", {})[role] = leaf
     write_keras(tmp_path / "net.h5", layers)
     names = {name: f"my_{name.replace('/', '.')}" for name in ours}
-    found = flatten_dict(by_names(tmp_path, names, {}, ".h5").variables(NET, NETS_SHAPE))
-    for path, leaf in found.items():
+    actual = flatten_dict(by_names(tmp_path, names, {}, ".h5").variables(NET, NETS_SHAPE))
+    for path, leaf in actual.items():
         np.testing.assert_array_equal(leaf, ours["/".join(path[1:])])
 
 

@@ -1,4 +1,4 @@
-"""Names, layouts and settings of each framework's nets, as far as it goes without torch."""
+"""Names, layouts and settings of each framework's networks, tested without torch."""
 
 import pathlib
 
@@ -128,7 +128,7 @@ def test_the_list_names_every_tensor_once(names, net, tensors, some):
         ("timm", VGG(variant="C"), "model.variant=C"),
     ],
 )
-def test_nets_that_a_framework_lacks_are_refused(source, net, message):
+def test_networks_that_a_framework_does_not_have_are_refused(source, net, message):
     with pytest.raises(UserError, match=message):
         foreign(source).variables(net, SHAPE)
 
@@ -224,21 +224,21 @@ CAFFE_VGG = (123.68 / 255, 116.779 / 255, 103.939 / 255)
     ],
 )
 def test_settings(source, config, tensors, expected):
-    found = foreign(source, dict.fromkeys(tensors, np.zeros(1))).settings(config.model)
-    assert {field: found[field] for field in expected} == expected
-    for field in found:  # all but the new fields of preprocess exist in the config
+    actual = foreign(source, dict.fromkeys(tensors, np.zeros(1))).settings(config.model)
+    assert {field: actual[field] for field in expected} == expected
+    for field in actual:  # all but the new fields of preprocess exist in the config
         section, name = field.split(".")
         if name not in ("given_mean", "deviation"):
             assert name in config[section], field
 
 
-def test_settings_do_not_name_a_stride_where_there_are_no_bottlenecks():
+def test_settings_have_no_stride_without_bottlenecks():
     config = resnet_config.get_config("18")
     assert "model.stride" not in foreign("torchvision").settings(config.model)
 
 
 @pytest.mark.parametrize("source", ["torchvision", "timm", "caffe", "keras"])
-def test_models_that_a_framework_lacks_have_no_settings(source):
+def test_models_that_a_framework_does_not_have_have_no_settings(source):
     with pytest.raises(UserError, match=f"(?i){source} has no lenet5: .* names of the tensors"):
         foreign(source).settings({"name": "lenet5"})
 
@@ -255,7 +255,7 @@ def test_vgg_with_batch_norm_is_refused(source):
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """ResNet-50 with a block a stage."""
+    """ResNet-50 with one block in each stage."""
     monkeypatch.setitem(resnet.DEPTHS, 50, ((1, 1, 1, 1), True))
     return ResNet(depth=50, num_classes=7, pool1_padding=0)
 
@@ -270,19 +270,19 @@ def filled(entries, module, input_shape):
     }
 
 
-def test_colours_turn_round_and_biases_go_into_the_mean(shallow):
+def test_colours_are_reversed_and_biases_are_merged_into_the_mean(shallow):
     tensors = filled(caffe.name_map(shallow), shallow, SHAPE)
     bias = np.arange(64, dtype=np.float32)
     with_bias = {**tensors, "conv1.bias": bias}
-    found = foreign("caffe", with_bias).variables(shallow, SHAPE)
+    actual = foreign("caffe", with_bias).variables(shallow, SHAPE)
     np.testing.assert_array_equal(
-        found["params"]["conv1"]["kernel"][:, :, 0],
+        actual["params"]["conv1"]["kernel"][:, :, 0],
         tensors["conv1.weight"][:, 2].transpose(1, 2, 0),
     )
-    statistics = found["batch_stats"]["bn1"]
+    statistics = actual["batch_stats"]["bn1"]
     np.testing.assert_array_equal(statistics["mean"], tensors["bn_conv1.mean"] - bias)
     np.testing.assert_array_equal(statistics["var"], tensors["bn_conv1.variance"])
-    assert all(leaf.dtype == np.float32 for leaf in flatten_dict(found).values())
+    assert all(leaf.dtype == np.float32 for leaf in flatten_dict(actual).values())
     # A bias that has no place is not passed over.
     with pytest.raises(UserError, match=r"1 unexpected \(conv1.bias\)"):
         foreign("caffe", {**tensors, "conv1.bias": bias[:3]}).variables(shallow, SHAPE)
@@ -304,23 +304,23 @@ def test_a_keras_resnet_from_its_file(shallow, tmp_path):
     write_keras(tmp_path / "net.h5", layers)
     file = pretrained.read(tmp_path / "net.h5")
     assert file.source == "keras"
-    found = file.variables(module, SHAPE)
-    kernel, theirs = found["params"]["conv1"]["kernel"], tensors["conv1_conv.kernel"]
+    actual = file.variables(module, SHAPE)
+    kernel, theirs = actual["params"]["conv1"]["kernel"], tensors["conv1_conv.kernel"]
     np.testing.assert_array_equal(kernel[2, 5, 0], theirs[2, 5, 2])
     np.testing.assert_array_equal(
-        found["batch_stats"]["conv3_1"]["projection_bn"]["mean"],
+        actual["batch_stats"]["conv3_1"]["projection_bn"]["mean"],
         tensors["conv3_block1_0_bn.mean"] - 0.25,
     )
-    np.testing.assert_array_equal(found["params"]["fc"]["kernel"], tensors["predictions.kernel"])
+    np.testing.assert_array_equal(actual["params"]["fc"]["kernel"], tensors["predictions.kernel"])
 
 
-def test_rows_of_a_keras_layer_lie_as_ours():
+def test_a_keras_layer_has_our_order_of_rows():
     rng = np.random.default_rng(0)
     image, weight = rng.normal(size=(2, 2, 3)), rng.normal(size=(12, 5)).astype(np.float32)
     entry = Entry(("params", "fc1", "kernel"), "fc1.kernel", "rows")
     kernel = entry.from_theirs(weight, (2, 2, 3, 5))
-    found = np.einsum("hwc,hwco->o", image, kernel)
-    np.testing.assert_allclose(found, image.ravel() @ weight, rtol=1e-5)
+    actual = np.einsum("hwc,hwco->o", image, kernel)
+    np.testing.assert_allclose(actual, image.ravel() @ weight, rtol=1e-5)
     np.testing.assert_array_equal(entry.to_theirs(kernel), weight)
 
 

@@ -1,4 +1,4 @@
-"""The exchange of weights as far as it goes without torch; tests/parity has it with."""
+"""The exchange of weights, tested without torch; tests/parity tests it with torch."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_the_list_names_every_tensor_once(net, tensors):
     assert sorted(paths) == sorted(shapes(net, SHAPE))
 
 
-def test_what_comes_in_is_a_copy(module, state_dict):
+def test_imported_weights_are_copies(module, state_dict):
     variables = from_torchvision(module, state_dict, SHAPE)
     assert not any(
         np.shares_memory(variables["params"]["fc"][ours], state_dict[f"fc.{theirs}"])
@@ -111,6 +111,6 @@ def test_every_tensor_that_does_not_fit_is_named_in_one_line(module, state_dict)
         (ResNet(depth=18, activation="prelu"), "model.activation=prelu"),
     ],
 )
-def test_nets_that_torchvision_lacks_are_refused(net, message):
+def test_networks_that_torchvision_does_not_have_are_refused(net, message):
     with pytest.raises(UserError, match=message):
         torchvision.name_map(net)

@@ -77,11 +77,11 @@ def test_padding_changes_nothing(case):
             return maps, extents.of(maps)
 
     maps, valid = together(variables, batch, jnp.array(sizes))
-    for image, found, (height, width) in zip(images, maps, valid, strict=True):
+    for image, actual, (height, width) in zip(images, maps, valid, strict=True):
         alone = in_a_hurry(module.apply)(variables, image[None])[0]
         assert alone.shape == (height, width, 7)
         scale = float(jnp.abs(alone).max())
-        np.testing.assert_allclose(found[:height, :width], alone, rtol=1e-4, atol=1e-5 * scale)
+        np.testing.assert_allclose(actual[:height, :width], alone, rtol=1e-4, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("case", [c for c in NETS if c[0] != "vgg"], ids=label)
@@ -124,11 +124,11 @@ def test_without_padding_a_cell_is_the_net_on_the_crop_that_it_sees():
             np.testing.assert_allclose(cells[i, j], alone[0, 0, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_global_mean_leaves_out_what_is_padding():
+def test_a_global_mean_leaves_out_padding():
     x = jnp.arange(24.0).reshape(1, 4, 3, 2)
     with layers.padded((4, 3), jnp.array([[2, 3]])):
-        found = layers.GlobalAveragePool().apply({}, x)
-    np.testing.assert_allclose(found, x[:, :2].mean(axis=(1, 2)))
+        actual = layers.GlobalAveragePool().apply({}, x)
+    np.testing.assert_allclose(actual, x[:, :2].mean(axis=(1, 2)))
 
 
 @pytest.mark.parametrize(

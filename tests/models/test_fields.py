@@ -34,11 +34,11 @@ def seen(module, shape, layer, place):
 
     @jax.jit
     def unit(x):
-        _, found = module.apply(variables, x, capture_intermediates=True)
-        found = found["intermediates"]
+        _, actual = module.apply(variables, x, capture_intermediates=True)
+        actual = actual["intermediates"]
         for part in layer.split("/"):
-            found = found[part]
-        output = found["__call__"][0]
+            actual = actual[part]
+        output = actual["__call__"][0]
         return output[0, *place].sum() if output.ndim == 4 else output[0].sum()
 
     before, changed = float(unit(x)), np.zeros(shape[:2], bool)
@@ -71,7 +71,7 @@ def seen(module, shape, layer, place):
         ("resnet", "conv2_1", (16, 3)),
     ],
 )
-def test_fields_are_what_a_change_of_the_image_reaches(net, layer, place):
+def test_fields_are_the_pixels_that_change_a_unit(net, layer, place):
     module, shape = NETS[net]
     assert receptive_field(module, shape, layer, place) == seen(module, shape, layer, place)
 
@@ -103,7 +103,7 @@ def test_units_lie_a_stride_apart_and_alexnets_begins_in_its_padding():
     assert receptive_field(net, (224, 224, 3), "fc8") == (0, 0, 224, 224)
 
 
-def test_what_there_is_not_is_one_line():
+def test_unknown_layers_and_places_are_one_line():
     with pytest.raises(UserError, match="no layer c9: the network has c1, c1_scaled_tanh, "):
         receptive_field(LeNet5(), (32, 32, 1), "c9")
     with pytest.raises(UserError, match=r"no place \(0, 28\) in c1: it has 28x28"):

@@ -1,4 +1,4 @@
-"""Initial weights: mean, deviation and support by layer, and what they do to gradients."""
+"""Initial weights: mean, deviation and support by layer, and their effect on gradients."""
 
 import flax.linen as nn
 import jax
@@ -65,7 +65,7 @@ def draws(module, shape, count):
 
 
 @pytest.mark.parametrize(("rule", "activation"), EXPECTED, ids=str)
-def test_rules_take_each_layers_own_fans(rule, activation):
+def test_rules_use_the_fans_of_each_layer(rule, activation):
     kind, size = EXPECTED[rule, activation]
     options = {"initializer": rule, "initializer_scale": 0.03, "activation": activation}
     init = OneConv(**options).builder(train=False).init
@@ -89,7 +89,7 @@ def test_rules_take_each_layers_own_fans(rule, activation):
 
 
 @pytest.mark.parametrize(("rule", "activation"), EXPECTED, ids=str)
-def test_rules_take_the_fans_of_lenets_units(rule, activation):
+def test_rules_use_the_fans_of_lenets_units(rule, activation):
     kind, size = EXPECTED[rule, activation]
     net = OneConv(initializer=rule, initializer_scale=0.03, activation=activation)
     init = net.builder(train=False).init

@@ -1,4 +1,4 @@
-"""What `models.inspection` gives, against the nets computed by hand."""
+"""`models.inspection` against networks computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -19,35 +19,35 @@ def draw(module, shape):
     return jax.jit(module.init)(jax.random.key(0), images), images
 
 
-def test_lenets_layers_in_order_with_what_they_give():
+def test_lenets_layers_in_order_with_their_outputs():
     module = LeNet5()
     variables, images = draw(module, (32, 32, 1))
-    found = inspection.activations(module, variables, images)
+    actual = inspection.activations(module, variables, images)
     squashing = ("c1", "s2", "c3", "s4", "c5", "f6")
     names = [name for layer in squashing for name in (layer, f"{layer}_scaled_tanh")]
-    assert list(found) == [*names, "output"]
+    assert list(actual) == [*names, "output"]
     kernel, bias = (variables["params"]["c1"][name] for name in ("kernel", "bias"))
     patch = images[1, 3:8, 4:9]
     by_hand = jnp.tensordot(patch, kernel, 3) + bias
-    np.testing.assert_allclose(found["c1"][1, 3, 4], by_hand, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(actual["c1"][1, 3, 4], by_hand, rtol=1e-4, atol=1e-6)
     squashed = 1.7159 * np.tanh(by_hand * 2 / 3)
-    np.testing.assert_allclose(found["c1_scaled_tanh"][1, 3, 4], squashed, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found["output"], module.apply(variables, images), rtol=1e-5)
+    np.testing.assert_allclose(actual["c1_scaled_tanh"][1, 3, 4], squashed, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(actual["output"], module.apply(variables, images), rtol=1e-5)
 
 
-def test_a_block_and_what_is_in_it():
+def test_a_block_and_its_layers():
     module = CifarResNet(depth=20)
     variables, images = draw(module, (8, 8, 3))
-    found = inspection.activations(module, variables, images)
-    block = found["conv3_1"]
-    np.testing.assert_array_equal(block, found["conv3_1/conv2_relu"])
-    before = found["conv2_3"]
+    actual = inspection.activations(module, variables, images)
+    block = actual["conv3_1"]
+    np.testing.assert_array_equal(block, actual["conv3_1/conv2_relu"])
+    before = actual["conv2_3"]
     shortcut = np.pad(before[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (0, 16)))
-    added = np.maximum(found["conv3_1/bn2"] + shortcut, 0)
+    added = np.maximum(actual["conv3_1/bn2"] + shortcut, 0)
     np.testing.assert_allclose(block, added, rtol=1e-5, atol=1e-5)
 
 
-def test_training_drops_and_takes_the_batch():
+def test_training_drops_and_uses_the_statistics_of_the_batch():
     module = MLP(hidden=(50,), num_classes=3, activation="relu", regulariser="dropout")
     variables, images = draw(module, (4, 4, 1))
     quiet, one, again, other = (
@@ -60,7 +60,7 @@ def test_training_drops_and_takes_the_batch():
     assert np.any(one["h1_dropout"] != other["h1_dropout"])
 
 
-def test_names_of_layers_behind_their_activation():
+def test_names_of_activations():
     names = dict.fromkeys(("conv1", "conv1_prelu", "pool1", "3a/1x1", "3a/1x1_relu", "fc"))
     assert inspection.activated(names, "conv1") == "conv1_prelu"
     assert inspection.activated(names, "3a/1x1") == "3a/1x1_relu"
@@ -79,13 +79,13 @@ def test_names_of_layers_behind_their_activation():
 def test_large_nets_have_these(module, shape, expected):
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), images)
-    found = jax.eval_shape(lambda v, x: inspection.activations(module, v, x), variables, images)
-    assert set(expected) <= found.keys()
+    actual = jax.eval_shape(lambda v, x: inspection.activations(module, v, x), variables, images)
+    assert set(expected) <= actual.keys()
 
 
-def test_a_net_that_normalises_across_devices_is_asked_on_one():
+def test_a_network_that_normalises_across_devices_is_inspected_on_one():
     module = CifarResNet(depth=20, batch_norm="across_devices")
     variables, images = draw(inspection.on_one_device(module), (8, 8, 3))
-    found = inspection.activations(module, variables, images, train=True)
-    mean = np.asarray(found["bn1"]).mean(axis=(0, 1, 2))
+    actual = inspection.activations(module, variables, images, train=True)
+    mean = np.asarray(actual["bn1"]).mean(axis=(0, 1, 2))
     np.testing.assert_allclose(mean, 0, atol=1e-5)  # of this batch

@@ -1,4 +1,4 @@
-"""The primitives against XLA's own convolution and NumPy."""
+"""The layers against XLA's convolution and NumPy."""
 
 import flax.linen as nn
 import jax
@@ -94,8 +94,8 @@ def test_a_kernel_that_covers_its_input_and_many_groups():
     variables = depthwise.init(jax.random.key(0), x)
     alone = layers.Conv(1, (3, 3))
     part = {"params": jax.tree.map(lambda leaf: leaf[..., 5:6], variables["params"])}
-    found = depthwise.apply(variables, x)[..., 5:6]
-    np.testing.assert_allclose(found, alone.apply(part, x[..., 5:6]), atol=1e-5)
+    actual = depthwise.apply(variables, x)[..., 5:6]
+    np.testing.assert_allclose(actual, alone.apply(part, x[..., 5:6]), atol=1e-5)
 
 
 def test_convolution_in_bfloat16_sums_its_kernel_gradient_in_float32(monkeypatch):
@@ -127,14 +127,14 @@ def test_the_lectures_example_is_a_correlation_then_max_pooling():
     image = np.array([[int(c) for c in row] for row in rows], np.float32).reshape(1, 6, 6, 1)
     kernel = np.array([[1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32).reshape(3, 3, 1, 1)
     conv = layers.Conv(1, (3, 3), use_bias=False)
-    found = conv.apply({"params": {"kernel": kernel}}, image)
-    assert found[0, :, :, 0].tolist() == [
+    actual = conv.apply({"params": {"kernel": kernel}}, image)
+    assert actual[0, :, :, 0].tolist() == [
         [3, -1, -3, -1],
         [-3, 1, 0, -3],
         [-3, -3, 0, 1],
         [3, -2, -2, -1],
     ]
-    assert layers.Pool("max").apply({}, found)[0, :, :, 0].tolist() == [[3, 0], [3, 1]]
+    assert layers.Pool("max").apply({}, actual)[0, :, :, 0].tolist() == [[3, 0], [3, 1]]
 
 
 def test_max_pooling_sends_a_ties_gradient_to_the_first_and_average_to_all():
@@ -196,9 +196,9 @@ def test_pooling_equals_its_definition(kind, ceil, window, stride, padding):
     rng = np.random.default_rng(0)
     for height, width in ((5, 6), (7, 8), (9, 12)):
         x = rng.normal(size=(2, height, width, 3)).astype(np.float32)
-        found = jax.jit(layers.Pool(kind, window, stride, padding, ceil).apply)({}, x)
+        actual = jax.jit(layers.Pool(kind, window, stride, padding, ceil).apply)({}, x)
         expected = brute_force_pool(x, kind, window, stride, padding, ceil)
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,8 @@ def test_pooling_equals_its_definition(kind, ceil, window, stride, padding):
 def test_local_response_normalisation_on_one_pixel(variant, expected):
     x = jnp.array([10.0, 20, 30, 40, 50, 60]).reshape(1, 1, 1, 6)
     k, alpha = layers.LRN_VARIANTS[variant]
-    found = layers.LocalResponseNorm(5, alpha, k=k).apply({}, x)
-    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-6)
+    actual = layers.LocalResponseNorm(5, alpha, k=k).apply({}, x)
+    np.testing.assert_allclose(actual.ravel(), expected, rtol=1e-6)
 
 
 def test_towers_of_lrn_do_not_see_each_other():
@@ -227,14 +227,14 @@ def test_towers_of_lrn_do_not_see_each_other():
 
 def test_lrn_within_maps_equals_its_definition():
     x = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32) * 9
-    found = layers.LocalResponseNormWithinMap(3, 0.01, 0.75, 1.0).apply({}, x)
+    actual = layers.LocalResponseNormWithinMap(3, 0.01, 0.75, 1.0).apply({}, x)
     expected = np.empty_like(x)
     for i in range(5):
         for j in range(4):
             field = x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
             total = (field.astype(np.float64) ** 2).sum(axis=(1, 2))
             expected[:, i, j] = x[:, i, j] / (1 + 0.01 * total) ** 0.75
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_maxout_has_relu_and_absolute_value_as_special_cases():
@@ -264,8 +264,8 @@ def test_activations(name, expected):
         def __call__(self, x):
             return layers.activations.bind(self, name, x.shape[-1], 3)(x)
 
-    found, _ = One().init_with_output(jax.random.key(0), jnp.array([[-2.0, 0.0, 3.0]]))
-    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    actual, _ = One().init_with_output(jax.random.key(0), jnp.array([[-2.0, 0.0, 3.0]]))
+    np.testing.assert_allclose(actual[0], expected, atol=1e-6)
 
 
 def test_deterministic_pooling_has_no_select_and_scatter_on_other_backends(monkeypatch):
@@ -280,6 +280,6 @@ def test_deterministic_pooling_has_no_select_and_scatter_on_other_backends(monke
         monkeypatch.setenv("XLA_FLAGS", flags)
         text = jax.jit(lambda x: jax.grad(loss)(x)).lower(x).as_text()
         assert ("select_and_scatter" in text) == has
-    found = jax.grad(loss)(x)
+    actual = jax.grad(loss)(x)
     monkeypatch.setenv("XLA_FLAGS", "")
-    np.testing.assert_allclose(found, jax.grad(loss)(x), rtol=1e-6)
+    np.testing.assert_allclose(actual, jax.grad(loss)(x), rtol=1e-6)

@@ -46,12 +46,12 @@ def test_common_modern_variant_has_61706_parameters():
 
 
 def test_summary_has_the_papers_counts():
-    found = describe(create(), "lenet5", (32, 32, 1))
+    actual = describe(create(), "lenet5", (32, 32, 1))
     rows = {
         layer["name"]: tuple(
             layer[k] for k in ("output_shape", "params", "connections", "macs", "receptive_field")
         )
-        for layer in found["layers"]
+        for layer in actual["layers"]
     }
     assert rows == {  # LeCun 1998, sec. II.B
         "c1": ([28, 28, 6], 156, 122304, 117600, 5),
@@ -62,8 +62,8 @@ def test_summary_has_the_papers_counts():
         "f6": ([84], 10164, 10164, 10080, 32),
         "output": ([10], 0, 840, 840, 32),
     }
-    assert found["total"] == {"params": 60000, "connections": 340908, "macs": 328096}
-    assert "340,908" in table(found)
+    assert actual["total"] == {"params": 60000, "connections": 340908, "macs": 328096}
+    assert "340,908" in table(actual)
 
 
 def test_connection_table():
@@ -148,7 +148,7 @@ def test_squashing_function():
     assert float(jax.grad(scaled_tanh)(1.0)) == pytest.approx(0.75541, abs=1e-5)
 
 
-def test_initial_weights_are_uniform_by_each_units_own_fan_in():
+def test_initial_weights_are_uniform_by_the_fan_in_of_each_unit():
     params = jax.vmap(lambda key: create().init(key, jnp.zeros((1, 32, 32, 1)))["params"])(
         jax.random.split(jax.random.key(3), 200)
     )

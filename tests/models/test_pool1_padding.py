@@ -1,4 +1,4 @@
-"""ResNet's first pooling as in the authors' released nets: not padded, and over the far edges."""
+"""ResNet's first pooling as in the authors' released networks: no padding, and ceil mode."""
 
 import functools
 
@@ -41,12 +41,12 @@ def test_windows_begin_at_the_first_pixel():
 
     seen = run(image)["intermediates"]
     before = np.maximum(seen["bn1"]["__call__"][0], 0)[0]
-    found = np.asarray(seen["pool1"]["__call__"][0])[0]
-    assert before.shape[:2] == (16, 16) and found.shape[:2] == (8, 8)
+    actual = np.asarray(seen["pool1"]["__call__"][0])[0]
+    assert before.shape[:2] == (16, 16) and actual.shape[:2] == (8, 8)
     for i in range(8):
         for j in range(8):
             window = before[2 * i : 2 * i + 3, 2 * j : 2 * j + 3]  # cut off at the edge
-            np.testing.assert_array_equal(found[i, j], window.max((0, 1)))
+            np.testing.assert_array_equal(actual[i, j], window.max((0, 1)))
 
 
 def test_other_paddings_are_refused():

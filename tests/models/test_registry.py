@@ -1,4 +1,4 @@
-"""What holds for every registered model, and for every one of its variants."""
+"""Tests of every registered model, and of its variants."""
 
 import contextlib
 import itertools
@@ -86,7 +86,7 @@ def has_batch_norm(module):
 
 
 def draw(module, images):
-    """Parameters, and what else the module has."""
+    """(parameters, other variables) of a module."""
     variables = module.init(jax.random.key(0), images)
     return variables.pop("params"), variables
 
@@ -104,7 +104,7 @@ def train(module, params, rest, images, seed=1):
 
 
 def loss(module, params, rest, images, seed=1):
-    """Softmax cross-entropy of all heads in training, and what `train` returns."""
+    """Softmax cross-entropy of all heads in training, and the result of `train`."""
     logits, heads, state = train(module, params, rest, images, seed)
     labels = jnp.arange(len(logits)) % logits.shape[-1]
     losses = [
@@ -161,10 +161,10 @@ def test_training_and_evaluation(case):
         return rest, jax.lax.map(trained, seeds), jax.lax.map(evaluated, seeds)
 
     rest, (gradient, logits, heads, state), (evaluated, unmoved) = compiled(everything, images)
-    for found in (logits, *heads, evaluated):
-        assert found.shape == (2, batch, classes)
-        assert found.dtype == jnp.float32
-        assert np.isfinite(found).all()
+    for actual in (logits, *heads, evaluated):
+        assert actual.shape == (2, batch, classes)
+        assert actual.dtype == jnp.float32
+        assert np.isfinite(actual).all()
     check_gradient(gradient)
     assert len(heads) == (2 if getattr(module, "auxiliary_heads", False) else 0)
 
@@ -328,8 +328,8 @@ def test_prelus_slopes(name, options, shape, widths, regulariser):
         module = create(name, activation=activation, regulariser=regulariser, **options)
         _, (params, _) = abstract(module, shape, 1)
         leaves = jax.tree.leaves_with_path(params)
-        found = [leaf.shape for path, leaf in leaves if path[-1].key == "slope"]
-        assert sorted(found) == sorted(expected)
+        actual = [leaf.shape for path, leaf in leaves if path[-1].key == "slope"]
+        assert sorted(actual) == sorted(expected)
 
 
 @pytest.mark.parametrize("decayed", ["kernels", "all"])
@@ -365,7 +365,7 @@ def test_blocks_with_gamma_zero_start_as_identities():
     np.testing.assert_array_equal(seen["conv4_3"][..., 16:], 0)
 
 
-# What is refused.
+# Refusals.
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_wrong_sections(name, options, said):
         ("resnet_cifar10", {"shortcut": "none", "zero_gamma": True}, TINY, "of A, B, C"),
     ],
 )
-def test_nets_and_images_that_do_not_go_together(name, options, shape, said):
+def test_networks_and_images_that_do_not_fit(name, options, shape, said):
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     module = create(name, **options)
     with pytest.raises((UserError, ValueError), match=said):
@@ -465,11 +465,11 @@ def test_normalisation_and_pooling_by_option_in_every_model_that_has_them(name):
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
     def layers_of(**more):
-        found = []
+        actual = []
 
         def record(call, args, kwargs, context):
             if context.method_name == "__call__":
-                found.append(context.module)
+                actual.append(context.module)
             return call(*args, **kwargs)
 
         module = small.clone(**more)
@@ -478,8 +478,8 @@ def test_normalisation_and_pooling_by_option_in_every_model_that_has_them(name):
                 lambda x: module.init_with_output(jax.random.key(0), x)[0], images
             )
         assert logits.shape == (1, 10)
-        norms = [type(m) for m in found if "ResponseNorm" in type(m).__name__]
-        pools = [(m.kind, m.window, m.stride) for m in found if isinstance(m, layers.Pool)]
+        norms = [type(m) for m in actual if "ResponseNorm" in type(m).__name__]
+        pools = [(m.kind, m.window, m.stride) for m in actual if isinstance(m, layers.Pool)]
         return norms, pools
 
     allowed = registry.options(name)
@@ -519,10 +519,10 @@ def upgraded(**section):
 
 @pytest.mark.parametrize("lrn", ["published", "none"])
 def test_sections_of_older_versions_lose_options_without_effect(lrn):
-    found = upgraded(name="resnet_cifar10", lrn=lrn, pooling="published")
-    assert found == upgraded(name="resnet_cifar10")
-    assert found["depth"] == 20 and found["shortcut"] == "A"
-    registry.create(found, 10)
+    actual = upgraded(name="resnet_cifar10", lrn=lrn, pooling="published")
+    assert actual == upgraded(name="resnet_cifar10")
+    assert actual["depth"] == 20 and actual["shortcut"] == "A"
+    registry.create(actual, 10)
 
 
 def test_sections_of_older_versions_with_a_retired_effect_are_refused():

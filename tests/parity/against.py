@@ -1,4 +1,4 @@
-"""What the tests against torch share: random nets there, and comparisons.
+"""Helpers of the tests against torch: random networks, and comparisons.
 
 Importing this skips the importing test module where torch or torchvision is not installed; test
 modules take `torch` from here for that reason.
@@ -28,7 +28,7 @@ AUXILIARY_WEIGHT = 0.3  # Szegedy 2014, sec. 5
 
 
 def random_net(constructor, **options):
-    """A torch net in evaluation mode, every tensor random, the scale of activations kept."""
+    """A torch network in evaluation mode with random tensors that keep the scale of activations."""
     with torch.device("meta"):  # so that torch's own start, slow for VGG, is not computed
         net = constructor(**options)
     net.to_empty(device="cpu")
@@ -50,12 +50,12 @@ def random_net(constructor, **options):
 
 
 def arrays(net) -> dict[str, np.ndarray]:
-    """The state dict; the arrays share the net's memory."""
+    """The state dict; the arrays share the network's memory."""
     return {name: tensor.numpy() for name, tensor in net.state_dict().items()}
 
 
 def images(batch, side) -> np.ndarray:
-    """Noise on 32-pixel patches of noise, [batch, side, side, 3]: images that nets tell apart."""
+    """Noise on 32-pixel patches of noise, [batch, side, side, 3]: images with different logits."""
     rng = np.random.default_rng(0)
     cell = np.arange(side) // 32
     patches = 2.0 * rng.normal(size=(batch, cell[-1] + 1, cell[-1] + 1, 3))
@@ -68,16 +68,16 @@ def to_nchw(x: np.ndarray):
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
-def assert_close(found, expected, what="", tolerance=1e-4):
+def assert_close(actual, expected, what="", tolerance=1e-4):
     """The largest difference is within `tolerance` of the largest expected value."""
-    found, expected = (
+    actual, expected = (
         x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-        for x in (found, expected)
+        for x in (actual, expected)
     )
-    assert found.shape == expected.shape, what
+    assert actual.shape == expected.shape, what
     scale = np.linalg.norm(expected.ravel(), np.inf)
     assert np.isfinite(scale) and scale > 0, what
-    error = np.linalg.norm((found - expected).ravel(), np.inf) / scale
+    error = np.linalg.norm((actual - expected).ravel(), np.inf) / scale
     assert error <= tolerance, f"{what}: {error:.1e} of the largest, {scale:.1e}"
 
 
@@ -92,8 +92,8 @@ def assert_same_function(ours, theirs, *inputs, tolerance=1e-5):
         y, vjp = jax.vjp(ours, *inputs)
         return y, vjp(cotangent)
 
-    found, gradients = run(inputs, cotangent)
-    assert_close(found, expected, "value", tolerance)
+    actual, gradients = run(inputs, cotangent)
+    assert_close(actual, expected, "value", tolerance)
     wanted = torch.autograd.grad(expected, tensors, torch.from_numpy(cotangent))
     for number, pair in enumerate(zip(gradients, wanted, strict=True)):
         assert_close(*pair, f"gradient in input {number}", tolerance)
@@ -142,16 +142,16 @@ def assert_same_training_step(module, variables, entries, net, x, tolerance=1e-6
             {**variables, "params": params}, x, train=True, mutable=["batch_stats", "auxiliary"]
         )
         sown = state.get("auxiliary", {})
-        found = [logits, *(sown[name]["logits"][0] for name in ("aux1", "aux2") if name in sown)]
+        actual = [logits, *(sown[name]["logits"][0] for name in ("aux1", "aux2") if name in sown)]
         total = sum(
             w * optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-            for w, logits in zip(weights, found, strict=True)
+            for w, logits in zip(weights, actual, strict=True)
         )
-        return total, (found, state.get("batch_stats", {}))
+        return total, (actual, state.get("batch_stats", {}))
 
     with jax.enable_x64(True):
-        gradients, (found, statistics) = jit(jax.grad(loss, has_aux=True))(variables["params"])
-    for number, pair in enumerate(zip(found, heads, strict=True)):
+        gradients, (actual, statistics) = jit(jax.grad(loss, has_aux=True))(variables["params"])
+    for number, pair in enumerate(zip(actual, heads, strict=True)):
         assert_close(*pair, f"logits of head {number}", tolerance)
     theirs = dict(net.named_parameters())
     ours = flatten_dict({"params": gradients, "batch_stats": statistics})

@@ -1,4 +1,4 @@
-"""Weights of Caffe's and Keras's files, and by names: Canon's nets compute what theirs do.
+"""Weights from Caffe and Keras files, and by names: Canon's networks compute what theirs do.
 
 The nets are written down in torch (`transcriptions`), and their random weights to files as the
 frameworks have them (`foreign_files`): no published file was at hand.
@@ -34,7 +34,7 @@ STAGES = {50: (2, 2, 1, 1), 101: (1, 3, 1, 1)}
 
 
 def backwards(net):
-    """A net for blue, green, red as one for red, green, blue."""
+    """A network for blue, green, red, applied to red, green, blue."""
     return lambda x: net(x.flip(1))
 
 
@@ -43,7 +43,7 @@ def pixels(batch, side):
 
 
 def caffe_layers(net, name=lambda name: name, factor=999.98):
-    """A net's layers as Caffe has them. factor: that BatchNorm's statistics are multiplied by."""
+    """A network's layers in the form of Caffe. factor: of BatchNorm's statistics."""
     layers = []
     for key, layer in net.named_modules():
         numbers = [p.detach().numpy() for p in layer.parameters(recurse=False)]
@@ -139,7 +139,7 @@ def test_the_authors_resnets(tmp_path, monkeypatch, depth, side):
 
 
 def keras_layers(net, name):
-    """A net's layers as Keras has them; name: of a torch layer there."""
+    """A network's layers in the form of Keras. name: the Keras name of a torch layer."""
     layers = {}
     for key, layer in net.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -1,4 +1,4 @@
-"""What --mode=export writes for others, opened there."""
+"""Files that --mode=export writes for other frameworks, opened by those."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from train_lib.evaluation.trained import Trained, load_pretrained
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def test_torchvision_opens_an_export_and_sees_what_we_see(tmp_path):
+def test_torchvision_opens_an_export_and_computes_the_same(tmp_path):
     config = get_config("18")
     config.view.update({"size": 64, "train_scale": (64, 64), "test_scale": 64})
     fields = {"mean": "given", "given_mean": MEAN, "deviation": DEVIATION, "high": 1.0}

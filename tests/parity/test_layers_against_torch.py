@@ -1,4 +1,4 @@
-"""Layers that torchvision's nets lack, or use in one way only: values and gradients."""
+"""Layers that torchvision's networks do not have, or use in one way only: values and gradients."""
 
 import itertools
 
@@ -126,8 +126,8 @@ def test_pooled_sizes():
                 continue
             x = torch.zeros(1, 1, size, size)
             expected = F.max_pool2d(x, window, stride, padding, ceil_mode=ceil).shape[-1]
-            found = layers.pooling.output_size(size, window, stride, padding, ceil)
-            assert found == expected, (size, window, stride, padding, ceil)
+            actual = layers.pooling.output_size(size, window, stride, padding, ceil)
+            assert actual == expected, (size, window, stride, padding, ceil)
 
 
 @pytest.mark.parametrize("padding", [0, 1])

@@ -1,4 +1,4 @@
-"""Our nets compute what timm's do with the same random weights, also by way of files."""
+"""Canon's networks compute what timm's do with the same random weights, also by way of files."""
 
 import importlib
 
@@ -65,7 +65,7 @@ def test_vgg11(tmp_path):
         ("vgg19", VGG(variant="E")),
     ],
 )
-def test_names_of_larger_nets(name, module):
+def test_names_of_larger_networks(name, module):
     with torch.device("meta"):
         net = constructor(name)()
     source = names if "vgg" in name else torchvision
@@ -73,8 +73,8 @@ def test_names_of_larger_nets(name, module):
     expected = {
         e.key: e.their_shape(ours[e.path]) if e.path else () for e in source.name_map(module)
     }
-    found = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
-    assert found == expected
+    actual = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+    assert actual == expected
 
 
 def test_a_deep_stem_does_not_pass(tmp_path):

@@ -1,4 +1,4 @@
-"""Our nets compute what torchvision's do with the same weights, which go both ways exactly."""
+"""Canon's networks compute what torchvision's do; weights are exchanged exactly, in and out."""
 
 import numpy as np
 import pytest

@@ -93,11 +93,11 @@ def train_here(module, variables, x, labels, decayed, rate, dtype):
         window={name: jnp.zeros((), dtype) for name in state_lib.EMPTY_WINDOW},
     )
     on = jax.devices()[:1]
-    state, run, found = parallel.replicate(state, on), parallel.train_step(step, on), []
+    state, run, actual = parallel.replicate(state, on), parallel.train_step(step, on), []
     for batch, truth in zip(x, labels, strict=True):
         state, record = run(state, {"image": batch[None], "label": truth[None]})
-        found.append(float(record["loss"]) / len(truth))
-    return found, jax.device_get({"params": state.params, **state.model_state})
+        actual.append(float(record["loss"]) / len(truth))
+    return actual, jax.device_get({"params": state.params, **state.model_state})
 
 
 def train_there(net, x, labels, decayed, rate, dtype):
@@ -114,7 +114,7 @@ def train_there(net, x, labels, decayed, rate, dtype):
                 lambda layer, x, y, name=name: elements.update({name: y[:, 0].numel()})
             )
     net.train()
-    found = []
+    actual = []
     for batch, truth in zip(x, labels, strict=True):
         out = net(to_nchw(scaled(batch.astype(dtype))))
         loss = torch.nn.functional.cross_entropy(out, torch.from_numpy(truth).long())
@@ -122,9 +122,9 @@ def train_there(net, x, labels, decayed, rate, dtype):
         loss.backward()
         optimizer.step()
         falls.step()
-        found.append(loss.item())
+        actual.append(loss.item())
     optimizer.zero_grad()  # half a gigabyte, for AlexNet
-    return found, elements
+    return actual, elements
 
 
 def both(make, steps, dtype):
@@ -145,9 +145,9 @@ def both(make, steps, dtype):
 @pytest.mark.parametrize("make", RUNS)
 def test_twenty_steps(make):
     steps = 20
-    (found, variables), (expected, net, elements), start, entries = both(make, steps, "float64")
+    (actual, variables), (expected, net, elements), start, entries = both(make, steps, "float64")
     # Our logits are float32 in any case, so 1e-7 is what there is to have.
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert np.ptp(expected) > 0.2
 
     leaves, theirs = flatten_dict(variables), arrays(net)
@@ -166,5 +166,5 @@ def test_twenty_steps(make):
 
 @pytest.mark.parametrize("make", RUNS)
 def test_first_steps_in_float32(make):
-    (found, _), (expected, *_), *_ = both(make, 5, "float32")
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    (actual, _), (expected, *_), *_ = both(make, 5, "float32")
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The papers' AlexNet and GoogLeNet against the same nets made of torch's layers."""
+"""The papers' AlexNet and GoogLeNet against the same networks made of torch's layers."""
 
 import types
 
@@ -30,7 +30,7 @@ def pixels(batch, side):
 
 
 def two_tower(side, kept=1.0, **options):
-    """torch's net, the names of tensors in it, our module and its variables."""
+    """(torch's network, its tensor names, our module, our variables)."""
     net = random_net(TwoTowerAlexNet, padding=IMAGE_SIZES[side], kept=kept)
     entries = same_names(net, {"fc6": 6})
     module = AlexNet(image_size=side, **options)

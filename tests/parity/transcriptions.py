@@ -1,4 +1,4 @@
-"""The nets that torchvision lacks, from torch's layers, for tests only.
+"""Networks that torchvision does not have, made of torch's layers, for tests only.
 
 Modules have our layers' names, so that `same_names` can list their tensors.
 """
@@ -12,7 +12,7 @@ nn = torch.nn
 
 
 def same_names(net, sides) -> list[Entry]:
-    """The list of names for a net whose modules are called as ours.
+    """The list of names for a network whose modules have our names.
 
     sides: by the last part of a linear layer's name, of the map that it sees, if it sees one.
     """
@@ -170,7 +170,7 @@ class PaperGoogLeNet(nn.Module):
 
 
 class CifarBlock(nn.Module):
-    """He 2015, sec. 4.2: two 3x3 convolutions and shortcut A, the zeros behind."""
+    """He 2015, sec. 4.2: two 3x3 convolutions and shortcut A with the zeros last."""
 
     def __init__(self, channels, maps, stride):
         super().__init__()
@@ -210,7 +210,7 @@ class CifarResNet(nn.Module):
 
 
 class ReleasedResNet(nn.Module):
-    """The bottleneck net of ResNet's authors, by their prototxt's names, the stride in branch2a.
+    """The bottleneck network of ResNet's authors: their prototxt's names, the stride in branch2a.
 
     blocks: names behind "res" and "bn", and maps of each: ("2a", 64), ... The block "a" of a stage
     has branch1; it strides by 2 but in stage 2. biases: "first", on conv1, or "all" convolutions.
