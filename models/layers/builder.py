@@ -68,7 +68,7 @@ class Builder:
     ) -> jax.Array:
         """A convolution with windows of size x size: [b, h, w, c] -> [b, h', w', features].
 
-        bias: start of the biases; None: there are none. init: rule for the weights, if not the
+        bias: initial value of the biases; None: no biases. init: rule for the weights, if not the
         network's. activated: whether an activation follows. options: strides, padding of `Conv`.
         """
         return Conv(
@@ -124,27 +124,22 @@ class Builder:
         return alexnet_norm(lrn, groups, name=name)(x)
 
     def pool(
-        self,
-        x: jax.Array,
-        name: str,
-        kind: str,
-        window: int,
-        stride: int,
-        padding: int = 0,
-        ceil: bool = False,
+        self, x: jax.Array, name: str, kind: str, window: int, stride: int, **edges: Any
     ) -> jax.Array:
-        """Pooling as the arguments of `Pool` say, or as the network's option `pooling` changes it.
+        """Pooling as published, or as the network's option `pooling` changes it.
 
         "published": no change; "max" or "average": that kind; "overlapping": windows one pixel
         larger than the stride; "non_overlapping": windows as large as the stride.
+
+        kind, window, stride, edges (padding, ceil): as published, see `Pool`.
         """
-        return Pool(*self._pooling(kind, window, stride, padding, ceil), name=name)(x)
+        return Pool(*self._pooling(kind, window, stride, **edges), name=name)(x)
 
-    def pooled_size(self, size: int, window: int, stride: int, padding=0, ceil=False) -> int:
+    def pooled_size(self, size: int, window: int, stride: int, **edges: Any) -> int:
         """The number of pixels that `pool` leaves of `size` along an axis."""
-        return output_size(size, *self._pooling("max", window, stride, padding, ceil)[1:])
+        return output_size(size, *self._pooling("max", window, stride, **edges)[1:])
 
-    def _pooling(self, kind, window, stride, padding, ceil) -> tuple:
+    def _pooling(self, kind, window, stride, padding=0, ceil=False) -> tuple:
         pooling = getattr(self.net, "pooling", "published")
         if pooling in ("max", "average"):
             kind = pooling

@@ -183,7 +183,7 @@ def test_no_gradient_flows_through_standouts_probabilities():
 
 @pytest.mark.parametrize("variant", ["mnist_dense", "mnist_conv"])
 def test_maxouts_images_are_not_scaled_and_its_hidden_layers_are(variant):
-    """The authors' files: input_scales 1; for other layers the default 1 / 0.5 (pylearn2's dropout)."""
+    """The authors' files: input_scales 1; for other layers the default, 1 / 0.5 (pylearn2)."""
     section = {"name": "maxout", "dtype": "float32", "variant": variant}
     image = np.random.default_rng(0).uniform(0.5, 1.0, (2, 28, 28, 1)).astype(np.float32)
 
