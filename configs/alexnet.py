@@ -6,38 +6,38 @@
     python main.py --config=configs/alexnet.py --workdir=runs/photos \\
         --config.dataset.name=folder --config.dataset.data_dir=PHOTOS
 
-Arguments: two_tower (default; the paper's, 60,965,224 parameters), one_tower (torchvision's,
-61,100,840, without LRN). The latter is not exactly that of Krizhevsky 2014, whose footnote has 384
-maps in conv4 against its text's 0.2 % more parameters, which fit torchvision's 256; its author's
-configuration has 256, and LRN (`--config.model.lrn=cuda_convnet`).
+Arguments: two_tower (default; the paper's network, 60,965,224 parameters), one_tower
+(torchvision's, 61,100,840, without LRN). Krizhevsky 2014 describes one_tower in two ways: 384 maps
+in conv4 in a footnote, and in the text 0.2 % more parameters, which fit torchvision's 256 maps. The
+author's configuration has 256, and LRN (`--config.model.lrn=cuda_convnet`).
 
-As published (sec. 2 to 5): central 256x256 squares, random 224x224 crops of them and flips, less
-the mean image; noise along the principal colours; batch 128, momentum 0.9 with the rate inside
-the velocity, weight decay 5e-4; rate 0.01, divided by 10 up to three times when the validation
-error stops improving; about 90 epochs; N(0, 0.01^2) weights, biases 1 in conv2, conv4, conv5,
-fc6, fc7; dropout 0.5. Published, ILSVRC-2012 validation, one net, ten crops: top-1 error 40.7 %,
-top-5 18.2 %.
+As published (sec. 2 to 5): central 256x256 squares, random 224x224 crops of them, and flips, minus
+the mean image; noise along the principal colours; batch 128; momentum 0.9 with the rate inside the
+velocity; weight decay 5e-4; rate 0.01, divided by 10 up to three times when the validation error
+stops improving; about 90 epochs; weights N(0, 0.01^2), biases 1 in conv2, conv4, conv5, fc6, fc7;
+dropout 0.5. Published error (validation, one network, ten crops): top-1 40.7 %, top-5 18.2 %.
 
-What the paper leaves open: biases do not decay here (nor in the author's code); "stops improving"
-is five epochs without a better top-1 error; the noise is alpha times the eigenvalue, as it says,
-and `--config.augment.lighting=deviations` times the deviation, as the author's code has it; LRN's
-alpha stands on the sum, as the paper writes it, where the author's later code divides it by the
-five maps (`--config.model.lrn=cuda_convnet`), and Caffe, too, with k = 1 (`caffe`). Tests in
-training take the central crop; the paper's ten (sec. 4.1):
+Chosen here, because the paper is not clear: biases do not decay (as in the author's code); "stops
+improving" means five epochs without a better top-1 error; the noise is alpha times the eigenvalue,
+as the paper says (`--config.augment.lighting=deviations`: times the deviation, as in the author's
+code); LRN's alpha multiplies the sum, as the paper writes it. The author's later code divides alpha
+by the five maps (`--config.model.lrn=cuda_convnet`). So does Caffe, with k = 1 (`caffe`).
+Evaluations during training use the central crop. The paper's ten crops (sec. 4.1):
 
     python main.py --mode=evaluate ... --config.evaluate.protocol=ten_crop
 
-Measured: not on ImageNet. The two-tower net on 150 of its photographs, each a class of its own, as
-a folder (--config.batch_size=25 --config.epochs=150.0 --config.evaluate.every_epochs=15.0, seed 0,
-a CPU; stopped by hand at 105): error on their central crops 70.7 % after 30 epochs, 8.0 after 60,
-5.3 after 90, 2.0 after 105. It only shows that the recipe learns: on its training images.
+Measured: not on ImageNet. Only to see that the recipe learns, two_tower was trained on 150
+photographs of it, each a class, as a folder (--config.batch_size=25 --config.epochs=150.0
+--config.evaluate.every_epochs=15.0, seed 0, CPU; stopped by hand at epoch 105). The error on their
+central crops was 70.7 % after 30 epochs, 8.0 after 60, 5.3 after 90, 2.0 after 105.
 
-A copy with central squares saves most of the decoding:
+A copy with central squares avoids most of the decoding. Train on it with
+--config.dataset.name=imagenet2012_256sq:
 
     python -m input_pipeline.prepare imagenet2012 --shorter_side=256 --square --data_dir=DATA
 
-and --config.dataset.name=imagenet2012_256sq. Ablations (sec. 3.3, 3.4): --config.model.lrn=none,
---config.model.pooling=non_overlapping, --config.augment.lighting=none.
+Ablations (sec. 3.3, 3.4): --config.model.lrn=none, --config.model.pooling=non_overlapping,
+--config.augment.lighting=none.
 """
 
 from ml_collections import ConfigDict

@@ -36,6 +36,22 @@ def _view_fits_mean_image(config: ConfigDict, given: Given) -> None:
         )
 
 
+def _view_fits_scales(config: ConfigDict, given: Given) -> None:
+    view = config.view
+    if view.square and view.train != "scale":
+        raise UserError("config.view.square=True: goes with config.view.train=scale only")
+    if view.train == "scale" and view.size > view.train_scale[0]:
+        raise UserError(
+            f"config.view.train_scale={tuple(view.train_scale)}: must be"
+            f" config.view.size={view.size} or more"
+        )
+    if view.size > view.test_scale:
+        raise UserError(
+            f"config.view.test_scale={view.test_scale}: must be config.view.size={view.size} or"
+            " more"
+        )
+
+
 def _mean_fits_range(config: ConfigDict, given: Given) -> None:
     section = config.preprocess
     if section.low and section.mean != "none":
@@ -140,6 +156,7 @@ def _need_each_other(section: ConfigDict, path: str, first: str, second: str) ->
 
 COMBINATIONS = (
     _weights_need_a_source,
+    _view_fits_scales,
     _view_fits_mean_image,
     _mean_fits_range,
     _given_mean_is_used,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.schema import base, first_type_problem
+from configs.schema import base, type_problems
 from errors import one_line
 
 # Where a machine keeps its files, and how many processes it uses for reading.
@@ -75,7 +75,7 @@ def from_json(text: str) -> ConfigDict:
         config = ConfigDict(_over(base().to_dict(), stored))
     except (KeyError, TypeError, AttributeError) as error:  # names that no field can have
         raise ValueError(one_line(error)) from error
-    problem = first_type_problem(config)
+    problem = next(type_problems(config), None)
     if problem:
         raise ValueError(problem)
     return config

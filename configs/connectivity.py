@@ -1,14 +1,14 @@
-"""How many weights one hidden layer takes, connected in three ways.
+"""How many weights a hidden layer has if it is connected in three ways.
 
     python main.py --mode=summary --config=configs/connectivity.py:full
     python main.py --mode=summary --config=configs/connectivity.py:local
     python main.py --mode=summary --config=configs/connectivity.py:shared
 
-Arguments: local (default), full, shared. On 200x200 pixels, 400,000 hidden units (ten maps) take
-16,000,000,000 weights if each sees the whole image, 40,000,000 if each sees 10x10 pixels, and
-1,000 if all units of a map share theirs, as a convolution's do; biases are left out
-(`--config.model.bias=True`: 400,000 more, or 10). Behind the layer `h1` stands a classifier, so
-that the nets can be trained, best on smaller images:
+Arguments: local (default), full, shared. The layer `h1` has 400,000 units (ten maps) on 200x200
+pixels. It has 16,000,000,000 weights if each unit sees the whole image, 40,000,000 if each sees
+10x10 pixels, and 1,000 if the units of a map share their weights, as in a convolution. Biases are
+left out: `--config.model.bias=True` adds 400,000, or 10 shared ones. A classifier follows the
+layer, so the networks can be trained, which is faster with smaller images:
 
     python main.py --config=configs/connectivity.py:local --workdir=runs/local \\
         --config.preprocess.pad=0

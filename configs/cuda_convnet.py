@@ -1,19 +1,20 @@
-"""The CIFAR-10 nets of Krizhevsky's cuda-convnet (2011), named by their test error.
+"""The CIFAR-10 networks of Krizhevsky's cuda-convnet (2011), named by their test error.
 
     python main.py --config=configs/cuda_convnet.py:26pct --workdir=runs/cuda_convnet \\
         --config.dataset.data_dir=DATA
 
-Arguments: 18pct (default), 26pct, 13pct, 11pct. The last two take random 24x24 crops and flips.
+Arguments: 18pct (default), 26pct, 13pct, 11pct. The last two use random 24x24 crops and flips.
 
-The originals': pixels of 0..255 less their mean image, batch 128, momentum 0.9 with the rate
-inside the velocity, rate 0.001 and twice that for biases, which do not decay, layer by layer weight
-decay and initialisation. 26pct: rate lowered tenfold after 8 epochs; 18pct: after 120, and again
-10 later; 11pct: after about 500, and again 10 later. 13pct has 11pct's schedule here, as its own is
-not known to us.
+As in the original: pixels in 0..255 minus the mean image; batch 128; momentum 0.9 with the rate
+inside the velocity; rate 0.001, and 0.002 for biases; weight decay and initialisation by layer, no
+decay of biases. The rate is divided by 10 after 8 epochs (26pct), after 120 and 130 (18pct), or
+after about 500 and 510 (11pct). The schedule of 13pct is not known to us: it has that of 11pct.
 
-Not as the originals: 11pct first trained on four fifths of the images for about 350 of the epochs,
-here all are used from the start; and a random crop is less its own part of the mean image, where
-the original subtracts the central part. 11pct's published error is that of ten crops:
+Differences: the original trains 11pct on four fifths of the images for about 350 epochs, and then
+on all images. Here all images are used from the start. The original subtracts the central part of
+the mean image from every crop. Here each crop has its part subtracted.
+
+The published error of 11pct is that of ten crops. Not measured here.
 
     python main.py --mode=evaluate --config=configs/cuda_convnet.py:11pct ... \\
         --config.evaluate.protocol=ten_crop

@@ -4,37 +4,38 @@
     python main.py --config=configs/googlenet.py --workdir=runs/googlenet \\
         --config.dataset.data_dir=DATA
 
-Arguments: lrn (default; the paper's: 6,998,552 parameters, 13,378,280 with the two auxiliary heads
-of training), batch_norm (the net that torchvision distributes weights for).
+Arguments: lrn (default; the paper's network: 6,998,552 parameters, 13,378,280 with the two
+auxiliary heads of training), batch_norm (the network of torchvision's weights).
 
-As published (sec. 5, 6): patches of 8 to 100 % of the image's area and aspect 3/4 to 4/3, resized
-by a random interpolation; photometric distortions; flips; less the mean; momentum 0.9, rate times
-0.96 every 8 epochs, averaged weights in tests, auxiliary losses at 0.3, dropout 0.4 (0.7 in the
-heads). Published, validation, one crop, one net: top-5 error 10.07 %.
+As published (sec. 5, 6): patches of 8 to 100 % of the image's area with aspect 3/4 to 4/3, resized
+by a random interpolation; photometric distortions; flips; minus the mean; momentum 0.9; rate times
+0.96 every 8 epochs; evaluation with averaged weights; auxiliary losses times 0.3; dropout 0.4 (0.7
+in the heads). Published error (validation, one crop, one network): top-5 10.07 %.
 
-The paper trained asynchronously, and gives no initial rate, batch size, decay, form of momentum,
-initialisation, length, constants of LRN, strength of the distortions, or kind of average. Those
-here are of bvlc_googlenet, Caffe's replication, and its solver.prototxt: rate 0.01, batch 32, decay
-2e-4, the rate inside the velocity, "xavier" weights (by fan-in alone), biases 0.2 (the classifiers'
-0), and 10,000,000 steps, 250 epochs (its weights come from another schedule, of 60). Its biases
-learn at twice the rate (`--config.optimizer.bias_rate=2.0`), here at the same. LRN is AlexNet's,
-with alpha on the sum, as that paper writes it; `--config.model.lrn=cuda_convnet` divides alpha by
-the five maps, as its author's code does, and `caffe`, bvlc_googlenet's, has k = 1 besides. And
-ours: factors of 0.5 to 1.5; a running average of about the last 10,000 steps.
+The paper trained asynchronously and does not give the other numbers. Those here come from Caffe's
+replication bvlc_googlenet and its solver.prototxt: rate 0.01; batch 32; decay 2e-4; the rate inside
+the velocity; "xavier" weights by fan-in; biases 0.2 (classifiers: 0); 10,000,000 steps, which are
+250 epochs. (Caffe's published weights come from another schedule of 60 epochs. Its biases learn at
+twice the rate, `--config.optimizer.bias_rate=2.0`; here they learn at the same rate.) LRN is
+AlexNet's, with alpha times the sum as in that paper. `--config.model.lrn=cuda_convnet` divides
+alpha by the five maps, as the author's code does; `caffe` has k = 1 besides, as bvlc_googlenet.
+Chosen by us: photometric factors of 0.5 to 1.5, and a running average over about the last 10,000
+steps.
 
-The paper's 10 crops (it does not say which; here AlexNet's) and 144 (sec. 7), by --mode=evaluate:
+The paper's 10 crops (which it does not describe; here AlexNet's) and 144 crops (sec. 7), with
+--mode=evaluate:
 
     ... --config.evaluate.protocol=ten_crop
     ... --config.evaluate.protocol=multi_crop --config.evaluate.multi_scale=True
 
-Measured: not on ImageNet. The paper's net on 150 of its photographs, each a class of its own, as a
-folder (--config.view.size=96 --config.view.test_scale=112 --config.view.area="(0.5, 1.0)"
---config.preprocess.high=1.0 --config.model.initializer=he --config.model.bias_start=0.0
---config.batch_size=25 --config.schedule.decay_epochs=40.0 --config.optimizer.averaging=0.9
---config.optimizer.momentum_form=pytorch --config.epochs=400.0, seed 0, a CPU; stopped by hand at
-273): error on their central crops 43 % after 120 epochs, 3.3 after 220, 0.0 after 260, 2.0 at the
-end. With patches from 8 % on it was 97 % after 70. It only shows that the recipe learns: on its
-training images.
+Measured: not on ImageNet. Only to see that the recipe learns, lrn was trained on 150 photographs of
+it, each a class, as a folder (--config.view.size=96 --config.view.test_scale=112
+--config.view.area="(0.5, 1.0)" --config.preprocess.high=1.0 --config.model.initializer=he
+--config.model.bias_start=0.0 --config.batch_size=25 --config.schedule.decay_epochs=40.0
+--config.optimizer.averaging=0.9 --config.optimizer.momentum_form=pytorch --config.epochs=400.0,
+seed 0, CPU; stopped by hand at epoch 273). The error on their central crops was 43 % after 120
+epochs, 3.3 after 220, 0.0 after 260, 2.0 at the end. With patches from 8 % of the area on, it was
+97 % after 70 epochs.
 """
 
 from ml_collections import ConfigDict

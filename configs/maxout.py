@@ -2,22 +2,21 @@
 
     python main.py --config=configs/maxout.py --workdir=runs/maxout --config.dataset.data_dir=DATA
 
-Arguments: mnist_dense (default), mnist_conv, cifar10, cifar10_augmented.
-
-The authors': widths, windows, U(-0.005, 0.005), dropout (0.2 of the image, 0.5 of what other
-layers see), limits on the norm of each unit's weights, batch 100 (dense) or 128. Published test
-error: 0.94, 0.45, 11.68, 9.38 %.
+Arguments: mnist_dense (default), mnist_conv, cifar10, cifar10_augmented. Published test errors:
+0.94, 0.45, 11.68, 9.38 %. Not measured here.
 
 As in the authors' files (pylearn2, scripts/papers/maxout: mnist_pi, mnist, cifar10_no_aug and
-cifar10.yaml): what is kept of the image is not scaled up, of what other layers see it is; the rate
-falls at every update (MNIST) or linearly to a hundredth over 500 epochs (CIFAR-10, where
-convolutions learn at a twentieth of it); momentum, with the rate inside the velocity, rises from
-0.5 to 0.7 (CIFAR-10: 0.6, augmented 0.65) over 250 epochs; CIFAR-10 takes 785 epochs, augmented
-474. Augmented: random 32x32 crops, after 8 zeros on each side, and flips.
+cifar10.yaml): layer sizes; initial weights U(-0.005, 0.005); limits on the norm of each unit's
+weights; batch 100 (mnist_dense) or 128; dropout of 0.2 of the image, which is not scaled, and of
+0.5 of other layers' inputs, which are scaled in training; momentum with the rate inside the
+velocity, from 0.5 to 0.7 (cifar10: 0.6, augmented: 0.65) in 250 epochs. On MNIST the rate falls at
+every step. On CIFAR-10 it falls linearly to a hundredth in 500 epochs, convolutions learn at a
+twentieth of it, and training takes 785 epochs (augmented: 474). Augmented: random 32x32 crops of
+images padded by 8 zeros, and flips.
 
-Not as theirs: for MNIST a fixed number of epochs on all images in place of early stopping on 50,000
-and going on with all; for CIFAR-10 no contrast normalisation and no whitening, but the mean image
-subtracted; in mnist_conv one bias a map, where theirs have one at each place of each map.
+Differences: on MNIST, a fixed number of epochs on all images, where the authors stop early on
+50,000 images and continue on all. On CIFAR-10, subtraction of the mean image in place of contrast
+normalisation and whitening. In mnist_conv one bias per map, where theirs has one per place.
 """
 
 from ml_collections import ConfigDict

@@ -4,26 +4,25 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 LARGEST_INT = 2**31 - 1  # steps are counted in int32
-MOST_PIXELS = 2**16  # of a side; a square of such sides is 64 times the largest that Pillow reads
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """Which values a field may have.
 
-    text: completes "must be ...". choices: where the values are a few words, their meanings.
+    text: completes "must be ...". choices: the values, if they are a few words.
     by_layer: the field is a mapping {layer: value}, and the rule is for each value.
     """
 
     allows: Callable[[Any], bool]
     text: str
-    choices: Mapping[str, str] | None = None
+    choices: tuple[str, ...] = ()
     by_layer: bool = False
 
     def problem(self, name: str, value: Any) -> str | None:
@@ -32,20 +31,20 @@ class Rule:
             return self._problem_of_a_layer(name, value)
         if self.allows(value):
             return None
-        near = difflib.get_close_matches(str(value), self.choices or (), n=1)
+        near = difflib.get_close_matches(str(value), self.choices, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"{name}={value}: {hint}{self.advice}"
+        return f"{name}={value}: {hint}{self._advice}"
 
     def _problem_of_a_layer(self, name: str, values: ConfigDict) -> str | None:
         for layer, value in values.items():
             if not isinstance(layer, str):
                 return f"{name}: {layer!r} is not the name of a layer"
             if not self.allows(value):
-                return f"{name}.{layer}={value}: {self.advice}"
+                return f"{name}.{layer}={value}: {self._advice}"
         return None
 
     @property
-    def advice(self) -> str:
+    def _advice(self) -> str:
         return f"choose one of {self.text}" if self.choices else f"must be {self.text}"
 
 
@@ -54,13 +53,8 @@ class Field:
     """A field of a config. Without a rule, every value of the default's type is allowed."""
 
     default: Any
-    rule: Rule | None
     meaning: str
-
-
-def more_than(low: float) -> Rule:
-    """Numbers above a limit."""
-    return Rule(lambda value: is_number(value) and value > low, f"more than {low}")
+    rule: Rule | None = None
 
 
 def at_least(low: float) -> Rule:
@@ -68,40 +62,37 @@ def at_least(low: float) -> Rule:
     return Rule(lambda value: is_number(value) and value >= low, f"{low} or more")
 
 
-def up_to(high: int) -> Rule:
-    """Numbers from 0 to a limit."""
-    return Rule(lambda value: 0 <= value <= high, f"in 0 .. {high:,}")
-
-
-def fraction(ends: str) -> Rule:
-    """Between 0 and 1. ends: which of the two are allowed, in interval notation: "[)" is 0 only."""
-    texts = {
-        "[]": "in 0 .. 1",
-        "[)": "0 or more and less than 1",
-        "(]": "more than 0 and at most 1",
-        "()": "more than 0 and less than 1",
-    }
+def between(low: float, high: float, ends: str = "[]") -> Rule:
+    """Numbers in an interval. ends: "[" or "(", "]" or ")": whether low and high belong to it."""
 
     def allows(value) -> bool:
-        inside = 0 < value < 1
-        return inside or (value == 0 and ends[0] == "[") or (value == 1 and ends[1] == "]")
+        inside = is_number(value) and low < value < high
+        return inside or (value == low and ends[0] == "[") or (value == high and ends[1] == "]")
 
-    return Rule(lambda value: is_number(value) and allows(value), texts[ends])
+    lower, upper = {"[": "at least", "(": "more than"}, {"]": "at most", ")": "less than"}
+    text = f"{lower[ends[0]]} {low} and {upper[ends[1]]} {high:,}"
+    return Rule(allows, f"from {low} to {high:,}" if ends == "[]" else text)
 
 
-def one_of(**choices: str) -> Rule:
-    """One of a few words. choices: their meanings; empty for a word that explains itself."""
+def one_of(words: str) -> Rule:
+    """One of a few words, which are given with spaces between them."""
+    choices = tuple(words.split())
     return Rule(lambda value: value in choices, ", ".join(choices), choices)
 
 
-def each(allows: Callable[[Any], bool], text: str) -> Rule:
-    """A tuple of any length whose elements are all allowed."""
-    return Rule(lambda values: all(map(allows, values)), text)
+def each(rule: Rule, example: str) -> Rule:
+    """A tuple of any length, with a rule for its values."""
+    text = f"values, each {rule.text}, such as {example}"
+    return Rule(lambda values: all(map(rule.allows, values)), text)
 
 
-def each_of(rule: Rule, example: str) -> Rule:
-    """A tuple of any length whose elements all satisfy a rule for numbers."""
-    return each(rule.allows, f"numbers, each {rule.text}, such as {example}")
+def pair(rule: Rule) -> Rule:
+    """A tuple of two values, which give a range, with a rule for both."""
+
+    def allows(values) -> bool:
+        return len(values) == 2 and all(map(rule.allows, values)) and values[0] <= values[1]
+
+    return Rule(allows, f"two values, each {rule.text}, the smaller one first")
 
 
 def by_layer(rule: Rule) -> Rule:
@@ -113,11 +104,6 @@ def is_number(value: Any) -> bool:
     """Whether a value is a finite number, and no bool."""
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     return is_real and abs(value) <= sys.float_info.max
-
-
-def is_pixels(value: Any) -> bool:
-    """Whether a value can be the side of an image in pixels."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_PIXELS
 
 
 def type_problem(name: str, value: Any, default: Any) -> str | None:
@@ -145,3 +131,15 @@ def _is_possible_name(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
+
+
+POSITIVE = Rule(lambda value: is_number(value) and value > 0, "more than 0")
+FROM_0 = at_least(0)
+FROM_1 = at_least(1)
+FRACTION = between(0, 1, "[)")
+# A square of the largest sides is 64 times the largest that Pillow reads.
+PIXELS = between(0, 2**16)
+SIDE = Rule(
+    lambda value: isinstance(value, int) and value > 0 and PIXELS.allows(value),
+    "a whole number of pixels",
+)

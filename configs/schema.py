@@ -1,413 +1,330 @@
 """Every field of a config: its default, the rule for its values, and its meaning.
 
 A config holds primary numbers only, in the units of the papers. Values that follow from them, such
-as the number of steps, are derived where they are used. docs/config.md is generated from this file:
-
-    python -m configs.schema
+as the number of steps, are derived where they are used. `configs.reference` makes the tables of
+docs/config.md from this file.
 """
 
-import functools
-from collections.abc import Collection
-from operator import getitem
+import itertools
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs.combinations import COMBINATIONS
 from configs.rules import (
-    MOST_PIXELS,
+    FRACTION,
+    FROM_0,
+    FROM_1,
+    LARGEST_INT,
+    PIXELS,
+    POSITIVE,
+    SIDE,
     Field,
     Rule,
     at_least,
+    between,
     by_layer,
     each,
-    each_of,
-    fraction,
-    is_pixels,
-    more_than,
     one_of,
+    pair,
     type_problem,
-    up_to,
 )
 from errors import UserError
 
 RUN = {
-    "seed": Field(0, up_to(2**31 - 1), "fixes initial weights, order of examples, augmentation"),
-    "epochs": Field(1.0, more_than(0), "passes over the training set"),
-    "batch_size": Field(32, at_least(1), "images per step, over all devices together"),
-    "num_devices": Field(0, at_least(0), "devices to use; 0: all that this process sees"),
-    "steps_per_dispatch": Field(1, at_least(1), "steps per device call; more is faster if small"),
-    "log_every_steps": Field(100, at_least(1), "steps between two lines of `metrics.jsonl`"),
+    "seed": Field(
+        0, "fixes initial weights, order of examples and augmentation", between(0, LARGEST_INT)
+    ),
+    "epochs": Field(1.0, "passes over the training set", POSITIVE),
+    "batch_size": Field(32, "images per step, in total over all devices", FROM_1),
+    "num_devices": Field(0, "number of devices; 0: all that the process sees", FROM_0),
+    "steps_per_dispatch": Field(
+        1, "steps per device call; many make small networks faster", FROM_1
+    ),
+    "log_every_steps": Field(100, "steps between two training lines in `metrics.jsonl`", FROM_1),
     "deterministic": Field(
         False,
-        None,
-        "makes GPUs add in a fixed order, so that a run repeats to the bit; slower. CPUs and TPUs"
-        " always do",
+        "GPUs add in a fixed order: equal runs give exactly equal results, but are slower. CPUs and"
+        " TPUs always do",
     ),
     "init_from": Field(
         "",
-        None,
-        "initial weights: another run's workdir (its newest weights; averaged ones, if it"
-        " averages), a file of `--mode=export`, or a file of torchvision, timm, Caffe or Keras"
-        " ([weights.md](weights.md)). A run needs it only once. Commands other than training use"
-        " it when the workdir holds no run",
+        "source of initial weights: another run's workdir (its newest weights, or their running"
+        " average if it has one), a file of `--mode=export`, or a weight file of torchvision, timm,"
+        " Caffe or Keras ([weights.md](weights.md)). Training reads it at step 0 only, other"
+        " commands if the workdir holds no run",
     ),
-    "init_names": Field(
-        "", None, "a JSON file {Canon's name: the file's name}, for a weight file of unknown layout"
-    ),
+    "init_names": Field("", "JSON file {Canon's name: name in the weight file}, for unknown files"),
     "init_settings": Field(
         "auto",
-        None,
-        "`auto`: preprocessing, view and model options become those of the weight file in"
-        " `init_from`, except fields given on the command line. Empty: they stay. A run stores the"
-        " names of the fields that changed",
+        "`auto`: a weight file also sets its preprocessing, view and model options, except those"
+        " given on the command line; empty: it does not. A run stores the names of the fields set",
     ),
     "init_layers": Field(
         (),
-        each(lambda pattern: isinstance(pattern, str), "patterns, such as ('conv1/*', 'fc6/*')"),
-        "which parameters and statistics to initialise: patterns of names such as `conv1/kernel`,"
-        " with `*` for anything; `!fc8/*` leaves out. Empty: all",
+        "names of the parameters and statistics to initialise, where `*` matches anything and"
+        " `!fc8/*` excludes; empty: all",
+        each(Rule(lambda name: isinstance(name, str), "a pattern"), "('conv1/kernel', 'fc6/*')"),
     ),
 }
 
-# The options of every network. A config file adds those of its network, and models/registry.py
-# has the rules for all of them: some networks allow more or fewer values.
+# The options of every network. models/registry.py checks their rules, because a network may allow
+# other values. A config file adds the options of its network.
 MODEL = {
-    "name": Field("", None, "a name of `models/registry.py`"),
+    "name": Field("", "the network: a name of `models/registry.py`"),
     "dtype": Field(
         "float32",
-        one_of(float32="", bfloat16=""),
-        "type of the computation; parameters stay float32. GPUs and TPUs multiply float32 in fewer"
-        " bits unless `JAX_DEFAULT_MATMUL_PRECISION=float32` is set in the environment",
+        "type of the computation; parameters are float32. GPUs and TPUs multiply float32 with fewer"
+        " bits unless the environment sets `JAX_DEFAULT_MATMUL_PRECISION=float32`",
+        one_of("float32 bfloat16"),
     ),
     "activation": Field(
         "relu",
-        None,
-        "`sigmoid`, `tanh`, `scaled_tanh`, `relu`, `leaky_relu`, `prelu`, `prelu_shared`, `maxout`",
+        "activation function; `prelu` learns one slope per channel, `prelu_shared` one per layer",
+        one_of("sigmoid tanh scaled_tanh relu leaky_relu prelu prelu_shared maxout"),
     ),
-    "maxout_pieces": Field(2, None, "affine pieces of each unit, for `maxout`"),
+    "maxout_pieces": Field(2, "affine pieces per unit of `maxout`", at_least(2)),
     "initializer": Field(
         "gaussian",
-        None,
-        "`gaussian`, `uniform`, `he`, `he_fan_out`, `glorot`, `lecun1998`, `xavier_fan_in`",
+        "distribution of initial weights; `he` and `xavier_fan_in` (Caffe's) count by fan-in",
+        one_of("gaussian uniform he he_fan_out glorot lecun1998 xavier_fan_in"),
     ),
-    "initializer_scale": Field(0.01, None, "deviation of `gaussian`, bound of `uniform`"),
-    "regulariser": Field("none", None, "`none`, `dropout`, `dropconnect`, `standout`"),
-    "drop_rate": Field(0.5, None, "share that dropout and DropConnect drop"),
+    "initializer_scale": Field(0.01, "deviation of `gaussian`, bound of `uniform`", POSITIVE),
+    "regulariser": Field(
+        "none", "how units are dropped", one_of("none dropout dropconnect standout")
+    ),
+    "drop_rate": Field(0.5, "share that dropout or DropConnect drops", FRACTION),
     "dropout_scaling": Field(
         "train",
-        None,
-        "`train`: divide by the share kept, in training; `test`: multiply by it, at test time",
+        "`train`: training divides by the share kept; `test`: evaluation multiplies by it, as"
+        " published",
+        one_of("train test"),
     ),
     "dropconnect_inference": Field(
-        "gaussian", None, "`gaussian`: as published; `mean`: with the mean of the weights"
+        "gaussian",
+        "evaluation with samples, as published, or with the mean of the weights",
+        one_of("gaussian mean"),
     ),
-    "dropconnect_samples": Field(1000, None, "samples of that Gaussian"),
-    "standout_alpha": Field(
-        1.0, None, "a standout unit is kept with probability sigmoid(alpha * input + beta)"
-    ),
-    "standout_beta": Field(0.0, None, "beta of this probability"),
+    "dropconnect_samples": Field(1000, "samples of `dropconnect_inference=gaussian`", FROM_1),
+    "standout_alpha": Field(1.0, "standout keeps a unit by sigmoid(alpha * input + beta)"),
+    "standout_beta": Field(0.0, "see `standout_alpha`"),
 }
 
 DATASET = {
     "name": Field(
         "",
+        "`digits` (part of scikit-learn), `folder` (a folder of images), or a TFDS set: `mnist`,"
+        " `cifar10`, `imagenet2012`, ... ([data.md](data.md))",
         Rule(bool, "the name of a data set"),
-        "`digits` (comes with scikit-learn), `folder` (an image folder), or a TFDS set: `mnist`,"
-        " `cifar10`, `imagenet2012`, ...",
     ),
-    "train_split": Field(
-        "train", None, "part to train on; of TFDS sets any split expression, as `train[:45000]`"
-    ),
+    "train_split": Field("train", "split to train on; of TFDS sets also parts: `train[:45000]`"),
     "test_split": Field(
-        "test",
-        None,
-        "part to evaluate on. Where no part has this name: `validation` of a TFDS set; `val/` or"
-        " `validation/` of a folder",
+        "test", "split to evaluate on; if missing, `validation` (folder: or `val`)"
     ),
-    "data_dir": Field("", None, "where the TFDS sets are (empty: TFDS's default), or the folder"),
-    "cache_dir": Field(
-        "", None, "for decoded arrays; empty: `$XDG_CACHE_HOME/canon` or `~/.cache/canon`"
-    ),
-    "test_fraction": Field(
-        0.0, fraction("[)"), "share of each class to test on, of a folder without a test folder"
-    ),
+    "data_dir": Field("", "folder of TFDS sets (empty: TFDS's default), or of the images"),
+    "cache_dir": Field("", "for decoded images; empty: `$XDG_CACHE_HOME/canon`, `~/.cache/canon`"),
+    "test_fraction": Field(0.0, "share to test on, of a folder without test split", FRACTION),
     "on_bad_image": Field(
-        "error",
-        one_of(error="stop", skip="leave the image out, and report how many were"),
-        "what to do with an image that cannot be read",
+        "error", "stop at an unreadable image, or leave it out", one_of("error skip")
     ),
-    "workers": Field(0, up_to(1024), "processes that decode images; 0: threads of this process"),
+    "workers": Field(0, "processes that decode images; 0: threads", between(0, 1024)),
 }
 
 VIEW = {
-    "size": Field(0, up_to(MOST_PIXELS), "pixels of a side; 0: images are not cut"),
+    "size": Field(0, "side of the square in pixels; 0: images are not cut", PIXELS),
     "train": Field(
         "scale",
-        None,
-        "for training. `scale`: the shorter side is drawn from `train_scale`, the square is at a"
-        " random place; `area`: a rectangle of random area and aspect, stretched; `center`: as in"
-        " evaluation",
+        "what training sees. `scale`: a square at a random place of the image resized to a random"
+        " scale in `train_scale`; `area`: a rectangle of random `area` and `aspect`; `center`: the"
+        " same as evaluation",
+        one_of("scale area center"),
     ),
-    "train_scale": Field((256, 256), None, "pixels, from and to"),
-    "square": Field(False, None, "with `scale`: only from the central square (AlexNet)"),
-    "area": Field((0.08, 1.0), None, "with `area`: share of the image, from and to"),
-    "aspect": Field((3 / 4, 4 / 3), None, "with `area`: width by height, from and to"),
+    "train_scale": Field((256, 256), "shorter side, from and to", pair(SIDE)),
+    "square": Field(False, "with `scale`: cut from the central square only, as AlexNet"),
+    "area": Field((0.08, 1.0), "share of the image's area, from and to", pair(between(0, 1, "(]"))),
+    "aspect": Field(
+        (3 / 4, 4 / 3), "width divided by height, from and to", pair(between(0, 2**16, "(]"))
+    ),
     "interpolation": Field(
         "bilinear",
-        None,
-        "`bilinear`, `bicubic`, `lanczos`, `box`, `nearest`; `random`: bilinear, bicubic, box or"
-        " nearest for each image",
+        "how images are resized; `random`: one of four for each image (GoogLeNet)",
+        one_of("bilinear bicubic lanczos box nearest random"),
     ),
-    "test_scale": Field(
-        256, up_to(MOST_PIXELS), "shorter side in evaluation, of which the central square is cut"
-    ),
+    "test_scale": Field(256, "evaluation sees the centre of images with this shorter side", PIXELS),
 }
 
 PREPROCESS = {
-    "pad": Field(
-        0, up_to(MOST_PIXELS), "pixels to add on each side: black ones or, with a mean, of the mean"
-    ),
-    "crop": Field(
-        0,
-        up_to(MOST_PIXELS),
-        "side of the square to cut after that: the central one, or with `augment.crop` a random"
-        " one in training; 0: none",
-    ),
-    "low": Field(0.0, None, "value of black pixels; must be 0 with a mean"),
-    "high": Field(1.0, None, "value of white pixels; with a mean m: high * (pixel - m)"),
+    "pad": Field(0, "pixels to add on each side: black, or the mean if one is subtracted", PIXELS),
+    "crop": Field(0, "then a square is cut: the centre, or see `augment.crop`; 0: none", PIXELS),
+    "low": Field(0.0, "value of black; must be 0 if a mean is subtracted"),
+    "high": Field(1.0, "value of white; with a mean m: high * (pixel - m), pixels in 0 to 1"),
     "mean": Field(
         "none",
-        one_of(
-            none="",
-            channel="one value per colour, of the training set",
-            pixel="the mean image of the training set",
-            given="`given_mean`",
-        ),
-        "mean to subtract from pixels in 0 .. 1",
+        "mean to subtract: of the training set one value per `channel` or per `pixel`, or"
+        " `given_mean`",
+        one_of("none channel pixel given"),
     ),
-    "given_mean": Field(
-        (),
-        each_of(fraction("[]"), "(0.5, 0.5, 0.5)"),
-        "one value per colour, as pretrained weights need it",
-    ),
+    "given_mean": Field((), "one value per colour", each(between(0, 1), "(0.5, 0.5, 0.5)")),
     "deviation": Field(
-        (),
-        each_of(fraction("(]"), "(0.5, 0.5, 0.5)"),
-        "one value per colour, by which the result is divided; empty: no division",
+        (), "one divisor per colour; empty: none", each(between(0, 1, "(]"), "(0.5, 0.5, 0.5)")
     ),
 }
 
 AUGMENT = {
-    "translate": Field(0.0, at_least(0), "shift along each axis, at most so many pixels"),
-    "scale": Field(0.0, fraction("[)"), "change of size: 0.1 is 0.9 to 1.1"),
-    "squeeze": Field(0.0, fraction("[)"), "width times 1 + s, height divided by 1 + s"),
-    "shear": Field(0.0, at_least(0), "horizontal pixels per row"),
-    "crop": Field(False, None, "`preprocess.crop` at a random place"),
-    "flip": Field(False, None, "mirror half of the images left to right"),
+    "translate": Field(0.0, "largest shift along each axis, in pixels", FROM_0),
+    "scale": Field(0.0, "largest change of size: 0.1 means from 0.9 to 1.1", FRACTION),
+    "squeeze": Field(0.0, "s: width times 1 + s, height divided by 1 + s", FRACTION),
+    "shear": Field(0.0, "largest horizontal shift per row, in pixels", FROM_0),
+    "crop": Field(False, "the square of `preprocess.crop` is cut at a random place"),
+    "flip": Field(False, "half of the images are mirrored left to right"),
     "lighting": Field(
         "none",
-        one_of(
-            none="",
-            eigenvalues="by its eigenvalue, as the paper says",
-            deviations="by its deviation, as the author's code has it",
-        ),
-        "AlexNet's shift along each principal colour, times N(0, `lighting_deviation`^2)",
+        "AlexNet's random shift along each principal colour of the training set, scaled by its"
+        " eigenvalue, as the paper reads, or its deviation, as in the author's code",
+        one_of("none eigenvalues deviations"),
     ),
-    "lighting_deviation": Field(0.1, more_than(0), "deviation of the factor in `lighting`"),
+    "lighting_deviation": Field(0.1, "deviation of that random shift", POSITIVE),
     "photometric": Field(
-        0.0, fraction("[]"), "brightness, contrast and colour, each times 1 - this to 1 + this"
+        0.0, "p: brightness, contrast, colour times 1 - p to 1 + p", between(0, 1)
     ),
 }
 
 LOSS = {
     "name": Field(
         "softmax",
-        one_of(
-            softmax="cross-entropy of the softmax",
-            mse="distance to the code of the class (LeCun 1998, eq. 8)",
-            map="the same, against other classes (eq. 9)",
-        ),
-        "the loss; `mse` and `map` are for LeNet-5's RBF output",
+        "`softmax`: cross-entropy; for RBF outputs `mse` and `map`, LeCun 1998's eq. 8 and 9",
+        one_of("softmax mse map"),
     ),
-    "auxiliary_weight": Field(
-        0.0, at_least(0), "weight of the loss of each auxiliary head (GoogLeNet)"
-    ),
-    "j": Field(0.0, at_least(0), "eq. 9's constant of the class of no character, for `map`"),
+    "j": Field(0.0, "eq. 9's constant of the class of all that is no character", FROM_0),
+    "auxiliary_weight": Field(0.0, "weight of the loss of each auxiliary head (GoogLeNet)", FROM_0),
 }
 
 OPTIMIZER = {
-    "momentum": Field(0.9, fraction("[)"), "momentum of stochastic gradient descent"),
-    "momentum_end": Field(
-        0.0, fraction("[)"), "momentum after `momentum_epochs`, reached linearly; 0: it stays"
-    ),
-    "momentum_epochs": Field(0.0, at_least(0), "epochs over which the momentum changes"),
+    "momentum": Field(0.9, "momentum m of stochastic gradient descent", FRACTION),
+    "momentum_end": Field(0.0, "momentum after `momentum_epochs`, reached linearly", FRACTION),
+    "momentum_epochs": Field(0.0, "epochs in which the momentum changes; 0: constant", FROM_0),
     "momentum_form": Field(
         "pytorch",
-        one_of(
-            pytorch="v = m v + g, w -= rate v",
-            caffe="v = m v + rate g, w -= v, as AlexNet",
-        ),
-        "whether the rate is outside or inside the velocity v",
+        "`pytorch`: v = m v + g, w -= rate v; `caffe` and AlexNet: v = m v + rate g, w -= v",
+        one_of("pytorch caffe"),
     ),
-    "weight_decay": Field(0.0, at_least(0), "wd: wd * w is added to the gradient, without a 1/2"),
+    "weight_decay": Field(0.0, "wd: wd * w is added to the gradient, without factor 1/2", FROM_0),
     "decayed": Field(
         "kernels",
-        one_of(
-            kernels="weights of convolutions and fully connected layers",
-            all="all but PReLU's slopes",
-        ),
-        "which parameters decay",
+        "weights of convolutions and fully connected layers decay, or all but PReLU's slopes",
+        one_of("kernels all"),
     ),
-    "layer_decays": Field({}, by_layer(at_least(0)), "weight decay by layer, as `{'fc6': 0.0}`"),
-    "bias_rate": Field(1.0, at_least(0), "factor on the rate of biases"),
-    "layer_rates": Field(
-        {}, by_layer(at_least(0)), "factors on the rate by layer, as `{'conv1': 0.05}`"
-    ),
-    "max_norm": Field(0.0, at_least(0), "largest norm of each unit's weights; 0: no limit"),
-    "max_norms": Field({}, by_layer(more_than(0)), "largest norms by layer, before `max_norm`"),
+    "layer_decays": Field({}, "weight decay by layer, such as `{'fc6': 0.0}`", by_layer(FROM_0)),
+    "bias_rate": Field(1.0, "factor on the learning rate of biases", FROM_0),
+    "layer_rates": Field({}, "factors on the rate by layer, `{'conv1': 0.05}`", by_layer(FROM_0)),
+    "max_norm": Field(0.0, "largest norm of the weights of a unit; 0: no limit", FROM_0),
+    "max_norms": Field({}, "the same by layer, in place of `max_norm`", by_layer(POSITIVE)),
     "averaging": Field(
         0.0,
-        fraction("[)"),
-        "evaluation and prediction use a running average of the parameters, of about the last"
+        "evaluation uses a running average of the parameters, over about the last"
         " 1 / (1 - averaging) steps; 0: the parameters themselves",
+        FRACTION,
     ),
 }
 
 SCHEDULE = {
     "name": Field(
         "constant",
-        one_of(
-            constant="",
-            cosine="falls to zero at the end",
-            steps="`learning_rate` times `factors[i]` from epoch `boundaries[i]` on",
-            exponential="times `decay` every `decay_epochs`, not below `minimum`",
-            linear="to `learning_rate` times `decay` over `decay_epochs`",
-            plateau="times `plateau.factor` when evaluations stop improving",
-        ),
-        "how the rate changes",
+        "`cosine`: the rate falls to zero at the last step; `steps`: `learning_rate` times"
+        " `factors[i]` from epoch `boundaries[i]` on; `exponential`: times `decay` every"
+        " `decay_epochs`; `linear`: to `learning_rate` times `decay` within `decay_epochs`;"
+        " `plateau`: times `plateau.factor` when evaluations stop improving",
+        one_of("constant cosine steps exponential linear plateau"),
     ),
-    "learning_rate": Field(0.01, more_than(0), "the initial rate"),
+    "learning_rate": Field(0.01, "the first learning rate", POSITIVE),
     "for_batch": Field(
-        0,
-        at_least(0),
-        "batch size that `learning_rate` is meant for; it is scaled to `batch_size`. 0: not",
+        0, "batch size of the rates, which are scaled to `batch_size`; 0: not scaled", FROM_0
     ),
-    "warmup_epochs": Field(0.0, at_least(0), "epochs in which the rate rises linearly from zero"),
-    "drop_anneal_epochs": Field(
-        0.0, at_least(0), "epochs in which drop rates fall linearly to zero; 0: they stay"
-    ),
-    "boundaries": Field((), each_of(at_least(0), "(30.0, 60.0)"), "of `steps`: epochs"),
-    "factors": Field((), each_of(at_least(0), "(0.1, 0.01)"), "of `steps`: factors on the rate"),
-    "decay": Field(1.0, fraction("(]"), "of `exponential` and `linear`"),
-    "decay_epochs": Field(
-        0.0, at_least(0), "of `exponential` (0: `decay` at every update) and `linear`"
-    ),
-    "minimum": Field(0.0, at_least(0), "of `exponential`: the lowest rate"),
+    "warmup_epochs": Field(0.0, "epochs in which the rate rises linearly from zero", FROM_0),
     "warmup_rate": Field(
         0.0,
-        at_least(0),
-        "the rate until the training error, averaged over about 50 steps, is below `warmup_error`"
-        " (ResNet-110: 0.01, 0.8); epochs count from the first step all the same. 0: none",
+        "rate until the training error, averaged over about 50 steps, is below `warmup_error`"
+        " (ResNet-110: 0.01 until 0.8); 0: none",
+        FROM_0,
     ),
-    "warmup_error": Field(0.0, fraction("[]"), "see `warmup_rate`"),
+    "warmup_error": Field(0.0, "see `warmup_rate`", between(0, 1)),
+    "boundaries": Field((), "of `steps`: epochs", each(FROM_0, "(30.0, 60.0)")),
+    "factors": Field((), "of `steps`: factors on `learning_rate`", each(FROM_0, "(0.1, 0.01)")),
+    "decay": Field(1.0, "of `exponential` and `linear`: factor on the rate", between(0, 1, "(]")),
+    "decay_epochs": Field(0.0, "of the same; 0 with `exponential`: every step", FROM_0),
+    "minimum": Field(0.0, "of `exponential`: the lowest rate", FROM_0),
+    "drop_anneal_epochs": Field(
+        0.0, "epochs in which all drop rates fall linearly to zero; 0: constant", FROM_0
+    ),
 }
 
 PLATEAU = {
-    "factor": Field(0.1, fraction("()"), "factor on the rate"),
-    "patience": Field(
-        5, at_least(1), "evaluations in a row without a lower top-1 error, before the rate changes"
-    ),
-    "min_improvement": Field(
-        0.001, fraction("[)"), "an error is lower if below (1 - this) times the lowest so far"
-    ),
-    "drops": Field(3, at_least(1), "how often the rate changes at most"),
+    "factor": Field(0.1, "factor on the learning rate", between(0, 1, "()")),
+    "patience": Field(5, "evaluations in a row without a lower top-1 error", FROM_1),
+    "min_improvement": Field(0.001, "share by which an error must be lower to count", FRACTION),
+    "drops": Field(3, "how often the rate is lowered at most", FROM_1),
 }
 
 EVALUATE = {
-    "every_epochs": Field(1.0, more_than(0), "epochs between two evaluations during training"),
+    "every_epochs": Field(1.0, "epochs between two evaluations in training", POSITIVE),
     "batch_size": Field(
-        1000,
-        at_least(1),
-        "images, crops and mirrors together, or whole images of as many pixels with their mirrors;"
-        " lower it if memory is short",
+        1000, "images per step, counting crops and mirrors; lower it if memory is short", FROM_1
+    ),
+    "split": Field("test", "split that `--mode=evaluate` uses", one_of("test train")),
+    "checkpoint": Field(
+        "latest", "`best`: with the lowest test top-1 error", one_of("latest best")
     ),
     "protocol": Field(
         "auto",
-        one_of(
-            auto="`center` where images are cut, otherwise `full`",
-            full="the image",
-            center="the central crop",
-            ten_crop="corners and centre of the central square, and their mirrors",
-            multi_crop="see `crops`",
-            dense="the network at all places of the whole image and of its mirror",
-            dense_and_multi_crop="the mean of both",
-        ),
-        "which parts of an image are evaluated; the probabilities of all are averaged"
-        " ([evaluation.md](evaluation.md))",
+        "which parts of an image the network sees ([evaluation.md](evaluation.md)); `auto`:"
+        " `center` if images are cut, else `full`",
+        one_of("auto full center ten_crop multi_crop dense dense_and_multi_crop"),
     ),
     "scales": Field(
         (),
-        each(is_pixels, "whole numbers of pixels, such as (256, 288)"),
-        "shorter sides of the images; empty: `view.test_scale`",
+        "shorter sides to which images are resized; empty: `view.test_scale`",
+        each(SIDE, "(256, 288)"),
     ),
-    "multi_scale": Field(
-        False,
-        None,
-        "the published scales instead: for a fixed S: S - 32, S, S + 32; for a random S: the"
-        " smallest, the middle and the largest; for `crops=squares`: 0, 32, 64 and 96 above"
-        " `test_scale`",
-    ),
+    "multi_scale": Field(False, "the published scales in place of `scales`"),
     "crops": Field(
         "grid",
-        one_of(
-            grid="5 x 5 places, 50 crops with mirrors (VGG)",
-            squares="of three squares: corners, centre, the square itself; 36 with mirrors"
-            " (GoogLeNet)",
-        ),
-        "crops of `multi_crop` at each scale",
+        "crops of `multi_crop`, per scale: VGG's 5 x 5 places (50 with mirrors), or those of"
+        " GoogLeNet's three squares (36)",
+        one_of("grid squares"),
     ),
     "map_average": Field(
         "scores",
-        one_of(scores="before the softmax", probabilities="after it"),
-        "what `dense` averages over all places",
+        "what `dense` averages over places: scores before the softmax, or probabilities",
+        one_of("scores probabilities"),
     ),
     "ensemble": Field(
         "",
-        None,
-        "runs, or files of `--mode=export`, whose probabilities are averaged, with commas. Each"
-        " has its own model and preprocessing. Results go to `--workdir`",
-    ),
-    "split": Field("test", one_of(test="", train=""), "which split is evaluated"),
-    "checkpoint": Field(
-        "latest", one_of(latest="", best="with the lowest top-1 error"), "which checkpoint is used"
+        "workdirs and exported files, separated by commas, whose probabilities are averaged; each"
+        " has its network and preprocessing. Results go to `--workdir`",
     ),
 }
 
 NOT_FINITE = {
     "action": Field(
         "stop",
-        one_of(
-            stop="end the run, and say at which step",
-            skip="leave out the update of this step",
-            roll_back="resume from the last checkpoint, with the rate times `rate_factor`",
-        ),
-        "what to do when a loss or a gradient is infinite or not a number",
+        "at a loss or gradient that is infinite or not a number: end the run, `skip` the update of"
+        " the step, or resume from the last checkpoint with the rate times `rate_factor`",
+        one_of("stop skip roll_back"),
     ),
-    "limit": Field(10, at_least(1), "so often; then stop"),
-    "rate_factor": Field(0.5, fraction("()"), "of `roll_back`"),
+    "limit": Field(10, "how often to skip or roll back before stopping", FROM_1),
+    "rate_factor": Field(0.5, "of `roll_back`: factor on the learning rate", between(0, 1, "()")),
 }
 
 CHECKPOINT = {
-    "every_epochs": Field(1.0, more_than(0), "epochs between two checkpoints"),
-    "every_steps": Field(0, at_least(0), "steps between two more checkpoints; 0: none"),
-    "keep": Field(3, at_least(1), "how many of the newest are kept, beside the best"),
+    "every_epochs": Field(1.0, "epochs between two checkpoints", POSITIVE),
+    "every_steps": Field(0, "steps between additional checkpoints; 0: none", FROM_0),
+    "keep": Field(3, "number of checkpoints to keep, in addition to the best", FROM_1),
 }
 
 PREDICT = {
-    "invert": Field(
-        "auto", one_of(auto="", yes="", no=""), "whether to invert pictures of dark ink on paper"
-    ),
-    "contact_sheet": Field("", None, "a PNG file to write, of the pictures and their classes"),
+    "invert": Field("auto", "invert dark ink on light paper", one_of("auto yes no")),
+    "contact_sheet": Field("", "PNG file to write, with all pictures and their classes"),
 }
 
 SECTIONS: dict[str, dict[str, Field]] = {
@@ -445,47 +362,54 @@ def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
     given: the fields that the command line gives; then values that change nothing are refused, too,
     which a stored run may have.
     """
-    problem = first_type_problem(config) or _first_rule_problem(config)
+    problem = next(itertools.chain(type_problems(config), _rule_problems(config)), None)
     if problem:
         raise UserError(problem)
     for check in COMBINATIONS:
         check(config, given)
 
 
-def first_type_problem(config: ConfigDict) -> str | None:
-    """A line on the first field that is missing or of another type than its default, if any.
+def type_problems(config: ConfigDict) -> Iterator[str]:
+    """A line on each field that is missing or of another type than its default.
 
     ConfigDict sees to the types of fields that the command line gives. A config from a file, or
     from Python, can hold anything.
     """
     for path, fields in SECTIONS.items():
-        section, name = config, "config"
-        for part in filter(None, path.split(".")):
-            name += f".{part}"
-            if part not in section:
-                return f"{name} is missing"
-            section = section[part]
-            if not isinstance(section, ConfigDict):
-                return f"{name}={section}: must be a section with fields"
-        for key, field in fields.items():
-            if key not in section:
-                return f"{name}.{key} is missing"
-            problem = type_problem(f"{name}.{key}", section[key], field.default)
-            if problem:
-                return problem
-    return None
-
-
-def _first_rule_problem(config: ConfigDict) -> str | None:
-    """A line on the first field whose value its rule does not allow, if any."""
-    for path, fields in SECTIONS.items():
-        section = functools.reduce(getitem, filter(None, path.split(".")), config)
+        section = _section(config, path)
+        if not isinstance(section, ConfigDict):
+            yield f"config.{path}={section}: must be a section with fields"
+            continue
         for name, field in fields.items():
-            full_name = ".".join(filter(None, ("config", path, name)))
-            problem = field.rule and field.rule.problem(full_name, section[name])
+            if name not in section:
+                yield f"{_full_name(path, name)} is missing"
+                continue
+            problem = type_problem(_full_name(path, name), section[name], field.default)
             if problem:
-                return problem
-    return None
+                yield problem
+
+
+def _rule_problems(config: ConfigDict) -> Iterator[str]:
+    """A line on each field whose value its rule does not allow."""
+    for path, fields in SECTIONS.items():
+        if path == "model":
+            continue  # models/registry.py knows which values a network allows
+        for name, field in fields.items():
+            value = _section(config, path)[name]
+            problem = field.rule and field.rule.problem(_full_name(path, name), value)
+            if problem:
+                yield problem
+
+
+def _section(config: ConfigDict, path: str) -> Any:
+    """The section of a path such as "schedule.plateau"; None if it is missing."""
+    for name in filter(None, path.split(".")):
+        config = config.get(name) if isinstance(config, ConfigDict) else None
+    return config
+
+
+def _full_name(path: str, name: str) -> str:
+    return ".".join(filter(None, ("config", path, name)))
 
 
 def choices(name: str) -> tuple[str, ...]:

@@ -3,20 +3,20 @@
     python main.py --mode=summary --config=configs/vgg.py:D
     python main.py --config=configs/vgg.py:A --workdir=runs/vgg_A --config.dataset.data_dir=DATA
 
-Arguments: D (default), A, A-LRN, B, C, E, the nets of table 1; B-5x5, the shallow net of sec. 4.1,
-with one 5x5 convolution in place of each two 3x3 of B.
+Arguments: D (default), A, A-LRN, B, C, E: the networks of table 1. B-5x5: the shallow network of
+sec. 4.1, which has one 5x5 convolution in place of each two 3x3 convolutions of B.
 
-As published (sec. 3.1): shorter side S = 256, one random 224x224 crop an image, flips, AlexNet's
-noise along the principal colours, less the mean RGB value; batch 256, momentum 0.9, weight decay
+As published (sec. 3.1): shorter side S = 256, a random 224x224 crop per image, flips, AlexNet's
+noise along the principal colours, minus the mean RGB value; batch 256; momentum 0.9; weight decay
 5e-4; rate 0.01, divided by 10 up to three times when the validation error stops improving; 74
-epochs; dropout 0.5. The deep nets start with the first four convolutions and the fully connected
-layers of a trained net A:
+epochs; dropout 0.5. The deep networks start with the first four convolutions and the fully
+connected layers of a trained network A:
 
     python main.py --config=configs/vgg.py:D --workdir=runs/vgg_D --config.dataset.data_dir=DATA \\
         --config.init_from=runs/vgg_A \\
         --config.init_layers="('conv1_1/*','conv2_1/*','conv3_1/*','conv3_2/*','fc*')"
 
-S = 384 is tuned from S = 256, and a random S in 256 .. 512 from S = 384:
+S = 384 is fine-tuned from S = 256, and a random S in 256 .. 512 from S = 384:
 
     ... --workdir=runs/vgg_D_384 --config.init_from=runs/vgg_D \\
         --config.schedule.learning_rate=1e-3 --config.view.train_scale="(384, 384)" \\
@@ -24,31 +24,33 @@ S = 384 is tuned from S = 256, and a random S in 256 .. 512 from S = 384:
     ... --workdir=runs/vgg_D_jitter --config.init_from=runs/vgg_D_384 \\
         --config.view.train_scale="(256, 512)" --config.view.test_scale=384
 
-Published, validation, dense, S = 256 = Q, top-1 / top-5 error: A 29.6 / 10.4, A-LRN 29.7 / 10.5,
-B 28.7 / 9.9, C 28.1 / 9.4, D 27.0 / 8.8, E 27.3 / 9.0 %. B-5x5, central crop: top-1 7 % above B's.
+Published error (validation, dense, S = Q = 256), top-1 / top-5: A 29.6 / 10.4, A-LRN 29.7 / 10.5, B
+28.7 / 9.9, C 28.1 / 9.4, D 27.0 / 8.8, E 27.3 / 9.0 %. B-5x5, central crop: top-1 7 % above B's.
 
-What the paper leaves open, or seems to mean: N(0, 0.01^2) weights, as it prints a variance of
-10^-2, probably for the deviation (He 2015 cites it so; `--config.model.initializer_scale=0.1` is
-the literal reading; it found Glorot's rule to do as well, `--config.model.initializer=glorot`);
-kernels decay, biases do not; the momentum is Caffe's, with the rate inside, as the authors' code
-was derived from Caffe (sec. 3.3); "stops improving" is five epochs without a better top-1 error;
-A-LRN's alpha stands on the sum, as AlexNet's paper writes it, where Caffe divides it by the five
-maps and has k = 1 (`--config.model.lrn=caffe`; `cuda_convnet`: divided, k = 2). Tests in training
-take the central crop. The paper's (sec. 3.2, 4), each with --mode=evaluate, are those of table 3,
-table 4, and two more of table 5:
+Chosen here, because the paper is not clear:
+- Weights N(0, 0.01^2). The paper prints a variance of 10^-2, but probably means the deviation, as
+  He 2015 cites it. Literally: `--config.model.initializer_scale=0.1`. The paper found that Glorot's
+  initialisation works as well: `--config.model.initializer=glorot`.
+- Kernels decay, biases do not. "Stops improving" means five epochs without a better top-1 error.
+- The momentum is Caffe's, with the rate inside, because the authors' code derives from Caffe.
+- LRN's alpha in A-LRN multiplies the sum, as in AlexNet's paper. `--config.model.lrn=caffe`: alpha
+  divided by the five maps, and k = 1; `cuda_convnet`: the same with k = 2.
+
+Evaluations during training use the central crop. The paper's protocols (sec. 3.2, 4) are those of
+table 3, table 4, and two more of table 5, each with --mode=evaluate:
 
     ... --config.evaluate.protocol=dense
     ... --config.evaluate.protocol=dense --config.evaluate.multi_scale=True
     ... --config.evaluate.protocol=multi_crop --config.evaluate.multi_scale=True
     ... --config.evaluate.protocol=dense_and_multi_crop --config.evaluate.multi_scale=True
 
-Measured: not on ImageNet. Net A on 150 of its photographs, each a class of its own, as a folder
-(--config.model.image_size=64 --config.view.size=64 --config.view.train_scale="(72, 72)"
---config.view.test_scale=72 --config.preprocess.high=4.0 --config.model.initializer=he
---config.batch_size=25 --config.schedule.plateau.patience=20 --config.epochs=200.0, then on to 400,
-seed 0, a CPU; stopped by hand at 311): error on their central crops 79 % after 100 epochs, 43 after
-200, 4.0 after 280, 4.7 after 300, 5.3 at the end. It only shows that the recipe learns: on its
-training images. With Glorot's rule the loss was still that of guessing, 5.0, after 59 epochs.
+Measured: not on ImageNet. Only to see that the recipe learns, A was trained on 150 photographs of
+it, each a class, as a folder (--config.model.image_size=64 --config.view.size=64
+--config.view.train_scale="(72, 72)" --config.view.test_scale=72 --config.preprocess.high=4.0
+--config.model.initializer=he --config.batch_size=25 --config.schedule.plateau.patience=20
+--config.epochs=200.0, resumed with 400, seed 0, CPU; stopped by hand at epoch 311). The error on
+their central crops was 79 % after 100 epochs, 43 after 200, 4.0 after 280, 4.7 after 300, 5.3 at
+the end. With Glorot's initialisation the loss was still that of guessing, 5.0, after 59 epochs.
 """
 
 from ml_collections import ConfigDict

@@ -28,7 +28,7 @@ from train_lib import losses, schedules
         (
             "optimizer.averaging",
             1.0,
-            "optimizer.averaging=1.0: must be 0 or more and less than 1",
+            "optimizer.averaging=1.0: must be at least 0 and less than 1",
         ),
         ("optimizer.momentum_end", 0.7, "momentum_end=0.7 and .momentum_epochs=0.0: set both"),
         ("optimizer.layer_rates", {"c1": -1.0}, "config.optimizer.layer_rates.c1=-1.0: must be 0"),
@@ -51,9 +51,9 @@ from train_lib import losses, schedules
         ("preprocess.mean", "pixel", "low=-0.1: must be 0 with config.preprocess.mean=pixel"),
         ("augment.lighting", "pca", "choose one of none, eigenvalues, deviations"),
         ("augment.lighting_deviation", 0.0, "config.augment.lighting_deviation=0.0"),
-        ("augment.photometric", 1.5, "config.augment.photometric=1.5: must be in 0 .. 1"),
+        ("augment.photometric", 1.5, "config.augment.photometric=1.5: must be from 0 to 1"),
         ("evaluate.protocol", "ten", "choose one of auto, full, center, ten_crop"),
-        ("evaluate.scales", (0,), "must be whole numbers of pixels"),
+        ("evaluate.scales", (0,), "must be values, each a whole number of pixels"),
         ("evaluate.crops", "ten_crop", "choose one of grid, squares"),
         ("evaluate.map_average", "logits", "choose one of scores, probabilities"),
     ],
@@ -106,11 +106,11 @@ def test_schedules_that_cannot_be_are_refused(fields, said):
         ({"given_mean": (0.5,)}, "mean=given and given_mean need each other"),
         (
             {"mean": "given", "given_mean": (127.0,)},
-            "given_mean=(127.0,): must be numbers, each in",
+            "given_mean=(127.0,): must be values, each from",
         ),
         (
             {"deviation": (0.0,)},
-            "deviation=(0.0,): must be numbers, each more than 0 and",
+            "deviation=(0.0,): must be values, each more than 0 and",
         ),
     ],
 )
