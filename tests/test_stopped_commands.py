@@ -62,7 +62,7 @@ def test_it_saves_and_asks_to_be_started_again(tmp_path, moment, step, stops_at,
     assert end(start(tmp_path, moment, step)) == (
         75,
         f"main.py: stopped by SIGTERM at step {stops_at}, saved in {tmp_path}: the same command"
-        " goes on from there",
+        " resumes it",
     )
     assert saved(tmp_path) == steps_saved
 
@@ -85,7 +85,7 @@ def test_of_two_processes_the_one_that_is_asked_stops_both(tmp_path):
     first, second = together(tmp_path, "stepping", 12)
     *_, stopped_at = saved(tmp_path)
     assert 12 <= stopped_at <= 20
-    rest = f"at step {stopped_at}, saved in {tmp_path}: the same command goes on from there"
+    rest = f"at step {stopped_at}, saved in {tmp_path}: the same command resumes it"
     assert first == (75, f"main.py: stopped by SIGTERM in process 1 {rest}")
     assert second == (75, f"main.py: stopped by SIGTERM {rest}")
 

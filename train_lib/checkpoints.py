@@ -326,7 +326,7 @@ class Checkpoints:
             path = self.directory / str(step)
             raise UserError(
                 f"cannot read checkpoint {path} ({why}): see to it and run the same command again;"
-                f" to go on from an older one, move {path} elsewhere"
+                f" to resume from an older one, move {path} elsewhere"
             ) from error
 
     def _read_description(self, step: int) -> dict:

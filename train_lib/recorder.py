@@ -189,8 +189,8 @@ def parameter_not_finite(params) -> str | None:
 class Recorder:
     """What the host does with a run's steps: records, evaluations and checkpoints.
 
-    Each of several processes has one, in step with the others: what is decided here follows from
-    what all processes know.
+    Each of several processes has a Recorder, and all of them decide the same: decisions follow from
+    values that all processes have.
 
     exp: the `Experiment`. checkpoints: None where another process writes. step: where the run
     starts. result: (step, `metrics.Result`) of the last evaluation that was made.
@@ -273,10 +273,10 @@ class Recorder:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        # An error is told rather than what comes of it. But a run that may go back and continue
-        # must not do so after a save that failed.
-        is_told = error is not None and not isinstance(error, NotFinite)
-        with contextlib.suppress(Exception) if is_told else contextlib.nullcontext():
+        # The first error is the one to report. But a run must not go back to a checkpoint and
+        # continue after a save that failed.
+        is_reported = error is not None and not isinstance(error, NotFinite)
+        with contextlib.suppress(Exception) if is_reported else contextlib.nullcontext():
             self._close()
 
     def _close(self) -> None:
@@ -308,7 +308,7 @@ class Recorder:
     def _check_finite(self, step: int, record: dict) -> None:
         """Raises NotFinite for a loss or gradient that is not finite.
 
-        Those that were skipped count only once there are too many.
+        Skipped updates raise only if there are too many.
         """
         section, loss, bad = self.exp.config.not_finite, record["loss"], record.get("bad", -1)
         if section.action == "skip":

@@ -87,13 +87,13 @@ def session(workdir: str | pathlib.Path, stop: StopRequest | None):
         raise
     except OSError as error:
         raise UserError(
-            f"cannot go on in {workdir} ({error}): free some space or check the folder, then run"
+            f"cannot continue in {workdir} ({error}): free some space or check the folder, then run"
             " the same command again"
         ) from error
 
 
 def check(exp: Experiment) -> None:
-    """Raises UserError, before anything is written, for what this machine cannot train."""
+    """Raises UserError, before anything is written, for a run that this machine cannot train."""
     config = exp.config
     if config.init_from and processes.is_first() and not has_checkpoints(exp.workdir):
         warm_start.check_source(config.init_from)
@@ -181,7 +181,7 @@ def train(exp: Experiment, train_step: Callable, run: Session) -> state_lib.Trai
         processes.wait_for_signal_name(run.stop)
         raise Stopped(
             f"stopped by {run.stop.signal_name or 'a signal'} at step {int(state.step)}, saved in"
-            f" {exp.workdir}: the same command goes on from there"
+            f" {exp.workdir}: the same command resumes it"
         )
     finish(exp, recorder, state, run.skipped)
     return state
@@ -236,7 +236,7 @@ def restore_or_start(exp: Experiment):
 
 
 def begin(exp: Experiment, state, origin: warm_start.Origin | None, run: Session):
-    """Stores and prints what is about to run, or that it goes back. Returns the state to train."""
+    """Stores and prints the facts about a run, or prints that it goes back. Returns the state."""
     step, section = int(state.step), exp.config.not_finite
     if run.reason:
         processes.print_once(
@@ -261,7 +261,7 @@ def begin(exp: Experiment, state, origin: warm_start.Origin | None, run: Session
 
 
 def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> None:
-    """Prints what is about to run."""
+    """Prints the opening block."""
     config, plan, count = exp.config, exp.plan, parallel.global_device_count(exp.devices)
     parameters, step = state_lib.count_parameters(state), int(state.step)
     together = f", {processes.count()} processes" if processes.count() > 1 else ""
@@ -277,7 +277,7 @@ def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> N
             "rate": optimizers.describe(config.optimizer, config.schedule, exp.rate_scale),
             **(origin.rows() if origin else {}),
             "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
-            f" {plan.steps_per_epoch:,.1f})" + (f", going on at {step:,}" if step else ""),
+            f" {plan.steps_per_epoch:,.1f})" + (f", resumed at step {step:,}" if step else ""),
             "outputs": str(exp.workdir),
         }
     )

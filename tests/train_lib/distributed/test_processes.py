@@ -159,7 +159,7 @@ def test_two_processes_stop_together_and_one_with_as_many_devices_goes_on(tmp_pa
         assert code == 75, err
         name = "SIGTERM at" if index == 1 else "SIGTERM in process 1 at"
         assert f"stopped by {name} step" in err
-        assert ("going on" in err or "to train" in err) == (index == 0)  # one speaks
+        assert ("resumed at" in err or "to train" in err) == (index == 0)  # one speaks
         assert "test error" not in out
     stopped_at = newest(workdir)
     assert 12 <= stopped_at < 20
