@@ -43,6 +43,8 @@ def test_files_and_modules_that_are_named_exist(path):
     for file in set(re.findall(places, text)):
         if pathlib.Path(file).stem not in ("FILE", "NAME", "mine"):  # the reader's
             assert (ROOT / file).exists(), file
+    for test in set(re.findall(r"`(test_\w+\.py)`", text)):
+        assert list((ROOT / "tests").rglob(test)), test
     for module in set(re.findall(rf"python -m ((?:{'|'.join(PACKAGES)})[\w.]*\w)", text)):
         assert importlib.util.find_spec(module), module
 
