@@ -28,6 +28,7 @@ from input_pipeline import sources
 from input_pipeline.statistics import Statistics
 from models import summary
 from train_lib import experiment
+from train_lib import state as state_lib
 from train_lib.distributed import parallel
 from train_lib.steps import make_train_step, several, sharing_stop
 
@@ -156,7 +157,10 @@ def lower(exp: experiment.Experiment, share: int):
     share: images a device. As in a run of several processes, which agree on when to stop.
     """
     config, devices, steps = exp.config, len(exp.devices), exp.config.steps_per_dispatch
-    state = jax.eval_shape(exp.new_state)
+    averaged = config.optimizer.averaging > 0
+    state = jax.eval_shape(
+        lambda: state_lib.draw(0, exp.module, exp.optimizer, exp.input_shape, averaged)
+    )
     batch = {
         "image": jax.ShapeDtypeStruct((devices, steps, share, *image_shape(exp)), jnp.uint8),
         "label": jax.ShapeDtypeStruct((devices, steps, share), jnp.int32),

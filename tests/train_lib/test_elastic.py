@@ -46,7 +46,7 @@ def assert_same_bits(found, expected):
 def test_any_number_of_devices_takes_it_up(trained, saved_on, restored_on):
     workdir, expected = trained[saved_on]
     exp = experiment.resolve(config(restored_on), workdir, read_only=True)
-    like = jax.eval_shape(exp.new_state)
+    like = exp.new_state()
     step, state = checkpoints.Checkpoints(workdir, read_only=True).restore(like)
     state = parallel.replicate(state, exp.devices)
     assert step == int(expected.step)

@@ -171,7 +171,7 @@ def small_config(argument, **overrides):
 
 
 def test_a_run_begins_there_once_and_goes_on_without_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.Run, "finish", lambda self, state: None)
+    monkeypatch.setattr(train, "finish", lambda *_: None)
     first = jax.device_get(train_and_evaluate(small_config("30"), tmp_path / "a"))
     overrides = {"init_from": str(tmp_path / "a"), "init_layers": ("h1/*",), "seed": 1}
     config = small_config("30-20", **overrides)
