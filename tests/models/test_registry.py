@@ -61,7 +61,25 @@ def label(case):
     return "-".join([case[0], *map(str, case[1].values())])
 
 
-run = pytest.mark.parametrize("case", RUN, ids=label)
+def slow_where(is_slow, cases):
+    """The cases; those that take long to compile or to trace are marked."""
+    return [pytest.param(case, marks=pytest.mark.slow) if is_slow(case) else case for case in cases]
+
+
+LARGE_VARIANTS = ("cifar10", "13pct", "11pct")
+
+
+def is_large(case):
+    name, options = case
+    large = name in ("alexnet", "vgg", "googlenet", "resnet")
+    return large or options.get("variant") in LARGE_VARIANTS
+
+
+def is_deep(case):
+    return case[0] in ("googlenet", "resnet", "resnet_cifar10")
+
+
+run = pytest.mark.parametrize("case", slow_where(is_large, RUN), ids=label)
 every = pytest.mark.parametrize("case", [*RUN, *TRACED], ids=label)
 
 
@@ -187,7 +205,7 @@ def abstract(module, shape, batch):
     return images, jax.eval_shape(lambda x: draw(module, x), images)
 
 
-@pytest.mark.parametrize("case", TRACED, ids=label)
+@pytest.mark.parametrize("case", slow_where(is_deep, TRACED), ids=label)
 def test_every_parameter_of_the_other_variants_is_used(case):
     name, options = case
     module, shape = smallest(name, regulariser="dropout", **options)
@@ -262,7 +280,9 @@ FORMS = {
 HARDLY = tuple(n for n in registry.MODELS if "batch_norm" in registry.options(n))
 
 
-@pytest.mark.parametrize("name", registry.MODELS)
+@pytest.mark.parametrize(
+    "name", slow_where(lambda name: is_large((name, {})) or name in HARDLY, registry.MODELS)
+)
 def test_every_activation_and_regulariser_in_every_model(name):
     small, shape = smallest(name, **FORMS.get(name, {}))
     for activation, regulariser in SOME if name in HARDLY else PAIRS:
@@ -280,6 +300,7 @@ def test_every_activation_and_regulariser_in_every_model(name):
         assert bool(slopes) == activation.startswith("prelu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "shape", "pairs"),
     [

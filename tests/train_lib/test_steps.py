@@ -153,6 +153,7 @@ def everything_config():
     return config
 
 
+@pytest.mark.slow
 def test_a_run_gone_on_with_equals_one_never_stopped(tmp_path):
     """Statistics, random masks and annealed rates go on where they were, bit for bit."""
     config = everything_config()

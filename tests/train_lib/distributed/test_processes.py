@@ -143,6 +143,7 @@ def newest(workdir):
     return max(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_one_with_as_many_devices_goes_on(tmp_path, alone):
     """SIGTERM to one that does not write; then one process goes on, and two with its last steps."""
     expected, lines, batches_seen = alone
@@ -182,6 +183,7 @@ def test_two_processes_stop_together_and_one_with_as_many_devices_goes_on(tmp_pa
     assert_close(records(workdir), lines)
 
 
+@pytest.mark.slow
 def test_four_processes_and_then_two_train_as_one_and_test_as_one(tmp_path, alone):
     folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("four", "two")]
     harm = ("SIGTERM", "dispatch", 12)
@@ -212,6 +214,7 @@ def test_four_processes_and_then_two_train_as_one_and_test_as_one(tmp_path, alon
 
 
 # A sample; `python -m tests.stress.together` has every process, moment and signal.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "victim, harm, said",
     [
@@ -233,6 +236,7 @@ def test_one_that_is_lost_ends_the_others_by_name(tmp_path, victim, harm, said):
     )
 
 
+@pytest.mark.slow
 def test_without_the_coordinator_they_end_and_do_not_abort(tmp_path):
     """As where all that runs in process 0's container is killed; JAX's client then aborts."""
     harm = ("SIGKILL", "connecting", 0)
@@ -252,6 +256,7 @@ def test_the_coordinator_outlives_signals_to_all(tmp_path):
         assert process.wait(60) == 0  # nobody came for a second
 
 
+@pytest.mark.slow
 def test_a_save_under_way_is_finished_when_another_is_lost(tmp_path):
     harm = ("SIGKILL", "saving", 10)
     ends = run_together(tmp_path, 2, harm=harm, victim=1, net="mlp", devices=1)
@@ -259,6 +264,7 @@ def test_a_save_under_way_is_finished_when_another_is_lost(tmp_path):
     assert newest(tmp_path) == 10
 
 
+@pytest.mark.slow
 def test_those_that_do_not_come_are_named(tmp_path):
     ends = run_together(tmp_path, 3, starts=[0, 2], patience=20)
     for code, _, err, _ in ends:
@@ -266,6 +272,7 @@ def test_those_that_do_not_come_are_named(tmp_path):
         assert "processes 1 of 3 did not start within 20 s: start all of them" in err
 
 
+@pytest.mark.slow
 def test_other_configs_and_doubles_are_refused(tmp_path):
     for starts, options, said in (
         ([0, 1], {"odd": 1}, "processes 0 and 1 were started with different configs"),
@@ -286,6 +293,7 @@ def test_an_error_of_one_is_the_end_of_all(tmp_path):
     assert ends[1][2].splitlines()[-1].startswith("run_one_of.py: process 0: cannot write to")
 
 
+@pytest.mark.slow
 def test_an_error_in_the_middle_is_the_end_of_all(tmp_path):
     """While the others wait for that process in a step."""
     harm = ("ERROR", "dispatch", 7)
@@ -295,6 +303,7 @@ def test_an_error_in_the_middle_is_the_end_of_all(tmp_path):
     assert ends[1][2].splitlines()[-1] == "an image is gone"
 
 
+@pytest.mark.slow
 def test_they_roll_back_together_with_statistics_of_the_first(tmp_path):
     """Then they test, by what also makes an ensemble, a net that subtracts a mean image."""
     config = {
