@@ -56,6 +56,7 @@ def said(capsys) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_a_published_lenet_and_another_step(runs, capsys):
     workdir, config = runs["lenet"]
     inspect_run(config, workdir, (), compare=["10"])
@@ -74,6 +75,7 @@ def test_a_published_lenet_and_another_step(runs, capsys):
             assert np.asarray(picture.convert("L")).std() > 2, path  # something is drawn
 
 
+@pytest.mark.slow
 def test_what_a_net_has_is_drawn_of_given_pictures(runs, capsys, tmp_path):
     workdir, config = runs["relu"]
     for number in range(2):
