@@ -17,6 +17,8 @@ SHORT = ("--config.epochs=5", "--config.batch_size=25", "--config.evaluate.every
 
 def run(*arguments, module=("main.py",), timeout=300):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    # JAX warns where it cannot store a program that calls oneDNN.
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     return subprocess.run(
         [sys.executable, *module, *map(str, arguments)],
         cwd=ROOT,

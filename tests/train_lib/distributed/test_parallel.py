@@ -89,9 +89,9 @@ def test_augmentation_is_the_same_on_any_number_of_devices():
     ("file", "argument", "overrides"),
     [
         ("mlp", "30-20", {"model.regulariser": "dropout", "model.input_drop_rate": 0.2}),
-        ("mlp", "30-20", {"model.regulariser": "dropconnect"}),
-        ("mlp", "30-20", {"model.regulariser": "standout"}),
-        ("maxout", "mnist_dense", {}),
+        pytest.param("mlp", "30-20", {"model.regulariser": "dropconnect"}, marks=pytest.mark.slow),
+        pytest.param("mlp", "30-20", {"model.regulariser": "standout"}, marks=pytest.mark.slow),
+        pytest.param("maxout", "mnist_dense", {}, marks=pytest.mark.slow),
     ],
     ids=["dropout", "dropconnect", "standout", "maxout"],
 )
@@ -129,7 +129,15 @@ class Probe(nn.Module):
         return layers.Dropout(0.5, "test")(maps, train, drop_scale).reshape(row.shape)
 
 
-@pytest.mark.parametrize("regulariser", ["dropout", "dropout_of_maps", "dropconnect", "standout"])
+@pytest.mark.parametrize(
+    "regulariser",
+    [
+        "dropout",
+        pytest.param("dropout_of_maps", marks=pytest.mark.slow),
+        pytest.param("dropconnect", marks=pytest.mark.slow),
+        pytest.param("standout", marks=pytest.mark.slow),
+    ],
+)
 def test_a_mask_is_of_its_seed_step_and_example_on_any_number_of_devices(regulariser):
     """Bit for bit, as the gradient of a table of which each example has a row."""
     examples, units, steps = 16, 40, 3
