@@ -148,7 +148,7 @@ def border(arguments) -> None:
     workdir = Path(arguments.workdir)
     config = folder.read_config(workdir)
     exp = experiment.resolve(config, workdir, read_only=True)
-    _, variables = trained.read_run(exp, workdir)
+    _, variables = trained.read_run(exp)
     size = exp.input_shape[0]
     side = size + 3 * 32  # the cells are 32 pixels apart
     module = exp.module.clone(class_map=True, image_size=size)

@@ -158,7 +158,7 @@ def _weights() -> exported.Weights:
     exp = experiment.resolve(CONFIG, known=experiment.KnownData(statistics=STATISTICS))
     shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
     values = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(np.float32), shapes)
-    return exported.Weights(CONFIG, list("0123456789"), "digits", 7, dict(values), STATISTICS)
+    return exported.Weights(CONFIG, exp.info, 7, dict(values), STATISTICS)
 
 
 def _saved(stored: exported.Weights) -> bytes:
@@ -201,7 +201,7 @@ def test_damaged_weights_are_refused_or_the_same(content):
         same(found.variables, WEIGHTS.variables)
         same(vars(found.statistics), vars(STATISTICS))
         assert compare.flatten(found.config) == compare.flatten(CONFIG)
-        rest = (found.class_names, found.dataset, found.step)
+        rest = (found.class_names, found.info.name, found.step)
         assert rest == (WEIGHTS.class_names, "digits", 7)
 
 

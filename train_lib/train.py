@@ -293,15 +293,7 @@ def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
         return
     from train_lib.pictures import run_plots  # Matplotlib: not before the first step
 
-    run_plots.write_all(
-        exp.workdir,
-        read_records(exp.workdir),
-        exp.module,
-        state.variables()["params"],
-        result,
-        exp.info.class_names,
-        lambda i: exp.picture(exp.test_split, i),
-    )
+    run_plots.write_all(exp, read_records(exp.workdir), state.variables()["params"], result)
     name, dataset = exp.config.dataset.name, exp.config.dataset
     split = sources.split_name(dataset, dataset.test_split)
     skipped = sum(int(count["skipped"]) for count in counts)

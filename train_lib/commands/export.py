@@ -1,5 +1,6 @@
 """--mode=export: a trained network as a file for Canon, for torchvision, or for JAX alone."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Collection
@@ -58,17 +59,11 @@ def _canon(path: pathlib.Path, net: trained.Trained) -> str:
     config.num_devices = 0
     if not config.init_from.startswith(pretrained.HUB):
         config.update({"init_from": "", "init_names": "", "init_layers": ()})
-    stored = exported.Weights(
-        config=config,
-        class_names=list(net.class_names),
-        dataset=config.dataset.name,
-        step=net.step,
-        variables=net.variables,
-        statistics=net.statistics,
-        image_shape=net.exp.info.image_shape,
-        train_examples=net.exp.info.train_examples,
+    info = dataclasses.replace(
+        net.exp.info, name=config.dataset.name, class_names=tuple(net.class_names)
     )
-    exported.save(path, stored)
+    weights = exported.Weights(config, info, net.step, net.variables, net.statistics)
+    exported.save(path, weights)
     return ""
 
 

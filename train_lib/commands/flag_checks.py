@@ -22,10 +22,8 @@ from train_lib.commands import stored_config
 WHICH_CONFIG = (
     "which experiment? Give --config=configs/lenet5.py, for example, or the --workdir of a run"
 )
-
-
 FORMATS = {"summary": ("table", "json"), "export": ("canon", "torchvision", "jax")}
-# Flags of some modes only.
+# The flags that only some modes have.
 MODES_OF = {
     "images": ("predict", "inspect"),
     "output": ("export",),
@@ -33,94 +31,21 @@ MODES_OF = {
     "layer": ("inspect",),
     "compare": ("inspect",),
 }
-OF_A_GROUP = ("train", "evaluate", "predict")  # modes that several processes can share
-
-
-def _unknown(name: str, config) -> str:
-    """What to say of a flag that does not exist; names the nearest that does."""
-    if name.startswith("config.") and config is not None:
-        known = [f"config.{key}" for key in compare.flatten(config)]
-    else:
-        known = list(flags.FLAGS)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not near and "." in name:  # the right field in the wrong section
-        near = [key for key in known if key.rsplit(".")[-1] == name.rsplit(".")[-1]][:1]
-    hint = f"did you mean --{near[0]}?" if near else "docs/commands.md lists the flags"
-    return f"there is no --{name}: {hint}"
-
-
-def _config(argv: list[str]):
-    """The config as its file gives it, without overrides; None if it cannot be had."""
-    path, _, argument = _flag(argv, "config").partition(":")
-    try:
-        return runpy.run_path(path)["get_config"](*([argument] if argument else []))
-    except Exception:  # the error in hand says why
-        return None
-
-
-def _flag(argv: list[str], name: str) -> str:
-    """The value of --name=VALUE or --name VALUE, "" if there is none."""
-    value = ""
-    for argument, following in itertools.pairwise([*argv, ""]):
-        key, equals, given = argument.partition("=")
-        if argument.startswith("-") and key.lstrip("-") == name:
-            value = given if equals else following
-    return value
-
-
-def _explain(error: Exception, argv: list[str]) -> str:
-    if isinstance(error, flags.UnrecognizedFlagError):
-        if error.flagname.startswith("config.") and not _flag(argv, "config"):
-            return WHICH_CONFIG
-        return _unknown(error.flagname, _config(argv))
-    text = str(error)
-    path = _flag(argv, "config")
-    if path and ("Failed loading config" in text or "Error whilst parsing config" in text):
-        raised = re.findall(r"^(?:\w+\.)*(\w+Error): (.*)$", text, flags=re.MULTILINE)
-        if raised:  # what the config file itself said
-            return raised[-1][1] if raised[-1][0] == "ValueError" else ": ".join(raised[-1])
-        return f"cannot load the config {path.partition(':')[0]}: is there such a file?"
-    # A config override: find the flag at fault, for a line that says what would fit.
-    config = _config(argv)
-    flat = compare.flatten(config) if config is not None else {}
-    for argument in argv[1:] if flat else ():
-        name, _, value = argument.lstrip("-").partition("=")
-        key = name.removeprefix("config.")
-        if not name.startswith("config."):
-            continue
-        if key not in flat:
-            return _unknown(name, config)
-        if name in text:
-            kind = type(flat[key]).__name__.replace("list", "tuple")
-            return f"--{name}={value}: must be of type {kind}, as {flat[key]!r}"
-    return one_line(error)
-
-
-@contextlib.contextmanager
-def as_one_line(argv: list[str]):
-    """Turns any mistake in flags into one line on standard error and exit status 2."""
-    try:
-        yield
-    except SystemExit:
-        raise
-    except Exception as error:
-        text = str(error) if isinstance(error, UserError) else _explain(error, argv)
-        print(f"{argv[0].rsplit('/', 1)[-1]}: {printable(text)}", file=sys.stderr)
-        sys.exit(2)
+GROUP_MODES = ("train", "evaluate", "predict")  # several processes can share their work
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the flags, and returns the arguments that are no flags.
+    """Parses the flags, and returns the arguments that are not flags.
 
     A mistake is one line on standard error, and ends the process with status 2. Without --config,
     the config is that of the run in --workdir.
     """
-    is_stored = not _flag(argv, "config") and _stored_config(_flag(argv, "workdir"))
-    if is_stored:
-        argv = [argv[0], f"--config={is_stored}", *argv[1:]]
+    stored = "" if _flag(argv, "config") else _stored_config(_flag(argv, "workdir"))
+    if stored:
+        argv = [argv[0], f"--config={stored}", *argv[1:]]
     with as_one_line(argv):
         rest = flags.FLAGS(argv)
-        _check(flags.FLAGS, rest, bool(is_stored))
+        _check(flags.FLAGS, rest, bool(stored))
         return rest
 
 
@@ -132,12 +57,12 @@ def _stored_config(workdir: str) -> str:
 
 
 def _check(values: flags.FlagValues, rest: list[str], is_stored: bool) -> None:
-    """Raises UserError for flags that do not go together, and for a wrong config."""
+    """Raises UserError for flags that contradict each other, and for a wrong config."""
     if len(rest) > 1:
         raise UserError(f"{rest[1]} is not a flag: flags begin with --")
     if values.config is None:
         raise UserError(WHICH_CONFIG)
-    list(values.config.items())  # a config that failed to load says so here
+    list(values.config.items())  # raises the error of a config that failed to load
     mode = values.mode
     if mode != "summary" and not values.workdir:
         raise UserError("which folder? Give --workdir=DIR")
@@ -153,8 +78,80 @@ def _check(values: flags.FlagValues, rest: list[str], is_stored: bool) -> None:
         raise UserError(
             "give --coordinator, --num_processes and --process_id together, or --distributed"
         )
-    if (values.distributed or any(has_place)) and mode not in OF_A_GROUP:
+    if (values.distributed or any(has_place)) and mode not in GROUP_MODES:
         raise UserError(f"--mode={mode} is one process's work: leave out --coordinator")
     # A stored config may hold values that change nothing.
     given = config_flags.get_override_values(values["config"])
     schema.validate(values.config, None if is_stored else given)
+
+
+@contextlib.contextmanager
+def as_one_line(argv: list[str]):
+    """Turns every mistake in flags into one line on standard error and exit status 2."""
+    try:
+        yield
+    except SystemExit:
+        raise
+    except Exception as error:
+        text = str(error) if isinstance(error, UserError) else _explain(error, argv)
+        print(f"{argv[0].rsplit('/', 1)[-1]}: {printable(text)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _explain(error: Exception, argv: list[str]) -> str:
+    """One line for an error of absl or ml_collections."""
+    text, path = str(error), _flag(argv, "config")
+    if isinstance(error, flags.UnrecognizedFlagError):
+        if error.flagname.startswith("config.") and not path:
+            return WHICH_CONFIG
+        return _unknown(error.flagname, _fields(argv))
+    if path and ("Failed loading config" in text or "Error whilst parsing config" in text):
+        raised = re.findall(r"^(?:\w+\.)*(\w+Error): (.*)$", text, flags=re.MULTILINE)
+        if raised:  # the config file's own error
+            return raised[-1][1] if raised[-1][0] == "ValueError" else ": ".join(raised[-1])
+        return f"cannot load the config {path.partition(':')[0]}: is there such a file?"
+    # The error may come from an override of a field: find it, and say which values it can have.
+    fields = _fields(argv)
+    for argument in argv[1:] if fields else ():
+        name, _, value = argument.lstrip("-").partition("=")
+        if not name.startswith("config."):
+            continue
+        field = name.removeprefix("config.")
+        if field not in fields:
+            return _unknown(name, fields)
+        if name in text:
+            kind = type(fields[field]).__name__.replace("list", "tuple")
+            return f"--{name}={value}: must be of type {kind}, as {fields[field]!r}"
+    return one_line(error)
+
+
+def _unknown(name: str, fields: dict) -> str:
+    """The message for an unknown flag, with the nearest known one."""
+    known = list(flags.FLAGS)
+    if name.startswith("config.") and fields:
+        known = [f"config.{field}" for field in fields]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not near and "." in name:  # the right field in the wrong section
+        near = [key for key in known if key.rsplit(".")[-1] == name.rsplit(".")[-1]][:1]
+    hint = f"did you mean --{near[0]}?" if near else "docs/commands.md lists the flags"
+    return f"there is no --{name}: {hint}"
+
+
+def _fields(argv: list[str]) -> dict:
+    """The fields of the config file without overrides; none if it cannot be loaded."""
+    path, _, argument = _flag(argv, "config").partition(":")
+    try:
+        config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
+        return compare.flatten(config)
+    except Exception:  # the error that is being explained says why
+        return {}
+
+
+def _flag(argv: list[str], name: str) -> str:
+    """The value of --name=VALUE or --name VALUE, "" if there is none."""
+    value = ""
+    for argument, following in itertools.pairwise([*argv, ""]):
+        key, equals, given = argument.partition("=")
+        if argument.startswith("-") and key.lstrip("-") == name:
+            value = given if equals else following
+    return value

@@ -1,6 +1,5 @@
 """--mode=inspect: figures and tables of a run's network, in WORKDIR/inspection."""
 
-import dataclasses
 import itertools
 import pathlib
 import re
@@ -14,17 +13,17 @@ from errors import UserError, printable
 from input_pipeline import decode, sources
 from input_pipeline import images as image_files
 from models import inspection, parameter_tables
-from train_lib import pictures, recorder, warm_start
+from train_lib import pictures, recorder
 from train_lib.distributed import processes
-from train_lib.evaluation import ensemble, exported, result_files
+from train_lib.evaluation import ensemble, result_files
 from train_lib.evaluation.trained import Trained, load_run
 from train_lib.pictures import inspect_figures, run_plots
 from train_lib.pictures.inspect_figures import Subject
-from train_lib.workdir import check_run, write_text
+from train_lib.workdir import write_text
 
 FOLDER = "inspection"
-MOST_SHOWN = 4  # images of the user with figures of their own; of a test set, one
-# The activations of as many images are held at a time as have so many bytes, within limits.
+MOST_SHOWN = 4  # images of the user that have separate figures; of a test set, one
+# All activations of some images are held at a time: as many images as fit, within limits.
 ACTIVATION_BYTES, FEWEST_IMAGES, MOST_IMAGES = 2**29, 4, 200
 # The files of an earlier inspection, which may be of other images.
 WRITTEN = (
@@ -57,28 +56,29 @@ def inspect_run(
     member = ensemble.find_one(config, workdir, given)
     net = member.open()
     layer, most = _layer_and_images(net, layer)
-    comparison = _compare(net, workdir, compare)
+    notes: list[str] = []  # on files that are left out
+    tables, runs = _compare(net, workdir, compare, notes)
     if images:
-        subject = _own_images(net, image_files.find(images)[:most], layer, comparison.notes)
+        subject = _own_images(net, image_files.find(images)[:most], layer, notes)
     else:
-        subject = _test_images(member, net, layer, most, comparison.notes)
+        subject = _test_images(member, net, layer, most, notes)
     output = workdir / FOLDER
     result_files.check_writable(output / "parameters.txt")
     for path in itertools.chain.from_iterable(map(output.glob, WRITTEN)):
         path.unlink()
     parameters = parameter_tables.text(parameter_tables.parameters(net.variables)) + "\n"
-    for name, text in {"parameters": parameters, **comparison.tables}.items():
+    for name, text in {"parameters": parameters, **tables}.items():
         write_text(output / f"{name}.txt", text)
         processes.print_once(f"written: {output / name}.txt")
-    figures = [inspect_figures.weight_figures(net)]
-    if comparison.runs:
-        figures.insert(0, [("learning_curves", pictures.curves(comparison.runs))])
-    if subject:
-        figures.append(inspect_figures.image_figures(subject))
-    for name, figure in itertools.chain.from_iterable(figures):
+    figures = itertools.chain(
+        [("learning_curves", pictures.curves(runs))] if runs else [],
+        inspect_figures.weight_figures(net),
+        inspect_figures.image_figures(subject) if subject else [],
+    )
+    for name, figure in figures:
         run_plots.save(figure, output / f"{name}.png")
         processes.print_once(f"written: {output / name}.png")
-    for note in comparison.notes:
+    for note in notes:
         processes.print_once(note)
 
 
@@ -101,51 +101,31 @@ def _layer_and_images(net: Trained, layer: str) -> tuple[str, int]:
     return inspection.activated(dict.fromkeys(names), layer or names[0]), most
 
 
-@dataclasses.dataclass
-class _Comparison:
-    """tables: texts by the names of their files. runs: records by label, of runs that have some.
-    notes: what is left out, and why."""
+def _compare(net: Trained, workdir: pathlib.Path, compare: Sequence[str], notes: list[str]):
+    """Tables of the differences from other networks by file name, and runs' records by label.
 
-    tables: dict[str, str]
-    runs: dict[str, list[dict]]
-    notes: list[str]
-
-
-def _compare(net: Trained, workdir: pathlib.Path, compare: Sequence[str]) -> _Comparison:
-    """The differences of a network from others. Raises UserError for what cannot be opened."""
-    tables, notes = {}, []
-    runs = {str(workdir): recorder.read(workdir)}
+    Adds a note for each network that cannot be compared.
+    """
+    tables, runs = {}, {str(workdir): recorder.read(workdir)}
     for name in filter(None, map(str.strip, compare)):
-        path, short = pathlib.Path(name).expanduser(), name
         if name.isdecimal():
-            other, label, short = (
-                load_run(workdir, int(name)),
-                f"step {name} of this run",
-                f"step {name}",
-            )
+            other, name = load_run(workdir, int(name)), f"step {name}"
+            label = f"{name} of this run"
         else:
-            if warm_start.is_pretrained_file(name):
-                raise UserError(
-                    f"--compare={name}: give a run's folder, or a file of --mode=export"
-                )
-            if path.suffix.lower() != exported.SUFFIX:
-                check_run(path, "--compare")
-            other, label = load_run(name), printable(name)
-            if path.is_dir():
-                runs[label] = recorder.read(path)
+            other, label = load_run(name, source="--compare"), printable(name)
+            if pathlib.Path(name).expanduser().is_dir():
+                runs[label] = recorder.read(pathlib.Path(name).expanduser())
         try:
             rows = parameter_tables.differences(net.variables, other.variables)
         except UserError as error:
             notes.append(f"no difference from {label}: {error}")
             continue
         title = f"from {workdir}, step {net.step}, to {label}, step {other.step}"
-        file = "difference_" + re.sub(r"[^A-Za-z0-9]+", "-", short).strip("-")[-100:]
+        file = "difference_" + re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-100:]
         while file in tables:
             file += "-too"
         tables[file] = f"{title}\n\n{parameter_tables.text(rows)}\n"
-    return _Comparison(
-        tables, {label: records for label, records in runs.items() if records}, notes
-    )
+    return tables, {label: records for label, records in runs.items() if records}
 
 
 def _own_images(net: Trained, paths: Sequence[str], layer: str, notes: list[str]) -> Subject:
@@ -179,7 +159,7 @@ def _test_images(
     try:
         split = sources.load(dataset, sources.split_name(dataset, dataset.test_split))
     except UserError as error:
-        notes.append(f"left out what needs images: give some by --images ({error})")
+        notes.append(f"figures that need images are left out: give some by --images ({error})")
         return None
     ensemble.check_classes(member, split.info)
     views, labels, captions = [], [], []

@@ -1,4 +1,4 @@
-"""What happens between the flags and a command: libraries, devices, and the other processes."""
+"""The environment of a command: quiet libraries, devices, and the other processes."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from train_lib.distributed import shell
 
 @contextlib.contextmanager
 def environment(mode: str, config: ConfigDict, values: FlagValues):
-    """Around the command of a mode: it finds its devices, and the other processes if there are any.
+    """Prepares the devices, and joins the other processes, if any, around a command.
 
     values: the parsed flags. Raises UserError for missing devices, processes or data sets.
     """
@@ -25,23 +25,23 @@ def environment(mode: str, config: ConfigDict, values: FlagValues):
     if not values["verbosity"].present:
         shell.silence_libraries()
     if mode in ("summary", "export"):
-        os.environ["JAX_PLATFORMS"] = "cpu"  # they compute next to nothing: devices may be in use
+        os.environ["JAX_PLATFORMS"] = "cpu"  # they compute little, and the devices may be in use
     from train_lib.distributed import parallel, processes
 
     if config.deterministic and mode not in ("summary", "export"):
-        parallel.use_deterministic_kernels()  # before processes that come together look for devices
+        parallel.use_deterministic_kernels()  # before JAX looks for devices
     with contextlib.ExitStack() as stack:
         if is_group:
             _join(mode, config, values)
             stack.enter_context(processes.all_finish_or_fail())
             if needs_data:
-                sources.check(config.dataset)  # here, so that the others learn what is missing
+                sources.check(config.dataset)  # here, so that the other processes get the error
         stack.enter_context(parallel.explain_device_errors())
         yield
 
 
 def _join(mode: str, config: ConfigDict, values: FlagValues) -> None:
-    """Joins the other processes. Raises UserError if they do not come together."""
+    """Joins the other processes. Raises UserError if they do not all start."""
     from train_lib.distributed import processes
 
     if values.distributed:

@@ -1,4 +1,4 @@
-"""--mode=predict: the most probable classes of the user's own picture files."""
+"""--mode=predict: the most probable classes of the user's picture files."""
 
 import pathlib
 import sys
@@ -32,7 +32,7 @@ def predict_images(
         result_files.check_writable(config.predict.contact_sheet)
     members = ensemble.find(config, workdir, given, needs_data=False)
     total, skipped = 0.0, np.zeros(len(paths), bool)
-    for member in members:  # each reads the pictures in its own way
+    for member in members:  # their images may differ in size and colours
         split, inverted = _as_split(member.exp, paths)
         probabilities, labels, _, _ = ensemble.predict([member], split, "predicting")
         total, skipped = total + probabilities / len(members), skipped | (labels < 0)

@@ -1,4 +1,4 @@
-"""The networks that a command works on: a run's, a weight file's, or the members of an ensemble."""
+"""The networks that a command works on: one run or weight file, or the members of an ensemble."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ class Member:
     """A network whose weights are not in memory yet.
 
     name: as the user wrote it.
-    exp: its own model, preprocessing and views, with the command's data set and evaluation.
+    exp: has the member's model, preprocessing and views, and the command's data set and evaluation.
     class_names: those that it was trained on.
     read: () -> (step, variables as NumPy arrays).
     """
@@ -77,9 +77,9 @@ def find(
     If the workdir holds no run, the network of config.init_from. given: the config's fields that
     the user gave, see `experiment.resolve`. needs_data: False if the data set may be missing.
 
-    A member keeps its own model, preprocessing and views. `config` says which examples are
-    evaluated, and how. Raises UserError for what is neither a run nor a weight file, for a
-    network that cannot be evaluated so, and for members with different classes.
+    Members keep their model, preprocessing and views; the data set and the evaluation come from
+    `config`. Raises UserError for a name that is neither a run nor a weight file, for a network
+    that the protocol does not fit, and for members with different classes.
     """
     names = _names(config)
     if names:
@@ -115,7 +115,7 @@ def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] =
 
 
 def check_classes(member: Member, info: Info) -> None:
-    """Raises UserError if the data set has other classes than those that the member knows."""
+    """Raises UserError if the member was trained on other classes than those of the data set."""
     names = list(member.class_names)
     if names != list(info.class_names):
         raise UserError(
@@ -140,9 +140,10 @@ def _member(
         return Member(name, exp, names, lambda: (0, warm_start.load_variables(exp)))
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path, shapes_only=True)
-        known = experiment.KnownData(None if needs_data else stored.info, stored.statistics)
-        own = _with_evaluation_of(config, stored.config)
-        exp = experiment.resolve(own, read_only=True, known=known)
+        known = experiment.KnownData(None if needs_data else stored.known_info, stored.statistics)
+        exp = experiment.resolve(
+            _with_evaluation_of(config, stored.config), read_only=True, known=known
+        )
         exported.check_fits(stored, exp, path)
         return Member(name, exp, stored.class_names, functools.partial(_read_exported, path))
     warm_start.check_name(name, field)
@@ -150,12 +151,12 @@ def _member(
     return _run(name, _with_evaluation_of(config, read_config(path)), path, (), needs_data)
 
 
-def _with_evaluation_of(config: ConfigDict, own: ConfigDict) -> ConfigDict:
-    """A member's own config, with what `config` says about the evaluation."""
+def _with_evaluation_of(config: ConfigDict, stored: ConfigDict) -> ConfigDict:
+    """A member's stored config, with the data set and the evaluation of `config`."""
     for section in ("dataset", "evaluate", "predict"):
-        own[section] = config[section].copy_and_resolve_references()
-    own.evaluate.ensemble, own.num_devices = "", config.num_devices
-    return own
+        stored[section] = config[section].copy_and_resolve_references()
+    stored.evaluate.ensemble, stored.num_devices = "", config.num_devices
+    return stored
 
 
 def _read_exported(path: pathlib.Path):
@@ -170,7 +171,7 @@ def _run(
     known = experiment.KnownData(read_info(workdir) if is_known else None)
     exp = experiment.resolve(config, workdir, given=given, read_only=True, known=known)
     step = trained.checkpoint_step(workdir, exp.config.evaluate.checkpoint)
-    read = functools.partial(trained.read_run, exp, workdir, step)
+    read = functools.partial(trained.read_run, exp, step)
     return Member(name, exp, read_class_names(workdir), read)
 
 

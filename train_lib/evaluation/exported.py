@@ -37,31 +37,24 @@ _CHECKSUM = "sha256"
 class Weights:
     """The content of a file.
 
+    info: of the data set that the network was trained on; its image_shape may be None, unknown.
     variables: {"params": ..., "batch_stats": ...}, NumPy arrays (or their shapes, see `load`).
-    image_shape: of the data set's images; zeros if their sizes differ, None if unknown.
-    train_examples: the size of the training set, 0 if unknown.
     """
 
     config: ConfigDict
-    class_names: list[str]
-    dataset: str
+    info: Info
     step: int
     variables: dict[str, Any]
     statistics: Statistics | None = None
-    image_shape: tuple[int, int, int] | None = None
-    train_examples: int = 0
 
     @property
-    def info(self) -> Info | None:
-        """A description of the data set that the network was trained on; None if unknown."""
-        if self.image_shape is None:
-            return None
-        return Info(
-            self.dataset,
-            self.image_shape,
-            tuple(self.class_names),
-            train_examples=self.train_examples,
-        )
+    def class_names(self) -> list[str]:
+        return list(self.info.class_names)
+
+    @property
+    def known_info(self) -> Info | None:
+        """The data set's facts, if they are complete."""
+        return self.info if self.info.image_shape else None
 
 
 def with_checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> dict[str, str]:
@@ -88,14 +81,14 @@ def save(path: pathlib.Path, weights: Weights) -> None:
     metadata = {
         "canon": VERSION,
         "config": json.dumps(weights.config.to_dict()),
-        "class_names": json.dumps(list(weights.class_names)),
-        "dataset": weights.dataset,
+        "class_names": json.dumps(weights.class_names),
+        "dataset": weights.info.name,
         "step": str(weights.step),
     }
-    if weights.image_shape is not None:
-        metadata["image_shape"] = json.dumps(weights.image_shape)
-    if weights.train_examples:
-        metadata["train_examples"] = str(weights.train_examples)
+    if weights.info.image_shape:
+        metadata["image_shape"] = json.dumps(weights.info.image_shape)
+    if weights.info.train_examples:
+        metadata["train_examples"] = str(weights.info.train_examples)
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     try:
         content = safetensors.numpy.save(arrays, with_checksum(metadata, arrays))
@@ -155,7 +148,8 @@ def check_fits(stored: Weights, exp, path: pathlib.Path) -> None:
     expected = state_lib.variable_shapes(exp.module, exp.input_shape)
     if shapes_of(stored.variables) != shapes_of(expected):
         raise UserError(
-            f"the weight file {path} does not fit its own model: write it again with --mode=export"
+            f"the weight file {path} does not fit the model in its config: write it again with"
+            " --mode=export"
         )
 
 
@@ -167,13 +161,12 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
     step = int(metadata["step"])
     if not 0 <= step < 2**31:
         raise ValueError(f"step {step}")
-    return Weights(
-        config=config_from_json(metadata["config"]),
-        class_names=checked_names(json.loads(metadata["class_names"])),
-        dataset=metadata["dataset"],
-        step=step,
-        variables=unflatten_dict(variables),
-        statistics=from_arrays(statistics) if statistics else None,
-        image_shape=checked_shape(json.loads(metadata.get("image_shape", "null"))),
+    info = Info(
+        metadata["dataset"],
+        checked_shape(json.loads(metadata.get("image_shape", "null"))),
+        tuple(checked_names(json.loads(metadata["class_names"]))),
         train_examples=checked_count(json.loads(metadata.get("train_examples", "0"))),
     )
+    config = config_from_json(metadata["config"])
+    statistics = from_arrays(statistics) if statistics else None
+    return Weights(config, info, step, unflatten_dict(variables), statistics)

@@ -193,51 +193,35 @@ def predict(passes: Sequence[Pass], state, split, meter) -> tuple[np.ndarray, np
     part, which counts an example once for each pass.
     """
     part = part_of(split, processes.index(), processes.count())
-    total = _Total(len(part))
+    sums = np.zeros((len(part), split.info.num_classes), np.float32)
+    labels = np.full(len(part), _UNSEEN, np.int32)
     for one_pass in passes if len(part) else ():
-        waiting: list[tuple] = []  # two batches in flight keep the device busy
-        for batch in _numbered(one_pass.batches(part), len(part)):
+        for batch, outputs in _outputs(one_pass, state, part, meter):
+            is_example = batch["index"] >= 0
+            index = batch["index"][is_example]
+            sums[index] += np.float32(one_pass.weight) * np.asarray(outputs)[is_example]
+            batch_labels = np.where(batch["mask"] > 0, batch["label"], -1)[is_example]
+            before = labels[index]
+            keep = (batch_labels >= 0) & (before != _UNSEEN)
+            labels[index] = np.where(keep, before, batch_labels)
+            meter.done(len(index))
+    parts = processes.gather(sums=sums, labels=labels)
+    return tuple(np.concatenate([part[name] for part in parts]) for name in ("sums", "labels"))
+
+
+def _outputs(one_pass: Pass, state, part, meter) -> Iterator[tuple]:
+    """(batch with `index`, outputs). Two more batches keep the device busy."""
+    waiting: list[tuple] = []
+    position = 0
+    with contextlib.closing(one_pass.batches(part)) as batches:
+        for batch in batches:
+            if "index" not in batch:  # batches come in order, padded at the end
+                index = position + np.arange(batch["label"].size).reshape(batch["label"].shape)
+                batch["index"] = np.where(index < len(part), index, -1)
+                position += index.size
             inputs = {name: batch[name] for name in ("image", "offset", "size") if name in batch}
             with meter.compiling((one_pass.step, inputs["image"].shape)):
                 waiting.append((batch, one_pass.step(state, inputs)))
             if len(waiting) > 2:
-                meter.done(total.add(one_pass.weight, *waiting.pop(0)))
-        for batch, outputs in waiting:
-            meter.done(total.add(one_pass.weight, batch, outputs))
-    sums = {} if total.sums is None else {"sums": total.sums}
-    gathered = processes.gather(labels=total.labels, **sums)
-    sums = np.concatenate([arrays["sums"] for arrays in gathered if "sums" in arrays])
-    return sums, np.concatenate([arrays["labels"] for arrays in gathered])
-
-
-def _numbered(host_batches: Iterator[dict], count: int) -> Iterator[dict]:
-    """Batches with an `index`. Those without one come in order, padded at the end."""
-    position = 0
-    with contextlib.closing(host_batches):
-        for batch in host_batches:
-            if "index" not in batch:
-                index = np.arange(position, position + batch["label"].size)
-                batch["index"] = np.where(index < count, index, -1).reshape(batch["label"].shape)
-                position += index.size
-            yield batch
-
-
-class _Total:
-    """Sums over passes: probabilities [n, classes] (None before the first batch), labels [n]."""
-
-    def __init__(self, count: int):
-        self.sums: np.ndarray | None = None
-        self.labels = np.full(count, _UNSEEN, np.int32)
-
-    def add(self, weight: float, batch: dict, outputs) -> int:
-        """Adds a batch's probabilities times the weight, and its labels. Returns its examples."""
-        index = batch["index"].reshape(-1)
-        is_example = index >= 0
-        index, outputs = index[is_example], np.asarray(outputs).reshape(len(index), -1)
-        if self.sums is None:
-            self.sums = np.zeros((len(self.labels), outputs.shape[-1]), np.float32)
-        self.sums[index] += np.float32(weight) * outputs[is_example]
-        labels = np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1)[is_example]
-        before = self.labels[index]
-        self.labels[index] = np.where((labels < 0) | (before == _UNSEEN), labels, before)
-        return len(index)
+                yield waiting.pop(0)
+    yield from waiting

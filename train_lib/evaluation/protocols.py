@@ -16,9 +16,10 @@ from train_lib.evaluation.passes import (
     single_view,
     whole_images,
 )
+from train_lib.experiment import Experiment
 
 
-def of(exp) -> "Protocol":
+def of(exp: Experiment) -> "Protocol":
     """The protocol that config.evaluate.protocol chooses for an experiment."""
     name = exp.config.evaluate.protocol
     if name == "auto":
@@ -26,7 +27,7 @@ def of(exp) -> "Protocol":
     return PROTOCOLS[name](exp, name)
 
 
-def _is_cut(exp) -> bool:
+def _is_cut(exp: Experiment) -> bool:
     """Whether the network takes a part of each image."""
     return bool(exp.config.view.size) or exp.input_shape[0] < min(exp.info.image_shape[:2])
 
@@ -35,29 +36,13 @@ def _is_cut(exp) -> bool:
 class Protocol:
     """A protocol of an experiment. name: as config.evaluate.protocol has it."""
 
-    exp: Any
+    exp: Experiment
     name: str
-    is_single_view = False
 
     @property
     def setting(self) -> str:
         """The config's setting, for messages."""
         return f"config.evaluate.protocol={self.exp.config.evaluate.protocol}"
-
-    def settings(self) -> dict[str, Any]:
-        """What an evaluation's result says beside the protocol's name."""
-        raise NotImplementedError
-
-    def check(self) -> None:
-        """Raises UserError if the network cannot be evaluated as the config says."""
-        raise NotImplementedError
-
-    def check_copy(self) -> None:
-        """Raises UserError if the data set is a copy that lacks what the protocol looks at."""
-
-    def passes(self) -> list[Pass]:
-        """Their weights sum to 1."""
-        raise NotImplementedError
 
 
 class SingleView(Protocol):
@@ -65,10 +50,15 @@ class SingleView(Protocol):
 
     is_single_view = True
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
+        """The settings that an evaluation's result lists after the protocol's name."""
         return {}
 
-    def check(self):
+    def check_copy(self) -> None:
+        """Raises UserError if the data set is a copy with too small images for the protocol."""
+
+    def check(self) -> None:
+        """Raises UserError if the network cannot be evaluated as the config says."""
         is_cut, section = _is_cut(self.exp), self.exp.config.evaluate
         if (self.name == "full") == is_cut:
             uses, other = ("central crops", "center") if is_cut else ("whole images", "full")
@@ -79,15 +69,17 @@ class SingleView(Protocol):
                 " protocol for config.evaluate.scales and .multi_scale"
             )
 
-    def passes(self):
+    def passes(self) -> list[Pass]:
+        """Their weights sum to 1."""
         return [single_view(self.exp)]
 
 
 class _MultiView(Protocol):
     """Several views of each image, at one scale or several."""
 
+    is_single_view = False
     needs_whole_images = True  # not only their central squares
-    uses_squares = False  # GoogLeNet's, which have scales of their own
+    uses_squares = False  # those of GoogLeNet, which have other scales
 
     @property
     def scales(self) -> tuple[int, ...]:

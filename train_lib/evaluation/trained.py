@@ -85,11 +85,8 @@ class Trained:
 
         Raises UserError for anything that is not a picture or has another shape.
         """
-        if isinstance(pictures, np.ndarray | jax.Array):
-            pictures = np.asarray(pictures)
-            pictures = list(pictures) if pictures.ndim == 4 else [pictures]
-        elif not isinstance(pictures, list | tuple):
-            pictures = [pictures]
+        is_batch = isinstance(pictures, list | tuple) or getattr(pictures, "ndim", 0) == 4
+        pictures = list(pictures) if is_batch else [pictures]
         if not pictures:
             raise UserError("there are no pictures: give at least one")
         return np.stack([self._view(picture) for picture in pictures])
@@ -101,8 +98,9 @@ class Trained:
     def predict(self, pictures) -> np.ndarray:
         """Class probabilities of pictures (see `views`), float32 [n, classes].
 
-        From one view of each picture; the protocols of --mode=evaluate look at more. Compiled once
-        for each n. Under LeNet-5's MAP criterion, "no character" has what a row lacks to 1.
+        From one view of each picture; other protocols of --mode=evaluate use more. Compiled once
+        for each n. Under LeNet-5's MAP criterion, 1 - sum of a row is the probability of "no
+        character".
         """
         return np.asarray(self.probabilities(self.on_device, self.views(pictures)))
 
@@ -181,32 +179,36 @@ def _as_pixels(picture) -> np.ndarray:
     return pixels
 
 
-def load_run(path: str | pathlib.Path, checkpoint: str | int = "latest") -> Trained:
+def load_run(
+    path: str | pathlib.Path, checkpoint: str | int = "latest", source: str = "load_run"
+) -> Trained:
     """The network of a run's folder, or of a file that --mode=export wrote.
 
     checkpoint: "latest", "best" (the lowest test error), or a step; a file has only one.
+    source: the flag or function that names the path, for messages.
     Raises UserError for a folder without a run, and for a missing or damaged checkpoint.
     """
     path = pathlib.Path(path).expanduser()
     if warm_start.is_pretrained_file(str(path)):
         raise UserError(
-            f"{path} is a file of another framework: open it by load_pretrained(model, file)"
+            f"{source}={path}: the file is of another framework: give a run's folder, or a file of"
+            " --mode=export (in Python, load_pretrained opens it)"
         )
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path)
         stored.config.num_devices = 1
-        known = experiment.KnownData(stored.info, stored.statistics)
+        known = experiment.KnownData(stored.known_info, stored.statistics)
         exp = experiment.resolve(stored.config, read_only=True, known=known)
         exported.check_fits(stored, exp, path)
         return Trained(exp, stored.variables, stored.class_names, stored.step)
-    check_run(path, "load_run")
+    check_run(path, source)
     config = read_config(path)
     config.num_devices = 1  # however many devices trained it
     known = experiment.KnownData(read_info(path))
     exp = experiment.resolve(config, path, read_only=True, known=known)
     if checkpoint not in ("latest", "best") and not isinstance(checkpoint, int):
         raise UserError(f"checkpoint={checkpoint}: give latest, best, or a step")
-    step, variables = read_run(exp, path, checkpoint_step(path, checkpoint))
+    step, variables = read_run(exp, checkpoint_step(path, checkpoint))
     return Trained(exp, variables, read_class_names(path), step)
 
 
@@ -223,24 +225,22 @@ def checkpoint_step(workdir: pathlib.Path, checkpoint: str | int) -> int | None:
     return step
 
 
-def read_run(
-    exp: experiment.Experiment, workdir: pathlib.Path, step: int | None = None
-) -> tuple[int, Mapping[str, Any]]:
-    """(step, variables) of a run's checkpoint, by default the newest that is not damaged.
+def read_run(exp: experiment.Experiment, step: int | None = None) -> tuple[int, Mapping[str, Any]]:
+    """(step, variables) of a checkpoint in exp.workdir, by default the newest undamaged one.
 
     Of several processes the first reads. Raises UserError for a missing or damaged checkpoint, and
     for variables that are not those of the experiment's module.
     """
     content = np.int64(0), state_lib.variable_shapes(exp.module, exp.input_shape)
     if processes.is_first():
-        restored = Checkpoints(workdir, read_only=True).restore_variables(step)
+        restored = Checkpoints(exp.workdir, read_only=True).restore_variables(step)
         if restored is None:
             number = "" if step is None else f" {step}"
-            raise UserError(f"there is no checkpoint{number} in {workdir}: train first")
+            raise UserError(f"there is no checkpoint{number} in {exp.workdir}: train first")
         if exported.shapes_of(restored[1]) != exported.shapes_of(content[1]):
             raise UserError(
-                f"checkpoint {restored[0]} in {workdir} is of another model: use the config that"
-                " it was made with"
+                f"checkpoint {restored[0]} in {exp.workdir} is of another model: use the config"
+                " that it was made with"
             )
         content = np.int64(restored[0]), restored[1]
     step, variables = processes.tree_from_first(content)

@@ -1,7 +1,7 @@
 """The figures that --mode=inspect draws, by the names of their files.
 
-Each function yields (name, figure), one at a time, and nothing if the network lacks what the figure
-shows.
+Each function yields (name, figure), one at a time. A figure that does not apply to the network is
+left out.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Subject:
     """A network and the images that it is inspected with.
 
     views: uint8 [n, height, width, channels], as an evaluation cuts them. labels: int [n].
-    captions: one for each image. shown: how many images have figures of their own.
+    captions: one for each image. shown: how many images have separate figures.
     layer: a name of `inspection.activations`, whose feature maps are shown.
     has_true_labels: False if the labels are the network's predictions.
     """

@@ -5,23 +5,63 @@ The functions return Matplotlib figures without a window: a notebook shows them 
 
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from errors import UserError
-from train_lib import pictures
 from train_lib.evaluation.metrics import Result
-from train_lib.pictures import panels
+from train_lib.pictures import panels, weights
 
 MOST_IMAGES = 100  # in one figure
 MOST_NAMED = 30  # classes with names and counts in a confusion matrix
 
 
+def curves(runs: Mapping[str, Sequence[dict]]) -> Figure:
+    """Error and loss over the epochs: training dashed, test solid, one colour for each run.
+
+    As He 2015, fig. 6. runs: label -> the records of a run, as `recorder.read` gives them. Values
+    that a run has not recorded are left out. The label of a single run may be "".
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    quantities = (("top1_error", "top-1 error, %", 100), ("loss", "loss", 1))
+    for axis, (name, label, scale) in zip(figure.subplots(1, 2), quantities, strict=True):
+        for number, (run, records) in enumerate(runs.items()):
+            for part, style, width in (("train", "--", 1), ("test", "-", 1.6)):
+                key = f"{part}/{name}"
+                points = [(r["epoch"], scale * r[key]) for r in records if key in r]
+                if not points:
+                    continue
+                # A line of few points is hard to see without markers.
+                marked = part == "test" and len(points) < 40
+                axis.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=f"C{number % 10}",
+                    linewidth=width,
+                    label=f"{run} {part}".strip(),
+                    **({"marker": "o", "markersize": 3} if marked else {}),
+                )
+        axis.set(xlabel="epoch", ylabel=label)
+        values = [y for line in axis.get_lines() for y in line.get_ydata()]
+        if values and min(values) > 0:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            # A narrow range may lie between two major ticks.
+            is_narrow = max(values) < 4 * min(values)
+            axis.yaxis.set_minor_formatter("{x:g}" if is_narrow else NullFormatter())
+        axis.grid(alpha=0.3, which="both")
+        if axis.get_lines():
+            panels.plain_legend(axis.legend(fontsize=8))
+    return figure
+
+
 def learning_curves(records: list[dict]) -> Figure:
-    """Error and loss of one run over the epochs; `pictures.curves` draws several runs."""
-    return pictures.curves({"": records})
+    """`curves` of a single run."""
+    return curves({"": records})
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names) -> Figure:
@@ -93,22 +133,23 @@ def _image_sheet(picture: Callable, captions: Sequence[str], inches: float) -> F
     return figure
 
 
-def write_all(
-    workdir: pathlib.Path, records, module, params, result: Result, names, picture
-) -> None:
-    """Writes learning_curves, confusion_matrix, misclassified and first_layer_filters."""
-    counted = result.counted
+def write_all(exp, records: Sequence[dict], params, result: Result) -> None:
+    """Writes learning_curves, confusion_matrix, misclassified and first_layer_filters.
+
+    exp: the run's `Experiment`. records: see `curves`. result: of the test split.
+    """
+    counted, names = result.counted, exp.info.class_names
     labels, predicted = result.labels[counted], result.classes[counted, 0]
     figures = {
         "learning_curves": learning_curves(records),
         "confusion_matrix": confusion_matrix(labels, predicted, names),
-        "misclassified": misclassified(result, names, picture),
+        "misclassified": misclassified(result, names, lambda i: exp.picture(exp.test_split, i)),
     }
-    kernel = pictures.first_kernel(params)
+    kernel = weights.first_kernel(params)
     if kernel is not None:
-        figures["first_layer_filters"] = pictures.filters(kernel, getattr(module, "towers", 1))
+        figures["first_layer_filters"] = weights.filters(kernel, getattr(exp.module, "towers", 1))
     for name, figure in figures.items():
-        save(figure, workdir / "plots" / f"{name}.png")
+        save(figure, exp.workdir / "plots" / f"{name}.png")
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
     kernel: [kh, kw, channels, filters]. Filters with 1 channel are grey and those with 3 in colour,
         at most the first MOST_FILTERS. Each filter with another number of channels is a row of grey
         images, one for each of the first channels.
-    towers: how many equal blocks the filters form, each drawn in frames of its own colour.
+    towers: how many equal blocks the filters form, each drawn in frames of another colour.
 
     Grey is zero, and all filters have the same scale. The number of a filter is the number at its
     row plus the number at its column. Raises UserError for another shape of the kernel.

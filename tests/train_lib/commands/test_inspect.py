@@ -135,7 +135,9 @@ def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys, monkey
     inspect_run(config, workdir, ())
     assert written(workdir) == {*WEIGHTS, "notes.txt"}
     (workdir / "inspection" / "notes.txt").unlink()
-    assert said(capsys)[-1].startswith("left out what needs images: give some by --images (no data")
+    assert said(capsys)[-1].startswith(
+        "figures that need images are left out: give some by --images (no data"
+    )
 
 
 @pytest.mark.parametrize(

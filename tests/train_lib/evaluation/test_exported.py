@@ -1,5 +1,6 @@
 """A net in one file: exact, self-contained, and never read wrongly."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -120,7 +121,8 @@ def test_other_classes_are_refused(exported_run, tmp_path):
     config = tiny_config(**{"dataset.name": "digits", "evaluate.ensemble": str(exported_run[1])})
     assert json.loads(evaluate.evaluate_run(config, tmp_path))["examples"] == 355
     stored = exported.load(exported_run[1])
-    other = stored.__class__(**vars(stored) | {"class_names": list("abcdefghij")})
+    info = dataclasses.replace(stored.info, class_names=tuple("abcdefghij"))
+    other = dataclasses.replace(stored, info=info)
     exported.save(tmp_path / "other.safetensors", other)
     config.evaluate.ensemble = str(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="was trained on other classes"):
@@ -153,7 +155,7 @@ def test_every_familys_weights_come_back_to_the_bit(name, tmp_path):
     rng = np.random.default_rng(0)
     shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
     variables = jax.tree.map(lambda s: rng.random(s.shape, np.float32), dict(shapes))
-    stored = exported.Weights(config, list(info.class_names), info.name, 7, variables)
+    stored = exported.Weights(config, info, 7, variables)
     exported.save(tmp_path / "a.safetensors", stored)
     found = exported.load(tmp_path / "a.safetensors")
     exported.check_fits(found, exp, tmp_path)
