@@ -1,4 +1,4 @@
-"""A folder of pictures from end to end: trained, gone on with, evaluated, predicted, refused."""
+"""A folder of images from end to end: training, resume, evaluation, prediction, mistakes."""
 
 import json
 
@@ -20,7 +20,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (60, 180, 60), "red": (200, 50, 40)}
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Noisy pictures of one colour a class, of many sizes: 12 a class to train, 3 to validate."""
+    """Noisy images of many sizes, one colour for each class: 12 to train and 3 to test."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("val", 3)):
@@ -35,7 +35,7 @@ def pictures(tmp_path_factory):
 
 
 def config_of(folder, **overrides):
-    """A small net, with every augmentation on the device that needs statistics."""
+    """A small network, with every augmentation on the device that needs statistics."""
     config = mlp.get_config("30")
     config.update_from_flattened_dict(
         {
@@ -70,7 +70,7 @@ def whole(pictures, tmp_path_factory):
     return workdir, jax.device_get(train_and_evaluate(config_of(pictures), workdir))
 
 
-def test_it_learns_the_colours_and_keeps_what_it_needs(pictures, whole):
+def test_a_run_learns_the_colours_and_stores_its_classes_and_statistics(pictures, whole):
     workdir, _ = whole
     config = config_of(pictures)
     found = json.loads(evaluate.evaluate_run(config, workdir))
@@ -85,10 +85,10 @@ def test_it_learns_the_colours_and_keeps_what_it_needs(pictures, whole):
 
 
 @pytest.mark.parametrize(("workers", "step"), [(0, 7), (1, 11)])
-def test_killed_and_gone_on_with_it_equals_the_undisturbed(
+def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one(
     pictures, whole, tmp_path, monkeypatch, workers, step
 ):
-    """Decoding in processes or threads; killed at a step that is not saved."""
+    """Decoding in processes or threads; killed at a step without a checkpoint."""
     config = config_of(pictures, **{"dataset.workers": workers})
 
     class Death(BaseException):
@@ -111,7 +111,7 @@ def test_killed_and_gone_on_with_it_equals_the_undisturbed(
     jax.tree.map(np.testing.assert_array_equal, found, whole[1])
 
 
-def test_an_unreadable_picture_ends_the_run_or_is_left_out(pictures, tmp_path, capsys):
+def test_an_unreadable_image_ends_the_run_or_is_skipped(pictures, tmp_path, capsys):
     import shutil
 
     root = tmp_path / "pictures"
@@ -131,7 +131,7 @@ def test_an_unreadable_picture_ends_the_run_or_is_left_out(pictures, tmp_path, c
     assert json.loads(evaluate.evaluate_run(config, tmp_path / "b"))["examples"] == 8
 
 
-def test_a_copy_is_recorded_and_too_small_a_one_refused(pictures, tmp_path):
+def test_a_copy_is_recorded_and_refused_if_it_is_too_small(pictures, tmp_path):
     flags = ("--shorter_side=18", f"--out={tmp_path}", "--processes=1")
     assert prepare.main([str(pictures), *flags]) == 0
     name = next(path.name for path in tmp_path.iterdir())

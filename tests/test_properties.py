@@ -1,4 +1,4 @@
-"""Whatever config is given, and whatever names data have: right, or one line that says what to do.
+"""Any config and any names of files and classes give a result, or one line that says what to do.
 
 Few cases by default, the same ones each time; CANON_EXAMPLES=1000 makes so many of each property,
 new ones each time.
@@ -138,7 +138,7 @@ def everything(path) -> set[str]:
 
 
 @given(WORDS, WORDS, st.lists(WORDS, max_size=3))
-def test_no_name_leads_out_of_the_folder(dataset, split, ensemble):
+def test_no_name_is_a_path_out_of_the_folder(dataset, split, ensemble):
     settings = {"dataset": dataset, "split": split, "protocol": "full", "scales": [256]}
     name = result_files.folder_name(settings | {"ensemble": ensemble})
     with tempfile.TemporaryDirectory() as root:
@@ -184,7 +184,7 @@ def test_a_folder_of_any_names_is_a_data_set_or_refused(classes, picture):
 
 
 def write_reports(output: pathlib.Path, split) -> None:
-    """All that a test writes about a split of which every image was misclassified."""
+    """Writes the files of an evaluation in which every image was misclassified."""
     count = len(split.info.class_names)
     classes = np.tile(np.arange(count)[::-1], (len(split), 1))
     classes = (classes + split.labels[:, None]) % count
@@ -216,7 +216,7 @@ def test_a_copy_has_no_file_named_after_such_a_split(split, tmp_path):
 
 
 def test_nothing_is_written_through_a_link(tmp_path):
-    """Not even the temporary file whose name somebody has guessed."""
+    """Not even through a link with the name of the temporary file."""
     (tmp_path / "run").mkdir()
     outside = tmp_path / "outside"
     for name in ("config.json", f".config.json.{os.getpid()}"):

@@ -1,4 +1,4 @@
-"""Nets as files for others: JAX without Canon, and torchvision (whose side is in tests/parity)."""
+"""Exported files: JAX runs them without Canon; torchvision loads them (see tests/parity)."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ assert "flax" not in sys.modules and "models" not in sys.modules
 """
 
 
-def test_jax_runs_it_without_canon_for_any_number_of_images(run, tmp_path):
+def test_jax_runs_the_file_without_canon_for_any_number_of_images(run, tmp_path):
     file = tmp_path / "net.jax"
     said = export_run(tiny_config(), run, str(file), "jax")
     assert said.startswith(f"written: {file} (60,000 parameters, step 29)")
@@ -78,7 +78,7 @@ SMALL = ("mlp", "resnet_cifar10", "cuda_convnet")
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_every_family_goes_with_any_number_of_images(name):
+def test_every_family_is_exported_for_any_number_of_images(name):
     options, shape = NETS[name]
     module = registry.create({"name": name, "dtype": "float32", **options}, num_classes=10)
 
@@ -101,7 +101,7 @@ def test_every_family_goes_with_any_number_of_images(name):
         np.testing.assert_allclose(found.call(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_a_form_cannot_hold_is_one_line(run, tmp_path):
+def test_a_network_that_a_format_cannot_hold_is_one_line(run, tmp_path):
     with pytest.raises(UserError, match=r"must end in \.jax with --format=jax"):
         export_run(tiny_config(), run, str(tmp_path / "net.safetensors"), "jax")
     with pytest.raises(UserError, match="torchvision has no LeNet5"):
@@ -109,7 +109,7 @@ def test_what_a_form_cannot_hold_is_one_line(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_torchvisions_names_and_the_classes(tmp_path):
+def test_torchvision_names_and_metadata(tmp_path):
     from configs.resnet import get_config
 
     config = get_config("18")
@@ -147,7 +147,7 @@ def test_torchvisions_names_and_the_classes(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, dict(back.variables), variables)
 
 
-def test_settings_that_are_none_are_one_line(tmp_path):
+def test_wrong_settings_are_one_line(tmp_path):
     metadata = {"settings": json.dumps({"dataset.data_dir": "/"}), "class_names": "[]"}
     safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / "a.safetensors", metadata)
     with pytest.raises(UserError, match="cannot read the settings in"):

@@ -1,4 +1,4 @@
-"""--mode=inspect on runs of small nets: its files, what it leaves out, and what it refuses."""
+"""--mode=inspect on runs of small networks: its files, and its messages."""
 
 import dataclasses
 import shutil
@@ -76,7 +76,7 @@ def test_a_published_lenet_and_another_step(runs, capsys):
 
 
 @pytest.mark.slow
-def test_what_a_net_has_is_drawn_of_given_pictures(runs, capsys, tmp_path):
+def test_figures_of_given_images(runs, capsys, tmp_path):
     workdir, config = runs["relu"]
     for number in range(2):
         pixels = np.zeros((28, 28), np.uint8)
@@ -94,7 +94,7 @@ def test_what_a_net_has_is_drawn_of_given_pictures(runs, capsys, tmp_path):
     assert lines[-1].startswith(expected)
 
 
-def test_a_layer_is_shown_behind_its_activation_and_pooling_is_the_nets(runs):
+def test_a_layer_is_shown_after_its_activation_and_pooling_is_that_of_the_network(runs):
     net = load_run(runs["relu"][0])
     views = np.zeros((2, 28, 28, 1), np.uint8)
     views[:, 4:20, 9] = 200
@@ -122,7 +122,7 @@ def test_a_layer_is_shown_behind_its_activation_and_pooling_is_the_nets(runs):
     }
 
 
-def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys, monkeypatch):
+def test_without_the_data_set_figures_that_need_images_are_left_out(runs, capsys, monkeypatch):
     workdir, config = runs["relu"]
 
     def gone(*_):
@@ -149,7 +149,9 @@ def test_without_its_data_set_what_needs_images_is_left_out(runs, capsys, monkey
         ({"compare": ["nothing"]}, "--compare=nothing: there is no run with a checkpoint"),
     ],
 )
-def test_what_there_is_not_is_one_line_before_anything_is_written(runs, tmp_path, asked, message):
+def test_missing_layers_images_and_checkpoints_are_one_line_before_anything_is_written(
+    runs, tmp_path, asked, message
+):
     made, config = runs["lenet"]
     workdir = tmp_path / "run"
     shutil.copytree(made, workdir, ignore=shutil.ignore_patterns("inspection", "events", "plots"))
@@ -161,7 +163,7 @@ def test_what_there_is_not_is_one_line_before_anything_is_written(runs, tmp_path
         inspect_run(config, tmp_path, ())
 
 
-def test_the_initial_nets_gradients_are_beside_the_runs(runs):
+def test_gradients_of_untrained_networks_are_drawn_too(runs):
     net = load_run(runs["lenet"][0])
     views = np.random.default_rng(0).integers(0, 255, (4, 28, 28, 1)).astype(np.uint8)
     seen = inspect_figures.Subject(net, views, np.arange(4), list("abcd"), 1, "c1")

@@ -14,7 +14,7 @@ from train_lib.evaluation.metrics import evaluate
 
 
 @pytest.mark.parametrize(("devices", "batch"), [(1, 64), (8, 64), (8, 1000)])
-def test_equals_a_plain_loop_for_a_size_that_divides_nothing(devices, batch):
+def test_evaluation_equals_a_plain_loop_for_a_size_without_divisors(devices, batch):
     config = tiny_config(**{"num_devices": devices, "evaluate.batch_size": batch})
     exp = experiment.resolve(config)
     test = sources.load(config.dataset, "test")

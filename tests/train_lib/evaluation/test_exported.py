@@ -1,4 +1,4 @@
-"""A net in one file: exact, self-contained, and never read wrongly."""
+"""A network in one file: exact, self-contained, and refused if it is damaged."""
 
 import dataclasses
 import importlib
@@ -46,7 +46,7 @@ def exported_run(tmp_path_factory):
     return folder / "run", file
 
 
-def test_the_file_holds_the_run_to_the_bit(exported_run):
+def test_the_file_holds_exactly_the_run(exported_run):
     workdir, file = exported_run
     (member,) = ensemble.find(config_of(), workdir)
     net = member.open()
@@ -62,7 +62,7 @@ def test_the_file_holds_the_run_to_the_bit(exported_run):
     assert str(workdir).encode() not in raw
 
 
-def test_it_is_tested_as_the_run_is(exported_run, tmp_path):
+def test_the_file_is_evaluated_like_the_run(exported_run, tmp_path):
     workdir, file = exported_run
     run = json.loads(evaluate.evaluate_run(config_of(), workdir))
     for names in (str(file), f"{file},{workdir}"):  # the mean of equals
@@ -72,7 +72,7 @@ def test_it_is_tested_as_the_run_is(exported_run, tmp_path):
         assert found["top1_error"] == run["top1_error"]
 
 
-def test_a_run_starts_from_it(exported_run, tmp_path):
+def test_a_run_starts_from_the_file(exported_run, tmp_path):
     workdir, file = exported_run
     start = {"init_from": str(file), "epochs": 0.01, "schedule.learning_rate": 1e-30}
     state = train_and_evaluate(config_of(**start), tmp_path / "a")
@@ -84,7 +84,7 @@ def test_a_run_starts_from_it(exported_run, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["empty", "cut", "header", "other", "missing", "no tensor"])
-def test_another_file_is_refused_in_one_line(exported_run, tmp_path, what):
+def test_a_wrong_file_is_refused_in_one_line(exported_run, tmp_path, what):
     import safetensors.numpy
 
     content, path = exported_run[1].read_bytes(), tmp_path / "a.safetensors"
@@ -103,7 +103,7 @@ def test_another_file_is_refused_in_one_line(exported_run, tmp_path, what):
     assert "weight file" in str(error.value)
 
 
-def test_a_flipped_name_or_a_full_disk_leaves_nothing(exported_run, tmp_path, monkeypatch):
+def test_a_wrong_suffix_or_a_full_disk_leaves_no_file(exported_run, tmp_path, monkeypatch):
     workdir, _ = exported_run
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
         export.export_run(config_of(), workdir, str(tmp_path / "net.bin"))
@@ -144,7 +144,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_familys_weights_come_back_to_the_bit(name, tmp_path):
+def test_weights_of_every_family_are_read_exactly(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config(FAMILIES[name])
     if name == "vgg":  # fewer weights
         config.model.image_size = config.view.size = 32

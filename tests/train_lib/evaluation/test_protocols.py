@@ -1,4 +1,4 @@
-"""Every protocol against plain loops over a run's pictures, on one device and on eight."""
+"""Every protocol against plain loops over images, on one device and on eight."""
 
 import csv
 import dataclasses
@@ -27,7 +27,7 @@ NAMES = ["blue", "green", "red"]
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Pictures of many sizes: noise on one colour a class; 7 to validate, which divides nothing."""
+    """Images of many sizes, noise on one colour for each class; 7 (a prime) in the test set."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("val", 7)):
@@ -199,7 +199,7 @@ def dense_by_image(exp, state, split, scales, average="scores"):
         ({"view.train_scale": (20, 31), "evaluate.multi_scale": True}, (20, 26, 31), "scores"),
     ],
 )
-def test_dense_equals_the_net_on_each_image_alone(
+def test_dense_equals_the_network_on_each_image_alone(
     runs, pictures, devices, overrides, scales, average
 ):
     exp, state, split = opened(
@@ -267,7 +267,7 @@ def test_few_shapes_are_compiled(runs, tmp_path):
     assert sum(1 for _ in one.batches(split)) > len(shapes)
 
 
-def test_ten_crops_of_small_images_that_only_the_net_cuts():
+def test_ten_crops_that_are_cut_on_the_device():
     """As cuda-convnet's 24x24 of 32x32; here 6x6 of the digits."""
     config = mlp.get_config()
     config.update_from_flattened_dict(
@@ -307,7 +307,7 @@ def evaluated(runs, workdir, config):
     return json.loads(line)
 
 
-def test_an_ensemble_averages_probabilities_of_different_nets(runs, pictures, tmp_path):
+def test_an_ensemble_averages_probabilities_of_different_networks(runs, pictures, tmp_path):
     single = {}
     for kind in ("cifar", "mlp"):
         exp, state, split = opened(runs, kind, pictures)
@@ -333,7 +333,7 @@ def test_an_ensemble_averages_probabilities_of_different_nets(runs, pictures, tm
         np.testing.assert_allclose(values, probabilities[order], rtol=1e-4)
 
 
-def test_what_an_evaluation_leaves(runs, pictures):
+def test_files_of_an_evaluation(runs, pictures):
     config = config_of("cifar", pictures, **{"evaluate.protocol": "dense"})
     line = evaluated(runs, "cifar", config)
     keys = ("dataset", "split", "protocol", "examples", "loss", "top1_error", "top5_error", "step")
@@ -356,7 +356,7 @@ def test_what_an_evaluation_leaves(runs, pictures):
         Image.open(folder / name).verify()
 
 
-def test_a_single_view_is_the_same_by_either_way(runs, pictures):
+def test_a_single_view_has_the_same_result_by_both_functions(runs, pictures):
     """`evaluate`, as training does it, and the probabilities that ensembles average."""
     config = config_of("cifar", pictures)
     line = evaluated(runs, "cifar", config)
@@ -366,7 +366,7 @@ def test_a_single_view_is_the_same_by_either_way(runs, pictures):
     assert line["top1_error"] == pytest.approx((found.argmax(1) != labels).mean())
 
 
-def test_predict_speaks_by_the_protocol_and_writes_a_contact_sheet(runs, pictures, tmp_path):
+def test_predict_follows_the_protocol_and_writes_a_contact_sheet(runs, pictures, tmp_path):
     config = config_of("cifar", pictures, **{"evaluate.protocol": "dense"})
     config.predict.contact_sheet = str(tmp_path / "sheet.png")
     folder = pictures / "val"
@@ -380,7 +380,7 @@ def test_predict_speaks_by_the_protocol_and_writes_a_contact_sheet(runs, picture
     Image.open(tmp_path / "sheet.png").verify()
 
 
-def test_an_unreadable_picture_of_the_users(runs, pictures, tmp_path, capsys):
+def test_predict_with_an_unreadable_file(runs, pictures, tmp_path, capsys):
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     Image.new("RGB", (40, 30), "red").save(tmp_path / "good.jpg")
     config = config_of("cifar", pictures)
@@ -419,7 +419,7 @@ def test_an_unreadable_picture_of_the_users(runs, pictures, tmp_path, capsys):
         ),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(runs, pictures, kind, overrides, said):
+def test_protocols_that_do_not_fit_are_refused_in_one_line(runs, pictures, kind, overrides, said):
     if kind == "mlp":
         overrides = {"view.square": True, "preprocess.mean": "pixel", **overrides}
     config = config_of(kind, pictures, **overrides)
@@ -428,13 +428,13 @@ def test_what_cannot_be_is_refused_in_one_line(runs, pictures, kind, overrides, 
 
 
 def test_a_view_that_is_cut_again_is_refused(pictures):
-    """All five crops would be cut to the same centre, or to parts of what the grid says."""
+    """All crops would be cut again: to the same centre, or to a part of each."""
     overrides = {"evaluate.protocol": "ten_crop", "preprocess.crop": 12}
     with pytest.raises(UserError, match="makes 12 of them"):
         protocols.of(experiment.resolve(config_of("cifar", pictures, **overrides))).check()
 
 
-def test_ensembles_that_cannot_be_are_refused(runs, pictures, tmp_path):
+def test_wrong_ensembles_are_refused(runs, pictures, tmp_path):
     config = config_of("cifar", pictures)
     config.evaluate.ensemble = f"{runs / 'cifar'},{tmp_path / 'nowhere'}"
     with pytest.raises(UserError, match="there is no run"):
@@ -452,7 +452,7 @@ def test_ensembles_that_cannot_be_are_refused(runs, pictures, tmp_path):
         evaluate.evaluate_run(config_of("cifar", other), runs / "cifar")
 
 
-def test_a_square_copy_is_no_whole_image(runs, pictures, tmp_path):
+def test_a_copy_of_squares_has_no_whole_images(runs, pictures, tmp_path):
     flags = (f"--shorter_side={SCALE}", "--square", f"--out={tmp_path}", "--processes=1")
     assert prepare.main([str(pictures), *flags]) == 0
     name = next(path.name for path in tmp_path.iterdir())
@@ -506,7 +506,9 @@ def test_whether_small_images_are_cut(overrides, wanted, refused):
             protocols.of(experiment.resolve(config)).check()
 
 
-def test_what_one_pass_cannot_read_counts_for_none(runs, pictures, tmp_path, capsys, monkeypatch):
+def test_an_image_that_one_pass_cannot_read_does_not_count(
+    runs, pictures, tmp_path, capsys, monkeypatch
+):
     """A long picture fits at one scale and is too large at another."""
     root = tmp_path / "pictures"
     shutil.copytree(pictures, root)
@@ -529,7 +531,7 @@ def test_what_one_pass_cannot_read_counts_for_none(runs, pictures, tmp_path, cap
     assert "is too large" in capsys.readouterr().err
 
 
-def test_a_few_pictures_are_not_filled_up_to_many(runs, pictures):
+def test_batches_of_few_images_are_small(runs, pictures):
     overrides = {"evaluate.batch_size": 1000, "evaluate.protocol": "ten_crop"}
     exp, _, split = opened(runs, "mlp", pictures, **overrides)
     (one,) = protocols.of(exp).passes()
@@ -541,7 +543,7 @@ def test_a_few_pictures_are_not_filled_up_to_many(runs, pictures):
         assert batch["label"].size < 2 * (batch["index"] >= 0).sum()
 
 
-def test_a_name_that_is_no_utf_8(runs, pictures, tmp_path):
+def test_a_file_name_that_is_not_utf_8(runs, pictures, tmp_path):
     root = tmp_path / "pictures"
     shutil.copytree(pictures, root)
     odd = os.fsencode(root / "val" / "blue") + b"/caf\xe9.png"
@@ -557,9 +559,11 @@ def test_a_name_that_is_no_utf_8(runs, pictures, tmp_path):
     assert r"caf\xe9.png" in found
 
 
-def test_what_cannot_be_written_is_known_before_the_work(runs, pictures, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_refused_before_the_evaluation(
+    runs, pictures, tmp_path, monkeypatch
+):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(trained, "read_run", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr(trained, "read_run", lambda *_: pytest.fail("weights were read"))
     config = config_of("cifar", pictures, **{"evaluate.ensemble": str(runs / "cifar")})
     with pytest.raises(UserError, match="cannot write to"):
         evaluate.evaluate_run(config, tmp_path / "file")

@@ -1,4 +1,4 @@
-"""A run or a file in the hand of a notebook: without its data set, and as the modes see it."""
+"""A run or a file in a notebook: without the data set, with the results of the commands."""
 
 import csv
 import dataclasses
@@ -33,7 +33,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run on a folder of photographs, made up, that is gone since; and one of the pictures."""
+    """A run on a folder of images that is deleted afterwards, and one of the images."""
     from configs.mlp import get_config
 
     root = tmp_path_factory.mktemp("photographs")
@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
     return root, config, line
 
 
-def test_a_run_has_all_that_it_was_trained_with(digits):
+def test_a_run_has_everything_that_it_was_trained_with(digits):
     workdir, state = digits
     net = load_run(workdir)
     assert net.step == 29
@@ -83,7 +83,7 @@ def test_a_run_has_all_that_it_was_trained_with(digits):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_other_checkpoints_of_it(digits):
+def test_other_checkpoints_of_a_run(digits):
     workdir, _ = digits
     assert load_run(workdir, 20).step == 20
     best = Checkpoints(workdir, read_only=True).best_step()
@@ -96,13 +96,13 @@ def test_other_checkpoints_of_it(digits):
         load_run(workdir / "nothing")
 
 
-def test_a_run_that_was_never_tested_has_no_best_one(digits, monkeypatch):
+def test_a_run_that_was_never_evaluated_has_no_best_checkpoint(digits, monkeypatch):
     monkeypatch.setattr("train_lib.checkpoints.Checkpoints.best_step", lambda self: None)
     with pytest.raises(UserError, match="was evaluated: use the latest"):
         load_run(digits[0], "best")
 
 
-def test_a_file_is_the_same_net(digits):
+def test_a_file_is_the_same_network(digits):
     workdir, _ = digits
     net, run = load_run(workdir / "weights.safetensors"), load_run(workdir)
     jax.tree.map(np.testing.assert_array_equal, dict(net.variables), dict(run.variables))
@@ -111,7 +111,7 @@ def test_a_file_is_the_same_net(digits):
     assert net.top(digit)[0][0][1] == net.predict(digit).max()
 
 
-def test_pictures_of_every_kind_are_one(digits, tmp_path):
+def test_paths_arrays_and_pil_images_give_the_same_view(digits, tmp_path):
     net = load_run(digits[0])
     pixels = np.random.default_rng(0).integers(0, 100, (28, 28)).astype(np.uint8)
     pixels[0] = pixels[-1] = pixels[:, 0] = pixels[:, -1] = 0  # dark: as the digits are
@@ -139,13 +139,13 @@ def test_pictures_of_every_kind_are_one(digits, tmp_path):
         ([], "no pictures"),
     ],
 )
-def test_what_is_no_picture_is_one_line(digits, pictures, said):
+def test_a_wrong_picture_is_one_line(digits, pictures, said):
     with pytest.raises(UserError, match=said) as error:
         load_run(digits[0]).predict(pictures)
     assert "\n" not in str(error.value)
 
 
-def test_the_data_set_need_not_be_there(folder, tmp_path):
+def test_the_data_set_may_be_missing(folder, tmp_path):
     root, config, line = folder
     net = load_run(root / "run")
     probabilities = dict(net.top(root / "cat.png")[0])
@@ -160,7 +160,7 @@ def test_the_data_set_need_not_be_there(folder, tmp_path):
     assert predict.predict_images(config, tmp_path, [str(root / "cat.png")]) == line
 
 
-def test_files_that_do_not_say_what_their_images_were(digits, tmp_path):
+def test_files_without_an_image_shape(digits, tmp_path):
     workdir, _ = digits
     stored = exported.load(workdir / "weights.safetensors")
     info = dataclasses.replace(stored.info, image_shape=None)
@@ -170,8 +170,8 @@ def test_files_that_do_not_say_what_their_images_were(digits, tmp_path):
     np.testing.assert_array_equal(load_run(tmp_path / "a.safetensors").predict(digit), expected)
 
 
-def test_a_machine_with_fewer_devices_and_no_data_opens_it_too(tmp_path):
-    """And a run of an older version, whose config has not all of the model's options."""
+def test_a_machine_with_fewer_devices_and_no_data_opens_a_run(tmp_path):
+    """Also a run of an older version, whose config lacks some of the model's options."""
     config = tiny_config(num_devices=4, epochs=1.0)
     config.update_from_flattened_dict(
         {"model.regulariser": "standout", "schedule.drop_anneal_epochs": 9.0}
@@ -196,7 +196,7 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_it_too(tmp_path):
     config.model.c3 = "full"
     found = folder_lib.different_fields(tmp_path / "run", config)
     assert found == ["model.c3: table -> full"]
-    # What is asked for must be what the run is, its data set and view, too.
+    # The config must be that of the run, also in its data set and view.
     config = tiny_config(**{"view.test_scale": 20})
     with pytest.raises(UserError, match=r"view\.test_scale: 256 -> 20; dataset\.name"):
         predict.predict_images(config, tmp_path / "run", [str(path)])

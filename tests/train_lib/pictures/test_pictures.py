@@ -1,4 +1,4 @@
-"""What the pictures are drawn from, against values worked out by hand or in another way."""
+"""The values that the figures show, against values computed by hand or in another way."""
 
 import flax.linen as nn
 import jax
@@ -147,7 +147,7 @@ def test_the_gradient_of_sigmoids_vanishes(tmp_path):
     np.testing.assert_allclose(axis.get_lines()[0].get_ydata(), sigmoid)
 
 
-def test_nets_that_normalise_over_devices_have_gradients_on_one():
+def test_networks_that_normalise_over_devices_have_gradients_on_one():
     images, labels = jax.random.normal(jax.random.key(1), (4, 8, 8, 3)), jnp.arange(4) % 2
     found = []
     for batch_norm in ("per_device", "across_devices"):
@@ -171,7 +171,7 @@ def test_auxiliary_heads_and_layers_without_kernels_are_left_out():
     assert len(names) == 3 + 9 * 6 + 1
 
 
-def test_dead_units_are_those_that_no_image_switches_on(tmp_path):
+def test_dead_units_are_0_for_every_image(tmp_path):
     module = LeNet5(activation="relu", c3="full", subsampling="max", output="softmax")
     images = jax.random.normal(jax.random.key(1), (3, 32, 32, 1))
     variables = module.init(jax.random.key(0), images)
@@ -195,7 +195,7 @@ def test_dead_units_are_those_that_no_image_switches_on(tmp_path):
     assert widths == pytest.approx([100 * share for share in shares.values()])
 
 
-def test_occlusion_of_a_net_that_looks_at_one_pixel(tmp_path):
+def test_occlusion_of_a_network_that_depends_on_one_pixel(tmp_path):
     asked = []
 
     def predict(images):
@@ -280,7 +280,7 @@ def test_the_table_of_c3(tmp_path):
     assert len([text for text in figure.axes[0].texts if text.get_text() == "X"]) == 60
 
 
-def test_codes_and_what_f6_gives_beside_them(tmp_path):
+def test_codes_and_outputs_of_f6(tmp_path):
     assert len(drawn(pictures.rbf_codes(), tmp_path)) == 10
     from models.lenet import rbf_codes
 
@@ -311,7 +311,7 @@ def test_masks_drop_their_share(tmp_path):
 
 
 class Linear(nn.Module):
-    """Dropout on the input of a linear layer: its logits' expectation is the test's, exactly."""
+    """Dropout on the input of a linear layer: the expected logits are exactly the evaluation's."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -320,7 +320,7 @@ class Linear(nn.Module):
         return nn.Dense(4)(layers.Dropout(0.5, "train")(x, train))
 
 
-def test_the_average_over_masks_goes_to_the_test(tmp_path):
+def test_the_average_over_masks_converges_to_the_evaluation(tmp_path):
     module, x = Linear(), jax.random.normal(jax.random.key(1), (8, 20))
     variables = module.init(jax.random.key(0), x)
     found = pictures.dropout_average(module, variables, x, (1, 16, 1024), seed=0)
@@ -354,7 +354,7 @@ def test_other_regularisers_drop_too_and_batch_norm_does_not_change(regulariser)
         pictures.dropout_average(module, variables, images, (1,), seed=0)
 
 
-def test_the_gradient_of_max_pooling_goes_to_the_winners(tmp_path):
+def test_the_gradient_of_max_pooling_goes_to_the_maxima(tmp_path):
     x = np.array([[1, 2, 0, 0], [3, 1, 0, 5], [0, 7, 7, 0], [7, 0, 0, 0]], np.float32)
     pooled, gradient = pictures.pool_routes(x, 2, 2)
     np.testing.assert_array_equal(pooled, [[3, 5], [7, 7]])
@@ -368,7 +368,7 @@ def test_the_gradient_of_max_pooling_goes_to_the_winners(tmp_path):
     assert len(drawn(pictures.max_pool_routing(x, 3, 1), tmp_path)) == 3
 
 
-def test_names_and_choices_of_many():
+def test_natural_order_and_evenly_spaced_names():
     assert panels.natural_order(["h10", "h2", "fc", "h1"]) == ["fc", "h1", "h2", "h10"]
     assert panels.evenly_spaced(list("abcdefghij"), 4) == ["a", "d", "g", "j"]
     assert panels.evenly_spaced(list("abc"), 4) == ["a", "b", "c"]
