@@ -77,80 +77,6 @@ def train_and_evaluate(
             return with_roll_back(train, exp, compile_step(exp), run)
 
 
-@contextlib.contextmanager
-def session(workdir: str | pathlib.Path, stop: StopRequest | None):
-    """Listens for signals, and turns errors of the disk into a UserError."""
-    try:
-        with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
-            yield Session(stop)
-    except BrokenPipeError:  # the reader of the output has left
-        raise
-    except OSError as error:
-        raise UserError(
-            f"cannot continue in {workdir} ({error}): free some space or check the folder, then run"
-            " the same command again"
-        ) from error
-
-
-def check(exp: Experiment) -> None:
-    """Raises UserError, before anything is written, for a run that this machine cannot train."""
-    config = exp.config
-    if config.init_from and processes.is_first() and not has_checkpoints(exp.workdir):
-        warm_start.check_source(config.init_from)
-    check_memory(exp)
-    devices = parallel.global_device_count(exp.devices)
-    parallel.batch_per_device(config.batch_size, devices, "config.batch_size")
-    sizes = [len(exp.train_split), len(exp.test_split)]
-    processes.check_same("data set", [*sizes, *exp.info.class_names])
-
-
-def check_memory(exp: Experiment) -> None:
-    """Raises UserError if the devices cannot hold even parameters and updates, or a batch.
-
-    Parameters, gradient, velocity and average are on each device; a batch's images are spread over
-    all devices. Checked beforehand, because a machine that runs out of memory kills the process
-    without a message.
-    """
-    leaves = jax.tree.leaves(state_lib.variable_shapes(exp.module, exp.input_shape))
-    copies_of_parameters = 4 if exp.config.optimizer.averaging else 3
-    needed = copies_of_parameters * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    available = memory.total_bytes(exp.devices[0])
-    copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
-    batch = exp.config.batch_size * math.prod(exp.input_shape) * 4 // processes.count()
-    if available is not None and batch > available * len(exp.devices) // copies:
-        raise UserError(
-            f"config.batch_size={exp.config.batch_size}: such a batch has {batch / 1e9:,.0f} GB,"
-            f" and a device has {available / 1e9:,.0f} GB: lower it"
-        )
-    if available is not None and needed * copies > available:
-        raise UserError(
-            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters"
-            f" and their updates, and there are {available / 1e9:,.0f} GB: make it smaller"
-        )
-
-
-@contextlib.contextmanager
-def locked(exp: Experiment, allow_config_change: bool):
-    """Makes the folder and keeps other runs out of it; the first of several processes does so."""
-    if not processes.is_first():
-        yield
-        return
-    make_writable(exp.workdir)
-    with lock.held(exp.workdir):
-        if not allow_config_change:  # another run may have started here since `resolve`
-            check_same_config(exp.workdir, exp.config)
-        yield
-
-
-def compile_step(exp: Experiment) -> Callable:
-    """run(state, inputs) -> (state, records): a dispatch of steps on all devices.
-
-    inputs: a batch, and for several processes whether this process was asked to stop.
-    """
-    steps = several(make_train_step(exp.recipe))
-    return parallel.train_step(sharing_stop(steps) if processes.count() > 1 else steps, exp.devices)
-
-
 def with_roll_back(train: Callable, exp: Experiment, train_step: Callable, run: Session):
     """`train`, again from the last checkpoint after each NotFinite, as config.not_finite says."""
     section = exp.config.not_finite
@@ -216,6 +142,43 @@ def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, run: 
         batches.close()  # and the workers that decode
 
 
+def compile_step(exp: Experiment) -> Callable:
+    """run(state, inputs) -> (state, records): a dispatch of steps on all devices.
+
+    inputs: a batch, and for several processes whether this process was asked to stop.
+    """
+    steps = several(make_train_step(exp.recipe))
+    return parallel.train_step(sharing_stop(steps) if processes.count() > 1 else steps, exp.devices)
+
+
+@contextlib.contextmanager
+def session(workdir: str | pathlib.Path, stop: StopRequest | None):
+    """Listens for signals, and turns errors of the disk into a UserError."""
+    try:
+        with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
+            yield Session(stop)
+    except BrokenPipeError:  # the reader of the output has left
+        raise
+    except OSError as error:
+        raise UserError(
+            f"cannot continue in {workdir} ({error}): free some space or check the folder, then run"
+            " the same command again"
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(exp: Experiment, allow_config_change: bool):
+    """Makes the folder and keeps other runs out of it; the first of several processes does so."""
+    if not processes.is_first():
+        yield
+        return
+    make_writable(exp.workdir)
+    with lock.held(exp.workdir):
+        if not allow_config_change:  # another run may have started here since `resolve`
+            check_same_config(exp.workdir, exp.config)
+        yield
+
+
 def restore_or_start(exp: Experiment):
     """(checkpoints, state, origin) of the run's first or next step.
 
@@ -260,29 +223,6 @@ def begin(exp: Experiment, state, origin: warm_start.Origin | None, run: Session
     return state
 
 
-def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> None:
-    """Prints the opening block."""
-    config, plan, count = exp.config, exp.plan, parallel.global_device_count(exp.devices)
-    parameters, step = state_lib.count_parameters(state), int(state.step)
-    together = f", {processes.count()} processes" if processes.count() > 1 else ""
-    copy = f" ({exp.info.copy.description})" if exp.info.copy else ""
-    progress_lib.opening_block(
-        {
-            "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
-            "data": f"{config.dataset.name}, {len(exp.train_split):,} to train,"
-            f" {len(exp.test_split):,} to test{copy}",
-            "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})"
-            + together,
-            "batch": f"{config.batch_size}, {config.batch_size // count} a device",
-            "rate": optimizers.describe(config.optimizer, config.schedule, exp.rate_scale),
-            **(origin.rows() if origin else {}),
-            "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
-            f" {plan.steps_per_epoch:,.1f})" + (f", resumed at step {step:,}" if step else ""),
-            "outputs": str(exp.workdir),
-        }
-    )
-
-
 def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
     """Draws the plots and prints the closing lines. skipped: unreadable images of this process."""
     step, result = recorder.result
@@ -308,3 +248,63 @@ def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
         sep="\n",
         flush=True,
     )
+
+
+def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> None:
+    """Prints the opening block."""
+    config, plan, count = exp.config, exp.plan, parallel.global_device_count(exp.devices)
+    parameters, step = state_lib.count_parameters(state), int(state.step)
+    together = f", {processes.count()} processes" if processes.count() > 1 else ""
+    copy = f" ({exp.info.copy.description})" if exp.info.copy else ""
+    progress_lib.opening_block(
+        {
+            "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
+            "data": f"{config.dataset.name}, {len(exp.train_split):,} to train,"
+            f" {len(exp.test_split):,} to test{copy}",
+            "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})"
+            + together,
+            "batch": f"{config.batch_size}, {config.batch_size // count} a device",
+            "rate": optimizers.describe(config.optimizer, config.schedule, exp.rate_scale),
+            **(origin.rows() if origin else {}),
+            "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
+            f" {plan.steps_per_epoch:,.1f})" + (f", resumed at step {step:,}" if step else ""),
+            "outputs": str(exp.workdir),
+        }
+    )
+
+
+def check(exp: Experiment) -> None:
+    """Raises UserError, before anything is written, for a run that this machine cannot train."""
+    config = exp.config
+    if config.init_from and processes.is_first() and not has_checkpoints(exp.workdir):
+        warm_start.check_source(config.init_from)
+    check_memory(exp)
+    devices = parallel.global_device_count(exp.devices)
+    parallel.batch_per_device(config.batch_size, devices, "config.batch_size")
+    sizes = [len(exp.train_split), len(exp.test_split)]
+    processes.check_same("data set", [*sizes, *exp.info.class_names])
+
+
+def check_memory(exp: Experiment) -> None:
+    """Raises UserError if the devices cannot hold even parameters and updates, or a batch.
+
+    Parameters, gradient, velocity and average are on each device; a batch's images are spread over
+    all devices. Checked beforehand, because a machine that runs out of memory kills the process
+    without a message.
+    """
+    leaves = jax.tree.leaves(state_lib.variable_shapes(exp.module, exp.input_shape))
+    copies_of_parameters = 4 if exp.config.optimizer.averaging else 3
+    needed = copies_of_parameters * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    available = memory.total_bytes(exp.devices[0])
+    copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
+    batch = exp.config.batch_size * math.prod(exp.input_shape) * 4 // processes.count()
+    if available is not None and batch > available * len(exp.devices) // copies:
+        raise UserError(
+            f"config.batch_size={exp.config.batch_size}: such a batch has {batch / 1e9:,.0f} GB,"
+            f" and a device has {available / 1e9:,.0f} GB: lower it"
+        )
+    if available is not None and needed * copies > available:
+        raise UserError(
+            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters"
+            f" and their updates, and there are {available / 1e9:,.0f} GB: make it smaller"
+        )
