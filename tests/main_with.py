@@ -1,10 +1,13 @@
-"""main.py as it is, but for what happens to it at a chosen moment.
+"""Runs main.py, and does something to the process at a chosen moment.
 
     python main_with.py MOMENT STEP FLAGS...
 
-MOMENT: SIGTERM, to itself, "compiling" (as XLA compiles the first step), "stepping" (STEP is on its
-way), "saving" (the save of STEP has begun and goes on), "testing" (as XLA compiles the test); or
-"missing": this machine has no data set.
+With these moments, the process sends SIGTERM to itself:
+    compiling   when XLA compiles the first step
+    stepping    when STEP has been dispatched
+    saving      when the save of STEP has begun, and is not finished
+    testing     when XLA compiles the evaluation
+With "missing", the data set is missing on this machine.
 """
 
 import itertools

@@ -279,8 +279,7 @@ def check(exp: Experiment) -> None:
     if config.init_from and processes.is_first() and not has_checkpoints(exp.workdir):
         warm_start.check_source(config.init_from)
     check_memory(exp)
-    devices = parallel.global_device_count(exp.devices)
-    parallel.batch_per_device(config.batch_size, devices, "config.batch_size")
+    parallel.check_batch_size(config.batch_size, exp.devices)
     sizes = [len(exp.train_split), len(exp.test_split)]
     processes.check_same("data set", [*sizes, *exp.info.class_names])
 

@@ -1,12 +1,13 @@
-"""Whether a long run stays as small as it was: memory, open files and threads over many steps.
+"""Whether a long run keeps its size: memory, open files and threads over many steps.
 
     python -m tests.stress.hygiene [--steps=50000]
 
-Trains a small net, one step a call, with a log every 100 steps and twenty tests and saves, and
-looks at this process between steps. The least that the last tenth had of memory, open files,
-threads and arrays on the devices must not be more than the least of the fifth tenth: what a save
-under way holds comes and goes. 5 % and 10 MB of memory are allowed, and two threads, for pools
-start theirs as they need them; what each save left behind would be ten.
+Trains a small network, one step in each call, with a log every 100 steps and twenty evaluations and
+saves, and measures this process between steps. The minimum of memory, open files, threads and
+arrays on the devices over the last tenth of the run must not exceed the minimum over the fifth
+tenth. A minimum, because a save that is under way holds memory and files for a moment. Allowed are
+5 % and 10 MB of memory, and two threads, because pools start threads when they need them. If each
+save left a thread, there would be ten.
 """
 
 import argparse

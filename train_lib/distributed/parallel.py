@@ -96,15 +96,15 @@ def global_device_count(devices: Sequence[jax.Device]) -> int:
     return len(devices) * processes.count()
 
 
-def batch_per_device(batch_size: int, count: int, field: str) -> int:
-    """A device's share of a batch. Raises UserError, naming the config field, for a remainder."""
+def check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:
+    """Raises UserError if a batch does not divide over the devices of all processes."""
+    count = global_device_count(devices)
     if batch_size % count:
         nearest = max(count, round(batch_size / count) * count)
         raise UserError(
-            f"{field}={batch_size} does not divide over {count} devices: use {nearest}, or set"
-            " num_devices"
+            f"config.batch_size={batch_size} does not divide over {count} devices: use {nearest},"
+            " or set num_devices"
         )
-    return batch_size // count
 
 
 def replicate(tree, devices: Sequence[jax.Device]):

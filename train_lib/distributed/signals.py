@@ -86,11 +86,10 @@ class StopRequest:
 
 
 def delay_abort() -> None:
-    """Lets an abort of this process wait 6 seconds, so that the cause can be reported first.
+    """Lets an abort of this process wait 6 seconds, so that `Peers` can report the cause first.
 
     JAX's client aborts when its service is gone, as when process 0's container is killed, and no
-    option prevents that. `Peers` notices it too, names the cause and exits with the status that
-    asks for a new start, but later than JAX.
+    option prevents that. `Peers` exits with the status that asks for a new start.
     """
     if os.name == "posix":
         libc = ctypes.CDLL(None)
