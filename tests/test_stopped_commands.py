@@ -1,4 +1,4 @@
-"""SIGTERM at chosen moments to the real command, alone and as one of several processes."""
+"""SIGTERM at chosen moments to the real command, with one process and with two."""
 
 import os
 import pathlib
@@ -74,7 +74,7 @@ def test_in_the_first_compilation_there_is_nothing_to_wait_for(tmp_path):
 
 
 def together(workdir, moment, step):
-    """The ends of two processes, of which the second meets something."""
+    """The ends of two processes. `main_with.py` does something to the second."""
     place = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     first = start(workdir, None, 0, *place, "--process_id=0")
     second = start(workdir, moment, step, *place, "--process_id=1")
@@ -91,7 +91,7 @@ def test_of_two_processes_the_one_that_is_asked_stops_both(tmp_path):
 
 
 def test_what_one_machine_lacks_is_no_reason_to_start_again(tmp_path):
-    """Also for the others, which would wait for that one otherwise."""
+    """The other process ends too, instead of waiting for the first."""
     first, second = together(tmp_path, "missing", 0)
     assert first == (2, "main.py: process 1: digits is not here")
     assert second == (2, "main.py: digits is not here")

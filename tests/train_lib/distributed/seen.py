@@ -1,6 +1,6 @@
-"""What a training's devices really get and begin with, as SHA-256 in files of a folder.
+"""Records what each device of a training receives, as SHA-256 digests in files of a folder.
 
-For comparing runs whose processes know nothing of each other.
+So runs can be compared even if their processes share no memory.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ def _digest(array) -> str:
     return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest()
 
 
-def _of_all(values):
-    """[devices, ...] uint32: every device's values of 32 bits, in all of them, inside a step."""
+def _from_all_devices(values):
+    """Inside a step: the 32-bit values of every device, as uint32 [devices, ...], on all devices."""
     from train_lib.distributed import parallel
 
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
@@ -30,10 +30,10 @@ def _of_all(values):
 
 @contextlib.contextmanager
 def written(folder: pathlib.Path):
-    """While it lasts, each training writes, for the functions below to read:
+    """A context in which each training writes what the functions below read.
 
-    the augmented images and the labels that each device of this process had in each step, the
-    state of each save, and that with which each device begins.
+    These are the augmented images and labels of each device of this process in each step, the
+    state of each save, and the state with which each device begins.
     """
     from train_lib import checkpoints, train
     from train_lib.distributed import processes
@@ -57,7 +57,9 @@ def written(folder: pathlib.Path):
 
         def train_step(state, batch):
             state, record = step(state, batch)
-            return state, record | {"seen": (_of_all(images[0]), _of_all(batch["label"]))}
+            return state, record | {
+                "seen": (_from_all_devices(images[0]), _from_all_devices(batch["label"]))
+            }
 
         return train_step
 

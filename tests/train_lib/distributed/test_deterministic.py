@@ -1,4 +1,4 @@
-"""config.deterministic: what reaches XLA, and that runs of two processes give the same bits."""
+"""config.deterministic: the options that XLA receives, and equal results of two processes."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ FLAG = "--xla_gpu_deterministic_ops=true"
 
 @pytest.fixture(autouse=True)
 def late():
-    """For this process it is too late, so that its flags, which other tests read, stay."""
+    """JAX has started in this process, so its flags, which other tests read, do not change."""
     jax.devices()
     before = os.environ["XLA_FLAGS"]
     assert FLAG not in before
@@ -57,7 +57,7 @@ def run_in_a_process(folder, deterministic):
 
 
 def test_every_program_of_a_run_is_compiled_as_the_switch_says_and_runs_repeat(tmp_path):
-    """As XLA itself writes down: it reads its flags once, when JAX first looks for devices."""
+    """XLA writes its options down. It reads its flags once, when JAX first looks for devices."""
     found = {}
     for name, deterministic in (("one", True), ("again", True), ("without", False)):
         found[name], options = run_in_a_process(tmp_path / name, deterministic)

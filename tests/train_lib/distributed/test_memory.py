@@ -1,4 +1,4 @@
-"""glibc keeps what a step has freed: the next step finds its pages in memory."""
+"""glibc keeps the memory that a step has freed, and the next step uses the same pages."""
 
 import pathlib
 import subprocess

@@ -51,7 +51,7 @@ def test_twenty_steps_on_several_devices_equal_those_on_one():
 
 
 def test_augmentation_is_the_same_on_any_number_of_devices():
-    """The distorted images themselves, bit for bit, as the step makes them."""
+    """Compares the distorted images that the step makes, bit for bit."""
     config = tiny_config(batch_size=64)
     exp = experiment.resolve(config)
     split = sources.load(config.dataset, "train")
@@ -113,7 +113,7 @@ def test_nets_that_drop_train_the_same_on_any_number_of_devices(file, argument, 
 
 
 class Probe(nn.Module):
-    """One-hot images [batch, 1, examples, 1] -> the example's row of a table, under its mask."""
+    """One-hot images [batch, 1, examples, 1] -> the masked row of a table for each example."""
 
     regulariser: str
     units: int
@@ -139,7 +139,7 @@ class Probe(nn.Module):
     ],
 )
 def test_a_mask_is_of_its_seed_step_and_example_on_any_number_of_devices(regulariser):
-    """Bit for bit, as the gradient of a table of which each example has a row."""
+    """The gradient of a table with one row for each example shows the masks, bit for bit."""
     examples, units, steps = 16, 40, 3
     images = np.eye(examples, dtype=np.uint8)[:, None, :, None]
     module, optimizer = Probe(regulariser, units), optax.sgd(1e-2)

@@ -1,4 +1,4 @@
-"""Several processes that train together, over the loopback interface, and what ends them."""
+"""Several processes train together over the loopback interface, and end together."""
 
 import itertools
 import json
@@ -70,7 +70,7 @@ def test_slurm_says_who_is_who(monkeypatch):
 
 
 def on_a_pod(monkeypatch, **metadata):
-    """As on a host of a TPU pod slice. metadata: what Google's server says of it, - as _."""
+    """As on a host of a TPU pod slice. metadata: of Google's server, with _ instead of -."""
 
     def get_metadata(key):
         found = metadata.get(key.replace("-", "_"))
@@ -145,7 +145,7 @@ def newest(workdir):
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_one_with_as_many_devices_goes_on(tmp_path, alone):
-    """SIGTERM to one that does not write; then one process goes on, and two with its last steps."""
+    """SIGTERM goes to a process that does not write. One process resumes, then two resume again."""
     expected, lines, batches_seen = alone
     workdir, folders = tmp_path / "run", [tmp_path / name for name in ("two", "one", "again")]
     ends = run_together(
@@ -238,7 +238,7 @@ def test_one_that_is_lost_ends_the_others_by_name(tmp_path, victim, harm, said):
 
 @pytest.mark.slow
 def test_without_the_coordinator_they_end_and_do_not_abort(tmp_path):
-    """As where all that runs in process 0's container is killed; JAX's client then aborts."""
+    """As if process 0's whole container were killed. JAX's client aborts in that case."""
     harm = ("SIGKILL", "connecting", 0)
     ends = run_together(tmp_path, 2, harm=harm, victim="coordinator", net="mlp", devices=1)
     for code, _, err, _ in ends:
@@ -247,7 +247,7 @@ def test_without_the_coordinator_they_end_and_do_not_abort(tmp_path):
 
 
 def test_the_coordinator_outlives_signals_to_all(tmp_path):
-    """Which may be sent to all processes of a command; it ends when those that train do."""
+    """Signals may be sent to all processes of a command. It ends after those that train."""
     command = [sys.executable, coordinator.__file__, "127.0.0.1", str(free_port()), "1", "1", "30"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
@@ -285,7 +285,7 @@ def test_other_configs_and_doubles_are_refused(tmp_path):
 
 
 def test_an_error_of_one_is_the_end_of_all(tmp_path):
-    """The first process cannot write; the other never looks at the folder."""
+    """The first process cannot write. The other one never opens the folder."""
     (tmp_path / "file").write_text("")
     ends = run_together(tmp_path / "file" / "run", 2)
     assert [code for code, *_ in ends] == [2, 2], ends
@@ -295,7 +295,7 @@ def test_an_error_of_one_is_the_end_of_all(tmp_path):
 
 @pytest.mark.slow
 def test_an_error_in_the_middle_is_the_end_of_all(tmp_path):
-    """While the others wait for that process in a step."""
+    """The others wait in a step for the process that fails."""
     harm = ("ERROR", "dispatch", 7)
     ends = run_together(tmp_path, 2, harm=harm, victim=1, net="mlp", devices=1)
     assert [code for code, *_ in ends] == [2, 2], ends
@@ -305,7 +305,7 @@ def test_an_error_in_the_middle_is_the_end_of_all(tmp_path):
 
 @pytest.mark.slow
 def test_they_roll_back_together_with_statistics_of_the_first(tmp_path):
-    """Then they test, by what also makes an ensemble, a net that subtracts a mean image."""
+    """The network subtracts a mean image. Then they evaluate it alone and as an ensemble."""
     config = {
         "preprocess.mean": "pixel",
         "preprocess.low": 0.0,

@@ -1,4 +1,4 @@
-"""Signals while the main thread is where no Python runs, as in a compilation, and at the start."""
+"""Signals at the start, and while the main thread runs C++ code, as in a compilation."""
 
 import pathlib
 import signal
@@ -45,7 +45,7 @@ def test_a_busy_process_ends_where_it_may(name, moment, signals):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_a_start_that_is_stopped_asks_to_be_started_again(tmp_path):
-    """From the first moment on, before JAX is there; and nothing is left that hinders."""
+    """From the first moment, before JAX is imported. The next start is not hindered."""
     arguments = ["--config=configs/mlp.py:10", "--config.dataset.name=digits"]
     command = [sys.executable, "main.py", *arguments, f"--workdir={tmp_path / 'run'}"]
     for seconds in (0, 2):
@@ -67,7 +67,7 @@ def _catches(pid, number):
 
 
 def test_two_at_once_are_one_request():
-    """As from `timeout`, which tells its child and then the child's group; a third is none."""
+    """`timeout` sends a signal to its child and then to the child's group. A later one is new."""
     with subprocess.Popen(
         [sys.executable, "-c", BUSY, "step"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
