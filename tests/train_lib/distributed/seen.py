@@ -20,7 +20,7 @@ def _digest(array) -> str:
 
 
 def _from_all_devices(values):
-    """Inside a step: the 32-bit values of every device, as uint32 [devices, ...], on all devices."""
+    """Inside a step: the 32-bit values of all devices, uint32 [devices, ...]."""
     from train_lib.distributed import parallel
 
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
