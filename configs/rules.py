@@ -9,6 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from errors import UserError
+
 LARGEST_INT = 2**31 - 1  # steps are counted in int32
 
 
@@ -16,13 +18,13 @@ LARGEST_INT = 2**31 - 1  # steps are counted in int32
 class Rule:
     """Which values a field may have.
 
-    text: completes "must be ...". choices: the values, if they are a few words.
+    text: completes "must be ...". choices: the values, if they are few.
     by_layer: the field is a mapping {layer: value}, and the rule is for each value.
     """
 
     allows: Callable[[Any], bool]
     text: str
-    choices: tuple[str, ...] = ()
+    choices: tuple = ()
     by_layer: bool = False
 
     def problem(self, name: str, value: Any) -> str | None:
@@ -31,9 +33,15 @@ class Rule:
             return self._problem_of_a_layer(name, value)
         if self.allows(value):
             return None
-        near = difflib.get_close_matches(str(value), self.choices, n=1)
+        near = difflib.get_close_matches(str(value), map(str, self.choices), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{name}={value}: {hint}{self._advice}"
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises UserError with the `problem` of a value, if it has one."""
+        problem = self.problem(name, value)
+        if problem:
+            raise UserError(problem)
 
     def _problem_of_a_layer(self, name: str, values: ConfigDict) -> str | None:
         for layer, value in values.items():
@@ -62,6 +70,14 @@ def at_least(low: float) -> Rule:
     return Rule(lambda value: is_number(value) and value >= low, f"{low} or more")
 
 
+def whole(low: int, high: int) -> Rule:
+    """Whole numbers from low to high."""
+    return Rule(
+        lambda value: is_number(value) and isinstance(value, int) and low <= value <= high,
+        f"a whole number from {low} to {high:,}",
+    )
+
+
 def between(low: float, high: float, ends: str = "[]") -> Rule:
     """Numbers in an interval. ends: "[" or "(", "]" or ")": whether low and high belong to it."""
 
@@ -70,14 +86,18 @@ def between(low: float, high: float, ends: str = "[]") -> Rule:
         return inside or (value == low and ends[0] == "[") or (value == high and ends[1] == "]")
 
     lower, upper = {"[": "at least", "(": "more than"}, {"]": "at most", ")": "less than"}
-    text = f"{lower[ends[0]]} {low} and {upper[ends[1]]} {high:,}"
-    return Rule(allows, f"from {low} to {high:,}" if ends == "[]" else text)
+    text = f"{lower[ends[0]]} {low:,} and {upper[ends[1]]} {high:,}"
+    return Rule(allows, f"from {low:,} to {high:,}" if ends == "[]" else text)
+
+
+def choice(*values: Any) -> Rule:
+    """One of a few values."""
+    return Rule(lambda value: value in values, ", ".join(map(str, values)), values)
 
 
 def one_of(words: str) -> Rule:
     """One of a few words, which are given with spaces between them."""
-    choices = tuple(words.split())
-    return Rule(lambda value: value in choices, ", ".join(choices), choices)
+    return choice(*words.split())
 
 
 def each(rule: Rule, example: str) -> Rule:
@@ -136,10 +156,8 @@ def _is_possible_name(text: str) -> bool:
 POSITIVE = Rule(lambda value: is_number(value) and value > 0, "more than 0")
 FROM_0 = at_least(0)
 FROM_1 = at_least(1)
+NUMBER = between(-(10**6), 10**6)
 FRACTION = between(0, 1, "[)")
 # A square of the largest sides is 64 times the largest that Pillow reads.
 PIXELS = between(0, 2**16)
-SIDE = Rule(
-    lambda value: isinstance(value, int) and value > 0 and PIXELS.allows(value),
-    "a whole number of pixels",
-)
+SIDE = dataclasses.replace(whole(1, 2**16), text="a whole number of pixels")

@@ -17,18 +17,19 @@ from configs.rules import (
     FROM_0,
     FROM_1,
     LARGEST_INT,
+    NUMBER,
     PIXELS,
     POSITIVE,
     SIDE,
     Field,
     Rule,
-    at_least,
     between,
     by_layer,
     each,
     one_of,
     pair,
     type_problem,
+    whole,
 )
 from errors import UserError
 
@@ -84,13 +85,15 @@ MODEL = {
         "activation function; `prelu` learns one slope per channel, `prelu_shared` one per layer",
         one_of("sigmoid tanh scaled_tanh relu leaky_relu prelu prelu_shared maxout"),
     ),
-    "maxout_pieces": Field(2, "affine pieces per unit of `maxout`", at_least(2)),
+    "maxout_pieces": Field(2, "affine pieces per unit of `maxout`", whole(2, 1000)),
     "initializer": Field(
         "gaussian",
         "distribution of initial weights; `he` and `xavier_fan_in` (Caffe's) count by fan-in",
         one_of("gaussian uniform he he_fan_out glorot lecun1998 xavier_fan_in"),
     ),
-    "initializer_scale": Field(0.01, "deviation of `gaussian`, bound of `uniform`", POSITIVE),
+    "initializer_scale": Field(
+        0.01, "deviation of `gaussian`, bound of `uniform`", between(0, 10**6, "()")
+    ),
     "regulariser": Field(
         "none", "how units are dropped", one_of("none dropout dropconnect standout")
     ),
@@ -106,9 +109,11 @@ MODEL = {
         "evaluation with samples, as published, or with the mean of the weights",
         one_of("gaussian mean"),
     ),
-    "dropconnect_samples": Field(1000, "samples of `dropconnect_inference=gaussian`", FROM_1),
-    "standout_alpha": Field(1.0, "standout keeps a unit by sigmoid(alpha * input + beta)"),
-    "standout_beta": Field(0.0, "see `standout_alpha`"),
+    "dropconnect_samples": Field(1000, "samples of `gaussian`", whole(1, 10**6)),
+    "standout_alpha": Field(
+        1.0, "standout keeps a unit with probability sigmoid(alpha * input + beta)", NUMBER
+    ),
+    "standout_beta": Field(0.0, "see `standout_alpha`", NUMBER),
 }
 
 DATASET = {

@@ -44,7 +44,7 @@ class CudaConvnet(layers.Net):
     """
 
     num_classes: int = 10
-    initializer: str = option("paper", ("paper", *layers.RULES))
+    initializer: str = option("paper", ("paper", *layers.INITIALIZERS))
     variant: str = option("18pct", tuple(VARIANTS))
     lrn: str = option("published", layers.LRN)
     pooling: str = option("published", layers.POOLING)

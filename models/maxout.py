@@ -53,8 +53,8 @@ class MaxoutNet(layers.Net):
     initializer_scale: float = 0.005
     regulariser: str = "dropout"
     variant: str = option("mnist_dense", tuple(VARIANTS))
-    input_drop_rate: float = option(0.2, layers.RATE)
-    input_dropout_scaling: str = option("none", layers.INPUT_SCALINGS)
+    input_drop_rate: float = option(0.2, layers.FRACTION)
+    input_dropout_scaling: str = option("none", ("none", "train", "test"))
     pooling: str = option("published", layers.POOLING)
 
     @nn.compact

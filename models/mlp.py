@@ -24,7 +24,7 @@ class MLP(layers.Net):
     activation: str = "scaled_tanh"
     initializer: str = "lecun1998"
     hidden: tuple[int, ...] = option((300,), layers.SIZES)
-    input_drop_rate: float = option(0.0, layers.RATE)
+    input_drop_rate: float = option(0.0, layers.FRACTION)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:

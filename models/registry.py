@@ -3,7 +3,6 @@
 A model's options are the fields of its class that are made by `layers.option`.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from configs.rules import Rule, choice
 from errors import UserError
 from models import (
     alexnet,
@@ -39,23 +39,14 @@ MODELS: dict[str, type[layers.Net]] = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def choose(field: str, value: Any, allowed) -> Any:
-    """`value` if it is allowed; otherwise a UserError that names the nearest and all choices."""
-    if value in allowed:
-        return value
-    near = difflib.get_close_matches(str(value), [str(choice) for choice in allowed], n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"{field}={value}: {hint}choose one of {', '.join(map(str, allowed))}")
-
-
-def options(name: str) -> dict[str, tuple | layers.Rule]:
-    """The options of a model: for each its values, or a rule for them."""
-    # A subclass that only changes a default inherits the values.
+def options(name: str) -> dict[str, Rule]:
+    """The options of a model: for each the rule for its values."""
+    # A subclass that only changes a default inherits the rule.
     return {
-        field.name: field.metadata["allowed"]
+        field.name: field.metadata["rule"]
         for base in reversed(MODELS[name].__mro__)
         for field in getattr(base, "__dataclass_fields__", {}).values()
-        if "allowed" in field.metadata
+        if "rule" in field.metadata
     }
 
 
@@ -99,18 +90,16 @@ def create(section: Mapping[str, Any], num_classes: int, axis: str = "batch") ->
     Raises UserError for an unknown model, option or value.
     """
     given = dict(section)
-    name = choose("model.name", given.pop("name"), MODELS)
-    dtype = DTYPES[choose("model.dtype", given.pop("dtype"), DTYPES)]
-    allowed = options(name)
+    choice(*MODELS).check("config.model.name", given["name"])
+    choice(*DTYPES).check("config.model.dtype", given["dtype"])
+    name, dtype = given.pop("name"), DTYPES[given.pop("dtype")]
+    rules = options(name)
     for option, value in given.items():
-        field, rule = f"model.{option}", allowed.get(option)
-        if rule is None:
+        if option not in rules:
             raise UserError(
-                f"{field} is not an option of {name}: it has {', '.join(sorted(allowed))}"
+                f"config.model.{option} is not an option of {name}: it has"
+                f" {', '.join(sorted(rules))}"
             )
-        if not isinstance(rule, layers.Rule):
-            choose(field, value, rule)
-        elif not rule.holds(value):
-            raise UserError(f"{field}={value}: {rule.message}")
+        rules[option].check(f"config.model.{option}", value)
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     return MODELS[name](num_classes=num_classes, dtype=dtype, device_axis=axis, **given)

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-NAMES = ("map", "mse", "softmax")
-
 
 @dataclasses.dataclass(frozen=True)
 class Loss:

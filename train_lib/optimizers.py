@@ -10,9 +10,6 @@ import optax
 from errors import UserError
 from train_lib.schedules import Rate, make_momentum
 
-MOMENTUM_FORMS = ("pytorch", "caffe")
-DECAYED = ("kernels", "all")
-
 
 def kernels_mask(params):
     """True for the leaves named `kernel`: weights, but no biases and no coefficients of maps.

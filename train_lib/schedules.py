@@ -21,8 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-NAMES = ("constant", "cosine", "steps", "exponential", "linear", "plateau")
-
 
 def make_schedule(section, steps_per_epoch: float, total_steps: int) -> optax.Schedule:
     """The rate by step, from a config's `schedule` section.

@@ -9,6 +9,7 @@ shapes leave the batch out: (height, width, channels) or (features,).
 """
 # ruff: noqa: F401  (the names are for the users of the package)
 
+from configs.rules import FRACTION, NUMBER
 from models.layers.activations import (
     ACTIVATIONS,
     Activation,
@@ -21,10 +22,6 @@ from models.layers.builder import BATCH_NORM, LRN, POOLING, Builder
 from models.layers.convolution import Conv, FullyConnected, LocalConv, TableConv
 from models.layers.cost import Cost
 from models.layers.dropping import (
-    INFERENCES,
-    INPUT_SCALINGS,
-    REGULARISERS,
-    SCALINGS,
     DropConnect,
     Dropout,
     Standout,
@@ -32,7 +29,7 @@ from models.layers.dropping import (
 )
 from models.layers.extent import Extents, padded
 from models.layers.extent import mask as inside
-from models.layers.initializers import RULES, Init
+from models.layers.initializers import Init
 from models.layers.kernels import convolve
 from models.layers.net import Net, check_size
 from models.layers.normalization import (
@@ -44,12 +41,10 @@ from models.layers.normalization import (
 )
 from models.layers.options import (
     COUNT,
+    INITIALIZERS,
     MULTIPLE_OF_32,
-    NUMBER,
     PIECES_OR_PUBLISHED,
-    RATE,
     SIZES,
-    Rule,
     option,
 )
 from models.layers.pooling import KINDS as POOLING_KINDS

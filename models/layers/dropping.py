@@ -17,11 +17,6 @@ import jax.numpy as jnp
 from models.layers import activations
 from models.layers.convolution import FullyConnected, multiply, weights_and_input
 
-REGULARISERS = ("none", "dropout", "dropconnect", "standout")
-SCALINGS = ("train", "test")
-INPUT_SCALINGS = ("none", *SCALINGS)
-INFERENCES = ("gaussian", "mean")
-
 _places: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("places", default=None)
 
 

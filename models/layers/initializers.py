@@ -6,8 +6,6 @@ import math
 import jax
 import jax.numpy as jnp
 
-RULES = ("gaussian", "uniform", "he", "he_fan_out", "glorot", "lecun1998", "xavier_fan_in")
-
 
 @dataclasses.dataclass(frozen=True)
 class Init:

@@ -4,12 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import options
-from models.layers.activations import ACTIVATIONS
 from models.layers.builder import Builder
-from models.layers.dropping import INFERENCES, REGULARISERS, SCALINGS
-from models.layers.initializers import RULES
-from models.layers.options import option
+from models.layers.options import shared_option
 
 
 class Net(nn.Module):
@@ -21,33 +17,24 @@ class Net(nn.Module):
     dtype: of the computation. Parameters, statistics and logits are float32.
     device_axis: name of the axis of devices, for BatchNorm across devices.
 
-    Options (a subclass adds its own in the same way):
-
-    activation: a name of `ACTIVATIONS`.
-    maxout_pieces: affine pieces of each unit, for activation "maxout" (Goodfellow 2013).
-    initializer: a name of `RULES`.
-    initializer_scale: the deviation of "gaussian", the bound of "uniform".
-    regulariser: "none", "dropout", "dropconnect" or "standout". Each network says where it acts.
-    drop_rate: share that dropout and DropConnect drop.
-    dropout_scaling: "train" or "test", see `Dropout`.
-    dropconnect_inference, dropconnect_samples: see `DropConnect`.
-    standout_alpha, standout_beta: see `Standout`.
+    The options of every network, which `configs.schema` explains, follow. A subclass adds its own
+    with `option`. Each network says where its regulariser acts.
     """
 
     num_classes: int = 1000
     dtype: jnp.dtype = jnp.float32
     device_axis: str = "batch"
-    activation: str = option("relu", ACTIVATIONS)
-    maxout_pieces: int = option(2, options.PIECES)
-    initializer: str = option("gaussian", RULES)
-    initializer_scale: float = option(0.01, options.POSITIVE)
-    regulariser: str = option("none", REGULARISERS)
-    drop_rate: float = option(0.5, options.RATE)
-    dropout_scaling: str = option("train", SCALINGS)
-    dropconnect_inference: str = option("gaussian", INFERENCES)
-    dropconnect_samples: int = option(1000, options.COUNT)
-    standout_alpha: float = option(1.0, options.NUMBER)
-    standout_beta: float = option(0.0, options.NUMBER)
+    activation: str = shared_option("activation")
+    maxout_pieces: int = shared_option("maxout_pieces")
+    initializer: str = shared_option("initializer")
+    initializer_scale: float = shared_option("initializer_scale")
+    regulariser: str = shared_option("regulariser")
+    drop_rate: float = shared_option("drop_rate")
+    dropout_scaling: str = shared_option("dropout_scaling")
+    dropconnect_inference: str = shared_option("dropconnect_inference")
+    dropconnect_samples: int = shared_option("dropconnect_samples")
+    standout_alpha: float = shared_option("standout_alpha")
+    standout_beta: float = shared_option("standout_beta")
 
     @nn.nowrap
     def builder(self, train: bool, drop_scale: float | jax.Array = 1.0) -> Builder:

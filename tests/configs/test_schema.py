@@ -8,8 +8,10 @@ from conftest import tiny_config
 
 from configs import schema
 from errors import UserError
-from input_pipeline import augment, transform
-from train_lib import losses, schedules
+from input_pipeline import crops, views
+from models import layers, registry
+from train_lib import optimizers
+from train_lib.evaluation import protocols
 
 
 @pytest.mark.parametrize(
@@ -157,8 +159,16 @@ def test_unknown_arguments_are_refused():
         lenet5.get_config("cifar")
 
 
-def test_the_light_tables_agree_with_the_modules():
-    assert set(schema.choices("loss.name")) == set(losses.NAMES)
-    assert schema.choices("schedule.name") == schedules.NAMES
-    assert schema.choices("preprocess.mean") == transform.MEANS
-    assert schema.choices("augment.lighting") == augment.LIGHTINGS
+@pytest.mark.parametrize(
+    ("field", "table"),
+    [
+        ("model.activation", layers.ACTIVATIONS),
+        ("model.dtype", registry.DTYPES),
+        ("optimizer.decayed", optimizers.MASKS),
+        ("evaluate.protocol", ["auto", *protocols.PROTOCOLS]),
+        ("evaluate.crops", crops.KINDS.keys() - {"ten_crop"}),
+        ("view.interpolation", [*views.INTERPOLATIONS, "random"]),
+    ],
+)
+def test_modules_have_something_for_every_choice(field, table):
+    assert set(schema.choices(field)) == set(table)

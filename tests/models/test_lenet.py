@@ -173,9 +173,9 @@ def test_initial_weights_are_uniform_by_the_fan_in_of_each_unit():
 OPTIONS = registry.options("lenet5")
 
 
-@pytest.mark.parametrize("subsampling", OPTIONS["subsampling"])
-@pytest.mark.parametrize("output", OPTIONS["output"])
-@pytest.mark.parametrize("c3", OPTIONS["c3"])
+@pytest.mark.parametrize("subsampling", OPTIONS["subsampling"].choices)
+@pytest.mark.parametrize("output", OPTIONS["output"].choices)
+@pytest.mark.parametrize("c3", OPTIONS["c3"].choices)
 def test_every_option_gives_logits_and_a_gradient_for_every_parameter(subsampling, output, c3):
     module = create(subsampling=subsampling, output=output, c3=c3)
     images = np.random.default_rng(2).uniform(-0.1, 1.2, (8, 32, 32, 1)).astype(np.float32)

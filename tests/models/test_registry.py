@@ -13,7 +13,7 @@ import pytest
 from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
 
-from configs.common import base
+from configs.schema import base, choices
 from errors import UserError
 from models import layers, registry
 from train_lib.optimizers import make_optimizer
@@ -42,10 +42,10 @@ TRACED = [
     *(
         (name, {option: value})
         for name, model in registry.MODELS.items()
-        for option, values in registry.options(name).items()
+        for option, rule in registry.options(name).items()
         if not hasattr(layers.Net, option) and option not in TESTED_ELSEWHERE
-        for value in (values if isinstance(values, tuple) else ())
-        if value != getattr(model, option) and (option != "depth" or value in values[:3])
+        for value in rule.choices
+        if value != getattr(model, option) and (option != "depth" or value in rule.choices[:3])
         if (name, {option: value}) not in RUN
     ),
     *(("alexnet", {"variant": "one_tower", "lrn": lrn}) for lrn in ("none", "caffe")),
@@ -268,9 +268,9 @@ def test_bfloat16_is_for_the_computation_only(case):
 
 # Activations and regularisers.
 
-PAIRS = [(a, r) for a in layers.ACTIVATIONS for r in layers.REGULARISERS]
+PAIRS = [(a, r) for a in layers.ACTIVATIONS for r in choices("model.regulariser")]
 # Each activation once and each regulariser twice.
-SOME = [(a, layers.REGULARISERS[i % 4]) for i, a in enumerate(layers.ACTIVATIONS)]
+SOME = [(a, choices("model.regulariser")[i % 4]) for i, a in enumerate(layers.ACTIVATIONS)]
 # Variants with fewer layers, or with more kinds of them, than the default.
 FORMS = {
     "vgg": {"variant": "A"},
@@ -332,7 +332,7 @@ def test_every_activation_and_regulariser_in_numbers(name, options, shape, pairs
 # PReLU's slopes (He 2015, "Delving Deep", sec. 2.1).
 
 
-@pytest.mark.parametrize("regulariser", layers.REGULARISERS)
+@pytest.mark.parametrize("regulariser", choices("model.regulariser"))
 @pytest.mark.parametrize(
     ("name", "options", "shape", "widths"),
     [
@@ -417,13 +417,13 @@ def test_blocks_with_gamma_zero_start_as_identities():
         ("alexnet", {"regulariser": "drop"}, "choose one of none, dropout, dropconnect, standout"),
         ("alexnet", {"drop_rate": 1.0}, "model.drop_rate=1.0: must be at least 0 and less than 1"),
         ("alexnet", {"drop_rate": True}, "must be at least 0 and less than 1"),
-        ("alexnet", {"maxout_pieces": 0}, "must be a whole number of at least 2"),
+        ("alexnet", {"maxout_pieces": 0}, "must be a whole number from 2 to 1,000"),
         ("maxout", {"maxout_pieces": 1}, "must be 0 (as published) or at least 2"),
         ("mlp", {"initializer": "paper"}, "he_fan_out, glorot, lecun1998, xavier_fan_in"),
-        ("mlp", {"initializer_scale": 0.0}, "must be a number more than 0"),
-        ("mlp", {"initializer_scale": float("nan")}, "must be a number more than 0"),
-        ("mlp", {"dropconnect_samples": 0}, "must be a whole number of at least 1"),
-        ("connectivity", {"window": 2.5}, "must be a whole number of at least 1"),
+        ("mlp", {"initializer_scale": 0.0}, "must be more than 0 and less than 1,000,000"),
+        ("mlp", {"initializer_scale": float("nan")}, "must be more than 0 and less than 1,000,000"),
+        ("mlp", {"dropconnect_samples": 0}, "must be a whole number from 1 to 1,000,000"),
+        ("connectivity", {"window": 2.5}, "must be a whole number from 1 to 1,000,000"),
     ],
 )
 def test_wrong_sections(name, options, said):
@@ -508,7 +508,7 @@ def test_normalisation_and_pooling_by_option_in_every_model_that_has_them(name):
     allowed = registry.options(name)
     published_norms, published = layers_of()
     assert not published_norms or "lrn" in allowed
-    for lrn in allowed.get("lrn", ()):
+    for lrn in allowed["lrn"].choices if "lrn" in allowed else ():
         norms, _ = layers_of(lrn=lrn)
         kind = {"within_map": layers.LocalResponseNormWithinMap}.get(lrn, layers.LocalResponseNorm)
         if lrn == "published":
@@ -518,7 +518,7 @@ def test_normalisation_and_pooling_by_option_in_every_model_that_has_them(name):
         else:
             assert set(norms) == {kind} and len(norms) >= len(published_norms)
     assert bool(published) == ("pooling" in allowed)
-    for pooling in allowed.get("pooling", ()):
+    for pooling in allowed["pooling"].choices if "pooling" in allowed else ():
         _, pools = layers_of(pooling=pooling)
         # The auxiliary heads' average pooling is theirs.
         changed = [p for p, q in zip(pools, published, strict=True) if q != ("average", 5, 3)]

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from configs import alexnet
-from configs.common import base
+from configs.schema import base, choices
 from errors import UserError
 from train_lib import optimizers
 
@@ -80,8 +80,8 @@ def transcription(form, momentum=0.9, decay=lambda layer, name: 0.0, factor=lamb
     return update
 
 
-@pytest.mark.parametrize("form", optimizers.MOMENTUM_FORMS)
-@pytest.mark.parametrize("decayed", optimizers.DECAYED)
+@pytest.mark.parametrize("form", choices("optimizer.momentum_form"))
+@pytest.mark.parametrize("decayed", choices("optimizer.decayed"))
 def test_sgd_across_a_change_of_rate(form, decayed):
     optimizer = optimizers.make_optimizer(
         section(momentum=0.9, momentum_form=form, weight_decay=0.05, decayed=decayed), schedule
@@ -109,7 +109,7 @@ def test_alexnets_update_is_the_papers():
     assert_equals(optimizer, update)
 
 
-@pytest.mark.parametrize("form", optimizers.MOMENTUM_FORMS)
+@pytest.mark.parametrize("form", choices("optimizer.momentum_form"))
 def test_rates_and_decays_by_layer_and_of_biases(form):
     optimizer = optimizers.make_optimizer(
         section(
@@ -131,7 +131,7 @@ def test_rates_and_decays_by_layer_and_of_biases(form):
     assert_equals(optimizer, transcription(form, decay=decay, factor=factor))
 
 
-@pytest.mark.parametrize("form", optimizers.MOMENTUM_FORMS)
+@pytest.mark.parametrize("form", choices("optimizer.momentum_form"))
 def test_momentum_that_rises(form):
     optimizer = optimizers.make_optimizer(
         section(momentum=0.5, momentum_end=0.7, momentum_epochs=1.5, momentum_form=form),

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs.common import base
+from configs.schema import base, choices
 from train_lib import optimizers, schedules
 
 
@@ -147,7 +147,7 @@ def make(form, rate=1.0, momentum=0.5, **rules):
     return rate, optimizers.make_optimizer(section, rate)
 
 
-@pytest.mark.parametrize("form", optimizers.MOMENTUM_FORMS)
+@pytest.mark.parametrize("form", choices("optimizer.momentum_form"))
 def test_the_rate_falls_when_the_error_stops_improving(form):
     rate, optimizer = make(form, plateau=PLATEAU)
     w = jnp.zeros(3)

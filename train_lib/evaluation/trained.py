@@ -23,11 +23,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import configs
+from configs.rules import choice
 from errors import UserError, printable
 from input_pipeline import decode, views
 from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
-from models import inspection, registry
+from models import inspection
 from models.layers import backend
 from train_lib import experiment, warm_start
 from train_lib import state as state_lib
@@ -284,7 +285,7 @@ def _config_of(model: str) -> ConfigDict:
     name, _, argument = model.partition(":")
     paths = sorted(pathlib.Path(configs.__file__).parent.glob("*.py"))
     names = [path.stem for path in paths if "def get_config(" in path.read_text()]
-    registry.choose("model", name, names)
+    choice(*names).check("model", name)
     get_config = importlib.import_module(f"configs.{name}").get_config
     try:
         return get_config(argument) if argument else get_config()
