@@ -8,8 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.schema import base, type_problems
-from errors import one_line
+from configs.schema import base, check_types
+from errors import UserError, one_line
 
 # Where a machine keeps its files, and how many processes it uses for reading.
 _MACHINE = ("dataset.data_dir", "dataset.cache_dir", "dataset.workers")
@@ -73,11 +73,9 @@ def from_json(text: str) -> ConfigDict:
         raise ValueError("it has no fields")
     try:
         config = ConfigDict(_over(base().to_dict(), stored))
-    except (KeyError, TypeError, AttributeError) as error:  # names that no field can have
+        check_types(config)
+    except (KeyError, TypeError, AttributeError, UserError) as error:  # also: impossible names
         raise ValueError(one_line(error)) from error
-    problem = next(type_problems(config), None)
-    if problem:
-        raise ValueError(problem)
     return config
 
 

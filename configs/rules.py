@@ -16,44 +16,33 @@ LARGEST_INT = 2**31 - 1  # steps are counted in int32
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Which values a field may have.
-
-    text: completes "must be ...". choices: the values, if they are few.
-    by_layer: the field is a mapping {layer: value}, and the rule is for each value.
-    """
+    """Which values a field may have. text: completes "must be ...". choices: if they are few."""
 
     allows: Callable[[Any], bool]
     text: str
     choices: tuple = ()
-    by_layer: bool = False
-
-    def problem(self, name: str, value: Any) -> str | None:
-        """A line that names the field, its value and what it may be; None for a good value."""
-        if self.by_layer:
-            return self._problem_of_a_layer(name, value)
-        if self.allows(value):
-            return None
-        near = difflib.get_close_matches(str(value), map(str, self.choices), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"{name}={value}: {hint}{self._advice}"
 
     def check(self, name: str, value: Any) -> None:
-        """Raises UserError with the `problem` of a value, if it has one."""
-        problem = self.problem(name, value)
-        if problem:
-            raise UserError(problem)
+        """Raises UserError, naming the field, its value and what it may be, for a wrong value."""
+        if self.allows(value):
+            return
+        advice = f"must be {self.text}"
+        if self.choices:
+            near = difflib.get_close_matches(str(value), map(str, self.choices), n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            advice = f"{hint}choose one of {self.text}"
+        raise UserError(f"{name}={value}: {advice}")
 
-    def _problem_of_a_layer(self, name: str, values: ConfigDict) -> str | None:
-        for layer, value in values.items():
+
+class RuleByLayer(Rule):
+    """A rule for the values of a mapping {layer: value}."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises UserError for the first wrong value."""
+        for layer, number in value.items():
             if not isinstance(layer, str):
-                return f"{name}: {layer!r} is not the name of a layer"
-            if not self.allows(value):
-                return f"{name}.{layer}={value}: {self._advice}"
-        return None
-
-    @property
-    def _advice(self) -> str:
-        return f"choose one of {self.text}" if self.choices else f"must be {self.text}"
+                raise UserError(f"{name}: {layer!r} is not the name of a layer")
+            super().check(f"{name}.{layer}", number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +52,6 @@ class Field:
     default: Any
     meaning: str
     rule: Rule | None = None
-
-
-def at_least(low: float) -> Rule:
-    """Numbers from a limit on."""
-    return Rule(lambda value: is_number(value) and value >= low, f"{low} or more")
 
 
 def whole(low: int, high: int) -> Rule:
@@ -115,9 +99,9 @@ def pair(rule: Rule) -> Rule:
     return Rule(allows, f"two values, each {rule.text}, the smaller one first")
 
 
-def by_layer(rule: Rule) -> Rule:
-    """{layer: value}, with a rule for the values."""
-    return dataclasses.replace(rule, by_layer=True)
+def by_layer(rule: Rule) -> RuleByLayer:
+    """A mapping {layer: value}, with a rule for its values."""
+    return RuleByLayer(rule.allows, rule.text)
 
 
 def is_number(value: Any) -> bool:
@@ -126,14 +110,13 @@ def is_number(value: Any) -> bool:
     return is_real and abs(value) <= sys.float_info.max
 
 
-def type_problem(name: str, value: Any, default: Any) -> str | None:
-    """A line on a value that is not of its default's type; None for one that is.
+def check_type(name: str, value: Any, default: Any) -> None:
+    """Raises UserError for a value that is not of its default's type.
 
     A float may be given as an int and a tuple as a list, as in JSON.
     """
     expected = type(default)
     allowed = {float: (int, float), tuple: (tuple, list), dict: ConfigDict}.get(expected, expected)
-    problem = None
     if not isinstance(value, allowed) or (isinstance(value, bool) and expected is not bool):
         problem = f"must be of type {expected.__name__}, as {default!r}"
     elif expected is int and abs(value) > LARGEST_INT:
@@ -142,7 +125,9 @@ def type_problem(name: str, value: Any, default: Any) -> str | None:
         problem = "must be a finite number"
     elif expected is str and not _is_possible_name(value):
         problem = "no file or data set can have this name"
-    return problem and f"{name}={value}: {problem}"
+    else:
+        return
+    raise UserError(f"{name}={value}: {problem}")
 
 
 def _is_possible_name(text: str) -> bool:
@@ -154,8 +139,8 @@ def _is_possible_name(text: str) -> bool:
 
 
 POSITIVE = Rule(lambda value: is_number(value) and value > 0, "more than 0")
-FROM_0 = at_least(0)
-FROM_1 = at_least(1)
+FROM_0 = Rule(lambda value: is_number(value) and value >= 0, "0 or more")
+FROM_1 = Rule(lambda value: is_number(value) and value >= 1, "1 or more")
 NUMBER = between(-(10**6), 10**6)
 FRACTION = between(0, 1, "[)")
 # A square of the largest sides is 64 times the largest that Pillow reads.

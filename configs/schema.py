@@ -5,8 +5,7 @@ as the number of steps, are derived where they are used. `configs.reference` mak
 docs/config.md from this file.
 """
 
-import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -25,10 +24,10 @@ from configs.rules import (
     Rule,
     between,
     by_layer,
+    check_type,
     each,
     one_of,
     pair,
-    type_problem,
     whole,
 )
 from errors import UserError
@@ -367,15 +366,18 @@ def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
     given: the fields that the command line gives; then values that change nothing are refused, too,
     which a stored run may have.
     """
-    problem = next(itertools.chain(type_problems(config), _rule_problems(config)), None)
-    if problem:
-        raise UserError(problem)
+    check_types(config)
+    for path, fields in SECTIONS.items():
+        # models/registry.py knows which values a network allows.
+        for name, field in fields.items() if path != "model" else ():
+            if field.rule:
+                field.rule.check(_full_name(path, name), _section(config, path)[name])
     for check in COMBINATIONS:
         check(config, given)
 
 
-def type_problems(config: ConfigDict) -> Iterator[str]:
-    """A line on each field that is missing or of another type than its default.
+def check_types(config: ConfigDict) -> None:
+    """Raises UserError for the first field that is missing or of another type than its default.
 
     ConfigDict sees to the types of fields that the command line gives. A config from a file, or
     from Python, can hold anything.
@@ -383,27 +385,11 @@ def type_problems(config: ConfigDict) -> Iterator[str]:
     for path, fields in SECTIONS.items():
         section = _section(config, path)
         if not isinstance(section, ConfigDict):
-            yield f"config.{path}={section}: must be a section with fields"
-            continue
+            raise UserError(f"config.{path}={section}: must be a section with fields")
         for name, field in fields.items():
             if name not in section:
-                yield f"{_full_name(path, name)} is missing"
-                continue
-            problem = type_problem(_full_name(path, name), section[name], field.default)
-            if problem:
-                yield problem
-
-
-def _rule_problems(config: ConfigDict) -> Iterator[str]:
-    """A line on each field whose value its rule does not allow."""
-    for path, fields in SECTIONS.items():
-        if path == "model":
-            continue  # models/registry.py knows which values a network allows
-        for name, field in fields.items():
-            value = _section(config, path)[name]
-            problem = field.rule and field.rule.problem(_full_name(path, name), value)
-            if problem:
-                yield problem
+                raise UserError(f"{_full_name(path, name)} is missing")
+            check_type(_full_name(path, name), section[name], field.default)
 
 
 def _section(config: ConfigDict, path: str) -> Any:
