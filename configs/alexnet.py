@@ -60,7 +60,7 @@ def get_config(argument: str = "two_tower") -> ConfigDict:
     config.model.pooling = "published"  # max, average, overlapping, non_overlapping
     config.model.bias_start = 1.0  # Caffe found 1 untrainable, and has 0.1
     config.model.regulariser = "dropout"
-    # At test time as published; torchvision's weights are for the other scaling.
+    # Published: in evaluation. torchvision's weights need scaling in training.
     config.model.dropout_scaling = "test" if two else "train"
     config.view.square = True
     config.preprocess.mean = "pixel"

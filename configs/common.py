@@ -8,7 +8,7 @@ from configs.schema import base  # noqa: F401
 
 
 def choose(file: str, argument: str, arguments: Collection[str]) -> str:
-    """`argument` if it is one of `arguments`. Raises ValueError, naming them, otherwise."""
+    """`argument`, if it is one of `arguments`; otherwise raises ValueError, which names them."""
     if argument not in arguments:
         raise ValueError(
             f"{file} has no argument {argument!r}: choose one of {', '.join(arguments)}"
@@ -17,9 +17,9 @@ def choose(file: str, argument: str, arguments: Collection[str]) -> str:
 
 
 def imagenet(config: ConfigDict) -> None:
-    """What the papers' ImageNet recipes share: 224x224 crops and flips, RGB values of 0..255.
+    """Sets what the papers' ImageNet recipes share: 224x224 crops, flips, RGB values in 0..255.
 
-    Fixed S = 256: shorter side 256, the crop anywhere. In test, the central crop.
+    Images have a shorter side of 256. Training crops at a random place, evaluation in the centre.
     """
     config.dataset.name = "imagenet2012"
     config.view.update({"size": 224, "train_scale": (256, 256), "test_scale": 256})

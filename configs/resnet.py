@@ -61,9 +61,9 @@ def get_config(argument: str = "50") -> ConfigDict:
     depth, _, variant = argument.removeprefix("plain-").partition("-")
     config.model.depth = int(depth)
     config.model.stride = "v1.5" if variant == "v1.5" else "v1"
-    config.model.pool1_padding = 1  # or 0, in ceil mode, as in the authors' released nets
+    config.model.pool1_padding = 1  # or 0, in ceil mode, as in the authors' released networks
     config.model.pooling = "published"  # max, average, overlapping, non_overlapping
-    # A, B, C, or none for the plain nets
+    # A, B, C, or none for plain networks
     config.model.shortcut = variant if variant in ("A", "C") else "B"
     if argument.startswith("plain-"):
         config.model.shortcut = "none"

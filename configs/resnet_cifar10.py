@@ -44,7 +44,7 @@ def get_config(argument: str = "20") -> ConfigDict:
     config = base()
     config.model.name = "resnet_cifar10"
     config.model.depth = int(argument.removeprefix("plain-"))
-    # A, B, C, or none for the plain nets
+    # A, B, C, or none for plain networks
     config.model.shortcut = "none" if argument.startswith("plain-") else "A"
     config.model.zero_gamma = False
     config.model.batch_norm = "per_device"  # or across_devices

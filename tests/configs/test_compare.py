@@ -18,9 +18,9 @@ def test_a_config_of_an_older_version_is_completed():
     stored = json.loads(compare.to_json(config))
     del stored["evaluate"]["scales"], stored["init_layers"], stored["predict"]
     stored["schedule"]["learning_rate"] = 0.5
-    found = compare.flatten(compare.from_json(json.dumps(stored)))
-    wanted = compare.flatten(config) | {"schedule.learning_rate": 0.5}
-    assert found == wanted
+    completed = compare.flatten(compare.from_json(json.dumps(stored)))
+    expected = compare.flatten(config) | {"schedule.learning_rate": 0.5}
+    assert completed == expected
 
 
 def test_lists_of_a_stored_config_are_tuples():

@@ -75,8 +75,8 @@ def test_impossible_values_are_refused_by_name(field, value, said):
         {"schedule.boundaries": (1.0,), "schedule.factors": (0.1,)},
     ],
 )
-def test_what_changes_nothing_is_refused_of_the_command_line_only(fields):
-    """Runs that were made so can still be opened."""
+def test_fields_without_effect_are_refused_on_the_command_line_only(fields):
+    """Stored runs that have such fields can still be opened."""
     config = tiny_config(**fields)
     schema.validate(config)
     with pytest.raises(UserError):
@@ -94,7 +94,7 @@ def test_what_changes_nothing_is_refused_of_the_command_line_only(fields):
         ),
     ],
 )
-def test_schedules_that_cannot_be_are_refused(fields, said):
+def test_impossible_schedules_are_refused(fields, said):
     config = tiny_config()
     config.schedule.update(fields)
     with pytest.raises(UserError, match=said.replace(".", r"\.")):
@@ -116,15 +116,15 @@ def test_schedules_that_cannot_be_are_refused(fields, said):
         ),
     ],
 )
-def test_colours_that_cannot_be_are_refused(fields, said):
+def test_impossible_colours_are_refused(fields, said):
     config = tiny_config()
     config.preprocess.update({"low": 0.0} | fields)
     with pytest.raises(UserError, match=re.escape(said)):
         schema.validate(config)
 
 
-def test_what_the_refusals_ask_for_is_taken():
-    """The two ways from one kind of schedule to the other, and a random crop of a square."""
+def test_the_advice_of_refusals_is_accepted():
+    """A schedule with steps, another schedule over it, and a random crop with a size."""
     config = tiny_config(
         **{
             "schedule.name": "steps",
@@ -135,7 +135,7 @@ def test_what_the_refusals_ask_for_is_taken():
         }
     )
     schema.validate(config)
-    config.schedule.name = "plateau"  # its own boundaries may stay
+    config.schedule.name = "plateau"  # the boundaries of the recipe may stay
     schema.validate(config, given={"schedule.name"})
 
 

@@ -1,4 +1,4 @@
-"""Every config file with every argument: valid, and of the net that its name says."""
+"""Every recipe with every argument: valid, and of the network that it names."""
 
 import importlib
 import pathlib
@@ -102,12 +102,12 @@ SLOW = "1202"  # to trace; tests/models/test_counts.py counts it
     ("file", "argument", "parameters"),
     [(file, *item) for file, row in PARAMETERS.items() for item in row.items() if item[0] != SLOW],
 )
-def test_every_argument_gives_its_net(file, argument, parameters):
+def test_every_argument_gives_its_network(file, argument, parameters):
     module = importlib.import_module(f"configs.{file}")
     exp = experiment.resolve(module.get_config(argument))
     shapes = state_lib.variable_shapes(exp.module, exp.input_shape)["params"]
-    found = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    assert parameters is None or found == parameters
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert parameters is None or count == parameters
     if argument == next(iter(PARAMETERS[file])):
         assert module.get_config().to_dict() == module.get_config(argument).to_dict()
 
