@@ -1,8 +1,4 @@
-"""Rules that join several fields of a config.
-
-Each rule raises UserError where the fields do not go together. given: the fields that the command
-line gives, or None for a config that comes from elsewhere.
-"""
+"""Rules that join several fields of a config. Each raises UserError if they do not go together."""
 
 from collections.abc import Collection
 
@@ -10,14 +6,12 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 
-Given = Collection[str] | None
-
 # The output of the network that each loss is defined for. A network has `model.output` only if it
 # offers both; all others return logits for the softmax.
 OUTPUTS = {"map": "rbf", "mse": "rbf", "softmax": "softmax"}
 
 
-def _weights_need_a_source(config: ConfigDict, given: Given) -> None:
+def _weights_need_a_source(config: ConfigDict) -> None:
     for field in ("init_layers", "init_names"):
         if config[field] and not config.init_from:
             raise UserError(
@@ -25,7 +19,7 @@ def _weights_need_a_source(config: ConfigDict, given: Given) -> None:
             )
 
 
-def _view_fits_mean_image(config: ConfigDict, given: Given) -> None:
+def _view_fits_mean_image(config: ConfigDict) -> None:
     view = config.view
     fixed = tuple(view.train_scale) == (view.test_scale, view.test_scale)
     if view.size and view.square and config.preprocess.mean == "pixel" and not fixed:
@@ -36,7 +30,7 @@ def _view_fits_mean_image(config: ConfigDict, given: Given) -> None:
         )
 
 
-def _view_fits_scales(config: ConfigDict, given: Given) -> None:
+def _view_fits_scales(config: ConfigDict) -> None:
     view = config.view
     if view.square and view.train != "scale":
         raise UserError("config.view.square=True: goes with config.view.train=scale only")
@@ -52,7 +46,7 @@ def _view_fits_scales(config: ConfigDict, given: Given) -> None:
         )
 
 
-def _mean_fits_range(config: ConfigDict, given: Given) -> None:
+def _mean_fits_range(config: ConfigDict) -> None:
     section = config.preprocess
     if section.low and section.mean != "none":
         raise UserError(
@@ -61,7 +55,7 @@ def _mean_fits_range(config: ConfigDict, given: Given) -> None:
         )
 
 
-def _given_mean_is_used(config: ConfigDict, given: Given) -> None:
+def _given_mean_is_used(config: ConfigDict) -> None:
     section = config.preprocess
     if bool(section.given_mean) != (section.mean == "given"):
         raise UserError(
@@ -70,15 +64,7 @@ def _given_mean_is_used(config: ConfigDict, given: Given) -> None:
         )
 
 
-def _random_crop_has_a_size(config: ConfigDict, given: Given) -> None:
-    if given is not None and config.augment.crop and not config.preprocess.crop:
-        raise UserError(
-            "config.augment.crop=True has no effect with config.preprocess.crop=0: set"
-            " config.preprocess.crop=PIXELS too, or config.augment.crop=False"
-        )
-
-
-def _loss_fits_output(config: ConfigDict, given: Given) -> None:
+def _loss_fits_output(config: ConfigDict) -> None:
     loss, output = config.loss.name, config.model.get("output", "softmax")
     fitting = [name for name, needed in OUTPUTS.items() if needed == output]
     if fitting and loss not in fitting:
@@ -90,11 +76,11 @@ def _loss_fits_output(config: ConfigDict, given: Given) -> None:
         raise UserError(f"config.loss.j={config.loss.j}: config.loss.name=map needs more than 0")
 
 
-def _momentum_change_is_complete(config: ConfigDict, given: Given) -> None:
+def _momentum_change_is_complete(config: ConfigDict) -> None:
     _need_each_other(config.optimizer, "optimizer", "momentum_end", "momentum_epochs")
 
 
-def _steps_have_boundaries(config: ConfigDict, given: Given) -> None:
+def _boundaries_fit_factors(config: ConfigDict) -> None:
     schedule = config.schedule
     boundaries = list(schedule.boundaries)
     if len(boundaries) != len(schedule.factors):
@@ -106,20 +92,9 @@ def _steps_have_boundaries(config: ConfigDict, given: Given) -> None:
             f"config.schedule.boundaries={schedule.boundaries}: the first must not be less than"
             f" config.schedule.warmup_epochs={schedule.warmup_epochs}"
         )
-    if given is not None and schedule.name == "steps" and not boundaries:
-        raise UserError(
-            "config.schedule.name=steps: without config.schedule.boundaries and .factors the rate"
-            " never changes: set both, or config.schedule.name=constant"
-        )
-    # Those of a config file are ignored when the command line chooses another schedule.
-    if schedule.name != "steps" and boundaries and "schedule.boundaries" in (given or ()):
-        raise UserError(
-            f"config.schedule.boundaries={schedule.boundaries}: config.schedule.name="
-            f"{schedule.name} has no boundaries: leave them out, or set config.schedule.name=steps"
-        )
 
 
-def _decay_changes_the_rate(config: ConfigDict, given: Given) -> None:
+def _decay_changes_the_rate(config: ConfigDict) -> None:
     schedule = config.schedule
     if schedule.name in ("exponential", "linear") and schedule.decay == 1:
         raise UserError(
@@ -131,7 +106,7 @@ def _decay_changes_the_rate(config: ConfigDict, given: Given) -> None:
         )
 
 
-def _warmups_fit(config: ConfigDict, given: Given) -> None:
+def _warmups_fit(config: ConfigDict) -> None:
     schedule = config.schedule
     if schedule.warmup_epochs >= config.epochs:
         raise UserError(
@@ -154,16 +129,40 @@ def _need_each_other(section: ConfigDict, path: str, first: str, second: str) ->
         )
 
 
+def _random_crop_has_a_size(config: ConfigDict, given: Collection[str]) -> None:
+    if config.augment.crop and not config.preprocess.crop:
+        raise UserError(
+            "config.augment.crop=True has no effect with config.preprocess.crop=0: set"
+            " config.preprocess.crop=PIXELS too, or config.augment.crop=False"
+        )
+
+
+def _steps_have_boundaries(config: ConfigDict, given: Collection[str]) -> None:
+    schedule = config.schedule
+    if schedule.name == "steps" and not schedule.boundaries:
+        raise UserError(
+            "config.schedule.name=steps: without config.schedule.boundaries and .factors the rate"
+            " never changes: set both, or config.schedule.name=constant"
+        )
+    # Those of a config file are ignored when the command line chooses another schedule.
+    if schedule.name != "steps" and schedule.boundaries and "schedule.boundaries" in given:
+        raise UserError(
+            f"config.schedule.boundaries={schedule.boundaries}: config.schedule.name="
+            f"{schedule.name} has no boundaries: leave them out, or set config.schedule.name=steps"
+        )
+
+
 COMBINATIONS = (
     _weights_need_a_source,
     _view_fits_scales,
     _view_fits_mean_image,
     _mean_fits_range,
     _given_mean_is_used,
-    _random_crop_has_a_size,
     _loss_fits_output,
     _momentum_change_is_complete,
-    _steps_have_boundaries,
+    _boundaries_fit_factors,
     _decay_changes_the_rate,
     _warmups_fit,
 )
+# Fields without effect, which a stored config may have. given: fields that the command line gives.
+EFFECTS = (_random_crop_has_a_size, _steps_have_boundaries)

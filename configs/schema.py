@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.combinations import COMBINATIONS
+from configs.combinations import COMBINATIONS, EFFECTS
 from configs.rules import (
     FRACTION,
     FROM_0,
@@ -363,8 +363,8 @@ def base() -> ConfigDict:
 def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
     """Raises UserError, naming the field and what it may be, for the first impossible value.
 
-    given: the fields that the command line gives; then values that change nothing are refused, too,
-    which a stored run may have.
+    given: the fields that the command line gives; None for a stored config, which may have values
+    without effect.
     """
     check_types(config)
     for path, fields in SECTIONS.items():
@@ -373,6 +373,8 @@ def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
             if field.rule:
                 field.rule.check(_full_name(path, name), _section(config, path)[name])
     for check in COMBINATIONS:
+        check(config)
+    for check in EFFECTS if given is not None else ():
         check(config, given)
 
 
