@@ -171,16 +171,34 @@ def test_crops_equal_a_plain_loop(runs, pictures, devices, kind, overrides, crop
     assert wanted.std() > 0.01
 
 
-def dense_by_image(exp, state, split, scales, average="scores"):
-    module = exp.module.clone(class_map=True, image_size=SIZE)
-    net, found = forward(exp, state, module), []
-    mean = np.asarray(exp.statistics.mean, np.float32)
+@pytest.fixture(scope="module")
+def class_map():
+    """(exp, state, an image) -> the ResNet's class map of this image alone.
+
+    Each image is computed once: all of the tests evaluate the same run.
+    """
+    nets, maps = [], {}
+
+    def compute(exp, state, image):
+        if not nets:
+            module = exp.module.clone(class_map=True, image_size=SIZE)
+            nets.append(forward(exp, state, module))
+        key = image.shape, image.tobytes()
+        if key not in maps:
+            maps[key] = np.asarray(nets[0](image[None]))[0]
+        return maps[key]
+
+    return compute
+
+
+def dense_by_image(class_map, exp, state, split, scales, average="scores"):
+    found, mean = [], np.asarray(exp.statistics.mean, np.float32)
     for i in range(len(split)):
         outputs = []
         for whole in rescaled(split.path(i), scales):
             pixels = (whole - mean) * np.float32(4 / 255)
             for one in (pixels, pixels[:, ::-1]):
-                scores = np.asarray(net(one[None].astype(np.float32)))[0].reshape(-1, 3)
+                scores = class_map(exp, state, one.astype(np.float32)).reshape(-1, 3)
                 if average == "scores":
                     outputs.append(softmax(scores.mean(axis=0)))
                 else:
@@ -189,24 +207,29 @@ def dense_by_image(exp, state, split, scales, average="scores"):
     return np.array(found)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("overrides", "scales", "average"),
     [
         ({}, (SCALE,), "scores"),
         ({"evaluate.map_average": "probabilities"}, (SCALE,), "probabilities"),
         # The published three of a fixed S would have 20 - 32 pixels.
-        ({"view.train_scale": (20, 31), "evaluate.multi_scale": True}, (20, 26, 31), "scores"),
+        pytest.param(
+            {"view.train_scale": (20, 31), "evaluate.multi_scale": True},
+            (20, 26, 31),
+            "scores",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_dense_equals_the_network_on_each_image_alone(
-    runs, pictures, devices, overrides, scales, average
+    runs, pictures, class_map, devices, overrides, scales, average
 ):
     exp, state, split = opened(
         runs, "cifar", pictures, num_devices=devices, **{"evaluate.protocol": "dense", **overrides}
     )
     found, labels = predicted(exp, state, split)
-    wanted = dense_by_image(exp, state, split, scales, average)
+    wanted = dense_by_image(class_map, exp, state, split, scales, average)
     np.testing.assert_allclose(found, wanted, atol=2e-5)
     np.testing.assert_array_equal(labels, split.labels)
 
@@ -227,6 +250,7 @@ def test_dense_at_the_native_size_is_the_central_crop_of_square_images(runs, tmp
     np.testing.assert_allclose(dense, grid, atol=1e-5)  # all 25 crops are the image
 
 
+@pytest.mark.slow
 def test_dense_and_multi_crop_are_averaged(runs, pictures):
     def run(protocol):
         overrides = {"evaluate.protocol": protocol, "evaluate.scales": (20, 24)}
@@ -237,6 +261,7 @@ def test_dense_and_multi_crop_are_averaged(runs, pictures):
     np.testing.assert_allclose(both.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_few_shapes_are_compiled(runs, tmp_path):
     rng = np.random.default_rng(0)
     for part in ("train", "val"):
@@ -506,6 +531,7 @@ def test_whether_small_images_are_cut(overrides, wanted, refused):
             protocols.of(experiment.resolve(config)).check()
 
 
+@pytest.mark.slow
 def test_an_image_that_one_pass_cannot_read_does_not_count(
     runs, pictures, tmp_path, capsys, monkeypatch
 ):
