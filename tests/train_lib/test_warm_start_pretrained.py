@@ -104,6 +104,7 @@ def test_settings_come_with_the_weights_but_for_those_that_are_given(root, tmp_p
     assert warm_start.settle(config, workdir, read_only=True) is config
 
 
+@pytest.mark.slow
 def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     config = warm_start.settle(config_of(root), given=GIVEN)
     line = json.loads(evaluate.evaluate_run(config, tmp_path))
@@ -195,6 +196,7 @@ def test_by_a_list_of_names_the_config_says_how_images_enter(root, tmp_path):
         load_pretrained(config, root / "net.safetensors", tmp_path / "names.json")
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
     """Another number of classes: all but the last layer, and again when the file has gone."""
     shutil.copytree(root / "data", tmp_path / "data")
