@@ -33,20 +33,16 @@ from configs.rules import (
 from errors import UserError
 
 RUN = {
-    "seed": Field(
-        0, "fixes initial weights, order of examples and augmentation", between(0, LARGEST_INT)
-    ),
+    "seed": Field(0, "fixes initial weights, example order, augmentation", between(0, LARGEST_INT)),
     "epochs": Field(1.0, "passes over the training set", POSITIVE),
     "batch_size": Field(32, "images per step, in total over all devices", FROM_1),
     "num_devices": Field(0, "number of devices; 0: all that the process sees", FROM_0),
-    "steps_per_dispatch": Field(
-        1, "steps per device call; many make small networks faster", FROM_1
-    ),
+    "steps_per_dispatch": Field(1, "steps per device call; many speed up small networks", FROM_1),
     "log_every_steps": Field(100, "steps between two training lines in `metrics.jsonl`", FROM_1),
     "deterministic": Field(
         False,
-        "GPUs add in a fixed order: equal runs give exactly equal results, but are slower. CPUs and"
-        " TPUs always do",
+        "GPUs add numbers in a fixed order, so equal runs give exactly equal results. They are"
+        " slower. CPUs and TPUs always do so",
     ),
     "init_from": Field(
         "",
@@ -55,7 +51,9 @@ RUN = {
         " Caffe or Keras ([weights.md](weights.md)). Training reads it at step 0 only, other"
         " commands if the workdir holds no run",
     ),
-    "init_names": Field("", "JSON file {Canon's name: name in the weight file}, for unknown files"),
+    "init_names": Field(
+        "", "JSON file that maps Canon's names to those of a weight file that Canon does not know"
+    ),
     "init_settings": Field(
         "auto",
         "`auto`: a weight file also sets its preprocessing, view and model options, except those"
@@ -93,9 +91,7 @@ MODEL = {
     "initializer_scale": Field(
         0.01, "deviation of `gaussian`, bound of `uniform`", between(0, 10**6, "()")
     ),
-    "regulariser": Field(
-        "none", "how units are dropped", one_of("none dropout dropconnect standout")
-    ),
+    "regulariser": Field("none", "what drops units", one_of("none dropout dropconnect standout")),
     "drop_rate": Field(0.5, "share that dropout or DropConnect drops", FRACTION),
     "dropout_scaling": Field(
         "train",
@@ -124,15 +120,13 @@ DATASET = {
     ),
     "train_split": Field("train", "split to train on; of TFDS sets also parts: `train[:45000]`"),
     "test_split": Field(
-        "test", "split to evaluate on; if missing, `validation` (folder: or `val`)"
+        "test", "split to evaluate on. Data without `test`: its `validation`, or `val` in a folder"
     ),
     "data_dir": Field("", "folder of TFDS sets (empty: TFDS's default), or of the images"),
     "cache_dir": Field("", "for decoded images; empty: `$XDG_CACHE_HOME/canon`, `~/.cache/canon`"),
-    "test_fraction": Field(0.0, "share to test on, of a folder without test split", FRACTION),
-    "on_bad_image": Field(
-        "error", "stop at an unreadable image, or leave it out", one_of("error skip")
-    ),
-    "workers": Field(0, "processes that decode images; 0: threads", between(0, 1024)),
+    "test_fraction": Field(0.0, "share to evaluate on, of a folder without a test split", FRACTION),
+    "on_bad_image": Field("error", "stop at unreadable images, or skip them", one_of("error skip")),
+    "workers": Field(0, "decoding processes; 0: threads of the main process", between(0, 1024)),
 }
 
 VIEW = {
@@ -160,7 +154,9 @@ VIEW = {
 
 PREPROCESS = {
     "pad": Field(0, "pixels to add on each side: black, or the mean if one is subtracted", PIXELS),
-    "crop": Field(0, "then a square is cut: the centre, or see `augment.crop`; 0: none", PIXELS),
+    "crop": Field(
+        0, "then the central square of this side is cut; 0: none. See `augment.crop`", PIXELS
+    ),
     "low": Field(0.0, "value of black; must be 0 if a mean is subtracted"),
     "high": Field(1.0, "value of white; with a mean m: high * (pixel - m), pixels in 0 to 1"),
     "mean": Field(
@@ -178,9 +174,9 @@ PREPROCESS = {
 AUGMENT = {
     "translate": Field(0.0, "largest shift along each axis, in pixels", FROM_0),
     "scale": Field(0.0, "largest change of size: 0.1 means from 0.9 to 1.1", FRACTION),
-    "squeeze": Field(0.0, "s: width times 1 + s, height divided by 1 + s", FRACTION),
+    "squeeze": Field(0.0, "largest s: width times 1 + s, height divided by 1 + s", FRACTION),
     "shear": Field(0.0, "largest horizontal shift per row, in pixels", FROM_0),
-    "crop": Field(False, "the square of `preprocess.crop` is cut at a random place"),
+    "crop": Field(False, "the square of `preprocess.crop` is cut at a random place in training"),
     "flip": Field(False, "half of the images are mirrored left to right"),
     "lighting": Field(
         "none",
@@ -190,17 +186,21 @@ AUGMENT = {
     ),
     "lighting_deviation": Field(0.1, "deviation of that random shift", POSITIVE),
     "photometric": Field(
-        0.0, "p: brightness, contrast, colour times 1 - p to 1 + p", between(0, 1)
+        0.0, "p: brightness, contrast and colour times a factor from 1 - p to 1 + p", between(0, 1)
     ),
 }
 
 LOSS = {
     "name": Field(
         "softmax",
-        "`softmax`: cross-entropy; for RBF outputs `mse` and `map`, LeCun 1998's eq. 8 and 9",
+        "`softmax`: cross-entropy; `mse`, `map`: eq. 8, 9 of LeCun 1998, for an RBF output",
         one_of("softmax mse map"),
     ),
-    "j": Field(0.0, "eq. 9's constant of the class of all that is no character", FROM_0),
+    "j": Field(
+        0.0,
+        "of `map`: constant of eq. 9 for the class of everything that is not a character",
+        FROM_0,
+    ),
     "auxiliary_weight": Field(0.0, "weight of the loss of each auxiliary head (GoogLeNet)", FROM_0),
 }
 
@@ -276,9 +276,7 @@ EVALUATE = {
         1000, "images per step, counting crops and mirrors; lower it if memory is short", FROM_1
     ),
     "split": Field("test", "split that `--mode=evaluate` uses", one_of("test train")),
-    "checkpoint": Field(
-        "latest", "`best`: with the lowest test top-1 error", one_of("latest best")
-    ),
+    "checkpoint": Field("latest", "`best`: the lowest test top-1 error", one_of("latest best")),
     "protocol": Field(
         "auto",
         "which parts of an image the network sees ([evaluation.md](evaluation.md)); `auto`:"
