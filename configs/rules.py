@@ -66,8 +66,8 @@ def between(low: float, high: float, ends: str = "[]") -> Rule:
     """Numbers in an interval. ends: "[" or "(", "]" or ")": whether low and high belong to it."""
 
     def allows(value) -> bool:
-        inside = is_number(value) and low < value < high
-        return inside or (value == low and ends[0] == "[") or (value == high and ends[1] == "]")
+        at_an_end = (value == low and ends[0] == "[") or (value == high and ends[1] == "]")
+        return is_number(value) and (low < value < high or at_an_end)
 
     lower, upper = {"[": "at least", "(": "more than"}, {"]": "at most", ")": "less than"}
     text = f"{lower[ends[0]]} {low:,} and {upper[ends[1]]} {high:,}"

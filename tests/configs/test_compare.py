@@ -29,3 +29,13 @@ def test_lists_of_a_stored_config_are_tuples():
     stored = compare.from_json(compare.to_json(config))
     assert stored == config
     assert stored.evaluate.scales == (28, 32)
+
+
+def test_a_field_that_no_longer_exists_is_a_difference():
+    config = tiny_config()
+    stored = json.loads(compare.to_json(config))
+    stored["optimizer"]["nesterov"] = True
+    differences = compare.differences(
+        compare.flatten(compare.from_json(json.dumps(stored))), config
+    )
+    assert differences == ["optimizer.nesterov: True -> not there"]
