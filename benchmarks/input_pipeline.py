@@ -159,7 +159,7 @@ def ours(split, view: str, workers: int, batch: int):
     from input_pipeline.views import View
     from train_lib.distributed.workers import prefetch_in_processes
 
-    view = View.from_config(dataset_config(Path(), view).view)
+    view = View.from_section(dataset_config(Path(), view).view)
     reading = stream.Reading(view, workers=prefetch_in_processes(workers))
     order = Order(SEED, batch, devices=1)
     return stream.TrainBatches(split, reading, order, range(10**9), lambda _: 1)
@@ -291,7 +291,7 @@ class TensorFlow:
 
         from input_pipeline import decode, views
 
-        view = views.View.from_config(dataset_config(Path(), self.view).view)
+        view = views.View.from_section(dataset_config(Path(), self.view).view)
         shares: dict = {"ours": [], "tf": []}
         for i in range(min(len(split), 40)):
             data, rng = split.read(i)[0], np.random.default_rng(i)
@@ -299,7 +299,7 @@ class TensorFlow:
             shape = picture.height, picture.width
             if self.view == "area":
                 for _ in range(25):
-                    box = place = views.area(*shape, view, rng)
+                    box = place = view.random_area(*shape, rng)
                     for name, found in (("ours", box), ("tf", self.place(data).numpy())):
                         shares[name].append(found[2] * found[3] / (shape[0] * shape[1]))
             else:
@@ -417,7 +417,7 @@ def memory(arguments, root: Path, cores: int) -> None:
     print(f"{'':22}{'batches':>9}{'MB':>9}{'files':>7}{'threads':>9}   each: this process, workers")
     for name, source in (("files", split), ("copy", copy)):
         for workers in (0, 1):
-            reading = stream.Reading(View.from_config(view), workers=prefetch_in_processes(workers))
+            reading = stream.Reading(View.from_section(view), workers=prefetch_in_processes(workers))
             order, steps = Order(SEED, size, devices=1), range(last + 1)
             iterator = stream.TrainBatches(source, reading, order, steps, lambda _: 1)
             for count in range(1, last + 1):
@@ -429,7 +429,7 @@ def memory(arguments, root: Path, cores: int) -> None:
                     label = f"{name}, workers {workers}"
                     print(f"{label:22}{count:>9,}  {sizes} MB  {files}  {threads}", flush=True)
             iterator.close()
-    reading = stream.Reading(View.from_config(view))
+    reading = stream.Reading(View.from_section(view))
     for count in range(1, 201):  # each evaluation opens its own iterator
         for _ in stream.eval_batches(split, reading, 50, 1):
             break

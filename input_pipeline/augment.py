@@ -1,7 +1,11 @@
-"""Random changes of a training image, as pure functions of one key and one image.
+"""Augmentations of training images, as pure functions of one key and one image.
 
-Images are [h, w, c]; values, where they count, are in 0..255.
+Images are [h, w, c]. To add an augmentation: write its function, add its field to the section
+`augment` in configs/schema.py, and add it to `before_mean` or `after_padding` with a new number.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +15,54 @@ LIGHTINGS = ("none", "eigenvalues", "deviations")
 ENHANCEMENTS = ("brightness", "contrast", "colour")
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, of red, green, blue
 
+# An augmentation: its number, and a function of (key, image). Its key is the example's key folded
+# with the number (None: the key itself), so that adding one does not change the draws of others.
+Augmentation = tuple[int | None, Callable]
+
+
+def before_mean(section, statistics) -> list[Augmentation]:
+    """The augmentations of a config's section `augment`, in order, of pixels in 0..255.
+
+    statistics: of the training set, for `lighting`.
+    """
+    augmentations = []
+    affine = {name: section[name] for name in ("translate", "scale", "squeeze", "shear")}
+    if any(affine.values()):
+        augmentations.append((None, functools.partial(affine_distort, **affine)))
+    if section.photometric:
+        augmentations.append((3, functools.partial(photometric, extent=section.photometric)))
+    if section.lighting != "none":
+        axes = light_axes(section.lighting, statistics.eigenvalues, statistics.eigenvectors)
+        deviation = section.lighting_deviation
+        augmentations.append((4, functools.partial(lighting, axes=axes, deviation=deviation)))
+    return augmentations
+
+
+def after_padding(section, side: int) -> list[Augmentation]:
+    """The same, of images whose mean, if the config has one, is already 0.
+
+    side: `preprocess.crop`.
+    """
+    augmentations = []
+    if side and section.crop:
+        augmentations.append((1, functools.partial(crop, side=side)))
+    if section.flip:
+        augmentations.append((2, flip))
+    return augmentations
+
+
+def apply(augmentations: list[Augmentation], keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Augments each image [batch, h, w, c] with its own key of `keys` [batch]."""
+    for number, function in augmentations:
+        folded = keys
+        if number is not None:
+            folded = jax.vmap(functools.partial(jax.random.fold_in, data=number))(keys)
+        images = jax.vmap(function)(folded, images)
+    return images
+
 
 def crop(key: jax.Array, image: jax.Array, side: int) -> jax.Array:
-    """A square [side, side, c] of the image, at places that are all equally likely.
+    """A square [side, side, c] of the image; all places are equally likely.
 
     AlexNet (Krizhevsky 2012, sec. 4.1) and, from padded images, ResNet on CIFAR-10 (He 2015,
     sec. 4.2).
@@ -24,26 +73,26 @@ def crop(key: jax.Array, image: jax.Array, side: int) -> jax.Array:
 
 
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:
-    """The image mirrored left to right with probability 1/2 (Krizhevsky 2012, sec. 4.1)."""
+    """The image, mirrored left to right with probability 1/2 (Krizhevsky 2012, sec. 4.1)."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 def affine_distort(
     key: jax.Array, image: jax.Array, translate: float, scale: float, squeeze: float, shear: float
 ) -> jax.Array:
-    """A random planar affine distortion of one image, of the kinds of LeCun 1998, sec. III.C.
+    """A random planar affine distortion, of the kinds of LeCun 1998, sec. III.C.
 
-    image: uint8 [h, w, c]; returns float32 [h, w, c] in 0..255, bilinear, background 0.
-    translate: +- pixels along each axis. scale: +- share of the size. squeeze: +- share by which
-    the width grows while the height shrinks. shear: +- horizontal pixels a row.
-    The paper gives the kinds, not the ranges.
+    image: uint8 [h, w, c]. Returns float32 [h, w, c] in 0..255, bilinear, background 0.
+    translate: at most so many pixels along each axis. scale: at most this share of the size.
+    squeeze: at most this share by which the width grows while the height shrinks. shear: at most so
+    many horizontal pixels per row. All are drawn with both signs. The paper does not give ranges.
     """
     height, width, _ = image.shape
     t_y, t_x, zoom, ratio, slope = jax.random.uniform(key, (5,), minval=-1.0, maxval=1.0)
     y = jnp.arange(height) - (height - 1) / 2
     x = jnp.arange(width) - (width - 1) / 2
     y, x = jnp.meshgrid(y, x, indexing="ij")
-    # Where in the source each pixel of the result comes from: the inverse of the distortion.
+    # The place in the source of each pixel of the result: the inverse of the distortion.
     zoom, ratio = 1 + scale * zoom, 1 + squeeze * ratio
     y_source = (y - translate * t_y) * ratio / zoom
     x_source = (x - translate * t_x - shear * slope * y) / (ratio * zoom)
@@ -56,15 +105,15 @@ def affine_distort(
 
 
 def enhance(image: jax.Array, kind: jax.Array | int, factor: jax.Array | float) -> jax.Array:
-    """The image blended with what it is without brightness, contrast or colour, in 0..255.
+    """The image blended with itself without brightness, contrast or colour: float32 in 0..255.
 
-    kind: index into ENHANCEMENTS. factor: 0 takes it away, 1 changes nothing, more adds; so
-    Pillow's ImageEnhance, which rounds to whole grey levels. Without brightness it is black,
-    without contrast all of the mean luma, without colour each pixel's luma.
+    kind: index into ENHANCEMENTS. factor: 0 removes it, 1 changes nothing, more adds, as Pillow's
+    ImageEnhance (which rounds to whole grey levels). An image without brightness is black, without
+    contrast it is its mean luma, without colour each pixel is its luma.
     """
     image = image.astype(jnp.float32)
     luma = image
-    if image.shape[-1] == 3:  # as a sum: a matrix product is rough on some accelerators
+    if image.shape[-1] == 3:  # a sum: a matrix product is imprecise on some accelerators
         luma = (image * jnp.array(_LUMA)).sum(axis=-1, keepdims=True)
     degenerate = jnp.stack([jnp.zeros_like(luma), jnp.full_like(luma, luma.mean()), luma])[kind]
     return jnp.clip(degenerate + factor * (image - degenerate), 0.0, 255.0)
@@ -73,7 +122,7 @@ def enhance(image: jax.Array, kind: jax.Array | int, factor: jax.Array | float) 
 def photometric(key: jax.Array, image: jax.Array, extent: float) -> jax.Array:
     """Brightness, contrast and colour changed in random order (Howard 2013, for GoogLeNet).
 
-    Each factor is uniform in 1 +- extent. uint8 or float [h, w, c] -> float32 in 0..255.
+    Each factor is uniform in 1 - extent .. 1 + extent. Returns float32 [h, w, c] in 0..255.
     """
     order_key, factor_key = jax.random.split(key)
     factors = jax.random.uniform(factor_key, (3,), minval=1 - extent, maxval=1 + extent)
@@ -83,21 +132,21 @@ def photometric(key: jax.Array, image: jax.Array, extent: float) -> jax.Array:
 
 
 def light_axes(kind: str, eigenvalues, eigenvectors):
-    """What `lighting` adds per unit of each alpha: [c, c], a column an axis, in 0..1 units.
+    """The shift by `lighting` per unit of each alpha: [c, c], one axis per column, in 0..1 units.
 
-    kind: "eigenvalues" (of the covariance of pixels in 0..1), as the paper reads, or
-    "deviations", their square roots, as the author's code has it (cuda-convnet2, convdata.py):
-    on ImageNet's three axes 2, 7 and 15 times as much.
+    kind: "eigenvalues" (of the covariance of pixels in 0..1), as the paper says, or "deviations",
+    their square roots, as in the author's code (cuda-convnet2, convdata.py): on ImageNet's three
+    axes 2, 7 and 15 times as much.
     """
     return eigenvectors * (eigenvalues if kind == "eigenvalues" else eigenvalues**0.5)
 
 
 def lighting(key: jax.Array, image: jax.Array, axes, deviation: float) -> jax.Array:
-    """One random shift of all pixels along the axes of the set's colours (Krizhevsky 2012, 4.1).
+    """A random shift of all pixels along the set's principal colours (Krizhevsky 2012, sec. 4.1).
 
-    axes: `light_axes`. Each axis counts by its own alpha, drawn from N(0, deviation^2) (the
-    paper's deviation: 0.1) once for the image. Returns float32, not clipped. (The author's code
-    also shrinks the image less its mean by 1 + deviation, of which the paper says nothing.)
+    axes: `light_axes`. The alpha of each axis is drawn from N(0, deviation^2) once per image (the
+    paper's deviation: 0.1). Returns float32, not clipped. (The author's code also shrinks the image
+    minus its mean by 1 + deviation; the paper does not mention this.)
     """
     alpha = deviation * jax.random.normal(key, (image.shape[-1],))
     return image.astype(jnp.float32) + 255.0 * (jnp.asarray(axes, jnp.float32) * alpha).sum(axis=1)

@@ -177,7 +177,7 @@ def _images(dataset, split, view, workers) -> Iterable[np.ndarray]:
         raise UserError(f"the images of {dataset.name} differ in size: set config.view.size")
     from input_pipeline import stream, views
 
-    view = views.View.from_config(view)
+    view = views.View.from_section(view)
     counted = {"size": side, "test_scale": scale, "train": "center", "square": False}
     view = dataclasses.replace(view, interpolation="bilinear", **counted)
     reading = stream.Reading(view, dataset.on_bad_image, workers)

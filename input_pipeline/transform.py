@@ -1,9 +1,7 @@
 """The device-side half of the pipeline: uint8 batches to network input, as pure functions.
 
-Runs inside the jitted step. Whatever is random takes one key an example.
+It runs inside the compiled step. Everything random comes from one key per example.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +11,14 @@ from errors import UserError
 from input_pipeline import augment
 
 MEANS = ("none", "channel", "pixel", "given")
-_AFFINE = ("translate", "scale", "squeeze", "shear")
-
-# Each augmentation draws from the example's key folded with its own number (the affine distortion
-# from the key itself), so that one switched on or off leaves the others' draws alone.
-_CROP, _FLIP, _PHOTOMETRIC, _LIGHTING = 1, 2, 3, 4
 
 
 def output_shape(preprocessing, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """(height, width, channels) that the transform of a `preprocess` section gives.
+    """(height, width, channels) of the network input, from a `preprocess` section.
 
-    image_shape: of the images handed over; zeros where they differ in size. Raises UserError
-    where that, or a crop larger than the image, leaves no size, and for a given mean or deviations
-    of other colours.
+    image_shape: of the uint8 images; height and width are 0 if images differ in size. Raises
+    UserError in that case, for a crop larger than the image, and for a mean or deviation with
+    another number of channels.
     """
     height, width, channels = image_shape
     for name in ("given_mean", "deviation"):
@@ -46,32 +39,30 @@ def output_shape(preprocessing, image_shape: tuple[int, int, int]) -> tuple[int,
 
 
 def needs_statistics(preprocessing, augmentation) -> bool:
-    """Whether these sections ask for statistics of the training set."""
+    """Whether these sections need statistics of the training set."""
     return preprocessing.mean in ("channel", "pixel") or augmentation.lighting != "none"
 
 
 def make_transform(preprocessing, augmentation, statistics=None):
-    """transform(images, keys=None, offsets=None, at=None), from the sections named so.
+    """transform(images, keys=None, offsets=None, at=None), from a config's sections.
 
-    uint8 [batch, h, w, c] -> float32 [batch, *output_shape]. keys: one key an example for
-    training; None for evaluation, which takes no random choice. statistics: those of the
-    training set, where `needs_statistics`.
+    uint8 [batch, h, w, c] -> float32 [batch, *output_shape]. keys: one per example in training;
+    None in evaluation, which has no augmentation. statistics: a `Statistics` of the training set,
+    if `needs_statistics`.
 
-    In this order: affine distortion, photometric distortion, lighting, the mean subtracted, pad,
-    crop, flip, scale. Without a mean, padding is background, value 0 before scaling (LeNet-5:
-    pad 2, -0.1 to 1.175; LeCun 1998, sec. III.A-B), and pixels u in 0..255 become
-    low + (high - low) u / 255. With one they become high (u - mean) / 255, and padding 0. Either is
-    divided by `deviation`, one value a colour, if there is one.
+    The order is: `augment.before_mean`, subtract the mean, pad, `augment.after_padding` or the
+    central crop, scale. Without a mean, padding is 0 before scaling (LeNet-5: pad 2, values from
+    -0.1 to 1.175; LeCun 1998, sec. III.A-B), and pixels u in 0..255 become
+    low + (high - low) u / 255. With a mean they become high (u - mean) / 255, and padding 0. Both
+    are divided by `deviation`, one value per channel, if it is given.
 
-    A mean image may be larger than the images, of which each is then a part: offsets, int32
-    [batch, 2], say where the part begins (top, left); None: in the middle.
-
-    at: (top, left) of the crop in the padded images, in place of the middle.
+    A mean image may be larger than the images, which are then parts of it. offsets: int32
+    [batch, 2], (top, left) of each part; None: the central part.
+    at: (top, left) of the crop in the padded images, instead of the central crop.
     """
-    affine = {name: augmentation[name] for name in _AFFINE}
     pad, side = preprocessing.pad, preprocessing.crop
     low, high = preprocessing.low, preprocessing.high
-    mean = axes = None
+    mean = None
     if preprocessing.mean == "given":
         mean = 255.0 * np.asarray(preprocessing.given_mean)
     elif preprocessing.mean != "none":
@@ -81,42 +72,29 @@ def make_transform(preprocessing, augmentation, statistics=None):
     scale = (high - low) / 255.0
     if preprocessing.deviation:
         low, scale = (np.float32(v) / np.float32(preprocessing.deviation) for v in (low, scale))
-    if augmentation.lighting != "none":
-        axes = augment.light_axes(
-            augmentation.lighting, statistics.eigenvalues, statistics.eigenvectors
-        )
+    before_mean = augment.before_mean(augmentation, statistics)
+    after_padding = augment.after_padding(augmentation, side)
+    crops_at_random = side and augmentation.crop
 
     def transform(images, keys=None, offsets=None, at=None) -> jax.Array:
-        def each(function, images, fold=None, **options):
-            own = keys if fold is None else jax.vmap(lambda k: jax.random.fold_in(k, fold))(keys)
-            return jax.vmap(functools.partial(function, **options))(own, images)
-
         train = keys is not None
-        if train and any(affine.values()):
-            images = each(augment.affine_distort, images, **affine)
-        if train and augmentation.photometric:
-            extent = augmentation.photometric
-            images = each(augment.photometric, images, _PHOTOMETRIC, extent=extent)
-        if train and axes is not None:
-            deviation = augmentation.lighting_deviation
-            images = each(augment.lighting, images, _LIGHTING, axes=axes, deviation=deviation)
+        if train:
+            images = augment.apply(before_mean, keys, images)
         if mean is not None:
-            images = images.astype(jnp.float32) - _part(mean, images.shape, train, offsets)
+            images = images.astype(jnp.float32) - _mean_part(mean, images.shape, train, offsets)
         images = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        if side and train and augmentation.crop:
-            images = each(augment.crop, images, _CROP, side=side)
-        elif side:
+        if side and not (train and crops_at_random):
             top, left = at or ((size - side) // 2 for size in images.shape[1:3])
             images = images[:, top : top + side, left : left + side]
-        if train and augmentation.flip:
-            images = each(augment.flip, images, _FLIP)
+        if train:
+            images = augment.apply(after_padding, keys, images)
         return low + images.astype(jnp.float32) * scale
 
     return transform
 
 
-def _part(mean: np.ndarray, shape, train: bool, offsets):
-    """What to subtract from images of `shape`: broadcasts to it. mean: [c] or [M, M', c]."""
+def _mean_part(mean: np.ndarray, shape: tuple[int, ...], train: bool, offsets):
+    """The part of the mean for images of `shape`, broadcast to it. mean: [c] or [M, M', c]."""
     _, height, width, channels = shape
     is_smaller = mean.ndim == 3 and (mean.shape[0] < height or mean.shape[1] < width)
     if mean.shape[-1] != channels or is_smaller:
@@ -128,11 +106,9 @@ def _part(mean: np.ndarray, shape, train: bool, offsets):
         return mean
     if offsets is None:
         if train:
-            raise ValueError("which part of the mean image? Random crops come with offsets")
+            raise ValueError("which part of the mean image? Random crops need offsets")
         top, left = (mean.shape[0] - height) // 2, (mean.shape[1] - width) // 2
         return mean[top : top + height, left : left + width]
-
-    def one(offset):
-        return jax.lax.dynamic_slice(mean, (*offset, 0), (height, width, channels))
-
-    return jax.vmap(one)(offsets)
+    return jax.vmap(
+        lambda offset: jax.lax.dynamic_slice(mean, (*offset, 0), (height, width, channels))
+    )(offsets)

@@ -83,7 +83,7 @@ def check_picture(data: bytes) -> None:
         assert picture.height * picture.width <= Image.MAX_IMAGE_PIXELS
     for rng in (None, np.random.default_rng(0)):
         with refusals(decode.BadImage):
-            assert views.cut(data, VIEW, rng)[0].shape == (8, 8, 3)
+            assert VIEW.cut(data, rng)[0].shape == (8, 8, 3)
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from configs import schema
 from configs.rules import LARGEST_INT
 from errors import UserError
-from input_pipeline import batches, sources, stream, views
+from input_pipeline import batches, sources, stream
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.split import Info, Split
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
@@ -213,7 +213,7 @@ class Experiment:
 
     def picture(self, split, i: int) -> np.ndarray:
         """Example i as the net sees it in evaluation, but uint8: [h, w, c]."""
-        return views.cut(split.read(i)[0], self.reading.view)[0]
+        return self.reading.view.cut(split.read(i)[0])[0]
 
     def train_batches(self, first: int) -> stream.TrainBatches:
         """This process's batches from step `first` on, one dispatch at a time."""

@@ -13,7 +13,7 @@ from PIL import Image
 from errors import UserError
 from input_pipeline import copies, copy_info, prepare, sources
 from input_pipeline.tfds_sets import PreparedSet
-from input_pipeline.views import View, cut
+from input_pipeline.views import View
 
 SIZES = [(80, 60), (60, 90), (50, 40), (30, 20), (64, 64), (41, 120), (200, 100)]  # width, height
 
@@ -97,7 +97,7 @@ def test_a_raw_copy_holds_the_pixels_themselves(photographs, tmp_path, capsys):
     copied = opened(tmp_path, "my_photos_40_raw", "train")
     assert "40 pixels, not encoded" in copied.info.copy.description
     assert len(copied) == len(original)
-    view = View.from_config(tiny_config(**{"view.size": 20, "view.train_scale": (30, 30)}).view)
+    view = View.from_section(tiny_config(**{"view.size": 20, "view.train_scale": (30, 30)}).view)
     for i in range(len(original)):
         pixels, label, name = copied.read(i)
         data, expected_label, _ = original.read(i)
@@ -105,10 +105,10 @@ def test_a_raw_copy_holds_the_pixels_themselves(photographs, tmp_path, capsys):
         np.testing.assert_array_equal(pixels, expected)
         assert label == expected_label
         assert "my_photos_40_raw train (class " in name
-        part, _ = cut(pixels, view, np.random.default_rng(i))
+        part, _ = view.cut(pixels, np.random.default_rng(i))
         file = io.BytesIO()
         expected.save(file, "PNG")
-        again, _ = cut(file.getvalue(), view, np.random.default_rng(i))
+        again, _ = view.cut(file.getvalue(), np.random.default_rng(i))
         np.testing.assert_array_equal(part, again)
     # TFDS itself reads it, too.
     source = tfds.builder_from_directory(tmp_path / "my_photos_40_raw" / "1.0.0").as_data_source()

@@ -241,9 +241,9 @@ def test_every_kind_of_picture_is_found_in_folders_and_read(tmp_path, suffix):
     assert images.find([str(tmp_path)]) == [str(path)]
     small = views.View(28, "center", (28, 28), False, (0.08, 1.0), (0.75, 1.5), "bilinear", 28)
     info = Info("x", (0, 0, 3), ("a", "b"))
-    cut = views.cut(images.PictureSplit(info, (str(path),)).read(0)[0], small)[0]
+    cut = small.cut(images.PictureSplit(info, (str(path),)).read(0)[0])[0]
     assert cut.shape == (28, 28, 3)
-    np.testing.assert_array_equal(views.cut(images.content(str(path)), small)[0], cut)
+    np.testing.assert_array_equal(small.cut(images.content(str(path)))[0], cut)
     for found in (cut, images.read(str(path), (28, 28, 3), "no")[0]):
         assert abs(found.astype(float) - seven()[..., None]).mean() < 6
 

@@ -59,7 +59,7 @@ def reading(workers=0, **options):
     view = base().view
     view.update({"size": 16, "train_scale": (16, 20), "test_scale": 18})
     processes = prefetch_in_processes(workers)
-    return stream.Reading(View.from_config(view), workers=processes, **options)
+    return stream.Reading(View.from_section(view), workers=processes, **options)
 
 
 def training(split, first=0, last=10**6, dispatch=1, devices=1, process=(0, 1), **options):

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 import configs
 from configs.rules import choice
 from errors import UserError, printable
-from input_pipeline import decode, views
+from input_pipeline import decode
 from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
 from models import inspection
@@ -154,7 +154,7 @@ class Trained:
         elif not isinstance(picture, bytes):
             picture = _as_pixels(picture)
         try:
-            view = views.cut(picture, exp.reading.view)[0]
+            view = exp.reading.view.cut(picture)[0]
         except decode.BadImage as error:
             raise UserError(f"cannot read {name} ({error}): give an image file") from error
         size = exp.reading.view.size
