@@ -1,7 +1,7 @@
-"""Encoded pictures to pixels: what all readers of pictures share.
+"""Encoded images to pixels.
 
-A picture is opened first, which reads only its header, and decoded when the part that is wanted
-of it is known: of a JPEG, no more rows and no finer a resolution than that part needs.
+A picture is opened first, which reads only its header. It is decoded when the needed part is known:
+of a JPEG, no more rows and no finer a resolution than that part needs.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ from PIL.Image import Transpose
 from errors import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-# Of single pictures that a user names. Not all that Pillow knows: for EPS it starts Ghostscript.
+# For single files that a user names. Not every format of Pillow: for EPS it starts Ghostscript.
 MORE_FORMATS = (*FORMATS, "TIFF", "PPM", "JPEG2000", "AVIF")
 
-# A JPEG that will be shrunk is decoded at 1/2, 1/4 or 1/8 of its size while that is at least this
-# many times the size wanted; the rest is resampled. Pillow's `thumbnail` takes the same figure. On
-# photographs the result is within a grey level, on average, of one from the full resolution.
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size while that is at least this many times the needed
+# size; the rest is resampled. Pillow's `thumbnail` uses the same number. On photographs the result
+# differs from the full resolution by less than a grey level on average.
 GAP = 2.0
 
-# EXIF orientation: what sets the stored picture upright, and whether the rows and the columns of
-# the stored picture run backwards for that. From 5 on, rows become columns.
+# By EXIF orientation: what turns the stored picture upright, and whether its rows and its columns
+# run backwards. From 5 on, rows become columns.
 _TURNS = {
     2: (Transpose.FLIP_LEFT_RIGHT, False, True),
     3: (Transpose.ROTATE_180, True, True),
@@ -38,19 +38,22 @@ _TURNS = {
 }
 _ORIENTATION = 0x0112  # the EXIF tag
 
-# Pillow's limit is an error here, and damaged metadata are no matter. Its own warnings would come
-# beside that, and a filter set for the time of one call is not safe in threads.
+Box = tuple[float, float, float, float]  # (top, left, height, width) in pixels, also fractions
+Size = tuple[int, int]  # (height, width)
+
+# Pillow's size limit is an error here, and damaged metadata do not matter. A filter for a single call
+# would not be safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class BadImage(ValueError):
-    """An image that cannot be read. The message is one short reason, without the file's name."""
+    """An image that cannot be read. The message is a short reason, without the file's name."""
 
 
 @contextlib.contextmanager
-def _reasons():
-    """Turns what Pillow raises for damaged files, which is of many kinds, into BadImage."""
+def _bad_images():
+    """Turns the many types of exceptions that Pillow raises for damaged files into BadImage."""
     try:
         yield
     except BadImage:
@@ -67,64 +70,55 @@ class Picture:
     height, width: its full size in pixels, with the EXIF orientation applied.
     """
 
-    def __init__(self, source: bytes | str | os.PathLike, formats: tuple = FORMATS):
+    def __init__(self, source: bytes | str | os.PathLike, formats: tuple[str, ...] = FORMATS):
         """source: an encoded image, or the path of one. formats: Pillow's names.
 
-        Raises BadImage for an empty file, one in no such format, a damaged header, and a picture
-        of more than Image.MAX_IMAGE_PIXELS (a decompression bomb); OSError where a path cannot
-        be read.
+        Raises BadImage for an empty file, another format, a damaged header, and a picture of more
+        than Image.MAX_IMAGE_PIXELS (a decompression bomb); OSError if a path cannot be read.
         """
-        path = isinstance(source, str | os.PathLike)
-        self._data = pathlib.Path(source).read_bytes() if path else source
+        is_path = isinstance(source, str | os.PathLike)
+        self._data = pathlib.Path(source).read_bytes() if is_path else source
         self._formats = formats
         if not self._data:
             raise BadImage("the file is empty")
-        with _reasons():
+        with _bad_images():
             self._image = self._open(io.BytesIO(self._data))
             self._turn = _turn(self._image, self._data)
         self.width, self.height = self._image.size
-        self._swapped = self._turn in (5, 6, 7, 8)
-        if self._swapped:
+        self._is_transposed = self._turn >= 5
+        if self._is_transposed:
             self.width, self.height = self.height, self.width
 
     def image(self, side: int = 0) -> Image.Image:
         """The whole picture upright, in mode RGB, or L if it is opaque grey.
 
-        side: the shorter side that is needed; a JPEG may come at 1/2, 1/4 or 1/8 of its size
-        while its shorter side stays at least this. 0: full size.
-        Raises BadImage for truncated and damaged files.
+        side: the needed shorter side; a JPEG may come at 1/2, 1/4 or 1/8 of its size if its shorter
+        side stays at least this. 0: full size. Raises BadImage for truncated and damaged files.
         """
-        with _reasons():
+        with _bad_images():
             scale = _scale(min(self.height, self.width) / side) if side else 1
             return self._upright(flatten(self._load(scale)[0]))
 
-    def cut(
-        self,
-        box: tuple[float, float, float, float],
-        size: tuple[int, int],
-        resample: Image.Resampling,
-    ) -> np.ndarray:
-        """The part `box` of the picture, resized: uint8 RGB [height, width, 3], read-only.
+    def cut(self, box: Box, size: Size, resample: Image.Resampling) -> np.ndarray:
+        """The part `box` of the upright picture, resized: uint8 RGB [height, width, 3], read-only.
 
-        box: (top, left, height, width) in pixels of the full upright picture; fractions are fine.
-        size: (height, width) of the result. As if the whole picture were resized and then cropped
-        (see `resize`), but for what the decoding at reduced size changes (see GAP).
-        Raises BadImage for truncated and damaged files.
+        As if the whole picture were resized and then cropped (see `resize`), except for the effect
+        of decoding at reduced size (see GAP). Raises BadImage for truncated and damaged files.
         """
         if self._turn:
-            box, size = self._stored(box), size[::-1] if self._swapped else size
+            box, size = self._stored(box), size[::-1] if self._is_transposed else size
         shrink = box[2] / size[0], box[3] / size[1]
-        # Nearest takes single pixels: averages of them would not do.
-        nearest = resample == Image.Resampling.NEAREST
-        scale = 1 if nearest else _scale(min(shrink) / GAP)
+        # Nearest takes single pixels, not averages of pixels.
+        is_nearest = resample == Image.Resampling.NEAREST
+        scale = 1 if is_nearest else _scale(min(shrink) / GAP)
         # Below the box, the resampling filter needs up to 3 pixels of the result (Lanczos), and
-        # the decoder's upsampling of colours the next block of up to 32 rows.
+        # the decoder's upsampling of colours needs the next block of up to 32 rows.
         bottom = int(box[0] + box[2] + 3 * max(shrink[0], 1) + 32)
-        with _reasons():
-            loaded, scale = self._load(scale, bottom)
-            picture = flatten(loaded)
+        with _bad_images():
+            image, scale = self._load(scale, bottom)
+            image = flatten(image)
             box = tuple(value / scale for value in box)
-            return pixels(self._upright(resize(picture, box, size, resample)))
+            return pixels(self._upright(resize(image, box, size, resample)))
 
     def _open(self, stream: io.BytesIO) -> Image.Image:
         image = Image.open(stream, formats=self._formats)
@@ -137,11 +131,11 @@ class Picture:
         return image
 
     def _load(self, scale: int, bottom: int | None = None) -> tuple[Image.Image, int]:
-        """Decodes the stored picture, at least down to full-size row `bottom`; and its scale.
+        """Decodes the stored picture, at least down to full-size row `bottom`.
 
-        A JPEG comes at 1 / scale of its size, others at all of it: at 1.
+        Returns it and its scale: a JPEG comes at 1 / scale of its size, other formats at scale 1.
         """
-        # An opened image serves once. The second time, it is opened again.
+        # An opened image can be decoded once. The second time, it is opened again.
         image, self._image = self._image or self._open(io.BytesIO(self._data)), None
         if image.format in ("JPEG", "MPO"):
             if bottom is not None and bottom < 0.95 * image.height:
@@ -154,12 +148,12 @@ class Picture:
         image.load()
         return image, scale
 
-    def _stored(self, box):
+    def _stored(self, box: Box) -> Box:
         """A box of the upright picture as one of the stored picture."""
         _, rows_backwards, columns_backwards = _TURNS[self._turn]
         top, left, height, width = box
         rows, columns = self.height, self.width
-        if self._swapped:
+        if self._is_transposed:
             top, left, height, width, rows, columns = left, top, width, height, columns, rows
         if rows_backwards:
             top = rows - top - height
@@ -172,17 +166,12 @@ class Picture:
 
 
 class Pixels:
-    """A decoded picture, uint8 [height, width, 1 or 3], to be cut as a `Picture` is."""
+    """A decoded picture, uint8 [height, width, 1 or 3], with the interface of `Picture`."""
 
     def __init__(self, image: np.ndarray):
         self._pixels, (self.height, self.width, self._channels) = image, image.shape
 
-    def cut(
-        self,
-        box: tuple[float, float, float, float],
-        size: tuple[int, int],
-        resample: Image.Resampling,
-    ) -> np.ndarray:
+    def cut(self, box: Box, size: Size, resample: Image.Resampling) -> np.ndarray:
         """See `Picture.cut`; the result has as many channels as the picture."""
         top, left, height, width = map(int, box)
         if box == (top, left, height, width) and (height, width) == size:
@@ -192,19 +181,19 @@ class Pixels:
 
 
 def opened(image: bytes | np.ndarray) -> Picture | Pixels:
-    """An image to be cut: encoded, or uint8 [height, width, 1 or 3]. Raises as `Picture`."""
+    """An image, encoded or uint8 [height, width, 1 or 3], ready to be cut. Raises as `Picture`."""
     return Picture(image) if isinstance(image, bytes) else Pixels(image)
 
 
 def _turn(image: Image.Image, data: bytes) -> int:
     """The EXIF orientation of an opened image if it is one of _TURNS, otherwise 0."""
     if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
-        image.load()  # this chunk may come after the pixels
+        image.load()  # this chunk may follow the pixels
     if not image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
         return 0
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata does not spoil the pixels
+    except Exception:  # damaged metadata: the pixels are still good
         return 0
     return orientation if orientation in _TURNS else 0
 
@@ -215,20 +204,20 @@ def _scale(shrink: float) -> int:
 
 
 def _shortened(data: bytes, height: int, rows: int) -> io.BytesIO:
-    """The same JPEG with a header that says it has `rows` rows instead of `height`.
+    """The same JPEG with a header that says `rows` rows instead of `height`.
 
-    The decoder skips what follows them, which saves most of its cost. Left alone: unusual
-    headers, and files without an end marker, which must be found truncated whatever is wanted.
+    The decoder then skips the rows below, which saves most of its cost. A file with an unusual
+    header stays as it is, and so does one without an end marker: it must be reported as truncated.
     """
     stream = io.BytesIO(data)
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # padding
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame header
-            as_expected = int.from_bytes(data[at + 5 : at + 7]) == height
-            if as_expected and data.rfind(b"\xff\xd9") > at:
+            is_usual = int.from_bytes(data[at + 5 : at + 7]) == height
+            if is_usual and data.rfind(b"\xff\xd9") > at:
                 stream.seek(at + 5)
                 stream.write(rows.to_bytes(2))
             break
@@ -238,14 +227,14 @@ def _shortened(data: bytes, height: int, rows: int) -> io.BytesIO:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """A picture of any mode in RGB, or in L if it is opaque grey.
+    """A picture of any mode in mode RGB, or L if it is opaque grey.
 
-    Transparency becomes white paper, 16-bit grey is scaled to 8 bits.
+    Transparency becomes white, 16-bit grey is scaled to 8 bits.
     """
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16 or 32 bits of grey, which may hold 8-bit values
-        grey = np.array(image, np.float32)  # the one copy, of perhaps 90 million pixels
+        grey = np.array(image, np.float32)  # the only copy: it may have 90 million pixels
         top = 65535 if grey.max() > 255 else 255
         np.clip(grey, 0, top, out=grey)
         grey *= 255 / top
@@ -256,16 +245,11 @@ def flatten(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def resize(
-    image: Image.Image,
-    box: tuple[float, float, float, float],
-    size: tuple[int, int],
-    resample: Image.Resampling,
-) -> Image.Image:
-    """The part `box` (top, left, height, width) of an image at `size` (height, width).
+def resize(image: Image.Image, box: Box, size: Size, resample: Image.Resampling) -> Image.Image:
+    """The part `box` of an image, resized.
 
-    Equal, but for rounding, to resizing the whole image by the same factors and then cropping:
-    at its border the filter sees the pixels outside the box. What shrinks is antialiased.
+    Equal, except for rounding, to resizing the whole image by the same factors and then cropping:
+    at the border of the box the filter sees the pixels outside. Shrinking is antialiased.
     """
     top, left, height, width = box
     corners = (
@@ -284,10 +268,10 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def decode(data: bytes | str | os.PathLike, side: int = 0) -> np.ndarray:
+def decode(source: bytes | str | os.PathLike, side: int = 0) -> np.ndarray:
     """An encoded image, or the file of one, as uint8 RGB [height, width, 3], upright, read-only.
 
     JPEG, PNG, WebP, BMP, or the first frame of a GIF. side: see `Picture.image`.
-    Raises BadImage with one short reason for what cannot be read, OSError for a missing file.
+    Raises BadImage with a short reason if it cannot be decoded, OSError for a missing file.
     """
-    return pixels(Picture(data).image(side))
+    return pixels(Picture(source).image(side))

@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_written_leaves_them_to_the_cache(
     shutil.rmtree(tmp_path / "cache")
     refused.everywhere = True
     assert_same(statistics.find_or_compute(dataset), first)
-    assert "could not store the statistics" in capsys.readouterr().err
+    assert "cannot store the statistics" in capsys.readouterr().err
 
 
 def test_damaged_ones_are_made_again(made_set, capsys):
@@ -197,7 +197,7 @@ def test_damaged_ones_are_made_again(made_set, capsys):
     path.write_bytes(path.read_bytes()[:200])
     assert_same(statistics.find_or_compute(dataset), first)
     assert load.calls == 2
-    assert f"{path} are damaged: made again" in capsys.readouterr().err
+    assert f"{path} are damaged: computed again" in capsys.readouterr().err
     assert_same(statistics.load(path), first)
 
 
