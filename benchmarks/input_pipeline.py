@@ -94,7 +94,7 @@ def enlarge(data: Path, out: Path, megapixels: float) -> None:
 
 
 def dataset_config(root: Path, view: str = "area"):
-    from configs.common import base
+    from configs.schema import base
 
     config = base()
     config.dataset.update({"name": "folder", "data_dir": str(root)})
@@ -417,7 +417,9 @@ def memory(arguments, root: Path, cores: int) -> None:
     print(f"{'':22}{'batches':>9}{'MB':>9}{'files':>7}{'threads':>9}   each: this process, workers")
     for name, source in (("files", split), ("copy", copy)):
         for workers in (0, 1):
-            reading = stream.Reading(View.from_section(view), workers=prefetch_in_processes(workers))
+            reading = stream.Reading(
+                View.from_section(view), workers=prefetch_in_processes(workers)
+            )
             order, steps = Order(SEED, size, devices=1), range(last + 1)
             iterator = stream.TrainBatches(source, reading, order, steps, lambda _: 1)
             for count in range(1, last + 1):

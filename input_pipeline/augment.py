@@ -1,7 +1,7 @@
-"""Augmentations of training images, as pure functions of one key and one image.
+"""Augmentations of a training image [h, w, c], as pure functions of one key and the image.
 
-Images are [h, w, c]. To add an augmentation: write its function, add its field to the section
-`augment` in configs/schema.py, and add it to `before_mean` or `after_padding` with a new number.
+To add one: write its function, add its field to the section `augment` of configs/schema.py, and
+list it in `before_mean` or `after_padding` under a new number.
 """
 
 import functools
@@ -11,48 +11,44 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-LIGHTINGS = ("none", "eigenvalues", "deviations")
 ENHANCEMENTS = ("brightness", "contrast", "colour")
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, of red, green, blue
 
-# An augmentation: its number, and a function of (key, image). Its key is the example's key folded
-# with the number (None: the key itself), so that adding one does not change the draws of others.
-Augmentation = tuple[int | None, Callable]
+# A number and a function of (key, image). The function's key is the example's key folded with the
+# number (None: not folded), so that an augmentation more does not change the draws of the others.
+Numbered = tuple[int | None, Callable]
 
 
-def before_mean(section, statistics) -> list[Augmentation]:
-    """The augmentations of a config's section `augment`, in order, of pixels in 0..255.
+def before_mean(section, statistics) -> list[Numbered]:
+    """Augmentations of pixels in 0..255, from a config's section `augment`, in order.
 
     statistics: of the training set, for `lighting`.
     """
-    augmentations = []
+    chosen = []
     affine = {name: section[name] for name in ("translate", "scale", "squeeze", "shear")}
     if any(affine.values()):
-        augmentations.append((None, functools.partial(affine_distort, **affine)))
+        chosen.append((None, functools.partial(affine_distort, **affine)))
     if section.photometric:
-        augmentations.append((3, functools.partial(photometric, extent=section.photometric)))
+        chosen.append((3, functools.partial(photometric, extent=section.photometric)))
     if section.lighting != "none":
         axes = light_axes(section.lighting, statistics.eigenvalues, statistics.eigenvectors)
         deviation = section.lighting_deviation
-        augmentations.append((4, functools.partial(lighting, axes=axes, deviation=deviation)))
-    return augmentations
+        chosen.append((4, functools.partial(lighting, axes=axes, deviation=deviation)))
+    return chosen
 
 
-def after_padding(section, side: int) -> list[Augmentation]:
-    """The same, of images whose mean, if the config has one, is already 0.
-
-    side: `preprocess.crop`.
-    """
-    augmentations = []
+def after_padding(section, side: int) -> list[Numbered]:
+    """Augmentations of padded images, whose mean is 0 if it is subtracted. side: of the crop."""
+    chosen = []
     if side and section.crop:
-        augmentations.append((1, functools.partial(crop, side=side)))
+        chosen.append((1, functools.partial(crop, side=side)))
     if section.flip:
-        augmentations.append((2, flip))
-    return augmentations
+        chosen.append((2, flip))
+    return chosen
 
 
-def apply(augmentations: list[Augmentation], keys: jax.Array, images: jax.Array) -> jax.Array:
-    """Augments each image [batch, h, w, c] with its own key of `keys` [batch]."""
+def apply(augmentations: list[Numbered], keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Augments each image [batch, h, w, c] with its key [batch]."""
     for number, function in augmentations:
         folded = keys
         if number is not None:
@@ -62,7 +58,7 @@ def apply(augmentations: list[Augmentation], keys: jax.Array, images: jax.Array)
 
 
 def crop(key: jax.Array, image: jax.Array, side: int) -> jax.Array:
-    """A square [side, side, c] of the image; all places are equally likely.
+    """A square [side, side, c] at a random place; all places are equally likely.
 
     AlexNet (Krizhevsky 2012, sec. 4.1) and, from padded images, ResNet on CIFAR-10 (He 2015,
     sec. 4.2).
@@ -82,10 +78,10 @@ def affine_distort(
 ) -> jax.Array:
     """A random planar affine distortion, of the kinds of LeCun 1998, sec. III.C.
 
-    image: uint8 [h, w, c]. Returns float32 [h, w, c] in 0..255, bilinear, background 0.
-    translate: at most so many pixels along each axis. scale: at most this share of the size.
-    squeeze: at most this share by which the width grows while the height shrinks. shear: at most so
-    many horizontal pixels per row. All are drawn with both signs. The paper does not give ranges.
+    uint8 [h, w, c] -> float32 [h, w, c] in 0..255, bilinear, background 0. The ranges, which the
+    paper does not give, are +-: translate: pixels along each axis. scale: share of the size.
+    squeeze: share by which the width grows while the height shrinks. shear: horizontal pixels per
+    row.
     """
     height, width, _ = image.shape
     t_y, t_x, zoom, ratio, slope = jax.random.uniform(key, (5,), minval=-1.0, maxval=1.0)
@@ -108,7 +104,7 @@ def enhance(image: jax.Array, kind: jax.Array | int, factor: jax.Array | float) 
     """The image blended with itself without brightness, contrast or colour: float32 in 0..255.
 
     kind: index into ENHANCEMENTS. factor: 0 removes it, 1 changes nothing, more adds, as Pillow's
-    ImageEnhance (which rounds to whole grey levels). An image without brightness is black, without
+    ImageEnhance (which rounds to whole grey levels). Without brightness an image is black, without
     contrast it is its mean luma, without colour each pixel is its luma.
     """
     image = image.astype(jnp.float32)
@@ -122,7 +118,7 @@ def enhance(image: jax.Array, kind: jax.Array | int, factor: jax.Array | float) 
 def photometric(key: jax.Array, image: jax.Array, extent: float) -> jax.Array:
     """Brightness, contrast and colour changed in random order (Howard 2013, for GoogLeNet).
 
-    Each factor is uniform in 1 - extent .. 1 + extent. Returns float32 [h, w, c] in 0..255.
+    Each factor is uniform in 1 +- extent. Returns float32 [h, w, c] in 0..255.
     """
     order_key, factor_key = jax.random.split(key)
     factors = jax.random.uniform(factor_key, (3,), minval=1 - extent, maxval=1 + extent)
@@ -132,7 +128,7 @@ def photometric(key: jax.Array, image: jax.Array, extent: float) -> jax.Array:
 
 
 def light_axes(kind: str, eigenvalues, eigenvectors):
-    """The shift by `lighting` per unit of each alpha: [c, c], one axis per column, in 0..1 units.
+    """The shift by `lighting` per unit of each alpha: [c, c], an axis per column, in 0..1 units.
 
     kind: "eigenvalues" (of the covariance of pixels in 0..1), as the paper says, or "deviations",
     their square roots, as in the author's code (cuda-convnet2, convdata.py): on ImageNet's three

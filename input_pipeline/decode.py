@@ -41,8 +41,8 @@ _ORIENTATION = 0x0112  # the EXIF tag
 Box = tuple[float, float, float, float]  # (top, left, height, width) in pixels, also fractions
 Size = tuple[int, int]  # (height, width)
 
-# Pillow's size limit is an error here, and damaged metadata do not matter. A filter per call would not
-# be safe in threads.
+# Pillow's size limit is an error here, and damaged metadata do not matter. A filter for one call
+# would not be safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 

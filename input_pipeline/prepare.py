@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _copy(arguments) -> str:
     """Makes a copy with smaller images. Returns the line to print."""
-    from configs.common import base
+    from configs.schema import base
     from input_pipeline import copies, sources, stream
     from input_pipeline.copy_info import CopyInfo
     from input_pipeline.tfds_sets import PreparedSet

@@ -5,20 +5,22 @@ from typing import Protocol
 
 import numpy as np
 
+from input_pipeline.copy_info import CopyInfo
+
 
 @dataclasses.dataclass(frozen=True)
 class Info:
     """Facts about a data set.
 
-    image_shape: (height, width, channels) of its uint8 images; height and width are 0 where images
-    differ in size. copy: a `copies.CopyInfo` if the set is a copy with smaller images.
-    train_examples: the size of a run's training split if it is known without the set, else 0.
+    image_shape: (height, width, channels) of its uint8 images; height and width are 0 if images
+    differ in size. copy: if the set is a copy with smaller images. train_examples: the size of a
+    run's training split if it is known without the set, else 0.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
-    copy: object = None
+    copy: CopyInfo | None = None
     train_examples: int = 0
 
     @property
@@ -41,7 +43,7 @@ class Split(Protocol):
         """Example i: the image, its label, and a name for error messages.
 
         The image is encoded (JPEG, PNG, ...), or uint8 [height, width, channels].
-        Raises OSError or UserError if the file cannot be read.
+        Raises OSError or UserError if it cannot be read.
         """
         ...
 

@@ -203,7 +203,7 @@ def _paths(dataset, view) -> list[pathlib.Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints and stores one set's statistics. Returns the exit status."""
-    from configs.common import base
+    from configs.schema import base
 
     parser = argparse.ArgumentParser(
         prog="python -m input_pipeline.statistics", description=__doc__.splitlines()[0]
@@ -225,6 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     view.size = arguments.size or (arguments.scale if arguments.square else 0)
     view.square, view.test_scale = arguments.square, arguments.scale
     try:
+        if arguments.size > arguments.scale:
+            raise UserError(f"--size={arguments.size}: must be at most --scale={arguments.scale}")
         statistics = find_or_compute(dataset, view)
         stored = [path for path in _paths(dataset, view) if path.exists()]
     except UserError as error:

@@ -43,7 +43,7 @@ class Reading:
 
     @classmethod
     def from_sections(cls, dataset, view, workers: Callable | None = None) -> "Reading":
-        """From the sections `dataset` and `view` of a config. Raises UserError for a bad view."""
+        """From the sections `dataset` and `view` of a config."""
         return cls(View.from_section(view), dataset.on_bad_image, workers)
 
     def in_memory(self, split: Split) -> bool:

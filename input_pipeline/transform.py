@@ -10,8 +10,6 @@ import numpy as np
 from errors import UserError
 from input_pipeline import augment
 
-MEANS = ("none", "channel", "pixel", "given")
-
 
 def output_shape(preprocessing, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """(height, width, channels) of the network input, from a `preprocess` section.

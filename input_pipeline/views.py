@@ -11,10 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL.Image import Resampling
 
-from errors import UserError
 from input_pipeline import decode
 
-TRAIN = ("scale", "area", "center")
 INTERPOLATIONS = {
     "bilinear": Resampling.BILINEAR,
     "bicubic": Resampling.BICUBIC,
@@ -27,7 +25,6 @@ INTERPOLATIONS = {
 RANDOM = ("bilinear", "bicubic", "box", "nearest")
 RANDOM_TEST = "bicubic"
 TRIES = 10  # of random areas, until one fits into the image
-_LARGEST = 2**16  # pixels of a side, or width by height
 
 
 class Box(NamedTuple):
@@ -54,39 +51,9 @@ class View:
 
     @classmethod
     def from_section(cls, section) -> "View":
-        """Raises UserError, one line that names the field, for impossible values."""
+        """From a section that `configs.schema.validate` has accepted."""
         values = {field.name: getattr(section, field.name) for field in dataclasses.fields(cls)}
-        view = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        view.check()
-        return view
-
-    def check(self) -> None:
-        """Raises UserError, one line that names the field, for impossible values."""
-
-        def refuse(field: str, rule: str):
-            raise UserError(f"config.view.{field}={getattr(self, field)}: {rule}")
-
-        if self.size < 0:
-            refuse("size", "must be 0 or more")
-        if self.train not in TRAIN:
-            refuse("train", f"choose one of {', '.join(TRAIN)}")
-        if self.interpolation not in (*INTERPOLATIONS, "random"):
-            refuse("interpolation", f"choose one of {', '.join(INTERPOLATIONS)}, random")
-        for field in ("train_scale", "area", "aspect"):
-            values = getattr(self, field)
-            numbers = all(isinstance(v, int | float) for v in values) and len(values) == 2
-            if not numbers or not 0 < values[0] <= values[1] <= _LARGEST:
-                refuse(field, "must be two numbers above 0, the smaller one first")
-        if self.area[1] > 1:
-            refuse("area", "must be at most 1, the whole image")
-        if not all(isinstance(scale, int) for scale in self.train_scale):
-            refuse("train_scale", "must be whole numbers of pixels")
-        if self.square and self.train != "scale":
-            refuse("square", "goes with config.view.train=scale only")
-        if self.train == "scale" and self.size > self.train_scale[0]:
-            refuse("train_scale", f"must be config.view.size={self.size} or more")
-        if self.size > self.test_scale:
-            refuse("test_scale", f"must be config.view.size={self.size} or more")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def cut(
         self, image: bytes | np.ndarray, rng: np.random.Generator | None = None

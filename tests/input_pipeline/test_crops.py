@@ -192,7 +192,7 @@ def test_crops_of_an_unreadable_image_are_black_and_count_for_nothing():
 
 
 def view_section():
-    from configs.common import base
+    from configs.schema import base
 
     section = base().view
     section.update({"size": 16, "train_scale": (20, 20), "test_scale": 20})

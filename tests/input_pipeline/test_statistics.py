@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.common import base
+from configs.schema import base
 from errors import UserError
 from input_pipeline import sources, statistics
 from input_pipeline.split import ArraySplit, Info

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.common import base
+from configs.schema import base
 from errors import UserError
 from input_pipeline import batches, stream
 from input_pipeline.split import Info

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs.common import base
 from configs.lenet5 import get_config
+from configs.schema import base
 from errors import UserError
 from input_pipeline import augment
 from input_pipeline.statistics import Statistics

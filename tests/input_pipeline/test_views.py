@@ -8,10 +8,11 @@ import types
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from scipy import stats
 
-from configs.common import base
+from configs import lenet5, schema
 from errors import UserError
 from input_pipeline import decode, views
 
@@ -233,7 +234,7 @@ def test_center_is_torchvisions_resize_and_center_crop(shape, shorter):
         close(found, whole[top : top + 24, left : left + 24])
 
 
-@pytest.mark.parametrize("train", views.TRAIN)
+@pytest.mark.parametrize("train", schema.choices("view.train"))
 def test_encoded_images_give_the_views_of_their_pixels(train):
     image = photo(300, 410, grain=10)
     stream = io.BytesIO()
@@ -268,7 +269,7 @@ def test_random_interpolation_draws_four_equally_and_tests_with_bicubic():
 # --------------------------------------------------------------------------- all views
 
 
-@pytest.mark.parametrize("train", views.TRAIN)
+@pytest.mark.parametrize("train", schema.choices("view.train"))
 def test_a_view_is_a_function_of_the_generators_state(train):
     image = photo(80, 70)
     view = changed(train=train, train_scale=(30, 60), interpolation="random")
@@ -308,12 +309,16 @@ def section(**fields):
 
 
 def test_a_view_comes_from_a_config_section_and_can_be_sent():
-    from ml_collections import ConfigDict
-
     view = views.View.from_section(ConfigDict({**dataclasses.asdict(BASE), "other": 1}))
     assert view == BASE
     assert views.View.from_section(section(area=[0.1, 0.2])).area == (0.1, 0.2)
     assert pickle.loads(pickle.dumps(view)) == view
+
+
+def config(**fields):
+    whole = lenet5.get_config("digits")
+    whole.view = ConfigDict({**dataclasses.asdict(BASE), **fields})
+    return whole
 
 
 @pytest.mark.parametrize(
@@ -340,13 +345,13 @@ def test_a_view_comes_from_a_config_section_and_can_be_sent():
 def test_impossible_values_are_refused_by_name(fields):
     name = next(iter(fields))
     with pytest.raises(UserError, match=rf"^config\.view\.{name}=.*: .+$") as caught:
-        views.View.from_section(section(**fields))
+        schema.validate(config(**fields))
     assert "\n" not in str(caught.value)
 
 
 def test_values_that_a_view_does_not_use_may_be_anything_sound():
-    views.View.from_section(section(train="area", train_scale=(1, 1)))
-    views.View.from_section(section(size=0, test_scale=0))
+    schema.validate(config(train="area", train_scale=(1, 1)))
+    schema.validate(config(size=0, test_scale=0))
 
 
 def test_a_real_photograph_keeps_its_colours_and_range():
@@ -354,7 +359,7 @@ def test_a_real_photograph_keeps_its_colours_and_range():
     from importlib import resources
 
     data = resources.files("sklearn.datasets.images").joinpath("china.jpg").read_bytes()
-    section = base().view
+    section = schema.base().view
     section.update({"size": 224, "train": "area"})
     whole, _ = views.View.from_section(section).cut(data)
     assert whole.shape == (224, 224, 3)
