@@ -4,6 +4,7 @@
 traceback.
 """
 
+import contextlib
 import unicodedata
 
 
@@ -23,6 +24,21 @@ class TryAgain(UserError):
     """What the same command, started again, may well mend: another process or machine is gone."""
 
     exit_code = 75  # EX_TEMPFAIL: schedulers may be told to start such a one again
+
+
+@contextlib.contextmanager
+def reported(problem: str, advice: str, *kinds: type[Exception]):
+    """Turns exceptions of these kinds (none given: all) into a UserError; a UserError stays.
+
+    Its message is "PROBLEM (first line of the exception): ADVICE".
+    """
+    caught = kinds or (Exception,)
+    try:
+        yield
+    except UserError:
+        raise
+    except caught as error:
+        raise UserError(f"{problem} ({one_line(error)}): {advice}") from error
 
 
 def one_line(error: BaseException) -> str:

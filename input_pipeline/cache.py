@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +86,30 @@ def write_whole(path: pathlib.Path, write: Callable, prefix: str = ".") -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def stored(paths: list[pathlib.Path], parse: Callable[[dict], Any], make: Callable[[], dict]):
+    """parse(arrays) of the first file that exists, or of make(), whose arrays are then stored.
+
+    They are stored in the first file that can be written. Damaged files are made again. An error
+    in writing costs only time, so it is a message.
+    """
+    for path in filter(os.path.exists, paths):
+        try:
+            return parse(read_npz(path))
+        except (OSError, ValueError, KeyError) as error:
+            print(f"{path} is damaged ({one_line(error)}): made again", file=sys.stderr)
+    arrays, failure = make(), None
+    for path in paths:
+        try:
+            write_npz(path, **arrays)
+            break
+        except OSError as error:
+            failure = error
+    else:
+        if failure:
+            print(f"cannot write {paths[-1]} ({failure}): continuing without", file=sys.stderr)
+    return parse(arrays)
 
 
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:

@@ -11,7 +11,6 @@ import dataclasses
 import io
 import json
 import multiprocessing
-import os
 import pathlib
 import re
 import sys
@@ -19,7 +18,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from errors import UserError, one_line
+from errors import UserError, reported
 from input_pipeline import cache, copy_info, decode, views
 from input_pipeline.copy_info import CopyInfo
 from input_pipeline.split import Split
@@ -96,12 +95,10 @@ def _start(folder: pathlib.Path, copy: CopyInfo) -> None:
             f"{folder} already holds another copy ({present.description}, of {present.examples}):"
             " delete it, or choose another --out"
         )
-    try:
+    text = json.dumps(dataclasses.asdict(copy), indent=2) + "\n"
+    with reported(f"cannot write to {folder}", "choose another --out", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(copy), indent=2) + "\n"
         cache.write_whole(folder / copy_info.FILE, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error}): choose another --out") from error
 
 
 def _template(folder: pathlib.Path, set_name: str, split: str):
@@ -183,13 +180,13 @@ def _write_shard(shard: _Shard) -> tuple[int, list[str]]:
     splits, copy = _shared
     split = splits[shard.split]
     features = _features(split.info.class_names, copy.quality)
-    temporary = shard.path.with_name(f".{shard.path.name}.{os.getpid()}")
     messages = []
-    try:
+
+    def write(file) -> None:
         # group_size 1: random access reads one example, not a block. JPEGs gain nothing from
         # compression, and pixels must need no decoding.
         options = "group_size:1,uncompressed"
-        writer = array_record_module.ArrayRecordWriter(str(temporary), options)
+        writer = array_record_module.ArrayRecordWriter(file.name, options)
         for i in range(shard.first, shard.last):
             data, label, name = split.read(i)
             try:
@@ -205,16 +202,11 @@ def _write_shard(shard: _Shard) -> tuple[int, list[str]]:
             example = {"image": _content(picture, copy.quality), "label": label}
             writer.write(features.serialize_example(example))
         writer.close()
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, shard.path)
-    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError
-        raise UserError(
-            f"cannot copy to {shard.path} ({one_line(error)}): check the folders and the free"
-            " space, then run the same command again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    advice = "check the folders and the free space, then run the same command again"
+    # array_record raises RuntimeError
+    with reported(f"cannot copy to {shard.path}", advice, OSError, RuntimeError):
+        cache.write_whole(shard.path, write)
     return shard.last - shard.first - len(messages), messages
 
 

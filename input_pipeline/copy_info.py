@@ -6,7 +6,7 @@ import pathlib
 import re
 import typing
 
-from errors import UserError, one_line
+from errors import UserError, reported
 
 VERSION = 1
 FILE = "canon_copy.json"
@@ -82,12 +82,12 @@ def read(folder: pathlib.Path) -> CopyInfo | None:
     Raises UserError if another version of Canon wrote the copy, or the file is damaged.
     """
     path = folder / FILE
-    try:
-        fields = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path} ({one_line(error)}): make the copy again") from error
+    problem, advice = f"cannot read {path}", "make the copy again"
+    with reported(problem, advice, OSError, ValueError, RecursionError):
+        try:
+            fields = json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
     if not isinstance(fields, dict) or not _is_valid(fields):
         raise UserError(
             f"{folder} was prepared by another version of Canon: make the copy again, with"

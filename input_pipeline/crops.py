@@ -108,10 +108,6 @@ class Crops:
         """Crops per image, without mirror images."""
         return len(KINDS[self.kind](self.size, self.size, self.size)) * len(self.scales)
 
-    def blank(self, image_shape: tuple[int, int, int]) -> np.ndarray:
-        """Black crops, in place of an unreadable image. image_shape: `Info.image_shape`."""
-        return np.zeros((self.count, self.size, self.size, image_shape[2]), np.uint8)
-
     def cut(self, image: bytes | np.ndarray, rng=None) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [crops, size, size, channels], scale by scale, and their offsets int32 [crops, 2].
 
@@ -136,10 +132,6 @@ class Whole:
 
     shorter: int
     interpolation: str = "bilinear"
-
-    def blank(self, image_shape: tuple[int, int, int]) -> np.ndarray:
-        """A black square, in place of an unreadable image."""
-        return np.zeros((self.shorter, self.shorter, image_shape[2]), np.uint8)
 
     def cut(self, image: bytes | np.ndarray, rng=None) -> tuple[np.ndarray, tuple[int, int]]:
         """uint8 [height, width, channels], and no offset; see `Crops.cut`."""

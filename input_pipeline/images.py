@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from errors import UserError, one_line, printable
+from errors import UserError, printable, reported
 from input_pipeline import decode, folder
 from input_pipeline.split import Info, Split
 
@@ -116,14 +116,9 @@ def _decoded_if_rare(data: bytes) -> bytes | np.ndarray:
     return data
 
 
-@contextlib.contextmanager
 def _user_errors(path: str):
-    """Turns errors of reading an image file into UserError."""
+    """A context that turns errors of reading an image file into UserError."""
     if not pathlib.Path(path).is_file():
         raise UserError(f"no image file {path}: give paths to PNG or JPEG files in --images")
-    try:
-        yield
-    except (decode.BadImage, OSError) as error:
-        raise UserError(
-            f"cannot read {path} as an image ({one_line(error)}): give a PNG or JPEG file"
-        ) from error
+    problem, advice = f"cannot read {path} as an image", "give a PNG or JPEG file"
+    return reported(problem, advice, decode.BadImage, OSError)

@@ -4,17 +4,15 @@
     python -m input_pipeline.prepare imagenet2012 --shorter_side=256 [--data_dir=DIR] [--out=DIR]
     python -m input_pipeline.prepare PATH/TO/FOLDER --shorter_side=256 --out=DIR
 
-The first command downloads a set. It needs a network connection and the optional extra
-pip install '.[prepare]' (TFDS encodes images with TensorFlow). imagenet2012 also needs ImageNet's
-own files, which only its account holders get: put ILSVRC2012_img_train.tar and
-ILSVRC2012_img_val.tar into DIR/downloads/manual.
+The first downloads a set. It needs a network connection and pip install '.[prepare]' (TFDS encodes
+images with TensorFlow). imagenet2012 also needs ImageNet's own files, for its account holders: put
+ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into DIR/downloads/manual.
 
-The other commands copy a prepared set, or a folder of images (FOLDER/train and FOLDER/val, or only
-class folders with --test_fraction), so that training decodes small images. To train on the copy,
-use --config.dataset.name=imagenet2012_256 --config.dataset.data_dir=DIR. --square keeps central
+The others copy a prepared set or a folder of images (FOLDER/train and FOLDER/val, or only class
+folders with --test_fraction), so that training decodes small images. Train on the copy with
+--config.dataset.name=imagenet2012_256 --config.dataset.data_dir=DIR. --square keeps central
 squares, as AlexNet did. --raw stores pixels instead of JPEGs: six times the space, no decoding; the
-copy is then called imagenet2012_256_raw. Finished parts are kept: an interrupted command can be
-run again.
+copy is called imagenet2012_256_raw. An interrupted command can be run again: it keeps what is done.
 """
 
 import argparse
@@ -22,7 +20,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from errors import UserError, one_line
+from errors import UserError, one_line, reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,19 +115,18 @@ def _download(arguments) -> str:
         raise UserError(
             "preparing a set needs TensorFlow: pip install '.[prepare]', then run again"
         ) from error
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # no network, no space, a server's error
-        instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
-        if instructions and not (manual.is_dir() and any(manual.iterdir())):
+    advice = "check the connection and the free space, then run the same command again"
+    with reported(f"could not download and prepare {arguments.name}", advice):
+        try:
+            builder.download_and_prepare()
+        except Exception as error:
+            instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+            if not instructions or (manual.is_dir() and any(manual.iterdir())):
+                raise
             raise UserError(
                 f"{arguments.name} needs files that you put into {manual}, which is empty:"
                 f" {' '.join(instructions.split())[:400]}"
             ) from error
-        raise UserError(
-            f"could not download and prepare {arguments.name} ({one_line(error)}): check the"
-            " connection and the free space, then run the same command again"
-        ) from error
     return f"prepared: {builder.data_dir}"
 
 

@@ -9,9 +9,8 @@ import pathlib
 
 from errors import UserError
 from input_pipeline import digits, folder
-from input_pipeline.records import RecordSplit
 from input_pipeline.split import ArraySplit, Info, Split
-from input_pipeline.tfds_sets import PreparedSet
+from input_pipeline.tfds_sets import PreparedSet, RecordSplit
 
 DIGITS, FOLDER = "digits", folder.NAME
 _LARGEST_IN_MEMORY = 2**32  # bytes of a split's images

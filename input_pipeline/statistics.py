@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from errors import UserError, one_line
+from errors import UserError, reported
 from input_pipeline import cache, sources
 from input_pipeline.split import ArraySplit, Split
 
@@ -40,9 +40,13 @@ class Statistics:
     eigenvectors: np.ndarray
     examples: int
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields as arrays, to be stored."""
+        return {name: np.asarray(value) for name, value in vars(self).items()}
+
     def save(self, path: pathlib.Path) -> None:
         """Writes a .npz file atomically. Raises OSError."""
-        cache.write_npz(path, **{k: np.asarray(v) for k, v in vars(self).items()})
+        cache.write_npz(path, **self.arrays())
 
 
 def from_arrays(arrays: dict[str, np.ndarray]) -> Statistics:
@@ -60,13 +64,9 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> Statistics:
 
 def load(path: pathlib.Path) -> Statistics:
     """Reads a file that `save` wrote. Raises UserError if it is missing or damaged."""
-    try:
+    advice = "delete the file to have them computed again"
+    with reported(f"cannot read the statistics {path}", advice, OSError, ValueError):
         return from_arrays(cache.read_npz(path))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read the statistics {path} ({one_line(error)}): delete the file to have them"
-            " computed again"
-        ) from error
 
 
 def compute(images: Iterable[np.ndarray], count: int, title: str) -> Statistics:
@@ -134,26 +134,13 @@ def find_or_compute(
     load_split: gives the split, if the caller may have loaded it. workers: see `stream.Reading`.
     Raises UserError if the split cannot be loaded or its images differ in size.
     """
-    paths = _paths(dataset, view)
-    for path in paths:
-        if path.exists():
-            try:
-                return load(path)
-            except UserError:
-                print(f"the statistics {path} are damaged: computed again", file=sys.stderr)
-    split = load_split() if load_split else sources.load(dataset, dataset.train_split)
-    title = f"statistics of {dataset.name} {dataset.train_split}, once"
-    statistics = compute(_images(dataset, split, view, workers), len(split), title)
-    failure = None
-    for path in paths:
-        try:
-            statistics.save(path)
-            return statistics
-        except OSError as error:
-            failure = error
-    if failure:
-        print(f"cannot store the statistics ({failure}): continuing", file=sys.stderr)
-    return statistics
+
+    def make() -> dict[str, np.ndarray]:
+        split = load_split() if load_split else sources.load(dataset, dataset.train_split)
+        title = f"statistics of {dataset.name} {dataset.train_split}, once"
+        return compute(_images(dataset, split, view, workers), len(split), title).arrays()
+
+    return cache.stored(_paths(dataset, view), from_arrays, make)
 
 
 def _counted(view) -> tuple[int, int]:
@@ -167,7 +154,7 @@ def _counted(view) -> tuple[int, int]:
     return view.test_scale, view.test_scale if view.square else view.size
 
 
-def _images(dataset, split: Split, view, workers) -> Iterable[np.ndarray]:
+def _images(dataset, split: Split, view, workers: Callable | None) -> Iterable[np.ndarray]:
     """The images that count, uint8 [h, w, c], all of one size."""
     scale, side = _counted(view)
     if not side:

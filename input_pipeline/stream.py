@@ -1,9 +1,8 @@
-"""Batches of images that are decoded as they are needed: Grain, as a function of (seed, step).
+"""Batches of images that Grain decodes when needed, as a pure function of (seed, step).
 
-What stands at a place of a batch follows from (seed, step, place) alone: which example
-(`batches.batch_indices`), and what its view cuts out (a generator keyed by the position in the
-endless sequence of examples). So a run goes on at any step at no cost, and threads, processes,
-devices and hosts change nothing.
+Seed, step and place in the batch determine which example it is (`batches.batch_indices`) and its
+view (from a generator keyed by the position in the endless sequence of examples). So a run can
+resume at any step, and threads, processes, devices and hosts do not change the result.
 """
 
 import contextlib
@@ -17,15 +16,15 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from errors import TryAgain, UserError, one_line
+from errors import TryAgain, UserError, one_line, reported
 from input_pipeline import batches
-from input_pipeline.crops import bucket
+from input_pipeline.crops import Crops, Whole, bucket
 from input_pipeline.decode import BadImage
 from input_pipeline.split import ArraySplit, Split
 from input_pipeline.views import View
 
-_MOST_IN_A_ROW = 100  # unreadable images, before a set counts as broken
-_LARGEST_PART = 8  # examples that one call of a thread reads
+_MOST_IN_A_ROW = 100  # unreadable images, before a set counts as unreadable
+_LARGEST_PART = 8  # examples that a thread reads in one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Reading:
 
     @classmethod
     def from_sections(cls, dataset, view, workers: Callable | None = None) -> "Reading":
-        """From the sections `dataset` and `view` of a config."""
+        """From the sections `dataset` and `view` of a config. Raises UserError for a bad view."""
         return cls(View.from_section(view), dataset.on_bad_image, workers)
 
     def in_memory(self, split: Split) -> bool:
@@ -53,16 +52,16 @@ class Reading:
 
 @dataclasses.dataclass
 class _Parts:
-    """A Grain source: examples one after the other, `size` of them or fewer at once.
+    """A Grain source. Each element is a part of a batch: up to `size` consecutive examples.
 
-    For what Grain does costs as much for one example as for many. Each batch is several parts.
-    In training (order given) place p of this process is place p % share of its share of batch
-    first + p // share; in evaluation it is example p.
+    (Grain's cost per element does not depend on the element's size.) In training (order given)
+    place p of this process is place p % share of its share of batch first + p // share. In
+    evaluation it is example p.
     """
 
     split: Split
     reading: Reading
-    reader: object  # a View, Crops or Whole: has cut(image, rng) and blank(image_shape)
+    cutter: View | Crops | Whole
     count: int  # of examples
     share: int  # of a batch, for this process
     size: int
@@ -74,76 +73,77 @@ class _Parts:
         return -(-self.share // self.size)
 
     def __len__(self) -> int:
-        batches, rest = divmod(self.count, self.share)
-        return batches * self.in_batch + -(-rest // self.size)
+        whole, rest = divmod(self.count, self.share)
+        return whole * self.in_batch + -(-rest // self.size)
 
     def __getitem__(self, part: int) -> dict:
         batch, number = divmod(part, self.in_batch)
         start = batch * self.share + number * self.size
         end = min(start + self.size, (batch + 1) * self.share, self.count)
         examples = [self._at(place) for place in range(start, end)]
-        pixels, labels, offsets, skipped, mask = zip(*examples, strict=True)
-        return {
-            "image": np.stack(pixels),
-            "label": np.array(labels, np.int32),
-            "offset": np.array(offsets, np.int32),
-            "skipped": np.array(skipped, np.int32),
-            "mask": np.array(mask, np.float32),
-        }
+        return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
-    def _at(self, place: int) -> tuple:
+    def _at(self, place: int) -> dict:
         order = self.order
         if order is None:
             return self._example(place, None)
         step, within = divmod(place, self.share)
         share = (self.first + step) * order.processes + order.process
         position = share * self.share + within
-        # The counter keeps clear of `batch_indices`, which has the same kind of key.
+        # The counter makes the draws independent of those of `batch_indices`, with the same key.
         key, counter = np.array([order.seed, position], np.uint64), [0, 0, 0, 1]
         rng = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        return self._example(batches.example_index(order.seed, position, len(self.split)), rng)
+        (index,) = batches.batch_indices(order.seed, position, 1, len(self.split))
+        return self._example(int(index), rng)
 
-    def _example(self, index: int, rng: np.random.Generator | None) -> tuple:
-        """Pixels, label, offset, images skipped for it, mask. Where the example is unreadable and
-        `skip` is asked for: in training the one behind it, in evaluation a black image that
-        counts for nothing."""
-        info = self.split.info
+    def _example(self, index: int, rng: np.random.Generator | None) -> dict:
+        """One example. If it is unreadable and may be skipped: in training the next example, in
+        evaluation a black image with mask 0."""
+        info, mask = self.split.info, 1
         for skipped in range(_MOST_IN_A_ROW):
+            image, label, name = self._read((index + skipped) % len(self.split))
             try:
-                image, label, name = self.split.read((index + skipped) % len(self.split))
-            except OSError as error:  # never skipped: perhaps a whole disk is gone
-                raise UserError(
-                    f"cannot read an example of {info.name} ({error}): check the folder, then run"
-                    " the same command again"
-                ) from error
-            self._check_label(label, name)
-            try:
-                pixels, offset = self.reader.cut(image, rng)
-                return pixels, label, offset, skipped, 1
+                pixels, offset = self.cutter.cut(image, rng)
             except BadImage as error:
-                what = f"{name} ({one_line(error)})"
-                if self.reading.on_bad_image == "error":
-                    raise UserError(
-                        f"cannot read {what}: replace or delete it, or leave out what cannot be"
-                        " read by --config.dataset.on_bad_image=skip"
-                    ) from error
-                _say_once(f"skipped {what}")
-                if rng is None:
-                    blank = self.reader.blank(info.image_shape)
-                    return blank, label, np.zeros((*blank.shape[:-3], 2)), 1, 0
+                self._refuse_or_skip(f"{name} ({one_line(error)})", error)
+                if rng is not None:
+                    continue
+                height, width, channels = info.image_shape
+                black = np.zeros((height or 1, width or 1, channels), np.uint8)
+                (pixels, offset), mask = self.cutter.cut(black), 0
+            return {
+                "image": pixels,
+                "label": np.int32(label),
+                "offset": np.asarray(offset, np.int32),
+                "mask": np.float32(mask),
+                "skipped": np.int32(skipped),
+            }
         raise UserError(f"{_MOST_IN_A_ROW} images in a row of {info.name} cannot be read")
 
-    def _check_label(self, label: int, name: str) -> None:
+    def _read(self, index: int) -> tuple[bytes | np.ndarray, int, str]:
         info = self.split.info
+        advice = "check the folder, then run the same command again"
+        # Never skipped: the whole disk may be missing.
+        with reported(f"cannot read an example of {info.name}", advice, OSError):
+            image, label, name = self.split.read(index)
         if not 0 <= label < info.num_classes:
             raise UserError(
-                f"{name}: its label is {label}, but {info.name} names {info.num_classes} classes:"
-                " prepare the data set again"
+                f"{name}: its label is {label}, but {info.name} has {info.num_classes} class"
+                " names: prepare the data set again"
             )
+        return image, label, name
+
+    def _refuse_or_skip(self, image: str, error: BadImage) -> None:
+        if self.reading.on_bad_image == "error":
+            raise UserError(
+                f"cannot read {image}: replace or delete it, or leave out unreadable images with"
+                " --config.dataset.on_bad_image=skip"
+            ) from error
+        _print_once(f"skipped {image}")
 
 
 @functools.lru_cache(maxsize=10_000)
-def _say_once(message: str) -> None:
+def _print_once(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
@@ -155,18 +155,18 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def _opened(split: Split, reading: Reading, count: int, share: int, reader=None, **options):
-    """join(n): the next n batches, of `share` examples each, as arrays [examples, ...].
+def _opened(split: Split, reading: Reading, count: int, share: int, cutter=None, **options):
+    """Gives join(n): the next n batches of `share` examples, as arrays [examples, ...].
 
-    Fewer where fewer are left, none: None. reader, options: see `_Parts`. Some two batches are
-    decoded ahead, or two for each process.
+    The last ones may have fewer examples; after the end join returns None. cutter, options: see
+    `_Parts`. About two batches are decoded ahead, or two per worker process.
     """
     import grain
 
-    # Each process makes whole batches, every workers-th one.
+    # A worker process makes whole batches, a thread makes parts of them.
     threads = 1 if reading.workers else min(16, cores())
     size = share if reading.workers else max(1, min(_LARGEST_PART, share // threads))
-    parts = _Parts(split, reading, reader or reading.view, count, share, size, **options)
+    parts = _Parts(split, reading, cutter or reading.view, count, share, size, **options)
     ahead = 1 if reading.workers else threads + 2 * parts.in_batch
     dataset = grain.MapDataset.source(parts).to_iter_dataset(grain.ReadOptions(threads, ahead))
     if reading.workers:
@@ -175,7 +175,7 @@ def _opened(split: Split, reading: Reading, count: int, share: int, reader=None,
 
     def join(count: int) -> dict | None:
         try:
-            found = list(itertools.islice(iterator, count * parts.in_batch))
+            elements = list(itertools.islice(iterator, count * parts.in_batch))
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):  # Grain's words
                 raise
@@ -183,10 +183,8 @@ def _opened(split: Split, reading: Reading, count: int, share: int, reader=None,
                 "a process that decodes images ended (out of memory?): run the same command again,"
                 " perhaps with fewer config.dataset.workers"
             ) from error
-        if not found:
-            return None
-        # Always copied, once: what comes from a process is in memory shared with it.
-        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        # Always copied: elements from a process are in shared memory.
+        return _concatenated(elements) if elements else None
 
     try:
         yield join
@@ -194,15 +192,29 @@ def _opened(split: Split, reading: Reading, count: int, share: int, reader=None,
         iterator.close()
 
 
+def _concatenated(elements: list[dict]) -> dict:
+    return {name: np.concatenate([e[name] for e in elements]) for name in elements[0]}
+
+
+def _divided(batch: dict, size: int, devices: int) -> dict:
+    """An evaluation batch, padded with zeros to `size` examples and divided among devices."""
+    missing = size - len(batch["label"])
+    if missing:
+        batch = {
+            name: np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+            for name, values in batch.items()
+        }
+    return {name: v.reshape(devices, -1, *v.shape[1:]) for name, v in batch.items()}
+
+
 class TrainBatches(Iterator[dict]):
     """The batches of a range of steps, dispatch(step) steps at a time.
 
     A batch has image uint8 [devices, count, share, height, width, channels], label int32
-    [devices, count, share] and, unless images come from memory as they are, offset int32
-    [devices, count, share, 2] (of the image in the view's square). count: steps of the dispatch;
-    share = batch_size / devices / processes.
+    [devices, count, share] and, if images are cut, offset int32 [devices, count, share, 2] (see
+    `View.place`). count: steps of the dispatch; share = batch_size / devices / processes.
 
-    skipped: how many unreadable images the batches so far have replaced by the next example.
+    skipped: how many unreadable images have been replaced by the next example so far.
     Call `close` to end the workers. Iteration raises UserError for an unreadable image (unless it
     is to be skipped) and for a label out of range.
     """
@@ -255,73 +267,64 @@ class TrainBatches(Iterator[dict]):
 
 
 def eval_batches(
-    split: Split, reading: Reading, batch_size: int, devices: int, reader=None
+    split: Split, reading: Reading, batch_size: int, devices: int, crops: Crops | None = None
 ) -> Iterator[dict]:
     """Every example once, in order: image, label and mask [devices, batch_size / devices, ...].
 
     The last batch is padded; `mask` (float32) is 0 on padding and on unreadable images that are
-    skipped. reader: what cuts an image if not the test view, e.g. `crops.Crops`, whose offsets
-    int32 [..., crops, 2] are then in the batch. Raises as `TrainBatches`.
+    skipped. crops: cut in place of the test view; their offsets int32 [..., crops, 2] are then in
+    the batch. Raises as `TrainBatches`.
     """
-    if reader is None and reading.in_memory(split):
+    if crops is None and reading.in_memory(split):
         yield from batches.eval_batches(split, batch_size, devices)
         return
-    with _opened(split, reading, len(split), batch_size, reader) as join:
+    with _opened(split, reading, len(split), batch_size, crops) as join:
         while batch := join(1):
-            missing = batch_size - len(batch["label"])
-            if missing:
-                batch = {
-                    name: np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
-                    for name, values in batch.items()
-                }
             del batch["skipped"]
-            if reader is None:
+            if crops is None:
                 del batch["offset"]  # the test view is in the middle
-            yield {name: v.reshape(devices, -1, *v.shape[1:]) for name, v in batch.items()}
+            yield _divided(batch, batch_size, devices)
 
 
 def whole_batches(
-    split: Split, reading: Reading, whole, pixels: int, devices: int
+    split: Split, reading: Reading, whole: Whole, pixels: int, devices: int
 ) -> Iterator[dict]:
-    """Every example once: whole images, those of about one size together.
+    """Every example once: whole images, those of similar size together.
 
-    whole: a `crops.Whole`. pixels: how many a batch may have, if that is enough for one image a
-    device; the last batch of a shape has no more than it needs, to the next power of two.
-    Yields image uint8 [devices, n, height, width, channels], each image at its top left and the
-    rest filled up with zeros; size int32 [devices, n, 2], of the image in it; label and mask as
-    in `eval_batches`; index int32 [devices, n], of the example, -1 for none. Few
-    different shapes come (see `crops.bucket`). Raises as `TrainBatches`.
+    pixels: the most per batch, if that is enough for one image per device. The last batch of a
+    shape is padded only to the next power of two per device.
+    Yields image uint8 [devices, n, height, width, channels], each image at the top left, padded
+    with zeros; size int32 [devices, n, 2], the image's own; label and mask as in `eval_batches`;
+    index int32 [devices, n], of the example, -1 for padding. There are few shapes (see
+    `crops.bucket`). Raises as `TrainBatches`.
     """
-    waiting: dict = {}  # by shape
+    waiting: dict[tuple[int, int], list[dict]] = {}  # examples by shape
 
     def together(shape: tuple[int, int], examples: list[dict], count: int) -> dict:
-        channels = examples[0]["image"].shape[-1]
-        batch = {
-            "image": np.zeros((count, *shape, channels), np.uint8),
-            "size": np.full((count, 2), shape, np.int32),
-            "index": np.full(count, -1, np.int32),
-            "label": np.zeros(count, np.int32),
-            "mask": np.zeros(count, np.float32),
-        }
-        for i, example in enumerate(examples):
-            height, width = example["image"].shape[1:3]
-            batch["image"][i, :height, :width] = example["image"][0]
-            batch["size"][i] = height, width
-            for name in ("index", "label", "mask"):
-                batch[name][i] = example[name][0]
-        return {name: v.reshape(devices, -1, *v.shape[1:]) for name, v in batch.items()}
+        batch = _divided(_concatenated(examples), count, devices)
+        padding = np.arange(count).reshape(devices, -1) >= len(examples)
+        batch["size"][padding], batch["index"][padding] = shape, -1
+        return batch
 
     def capacity(shape: tuple[int, int]) -> int:
         return max(1, pixels // (math.prod(shape) * devices)) * devices
 
     with _opened(split, reading, len(split), 1, whole) as join:
-        index = 0
-        while example := join(1):
-            example["index"] = [index]
-            index += 1
-            shape = tuple(map(bucket, example["image"].shape[1:3]))
+        for index in range(len(split)):
+            example = join(1)
+            height, width = example["image"].shape[1:3]
+            rows, columns = shape = bucket(height), bucket(width)
+            margins = (0, 0), (0, rows - height), (0, columns - width), (0, 0)
             examples = waiting.setdefault(shape, [])
-            examples.append(example)
+            examples.append(
+                {
+                    "image": np.pad(example["image"], margins),
+                    "size": np.array([[height, width]], np.int32),
+                    "index": np.array([index], np.int32),
+                    "label": example["label"],
+                    "mask": example["mask"],
+                }
+            )
             if len(examples) == capacity(shape):
                 yield together(shape, waiting.pop(shape), len(examples))
     for shape, examples in waiting.items():

@@ -1,18 +1,28 @@
 """Data sets that TFDS prepared, in the `array_record` format. Reading them needs no TensorFlow."""
 
+import contextlib
 import dataclasses
 import functools
+import operator
 import os
 import pathlib
 import sys
+import threading
 
 import numpy as np
 
-from errors import UserError, one_line, printable
+from errors import UserError, one_line, printable, reported
 from input_pipeline import cache, copy_info
-from input_pipeline.split import Info
+from input_pipeline.split import Info, Split
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None
 
 UNLABELLED_TEST = ("imagenet2012", "places365_small")  # every label of their test split is -1
+_LOCK = threading.Lock()
+_OPEN_FILES = 65_536
 
 
 def root(data_dir: str) -> pathlib.Path:
@@ -67,13 +77,8 @@ class PreparedSet:
         copy_info.read(self.directory)  # raises for a copy by another version of Canon
         import tensorflow_datasets as tfds
 
-        try:
+        with reported(f"cannot read the data set in {self.directory}", "prepare it again"):
             builder = tfds.builder_from_directory(self.directory)
-        except Exception as error:  # TFDS raises many types for bad files
-            raise UserError(
-                f"cannot read the data set in {self.directory} ({one_line(error)}): prepare it"
-                " again"
-            ) from error
         features, file_format = builder.info.features, builder.info.file_format.value
         if not {"image", "label"} <= set(features):
             raise UserError(
@@ -114,23 +119,10 @@ class PreparedSet:
     def arrays(self, split: str, cache_dir: str) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [n, height, width, channels] and labels int32 [n] of a split.
 
-        They are decoded once, then read from a cache on disk. A damaged cache file is made again.
-        An error in writing it only costs time, so it is a warning.
+        They are decoded once, then read from a cache on disk.
         """
-        path = self.cache_file(split, cache_dir)
-        try:
-            stored = cache.read_npz(path)
-            return stored["images"], stored["labels"]
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError) as error:
-            print(f"the cache {path} is damaged ({one_line(error)}): made again", file=sys.stderr)
-        images, labels = self._decode(split)
-        try:
-            cache.write_npz(path, images=images, labels=labels)
-        except OSError as error:
-            print(f"cannot write the cache {path} ({error}): continuing without", file=sys.stderr)
-        return images, labels
+        path, parse = self.cache_file(split, cache_dir), operator.itemgetter("images", "labels")
+        return cache.stored([path], parse, lambda: self._decode(split))
 
     def cache_file(self, split: str, cache_dir: str) -> pathlib.Path:
         """The cache file of a split. Its name changes with any change of the set's files."""
@@ -138,22 +130,95 @@ class PreparedSet:
         key = (str(self.directory.resolve()), split)
         return cache.root(cache_dir) / "arrays" / cache.file_name(self.directory, words, key)
 
-    def _decode(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def _decode(self, split: str) -> dict[str, np.ndarray]:
         from tqdm import tqdm
 
         shape = self.builder.info.features["image"].shape
-        try:
+        with reported(f"cannot read {self.name} {split} in {self.directory}", "prepare it again"):
             source = self.builder.as_data_source(split=split)
             images = np.empty((len(source), *shape), np.uint8)
             labels = np.empty(len(source), np.int32)
-            title = f"decoding {self.name} {split}, once"
-            quiet = not sys.stderr.isatty()
+            title, quiet = f"decoding {self.name} {split}, once", not sys.stderr.isatty()
             for i in tqdm(range(len(source)), desc=title, disable=quiet, leave=False):
                 example = source[i]
                 images[i], labels[i] = example["image"], example["label"]
-        except Exception as error:  # damaged or missing record files
+        return {"images": images, "labels": labels}
+
+
+@dataclasses.dataclass
+class RecordSplit(Split):
+    """A split that stays on disk: images of any size, decoded when needed.
+
+    It can be pickled: a worker process opens its own files.
+    """
+
+    info: Info
+    directory: pathlib.Path
+    split: str
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getstate__(self) -> dict:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def _features(self, i: int):
+        """The stored features of example i, by name. The first call opens the files."""
+        if "_source" not in self.__dict__:
+            with _LOCK:
+                if "_source" not in self.__dict__:  # no other thread has opened them meanwhile
+                    self._source = self._open()
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        return tf_example_pb2.Example.FromString(self._source[i]).features.feature
+
+    def _open(self):
+        import tensorflow_datasets as tfds
+
+        _allow_open_files()
+        builder = PreparedSet(self.info.name, self.directory).builder
+        # TFDS's own parsing takes twice the time and does not run in parallel threads.
+        method = tfds.decode.DeserializeMethod.RAW_BYTES
+        return builder.as_data_source(split=self.split, deserialize_method=method)
+
+    def read(self, i: int) -> tuple[bytes | np.ndarray, int, str]:
+        """See `Split.read`. The image of a raw copy is uint8 RGB [height, width, 3], read-only.
+
+        Raises UserError for damaged or missing record files.
+        """
+        name = f"example {i} of {self.info.name} {self.split}"
+        try:
+            features = self._features(i)
+            if "image" in features:
+                image = features["image"].bytes_list.value[0]
+            else:  # a raw copy
+                shape = features["image/shape"].int64_list.value
+                values = features["image/value"].bytes_list.value[0]
+                image = np.frombuffer(values, np.uint8).reshape(shape)
+            label = features["label"].int64_list.value[0]
+        except Exception as error:  # TFDS and array_record raise many types
+            advice = "prepare it again"
+            if "Too many open files" in str(error):
+                advice = "raise the limit (`ulimit -n 4096`), then run the same command again"
             raise UserError(
-                f"cannot read {self.name} {split} in {self.directory} ({one_line(error)}): prepare"
-                " it again"
+                f"cannot read {name} in {self.directory} ({one_line(error)}): {advice}"
             ) from error
-        return images, labels
+        class_names = self.info.class_names
+        if 0 <= label < len(class_names):
+            name = f"{name} (class {class_names[label]})"
+        return image, label, name
+
+
+def _allow_open_files() -> None:
+    """Raises this process's limit of open files as far as allowed.
+
+    One file stays open for each shard of a set: ImageNet has 1,024, which is also the usual limit.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS allows fewer than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

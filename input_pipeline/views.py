@@ -70,11 +70,6 @@ class View:
         box, offset = self.place(picture.height, picture.width, rng)
         return picture.cut(box, (self.size,) * 2, resampling(self.interpolation, rng)), offset
 
-    def blank(self, image_shape: tuple[int, int, int]) -> np.ndarray:
-        """A black view, in place of an unreadable image. image_shape: `Info.image_shape`."""
-        height, width, channels = image_shape
-        return np.zeros((self.size or height, self.size or width, channels), np.uint8)
-
     def place(
         self, height: int, width: int, rng: np.random.Generator | None
     ) -> tuple[Box, tuple[int, int]]:

@@ -137,7 +137,7 @@ def test_more_shards_than_files_may_be_open(photographs, tmp_path, monkeypatch):
     try:
         few = len(os.listdir("/dev/fd")) + count // 2
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, limits[1]))
-        with pytest.raises(UserError, match=r"too many files are open.*ulimit -n"):
+        with pytest.raises(UserError, match=r"Too many open files.*ulimit -n"):
             pictures(again)
         assert len(pictures(split)[0]) == count
     finally:

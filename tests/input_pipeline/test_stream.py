@@ -330,7 +330,7 @@ def test_an_unreadable_image_names_itself(workers):
 
 
 def test_skipped_images_are_counted_and_named_once(capsys):
-    stream._say_once.cache_clear()
+    stream._print_once.cache_clear()
     iterator = training(Pictures(bad=(7,)), last=5, on_bad_image="skip")
     found = list(iterator)
     levels = flat(found)[:, :, 0, 0, 0] // 10
