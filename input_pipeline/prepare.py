@@ -60,30 +60,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _copy(arguments) -> str:
     """Makes a copy with smaller images. Returns the line to print."""
-    from configs.schema import base
-    from input_pipeline import copies, sources, stream
+    from input_pipeline import copies, stream
     from input_pipeline.copy_info import CopyInfo
+    from input_pipeline.folder import ImageFolder
     from input_pipeline.tfds_sets import PreparedSet
 
     if arguments.shorter_side < 1:
         raise UserError(f"--shorter_side={arguments.shorter_side}: must be 1 or more")
     if not 1 <= arguments.quality <= 100:
         raise UserError(f"--quality={arguments.quality}: must be in 1 .. 100")
-    dataset = base().dataset
     folder = pathlib.Path(arguments.name).expanduser()
     if folder.is_dir():
-        dataset.name, dataset.data_dir = sources.FOLDER, str(folder)
-        dataset.test_fraction = arguments.test_fraction
-        source, names = folder.resolve().name, ["train", "test"]
+        name, names = folder.resolve().name, ["train", "test"]
+        source = ImageFolder(str(folder), test_fraction=arguments.test_fraction)
     else:
-        source = dataset.name = arguments.name
-        dataset.data_dir = arguments.data_dir
-        names = PreparedSet.find(source, arguments.data_dir).labelled_splits()
+        source = PreparedSet.find(arguments.name, arguments.data_dir)
+        name, names = arguments.name, source.labelled_splits()
     if not arguments.out and not arguments.data_dir:
         raise UserError("no folder for the copy: give --out=DIR")
-    splits = {name: sources.load(dataset, name) for name in names}
+    splits = {split: source.load(split) for split in names}
     copy = CopyInfo(
-        source,
+        name,
         arguments.shorter_side,
         arguments.square,
         0 if arguments.raw else arguments.quality,

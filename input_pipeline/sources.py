@@ -1,19 +1,16 @@
 """Data sets by name: the digits, a folder of images, or a set that TFDS prepared.
 
-`dataset` is the section of that name of a config, here and in every function below. A split is held
-in memory if its images have one size and are small enough; otherwise images are read when needed.
+`dataset` is the section of that name of a config, in every function below.
 """
 
-import math
 import pathlib
 
 from errors import UserError
 from input_pipeline import digits, folder
 from input_pipeline.split import ArraySplit, Info, Split
-from input_pipeline.tfds_sets import PreparedSet, RecordSplit
+from input_pipeline.tfds_sets import PreparedSet
 
 DIGITS, FOLDER = "digits", folder.NAME
-_LARGEST_IN_MEMORY = 2**32  # bytes of a split's images
 
 # Image shape (zeros: images differ in size) and class names of sets that --mode=summary can
 # describe before they are prepared.
@@ -88,20 +85,6 @@ def load(dataset, split: str, info: Info | None = None) -> Split:
     """
     if dataset.name == FOLDER:
         return _folder(dataset).load(split)
-    info = info or dataset_info(dataset)
     if dataset.name == DIGITS:
-        images, labels = digits.load(split)
-    else:
-        split, prepared = split_name(dataset, split), _prepared(dataset)
-        count = prepared.count(split)
-        if count == 0:
-            raise UserError(f"split {split!r} of {dataset.name} is empty: choose another split")
-        if 0 in info.image_shape or count * math.prod(info.image_shape) > _LARGEST_IN_MEMORY:
-            return RecordSplit(info, prepared.directory, split, count)
-        images, labels = prepared.arrays(split, dataset.cache_dir)
-    if labels.min() < 0 or labels.max() >= info.num_classes:
-        raise UserError(
-            f"{dataset.name}: labels run from {labels.min()} to {labels.max()}, but it has"
-            f" {info.num_classes} class names: prepare the data set again"
-        )
-    return ArraySplit(info, images, labels)
+        return ArraySplit(info or dataset_info(dataset), *digits.load(split))
+    return _prepared(dataset).load(split_name(dataset, split), dataset.cache_dir, info)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import operator
 import os
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 
 from errors import UserError, one_line, printable, reported
 from input_pipeline import cache, copy_info
-from input_pipeline.split import Info, Split
+from input_pipeline.split import ArraySplit, Info, Split
 
 try:
     import resource
@@ -23,6 +24,7 @@ except ImportError:  # Windows, which has no such limit
 UNLABELLED_TEST = ("imagenet2012", "places365_small")  # every label of their test split is -1
 _LOCK = threading.Lock()
 _OPEN_FILES = 65_536
+_LARGEST_IN_MEMORY = 2**32  # bytes of a split's images
 
 
 def root(data_dir: str) -> pathlib.Path:
@@ -116,13 +118,25 @@ class PreparedSet:
                 f" {', '.join(splits)}"
             ) from error
 
-    def arrays(self, split: str, cache_dir: str) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [n, height, width, channels] and labels int32 [n] of a split.
+    def load(self, split: str, cache_dir: str = "", info: Info | None = None) -> Split:
+        """A split, in memory if its images have one size and need at most 4 GB.
 
-        They are decoded once, then read from a cache on disk.
+        Arrays are decoded once, then read from a cache on disk. info: `dataset_info`, if it is
+        known already. Raises UserError for an unknown or empty split and for labels out of range.
         """
+        info, count = info or self.dataset_info(), self.count(split)
+        if count == 0:
+            raise UserError(f"split {split!r} of {self.name} is empty: choose another split")
+        if 0 in info.image_shape or count * math.prod(info.image_shape) > _LARGEST_IN_MEMORY:
+            return RecordSplit(info, self.directory, split, count)
         path, parse = self.cache_file(split, cache_dir), operator.itemgetter("images", "labels")
-        return cache.stored([path], parse, lambda: self._decode(split))
+        images, labels = cache.stored([path], parse, lambda: self._decode(split))
+        if labels.min() < 0 or labels.max() >= info.num_classes:
+            raise UserError(
+                f"{self.name}: labels run from {labels.min()} to {labels.max()}, but it has"
+                f" {info.num_classes} class names: prepare the data set again"
+            )
+        return ArraySplit(info, images, labels)
 
     def cache_file(self, split: str, cache_dir: str) -> pathlib.Path:
         """The cache file of a split. Its name changes with any change of the set's files."""
