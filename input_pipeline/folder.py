@@ -108,42 +108,34 @@ class ImageFolder:
                 f"{root} has no split {split!r}: with config.dataset.test_fraction the splits are"
                 " train and test"
             )
-        names = _class_folders(root)
-        self._check_classes(root, names, info)
-        paths, counts = [], []
-        for name in names:
-            files = _class_files(root, name)
-            if is_divided:
-                flags = _in_test(files, self.test_fraction)
-                in_split = split == "test"
-                files = [file for file, flag in zip(files, flags, strict=True) if flag == in_split]
-            paths += map(os.fsencode, files)
-            counts.append(len(files))
-        if not paths:
-            advice = "raise config.dataset.test_fraction" if is_divided else f"layout: {_LAYOUT}"
-            raise UserError(f"split {split!r} of {root} is empty: {advice}")
-        labels = [info.class_names.index(printable(name)) for name in names]
-        labels = np.repeat(np.array(labels, np.int32), counts)
-        ends = np.cumsum(np.fromiter(map(len, paths), np.int64, len(paths)))
-        return FolderSplit(info, labels, root, b"".join(paths), ends)
-
-    def _check_classes(self, root: str, names: tuple[str, ...], info: Info) -> None:
-        unknown = sorted(set(map(printable, names)) - set(info.class_names))
+        folders = _class_folders(root)
+        classes = list(map(printable, folders))
+        unknown = sorted(set(classes) - set(info.class_names))
         if unknown:
             more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
             raise UserError(
                 f"{root} has classes that {self._train_root()} does not have"
                 f" ({', '.join(unknown[:3])}{more}): move or rename their folders"
             )
+        paths, labels = [], []
+        for class_name, name in zip(classes, folders, strict=True):
+            files = _class_files(root, name)
+            if is_divided:
+                of_test = _test_files(files, self.test_fraction)
+                files = [file for file in files if (file in of_test) == (split == "test")]
+            paths += map(os.fsencode, files)
+            labels += [info.class_names.index(class_name)] * len(files)
+        if not paths:
+            advice = "raise config.dataset.test_fraction" if is_divided else f"layout: {_LAYOUT}"
+            raise UserError(f"split {split!r} of {root} is empty: {advice}")
+        ends = np.cumsum(np.fromiter(map(len, paths), np.int64, len(paths)))
+        return FolderSplit(info, np.array(labels, np.int32), root, b"".join(paths), ends)
 
     def _root(self) -> str:
         root = os.path.expanduser(self.data_dir)
-        if not root:
-            raise UserError(
-                f"no folder of images is given: set --config.dataset.data_dir=DIR with {_LAYOUT}"
-            )
         if not os.path.isdir(root):
-            raise UserError(f"no folder {root}: give --config.dataset.data_dir=DIR with {_LAYOUT}")
+            problem = f"no folder {root}" if root else "no folder of images is given"
+            raise UserError(f"{problem}: set --config.dataset.data_dir=DIR with {_LAYOUT}")
         return root
 
     def _train_root(self) -> str:
@@ -229,14 +221,14 @@ def _class_files(root: str, name: str) -> list[str]:
     return sorted(images)
 
 
-def _in_test(names: list[str], fraction: float) -> list[bool]:
-    """Which files of one class belong to the test split: a share `fraction`, by a hash of the name.
+def _test_files(names: list[str], fraction: float) -> set[str]:
+    """The files of one class that belong to the test split: a share `fraction`, by a hash.
 
     So a new file does not move any other. In a class with at least two files each split gets at
     least one; a single file belongs to the training split.
     """
-    digests = [hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names]
-    places = [int.from_bytes(digest) / 2**64 for digest in digests]
-    lowest = min(places) if len(names) > 1 else -math.inf
-    highest = max(places)
-    return [(place < fraction or place == lowest) and place != highest for place in places]
+    digests = {name: hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names}
+    places = {name: int.from_bytes(digest) / 2**64 for name, digest in digests.items()}
+    lowest = min(places.values()) if len(names) > 1 else -math.inf
+    highest = max(places.values())
+    return {n for n, p in places.items() if (p < fraction or p == lowest) and p != highest}
