@@ -1,0 +1,109 @@
+"""The user's own image files: any kind of picture, for networks with fixed shapes or views."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from errors import UserError
+from input_pipeline import decode, images, views
+from input_pipeline.split import Info
+
+SHAPE = (28, 28, 1)
+
+
+def seven(size=28):
+    """A 7 of light ink on dark, as uint8 [size, size]."""
+    picture = np.zeros((size, size), np.uint8)
+    unit = size // 14
+    picture[2 * unit : 4 * unit, 3 * unit : 11 * unit] = 250
+    picture[2 * unit : 12 * unit, 9 * unit : 11 * unit] = 250
+    return picture
+
+
+def test_a_picture_of_the_right_shape_is_read_exactly(tmp_path):
+    Image.fromarray(seven()).save(tmp_path / "a.png")
+    found, inverted = images.read(str(tmp_path / "a.png"), SHAPE, "auto")
+    np.testing.assert_array_equal(found[..., 0], seven())
+    assert not inverted
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16", "CMYK", "LA"])
+def test_any_mode_and_polarity_become_light_ink_on_dark(tmp_path, mode):
+    dark_on_light = 255 - seven(140)
+    picture = Image.fromarray(dark_on_light)
+    if mode == "I;16":
+        picture = Image.fromarray(dark_on_light.astype(np.uint16) * 257)
+    elif mode in ("RGBA", "LA"):  # black ink on a transparent ground
+        alpha = Image.fromarray(seven(140))
+        picture = Image.new(mode, alpha.size)
+        picture.putalpha(alpha)
+    else:
+        picture = picture.convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    picture.save(path)
+    found, inverted = images.read(str(path), SHAPE, "auto")
+    assert inverted
+    assert found.shape == SHAPE
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found[..., 0].astype(float), seven(), atol=60)
+    assert abs(found.astype(float)[..., 0] - seven()).mean() < 8
+
+
+def test_wide_pictures_are_fitted_in_whole(tmp_path):
+    wide = np.zeros((20, 60), np.uint8)
+    wide[:, 28:32] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.jpg", quality=95)
+    found, _ = images.read(str(tmp_path / "wide.jpg"), SHAPE, "no")
+    rows = np.flatnonzero(found[:, 14, 0] > 100)
+    assert 8 <= len(rows) <= 11  # 20 of 60 pixels of height, scaled by 28 / 60
+    assert found[0].max() < 10
+
+
+def test_files_that_are_no_pictures_are_refused(tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    Image.fromarray(seven()).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("text.png", "half.png", "empty.png"):
+        with pytest.raises(UserError, match=f"cannot read .*{name} as an image"):
+            images.read(str(tmp_path / name), SHAPE, "auto")
+    with pytest.raises(UserError, match="no image file"):
+        images.read(str(tmp_path / "nothing.png"), SHAPE, "auto")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    Image.fromarray(seven()).save(tmp_path / "big.png")
+    with pytest.raises(UserError, match="cannot read"):
+        images.read(str(tmp_path / "big.png"), SHAPE, "auto")
+
+
+@pytest.mark.parametrize("suffix", images.EXTENSIONS)
+def test_every_kind_of_picture_is_found_in_folders_and_read(tmp_path, suffix):
+    """By nets that take arrays, and by those that cut their own views."""
+    picture = Image.fromarray(np.stack([seven(56)] * 3, -1))
+    if suffix == ".pbm":
+        picture = picture.convert("1")
+    elif suffix == ".pgm":
+        picture = picture.convert("L")
+    path = tmp_path / "deep" / f"a{suffix.upper()}"
+    path.parent.mkdir()
+    picture.save(path)
+    (tmp_path / "notes.txt").write_text("none")
+    assert images.find([str(tmp_path)]) == [str(path)]
+    small = views.View(28, "center", (28, 28), False, (0.08, 1.0), (0.75, 1.5), "bilinear", 28)
+    info = Info("x", (0, 0, 3), ("a", "b"))
+    cut = small.cut(images.PictureSplit(info, (str(path),)).read(0)[0])[0]
+    assert cut.shape == (28, 28, 3)
+    np.testing.assert_array_equal(small.cut(images.content(str(path)))[0], cut)
+    for found in (cut, images.read(str(path), (28, 28, 3), "no")[0]):
+        assert abs(found.astype(float) - seven()[..., None]).mean() < 6
+
+
+def test_a_rare_picture_that_is_damaged_is_refused_by_who_cuts_it(tmp_path):
+    Image.fromarray(seven()).save(tmp_path / "a.tif")
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:100])
+    with pytest.raises(decode.BadImage):
+        decode.opened(images.content(str(tmp_path / "a.tif")))

@@ -1,0 +1,53 @@
+"""The command that downloads and prepares sets; copies are in test_copies.py."""
+
+import sys
+
+import pytest
+
+from input_pipeline import prepare
+
+
+def test_sets_that_are_placed_by_hand_name_their_files(tmp_path, capsys):
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    flags = ["imagenet2012", f"--data_dir={tmp_path}"]
+    assert prepare.main(flags) == 2
+    said = capsys.readouterr().err
+    assert f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from there into {manual}" in said
+    (manual / "ILSVRC2012_img_train.tar").touch()
+    assert prepare.main(flags) == 2
+    said = capsys.readouterr().err
+    assert "put ILSVRC2012_img_val.tar from" in said
+
+
+def test_a_failure_names_the_folder_of_files_placed_by_hand(tmp_path, capsys, monkeypatch):
+    """Of any set that needs some; another failure is the connection's."""
+
+    class Builder:
+        name, data_dir = "some", str(tmp_path / "some" / "1.0.0")
+        MANUAL_DOWNLOAD_INSTRUCTIONS = "Put faces.zip\n  there."
+
+        def download_and_prepare(self):
+            raise AssertionError("Manual directory does not exist")
+
+    monkeypatch.setattr("tensorflow_datasets.builder", lambda *_, **__: Builder())
+    monkeypatch.setitem(sys.modules, "tensorflow", object())
+    flags = ["some", f"--data_dir={tmp_path}"]
+    assert prepare.main(flags) == 2
+    manual = tmp_path / "downloads" / "manual"
+    assert f"put into {manual}, which is empty: Put faces.zip there." in capsys.readouterr().err
+    monkeypatch.setattr(Builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
+    assert prepare.main(flags) == 2
+    assert "check the connection" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("mnist", "--raw"), "--raw applies to a copy: also give --shorter_side=PIXELS"),
+        ((".",), ". is a folder, which training reads directly"),
+    ],
+)
+def test_half_an_order_of_a_copy_is_refused(arguments, said, capsys):
+    assert prepare.main(list(arguments)) == 2
+    assert said in capsys.readouterr().err

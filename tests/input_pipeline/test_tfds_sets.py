@@ -1,0 +1,133 @@
+"""TFDS sets written here, read through the cache, and the errors of missing and damaged sets."""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+from PIL import Image
+
+from errors import UserError
+from input_pipeline import sources
+from input_pipeline.tfds_sets import PreparedSet
+
+
+def _png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    buffer.seek(0)
+    return buffer
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory):
+    """A TFDS set of 6x5 grey images in array_record: (folder, images, labels)."""
+    import tensorflow_datasets as tfds
+
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (23, 6, 5)).astype(np.uint8)
+    labels = rng.integers(0, 3, 23)
+
+    with tfds.core.registered.skip_registration():
+
+        class Small(tfds.core.GeneratorBasedBuilder):
+            name = "small"
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                features = tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(shape=(6, 5, 1)),
+                        "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
+                    }
+                )
+                return tfds.core.DatasetInfo(builder=self, features=features)
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples()}
+
+            def _generate_examples(self):
+                for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+                    yield i, {"image": _png(picture), "label": int(label)}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    Small(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder, pictures, labels
+
+
+def section(folder, cache):
+    return tiny_config(
+        **{
+            "dataset.name": "small",
+            "dataset.data_dir": str(folder),
+            "dataset.cache_dir": str(cache),
+        }
+    ).dataset
+
+
+def by_content(pictures, labels):
+    return sorted(
+        (picture.tobytes(), int(label)) for picture, label in zip(pictures, labels, strict=True)
+    )
+
+
+def test_tfds_set_is_read_whole_and_then_from_the_cache(small_set, tmp_path, monkeypatch):
+    folder, pictures, labels = small_set
+    dataset = section(folder, tmp_path)
+    first = sources.load(dataset, "train")
+    assert first.info.class_names == ("a", "b", "c")
+    assert by_content(first.images, first.labels) == by_content(pictures, labels)
+    monkeypatch.setattr(PreparedSet, "_decode", None)  # the second time must not decode
+    second = sources.load(dataset, "train")
+    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_a_damaged_cache_is_made_again(small_set, tmp_path, capsys):
+    folder, _, _ = small_set
+    dataset = section(folder, tmp_path)
+    first = sources.load(dataset, "train")
+    (file,) = (tmp_path / "arrays").iterdir()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    again = sources.load(dataset, "train")
+    np.testing.assert_array_equal(first.images, again.images)
+    assert "is damaged" in capsys.readouterr().err
+    sources.load(dataset, "train")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unwritable_cache_is_a_warning(small_set, tmp_path, capsys):
+    folder, _, _ = small_set
+    (tmp_path / "file").write_text("")
+    loaded = sources.load(section(folder, tmp_path / "file"), "train")
+    assert len(loaded) == 23
+    assert "continuing without" in capsys.readouterr().err
+
+
+def test_parts_of_splits_and_wrong_ones(small_set, tmp_path):
+    folder, _, _ = small_set
+    dataset = section(folder, tmp_path)
+    assert len(sources.load(dataset, "train[:10]")) == 10
+    with pytest.raises(UserError, match="it has train"):
+        sources.load(dataset, "validation")
+    with pytest.raises(UserError, match="is empty"):
+        sources.load(dataset, "train[:0]")
+
+
+def test_a_missing_set_says_what_to_run(tmp_path):
+    dataset = tiny_config(**{"dataset.name": "mnist", "dataset.data_dir": str(tmp_path)}).dataset
+    with pytest.raises(UserError, match=r"python -m input_pipeline\.prepare mnist"):
+        sources.check(dataset)
+
+
+def test_a_damaged_set_is_one_line(small_set, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(small_set[0], folder)
+    (record,) = (folder / "small" / "1.0.0").glob("*array_record*")
+    record.write_bytes(record.read_bytes()[:100])
+    with pytest.raises(UserError, match="prepare it again"):
+        sources.load(section(folder, tmp_path / "cache"), "train")
