@@ -97,8 +97,11 @@ class _Parts:
         return self._example(int(index), rng)
 
     def _example(self, index: int, rng: np.random.Generator | None) -> dict:
-        """One example. If it is unreadable and may be skipped: in training the next example, in
-        evaluation a black image with mask 0."""
+        """One example.
+
+        In place of an unreadable one that may be skipped: in training the next example, in
+        evaluation a black image with mask 0.
+        """
         info, mask = self.split.info, 1
         for skipped in range(_MOST_IN_A_ROW):
             image, label, name = self._read((index + skipped) % len(self.split))
