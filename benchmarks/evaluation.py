@@ -112,7 +112,7 @@ def loop(arguments) -> None:
     config.num_devices = 1
     config.evaluate.batch_size = 500
     exp, state, split = opened(config, smooth_noise(10_000, 32))
-    step = exp.eval_step()
+    step = exp.eval_step
     batch = next(exp.eval_batches(split))
     count = len(split) // config.evaluate.batch_size
 
@@ -125,7 +125,7 @@ def loop(arguments) -> None:
 
     def whole() -> float:
         start = time.perf_counter()
-        evaluate(step, state, exp.eval_batches, split)
+        evaluate(exp, state, split)
         return len(split) / (time.perf_counter() - start)
 
     bare(), whole()

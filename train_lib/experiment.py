@@ -202,7 +202,9 @@ class Experiment:
             skip_not_finite=config.not_finite.action == "skip",
         )
 
+    @functools.cached_property
     def eval_step(self) -> Callable:
+        """(state, batch) -> (sums, examples), already parallel: see `steps.make_eval_step`."""
         step = make_eval_step(self.module, self.loss, self.transform, self.drop_scale)
         return parallel.eval_step(step, self.devices)
 

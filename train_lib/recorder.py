@@ -206,7 +206,6 @@ class Recorder:
             exp.plan.total_steps, step, exp.config.batch_size, quiet=not is_first
         )
         self.result = (None, None)
-        self._eval_step = exp.eval_step()
         self._pending = collections.deque()  # dispatches not yet looked at: (first step, records)
         self._compiled = set()  # numbers of steps in a dispatch
         self._all_know_of_stop = False
@@ -261,7 +260,7 @@ class Recorder:
 
     def evaluate(self, state, stop=lambda: False):
         """The test split's `metrics.Result`; None if `stop()` became true meanwhile."""
-        return evaluate(self._eval_step, state, self.exp.eval_batches, self.exp.test_split, stop)
+        return evaluate(self.exp, state, self.exp.test_split, stop)
 
     def wait(self) -> None:
         """Waits for a pending save. Raises UserError if it failed."""

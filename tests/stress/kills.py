@@ -53,10 +53,10 @@ class Stress:
         """A run that a signal stopped in the test of `step`."""
         workdir, evaluate = self.folder / "begun", recorder.evaluate
 
-        def interrupted(eval_step, state, *rest):
+        def interrupted(exp, state, *rest):
             if int(state.step) == step:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return evaluate(eval_step, state, *rest)
+            return evaluate(exp, state, *rest)
 
         recorder.evaluate = interrupted
         with contextlib.suppress(Stopped):

@@ -26,7 +26,7 @@ from PIL import Image
 
 from models import layers
 from tests.stress import runs
-from train_lib import checkpoints, experiment, recorder, train
+from train_lib import checkpoints, recorder, train
 from train_lib.distributed.signals import StopRequest
 
 SMALL = {"dataset.name": "digits", "batch_size": 72, "epochs": 3.0}  # 61 steps
@@ -137,7 +137,7 @@ class Family:
 
     def _reuse(self) -> None:
         """Each step function is compiled once."""
-        plain_train, plain_eval = train.parallel.train_step, experiment.Experiment.eval_step
+        plain_train, plain_eval = train.parallel.train_step, train.parallel.eval_step
         plain_train = getattr(plain_train, "plain", plain_train)
         plain_eval = getattr(plain_eval, "plain", plain_eval)
         kept = {}
@@ -147,13 +147,13 @@ class Family:
                 kept["train"] = plain_train(*arguments)
             return kept["train"]
 
-        def eval_step(exp):
+        def eval_step(*arguments):
             if "eval" not in kept:
-                kept["eval"] = plain_eval(exp)
+                kept["eval"] = plain_eval(*arguments)
             return kept["eval"]
 
         train_step.plain, eval_step.plain = plain_train, plain_eval
-        train.parallel.train_step, experiment.Experiment.eval_step = train_step, eval_step
+        train.parallel.train_step, train.parallel.eval_step = train_step, eval_step
 
     def arrays(self, workdir: pathlib.Path, step: int) -> dict:
         """{path: array} of a checkpoint."""

@@ -47,10 +47,10 @@ def main(workdir, overrides, name, moment, step):
     elif moment == "evaluating":
         evaluate = recorder.evaluate
 
-        def evaluate_and_die(eval_step, state, *rest):
+        def evaluate_and_die(exp, state, *rest):
             if int(state.step) == step:
                 now()
-            return evaluate(eval_step, state, *rest)
+            return evaluate(exp, state, *rest)
 
         recorder.evaluate = evaluate_and_die
     elif moment == "recording":

@@ -81,11 +81,11 @@ def interrupt(monkeypatch, how, moment, step):
     evaluate, write = recorder.evaluate, recorder.Writer.write
     save, make = checkpoints.Checkpoints.save, batches.train_batches
 
-    def evaluate_and(eval_step, state, *rest):
+    def evaluate_and(exp, state, *rest):
         at = int(state.step) == step
         if at and moment == "evaluating":
             now()
-        result = evaluate(eval_step, state, *rest)
+        result = evaluate(exp, state, *rest)
         if at and moment == "evaluated":
             now()
         return result

@@ -183,7 +183,7 @@ def evaluate(members: Sequence[Member], split, title: str):
         return metrics.from_probabilities(probabilities, labels), steps, speed
     state = members[0].state()
     with contextlib.closing(_meter(split, title)) as meter:
-        result = metrics.evaluate(exp.eval_step(), state, exp.eval_batches, split, meter=meter)
+        result = metrics.evaluate(exp, state, split, meter=meter)
     return result, [int(state.step)], _speed(meter)
 
 

@@ -6,7 +6,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -51,24 +51,18 @@ SUMS = ("loss", "top1_errors", "top5_errors", "examples")
 
 
 def evaluate(
-    eval_step: Callable,
-    state,
-    batches_of: Callable[[object], Iterator[dict]],
-    split,
-    stop: Callable[[], bool] = lambda: False,
-    meter=None,
+    exp, state, split, stop: Callable[[], bool] = lambda: False, meter=None
 ) -> Result | None:
-    """Runs `eval_step` (already parallel) over a split; several processes each over a part.
+    """Evaluates a state of an `Experiment` on a split; several processes each on a part.
 
-    batches_of: a part of the split -> batches of image, label and mask, [devices, share, ...]; the
-        iterator is closed at the end.
     stop: None is returned once it became true in any process.
     meter: a `progress.Meter` of this process's part.
     Raises UserError if no example counts.
     """
     part = part_of(split, processes.index(), processes.count())
+    eval_step = exp.eval_step  # also without examples: its statistics may come from another process
     outputs, labels, stopped = [], [], False
-    reader = contextlib.closing(batches_of(part)) if len(part) else contextlib.nullcontext(())
+    reader = contextlib.closing(exp.eval_batches(part)) if len(part) else contextlib.nullcontext(())
     with reader as batches:
         for batch in batches:
             if stopped := stop():

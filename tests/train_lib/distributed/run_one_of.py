@@ -159,7 +159,7 @@ def _arrange(index, workdir, options):
 
         checkpoints.Checkpoints.save = save_and
     elif moment == "evaluating":
-        before(recorder, "evaluate", lambda eval_step, state, *_: int(state.step) == step)
+        before(recorder, "evaluate", lambda exp, state, *_: int(state.step) == step)
     elif moment == "parting":
         before(processes, "_leave_group")
     elif moment == "leaving":

@@ -22,7 +22,7 @@ def test_evaluation_equals_a_plain_loop_for_a_size_without_divisors(devices, bat
     optimizer = optimizers.make_optimizer(config.optimizer, lambda step: 0.1)
     state = state_lib.create(exp.module, optimizer, 3, exp.input_shape)
     state = parallel.replicate(state, exp.devices)
-    found = evaluate(exp.eval_step(), state, exp.eval_batches, test)
+    found = evaluate(exp, state, test)
 
     loss = top1 = top5 = 0
     forward = jax.jit(lambda x: exp.module.apply(state.variables(), exp.transform(x)))
