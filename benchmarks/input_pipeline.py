@@ -156,11 +156,12 @@ def ours(split, view: str, workers: int, batch: int):
     """An endless iterator over batches."""
     from input_pipeline import stream
     from input_pipeline.batches import Order
+    from input_pipeline.reading import Reading
     from input_pipeline.views import View
     from train_lib.distributed.workers import prefetch_in_processes
 
     view = View.from_section(dataset_config(Path(), view).view)
-    reading = stream.Reading(view, workers=prefetch_in_processes(workers))
+    reading = Reading(view, workers=prefetch_in_processes(workers))
     order = Order(SEED, batch, devices=1)
     return stream.TrainBatches(split, reading, order, range(10**9), lambda _: 1)
 
@@ -405,6 +406,7 @@ def memory(arguments, root: Path, cores: int) -> None:
     """Prints memory, files and threads over many batches, for each source and number of workers."""
     from input_pipeline import sources, stream
     from input_pipeline.batches import Order
+    from input_pipeline.reading import Reading
     from input_pipeline.views import View
     from train_lib.distributed.workers import prefetch_in_processes
 
@@ -417,9 +419,7 @@ def memory(arguments, root: Path, cores: int) -> None:
     print(f"{'':22}{'batches':>9}{'MB':>9}{'files':>7}{'threads':>9}   each: this process, workers")
     for name, source in (("files", split), ("copy", copy)):
         for workers in (0, 1):
-            reading = stream.Reading(
-                View.from_section(view), workers=prefetch_in_processes(workers)
-            )
+            reading = Reading(View.from_section(view), workers=prefetch_in_processes(workers))
             order, steps = Order(SEED, size, devices=1), range(last + 1)
             iterator = stream.TrainBatches(source, reading, order, steps, lambda _: 1)
             for count in range(1, last + 1):
@@ -431,7 +431,7 @@ def memory(arguments, root: Path, cores: int) -> None:
                     label = f"{name}, workers {workers}"
                     print(f"{label:22}{count:>9,}  {sizes} MB  {files}  {threads}", flush=True)
             iterator.close()
-    reading = stream.Reading(View.from_section(view))
+    reading = Reading(View.from_section(view))
     for count in range(1, 201):  # each evaluation opens its own iterator
         for _ in stream.eval_batches(split, reading, 50, 1):
             break

@@ -131,7 +131,7 @@ def find_or_compute(
 
     dataset, view: sections of a config. Statistics are stored in the set's folder, or in the cache
     if the folder is read-only. If the set's files have changed, they are computed again.
-    load_split: gives the split, if the caller may have loaded it. workers: see `stream.Reading`.
+    load_split: gives the split, if the caller may have loaded it. workers: see `reading.Reading`.
     Raises UserError if the split cannot be loaded or its images differ in size.
     """
 
@@ -162,10 +162,11 @@ def _images(dataset, split: Split, view, workers: Callable | None) -> Iterable[n
             return split.images
         raise UserError(f"the images of {dataset.name} differ in size: set config.view.size")
     from input_pipeline import stream, views
+    from input_pipeline.reading import Reading
 
     counted = {"size": side, "test_scale": scale, "train": "center", "square": False}
     view = dataclasses.replace(views.View.from_section(view), interpolation="bilinear", **counted)
-    reading = stream.Reading(view, dataset.on_bad_image, workers)
+    reading = Reading(view, dataset.on_bad_image, workers)
     return (
         image
         for batch in stream.eval_batches(split, reading, batch_size=64, devices=1)

@@ -21,6 +21,7 @@ from configs.rules import LARGEST_INT
 from errors import UserError
 from input_pipeline import batches, sources, stream
 from input_pipeline import statistics as statistics_lib
+from input_pipeline.reading import Reading
 from input_pipeline.split import Info, Split
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from models import registry
@@ -93,7 +94,7 @@ class Experiment:
     config: FrozenConfigDict
     workdir: pathlib.Path | None
     info: Info
-    reading: stream.Reading
+    reading: Reading
     module: nn.Module
     input_shape: tuple[int, int, int]
     loss: losses.Loss
@@ -323,7 +324,7 @@ def resolve(
     elif workdir and processes.is_first() and not allow_config_change:
         check_same_config(workdir, config)
     info = known.info or sources.dataset_info(config.dataset)
-    reading = stream.Reading.from_sections(
+    reading = Reading.from_sections(
         config.dataset, config.view, workers.prefetch_in_processes(config.dataset.workers)
     )
     if info.copy:

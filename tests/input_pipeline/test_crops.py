@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import crops, decode, stream, views
+from input_pipeline.reading import Reading
 from input_pipeline.split import Info
 
 # At 256 x 341 pixels (height, width), the size 224: (top, left).
@@ -151,7 +152,7 @@ SIZES = [(60, 80), (80, 60), (64, 64), (60, 81), (50, 200), (70, 80), (100, 120)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_whole_images_come_once_each_with_those_of_their_size(devices):
     split = Pictures(SIZES, bad=(6,))
-    reading = stream.Reading(views.View.from_section(view_section()), on_bad_image="skip")
+    reading = Reading(views.View.from_section(view_section()), on_bad_image="skip")
     seen, shapes = {}, set()
     for batch in stream.whole_batches(split, reading, crops.Whole(40), 40 * 64 * 2, devices):
         assert len(batch["image"]) == devices
@@ -181,7 +182,7 @@ def test_whole_images_come_once_each_with_those_of_their_size(devices):
 
 def test_crops_of_an_unreadable_image_are_black_and_count_for_nothing():
     split = Pictures(SIZES[:3], bad=(1,))
-    reading = stream.Reading(views.View.from_section(view_section()), on_bad_image="skip")
+    reading = Reading(views.View.from_section(view_section()), on_bad_image="skip")
     reader = crops.Crops("ten_crop", 16, (20,))
     (batch,) = stream.eval_batches(split, reading, 4, 2, reader)
     assert batch["image"].shape == (2, 2, 5, 16, 16, 3)

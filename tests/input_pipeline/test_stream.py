@@ -15,6 +15,7 @@ from PIL import Image
 from configs.schema import base
 from errors import UserError
 from input_pipeline import batches, stream
+from input_pipeline import reading as reading_lib
 from input_pipeline.split import Info
 from input_pipeline.views import View
 from train_lib.distributed.workers import prefetch_in_processes
@@ -59,7 +60,7 @@ def reading(workers=0, **options):
     view = base().view
     view.update({"size": 16, "train_scale": (16, 20), "test_scale": 18})
     processes = prefetch_in_processes(workers)
-    return stream.Reading(View.from_section(view), workers=processes, **options)
+    return reading_lib.Reading(View.from_section(view), workers=processes, **options)
 
 
 def training(split, first=0, last=10**6, dispatch=1, devices=1, process=(0, 1), **options):
@@ -330,7 +331,7 @@ def test_an_unreadable_image_names_itself(workers):
 
 
 def test_skipped_images_are_counted_and_named_once(capsys):
-    stream._print_once.cache_clear()
+    reading_lib._print_once.cache_clear()
     iterator = training(Pictures(bad=(7,)), last=5, on_bad_image="skip")
     found = list(iterator)
     levels = flat(found)[:, :, 0, 0, 0] // 10
