@@ -15,10 +15,7 @@ from train_lib.evaluation import ensemble, result_files
 
 
 def predict_images(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    images: Sequence[str],
-    given: Collection[str] = (),
+    config: ConfigDict, workdir: pathlib.Path, images: Sequence[str], given: Collection[str] = ()
 ) -> str:
     """The five most probable classes of each image with their probabilities, one line an image.
 

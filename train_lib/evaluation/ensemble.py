@@ -15,17 +15,10 @@ from ml_collections import ConfigDict
 from errors import UserError
 from input_pipeline.split import Info, part_of
 from train_lib import experiment, progress, warm_start
+from train_lib import workdir as workdir_lib
 from train_lib.distributed import parallel, processes
 from train_lib.evaluation import exported, metrics, passes, protocols, trained
 from train_lib.state import TrainState
-from train_lib.workdir import (
-    DATASET,
-    check_run,
-    has_checkpoints,
-    read_class_names,
-    read_config,
-    read_info,
-)
 
 ENSEMBLE, INIT_FROM = "config.evaluate.ensemble", "config.init_from"
 
@@ -84,7 +77,7 @@ def find(
     names = _names(config)
     if names:
         members = [_member(config, name, ENSEMBLE, given, needs_data) for name in names]
-    elif config.init_from and not has_checkpoints(workdir):
+    elif config.init_from and not workdir_lib.has_checkpoints(workdir):
         message = f"there is no run in {workdir}: using config.init_from={config.init_from}"
         processes.print_once(message, file=sys.stderr)
         members = [_member(config, config.init_from, INIT_FROM, given, needs_data)]
@@ -147,8 +140,10 @@ def _member(
         exported.check_fits(stored, exp, path)
         return Member(name, exp, stored.class_names, functools.partial(_read_exported, path))
     warm_start.check_name(name, field)
-    check_run(path, field)
-    return _run(name, _with_evaluation_of(config, read_config(path)), path, (), needs_data)
+    workdir_lib.check_run(path, field)
+    return _run(
+        name, _with_evaluation_of(config, workdir_lib.read_config(path)), path, (), needs_data
+    )
 
 
 def _with_evaluation_of(config: ConfigDict, stored: ConfigDict) -> ConfigDict:
@@ -167,12 +162,12 @@ def _read_exported(path: pathlib.Path):
 def _run(
     name: str, config: ConfigDict, workdir: pathlib.Path, given: Collection[str], needs_data: bool
 ) -> Member:
-    is_known = not needs_data and (workdir / DATASET).exists()
-    known = experiment.KnownData(read_info(workdir) if is_known else None)
+    is_known = not needs_data and (workdir / workdir_lib.DATASET).exists()
+    known = experiment.KnownData(workdir_lib.read_info(workdir) if is_known else None)
     exp = experiment.resolve(config, workdir, given=given, read_only=True, known=known)
     step = trained.checkpoint_step(workdir, exp.config.evaluate.checkpoint)
     read = functools.partial(trained.read_run, exp, step)
-    return Member(name, exp, read_class_names(workdir), read)
+    return Member(name, exp, workdir_lib.read_class_names(workdir), read)
 
 
 def evaluate(members: Sequence[Member], split, title: str):

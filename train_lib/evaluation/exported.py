@@ -20,13 +20,7 @@ from errors import UserError, one_line
 from input_pipeline.split import Info
 from input_pipeline.statistics import Statistics, from_arrays
 from train_lib import state as state_lib
-from train_lib.workdir import (
-    checked_count,
-    checked_names,
-    checked_shape,
-    config_from_json,
-    write_bytes,
-)
+from train_lib import workdir as workdir_lib
 
 SUFFIX = ".safetensors"
 VERSION = "2"  # 1 had no checksum
@@ -93,7 +87,7 @@ def save(path: pathlib.Path, weights: Weights) -> None:
     try:
         content = safetensors.numpy.save(arrays, with_checksum(metadata, arrays))
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, content)
+        workdir_lib.write_bytes(path, content)
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({one_line(error)}): free some space, or choose another file"
@@ -163,10 +157,10 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
         raise ValueError(f"step {step}")
     info = Info(
         metadata["dataset"],
-        checked_shape(json.loads(metadata.get("image_shape", "null"))),
-        tuple(checked_names(json.loads(metadata["class_names"]))),
-        train_examples=checked_count(json.loads(metadata.get("train_examples", "0"))),
+        workdir_lib.checked_shape(json.loads(metadata.get("image_shape", "null"))),
+        tuple(workdir_lib.checked_names(json.loads(metadata["class_names"]))),
+        train_examples=workdir_lib.checked_count(json.loads(metadata.get("train_examples", "0"))),
     )
-    config = config_from_json(metadata["config"])
+    config = workdir_lib.config_from_json(metadata["config"])
     statistics = from_arrays(statistics) if statistics else None
     return Weights(config, info, step, unflatten_dict(variables), statistics)

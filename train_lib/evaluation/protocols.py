@@ -9,13 +9,7 @@ from typing import Any
 
 from errors import UserError
 from models import registry
-from train_lib.evaluation.passes import (
-    Pass,
-    device_crops,
-    host_crops,
-    single_view,
-    whole_images,
-)
+from train_lib.evaluation.passes import Pass, device_crops, host_crops, single_view, whole_images
 from train_lib.experiment import Experiment
 
 
