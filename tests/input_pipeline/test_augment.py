@@ -117,6 +117,7 @@ def test_grey_images_have_no_colour_to_change():
     np.testing.assert_allclose(augment.enhance(image, 2, 1.4), image)
 
 
+@pytest.mark.slow
 def test_photometric_distortion_is_the_three_in_each_order_with_factors_over_the_whole_range():
     image = photograph()[::4, ::4]
     found = each(augment.photometric, np.repeat(image[None], 1200, axis=0), extent=0.4)

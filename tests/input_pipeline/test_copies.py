@@ -89,6 +89,7 @@ def test_central_squares(photographs, tmp_path):
     assert difference.mean() < 3
 
 
+@pytest.mark.slow
 def test_a_raw_copy_holds_the_pixels_themselves(photographs, tmp_path, capsys):
     assert run(photographs, tmp_path, "--raw") == 0
     assert "--config.dataset.name=my_photos_40_raw" in capsys.readouterr().out

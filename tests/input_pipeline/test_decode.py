@@ -300,7 +300,16 @@ def test_headers_are_shortened_only_where_they_are_understood():
 
 @pytest.mark.parametrize("shrink", [2.5, 4.0, 5.3, 9.0, 17.0])
 @pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        "JPEG",
+        "PNG",
+        pytest.param("WEBP", marks=pytest.mark.slow),
+        pytest.param("BMP", marks=pytest.mark.slow),
+        pytest.param("GIF", marks=pytest.mark.slow),
+    ],
+)
 def test_reduced_decoding_is_within_a_grey_level_of_full_decoding(shrink, filter, format):
     data = encoded(textured(700, 900), format, **({"quality": 90} if format == "JPEG" else {}))
     box = (31.0, 77.0, 560.0, 700.0)

@@ -198,6 +198,7 @@ if __name__ == "__main__":
 
 @linux
 @pytest.mark.parametrize("victim", ["parent", "worker"])
+@pytest.mark.slow
 def test_no_process_and_no_shared_memory_outlives_a_killed_one(tmp_path, victim):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
@@ -225,6 +226,7 @@ def test_no_process_and_no_shared_memory_outlives_a_killed_one(tmp_path, victim)
 
 
 @linux
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_command_that_may_be_given_again(tmp_path):
     """The real one, which leaves Python at once, past all that is registered for its end."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 20, 3)).astype(np.uint8)

@@ -221,6 +221,7 @@ def test_what_is_random_is_so_in_training_only_and_by_the_examples_key_only(augm
     np.testing.assert_allclose(alone, moved[order], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_augmentation_more_leaves_the_draws_of_the_others_alone():
     images = pictures(30, 8, 8)
     some = make({"crop": 6}, {"crop": True, "flip": True})

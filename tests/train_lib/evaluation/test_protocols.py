@@ -138,7 +138,7 @@ def crop_by_crop(exp, state, split, kind, scales):
     return np.array(found)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("kind", "overrides", "crops_kind", "scales"),
     [
