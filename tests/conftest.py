@@ -110,6 +110,17 @@ def no_plots():
         yield
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """(workdir, final state) of a run of `tiny_config()`. Tests that write copy the workdir."""
+    import jax
+
+    from train_lib.train import train_and_evaluate
+
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, jax.device_get(train_and_evaluate(tiny_config(), workdir))
+
+
 @pytest.fixture
 def tiny():
     return tiny_config

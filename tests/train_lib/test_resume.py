@@ -95,13 +95,19 @@ def test_interrupted_runs_equal_the_undisturbed_one(tmp_path, steps_per_dispatch
     assert records(workdir) == records(tmp_path / "undisturbed")
 
 
-def test_a_complete_run_is_left_as_it_is(tmp_path):
-    config = tiny_config()
-    first = train_and_evaluate(config, tmp_path)
-    before = (tmp_path / "metrics.jsonl").read_bytes()
-    second = train_and_evaluate(config, tmp_path)
+@pytest.fixture
+def complete(finished_run, tmp_path):
+    """(workdir, final state) of a complete run of `tiny_config()`."""
+    workdir, state = finished_run
+    return shutil.copytree(workdir, tmp_path / "run"), state
+
+
+def test_a_complete_run_is_left_as_it_is(complete):
+    workdir, first = complete
+    before = (workdir / "metrics.jsonl").read_bytes()
+    second = train_and_evaluate(tiny_config(), workdir)
     assert_equal_states(second, first)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
 def test_another_config_is_refused_with_the_difference_and_a_flag_goes_on(tmp_path):
@@ -114,19 +120,18 @@ def test_another_config_is_refused_with_the_difference_and_a_flag_goes_on(tmp_pa
     assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 2.0
 
 
-def test_going_on_with_what_cannot_be_loses_nothing(tmp_path):
+def test_going_on_with_what_cannot_be_loses_nothing(complete):
     """Refused also with the flag, and the folder still goes on with the config it was made with."""
-    config = tiny_config()
-    first = train_and_evaluate(config, tmp_path)
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    workdir, first = complete
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     for changed, said in (
         (tiny_config(epochs=1.0), "is at step 29, but this config ends at step 15"),
         (tiny_config(**{"model.subsampling": "max"}), "is of another model"),
     ):
         with pytest.raises(UserError, match=said):
-            train_and_evaluate(changed, tmp_path, allow_config_change=True)
-        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-    assert_equal_states(train_and_evaluate(config, tmp_path), first)
+            train_and_evaluate(changed, workdir, allow_config_change=True)
+        assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+    assert_equal_states(train_and_evaluate(tiny_config(), workdir), first)
 
 
 def test_the_log_has_the_values_of_the_steps(tmp_path):

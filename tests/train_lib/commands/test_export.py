@@ -1,6 +1,7 @@
 """Exported files: JAX runs them without Canon; torchvision loads them (see tests/parity)."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -22,14 +23,11 @@ from train_lib import state as state_lib
 from train_lib.commands import export as export_command
 from train_lib.commands.export import export_run
 from train_lib.evaluation.trained import Trained, load_pretrained, load_run
-from train_lib.train import train_and_evaluate
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("exporting") / "run"
-    train_and_evaluate(tiny_config(), workdir)
-    return workdir
+def run(finished_run, tmp_path_factory):
+    return shutil.copytree(finished_run[0], tmp_path_factory.mktemp("exporting") / "run")
 
 
 WITHOUT_CANON = """
