@@ -58,7 +58,13 @@ def test_every_collective_that_is_asked_for_is_read():
     assert found[0].tensors == (("bf16", (5, 5, 1, 6)),)
 
 
-@pytest.mark.parametrize("recipe", scaling.RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(name, marks=[] if name.startswith(("lenet5", "mlp")) else pytest.mark.slow)
+        for name in scaling.RECIPES
+    ],
+)
 def test_every_recipe_asks_for_one_sum_of_its_gradient_whatever_the_batch(recipe):
     """Tensor by tensor, before it is compiled: which for most would take too long here."""
     exp = scaling.prepare(scaling.load(recipe))
@@ -89,7 +95,10 @@ SMALL = {"preprocess.crop": 16}
         ("lenet5:mnist", {"steps_per_dispatch": 1}, 60_000, 0),  # LeCun 1998; mlp: 50 in a loop
         ("mlp:300", {}, 785 * 300 + 301 * 10, 0),
         # 0.27 million (He 2015, table 6); mean and variance of 7 layers of 16, 6 of 32, 6 of 64
-        ("resnet_cifar10:20", SMALL, 269_722, 2 * (7 * 16 + 6 * 32 + 6 * 64)),
+        pytest.param(
+            *("resnet_cifar10:20", SMALL, 269_722, 2 * (7 * 16 + 6 * 32 + 6 * 64)),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_step_sends_its_gradient_once_whatever_the_batch(

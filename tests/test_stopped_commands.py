@@ -54,8 +54,10 @@ def saved(workdir):
     ("moment", "step", "stops_at", "steps_saved"),
     [
         ("stepping", 7, 7, [5, 7]),
-        ("saving", 5, 6, [5, 6]),  # the next call is made before the loop looks
-        ("testing", 15, 15, [5, 10, 15]),  # the test is broken off
+        # The next call is made before the loop looks.
+        pytest.param("saving", 5, 6, [5, 6], marks=pytest.mark.slow),
+        # The evaluation is interrupted.
+        pytest.param("testing", 15, 15, [5, 10, 15], marks=pytest.mark.slow),
     ],
 )
 def test_it_saves_and_asks_to_be_started_again(tmp_path, moment, step, stops_at, steps_saved):
@@ -90,6 +92,7 @@ def test_of_two_processes_the_one_that_is_asked_stops_both(tmp_path):
     assert second == (75, f"main.py: stopped by SIGTERM {rest}")
 
 
+@pytest.mark.slow
 def test_what_one_machine_lacks_is_no_reason_to_start_again(tmp_path):
     """The other process ends too, instead of waiting for the first."""
     first, second = together(tmp_path, "missing", 0)

@@ -95,12 +95,19 @@ def test_a_config_has_every_option_of_its_model(file):
         assert set(model) == {"name", "dtype", *registry.options(model.name)}, argument
 
 
-SLOW = "1202"  # to trace; tests/models/test_counts.py counts it
+TOO_DEEP = "1202"  # takes minutes to trace; tests/models/test_counts.py counts it
+DEEP = {"101", "152", "101-v1.5", "152-v1.5", "50-v1.5", "34", "34-A", "34-C", "plain-34"}
+DEEP |= {f"{kind}{depth}" for kind in ("", "plain-") for depth in (44, 56, 110)}
 
 
 @pytest.mark.parametrize(
     ("file", "argument", "parameters"),
-    [(file, *item) for file, row in PARAMETERS.items() for item in row.items() if item[0] != SLOW],
+    [
+        pytest.param(file, argument, count, marks=[pytest.mark.slow] if argument in DEEP else [])
+        for file, counts in PARAMETERS.items()
+        for argument, count in counts.items()
+        if argument != TOO_DEEP
+    ],
 )
 def test_every_argument_gives_its_network(file, argument, parameters):
     module = importlib.import_module(f"configs.{file}")
