@@ -10,7 +10,7 @@ import pytest
 from configs.common import base
 from models import registry
 from models.layers import backend
-from tests.models.test_registry import RUN
+from tests.models.test_registry import RUN, slow_where
 
 pytestmark = pytest.mark.usefixtures("product_options")
 
@@ -21,6 +21,10 @@ LARGE = {
     "resnet",
     "resnet_cifar10",
 }  # traced only: minutes of compilation
+
+
+def is_slow(case):
+    return case[0] not in ("lenet5", "mlp")
 
 
 def network(name, options, shape, classes, batch):
@@ -65,7 +69,11 @@ def hessian_times(loss, params, v):
     return jax.jvp(jax.grad(loss), (params,), (v,))[1]
 
 
-@pytest.mark.parametrize("case", RUN, ids=lambda case: f"{case[0]}-{'-'.join(map(str, case[1]))}")
+@pytest.mark.parametrize(
+    "case",
+    slow_where(is_slow, RUN),
+    ids=lambda case: f"{case[0]}-{'-'.join(map(str, case[1]))}",
+)
 def test_forward_and_reverse_agree_and_hessians_are_symmetric(case):
     loss, init = network(*case)
 
@@ -100,7 +108,11 @@ def test_forward_and_reverse_agree_and_hessians_are_symmetric(case):
     assert second_scale > 0 and abs(uv - vu) < 1e-5 * second_scale
 
 
-@pytest.mark.parametrize("case", [c for c in RUN if c[0] not in LARGE], ids=lambda c: str(c[:2]))
+@pytest.mark.parametrize(
+    "case",
+    slow_where(is_slow, [case for case in RUN if case[0] not in LARGE]),
+    ids=lambda case: str(case[:2]),
+)
 def test_the_compiler_options_change_no_gradient(case):
     """Against XLA's default kernels; see the trap in `backend.compiler_options`."""
     loss, init = network(*case)
