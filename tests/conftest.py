@@ -64,6 +64,11 @@ def pytest_unconfigure():
         shutil.rmtree(_CACHE, ignore_errors=True)
 
 
+def slow_where(is_slow, cases) -> list:
+    """The cases of a parametrised test, with those marked slow for which `is_slow(case)` holds."""
+    return [pytest.param(case, marks=pytest.mark.slow) if is_slow(case) else case for case in cases]
+
+
 TINY = {
     "epochs": 2.0,
     "batch_size": 100,

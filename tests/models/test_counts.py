@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow_where
 
 from models import layers, registry
 from models.summary import describe
@@ -444,7 +445,7 @@ CIFAR_RESNETS = {
 }
 
 
-@pytest.mark.parametrize("depth", CIFAR_RESNETS)
+@pytest.mark.parametrize("depth", slow_where(lambda depth: depth == 1202, CIFAR_RESNETS))
 def test_cifar_resnet(depth):
     params, _, macs, convolutions, fields = CIFAR_RESNETS[depth]
     description = summary("resnet_cifar10", CIFAR, 10, depth=depth)
@@ -457,8 +458,11 @@ def test_cifar_resnet(depth):
 
 @pytest.mark.parametrize(
     ("depth", "shortcut"),
-    [(depth, "B") for depth in CIFAR_RESNETS]
-    + [(depth, "none") for depth in (20, 32, 44, 56, 110)],
+    [
+        *((depth, "B") for depth in (20, 32, 44, 56, 110)),
+        pytest.param(1202, "B", marks=pytest.mark.slow),
+        *((depth, "none") for depth in (20, 32, 44, 56, 110)),
+    ],
 )
 def test_cifar_resnets_other_shortcuts(depth, shortcut):
     plain, projected = CIFAR_RESNETS[depth][:2]
@@ -656,6 +660,7 @@ def test_side_of_the_class_map(name, options, maps):
     assert jax.eval_shape(module.apply, variables, oblong).shape == (1, cells, 1, 1000)
 
 
+@pytest.mark.slow
 def test_class_map_at_native_size_is_the_vector_of_fully_connected_layers():
     options = dict(variant="A", initializer="he")
     vector = create("vgg", **options)

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import slow_where
 
 from configs.common import base
 from models import registry
 from models.layers import backend
-from tests.models.test_registry import RUN, slow_where
+from tests.models.test_registry import RUN
 
 pytestmark = pytest.mark.usefixtures("product_options")
 

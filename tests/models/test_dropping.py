@@ -134,6 +134,7 @@ def test_dropconnect_predictions_depend_on_their_image_alone():
     np.testing.assert_allclose(layer.apply(variables, x[3:4], False)[0], together[3], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropconnect_in_groups_of_examples_is_the_same(monkeypatch):
     layer = layers.DropConnect(6, activation="prelu")
     x = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)
@@ -182,6 +183,7 @@ def test_no_gradient_flows_through_standouts_probabilities():
 
 
 @pytest.mark.parametrize("variant", ["mnist_dense", "mnist_conv"])
+@pytest.mark.slow
 def test_maxouts_images_are_not_scaled_and_its_hidden_layers_are(variant):
     """The authors' files: input_scales 1; for other layers the default, 1 / 0.5 (pylearn2)."""
     section = {"name": "maxout", "dtype": "float32", "variant": variant}

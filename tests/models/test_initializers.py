@@ -119,6 +119,7 @@ def leaves(params, kind):
     }
 
 
+@pytest.mark.slow
 def test_alexnet():
     # Krizhevsky 2012, sec. 5.
     params = started("alexnet", IMAGENET)
@@ -139,6 +140,7 @@ CUDA_CONVNETS = {
 
 
 @pytest.mark.parametrize("variant", CUDA_CONVNETS)
+@pytest.mark.slow
 def test_cuda_convnet(variant):
     module = registry.create({"name": "cuda_convnet", "dtype": "float32", "variant": variant}, 10)
     params = draws(module, (12, 12, 3), 30)  # at 12x12 each layer has 320 weights or more
@@ -168,6 +170,7 @@ def test_maxout_net():
         assert all((bias == 0).all() for bias in leaves(params, "bias").values())
 
 
+@pytest.mark.slow
 def test_googlenet():
     # Caffe's bvlc_googlenet: "xavier" weights, biases 0.2, but 0 in the three classifiers.
     params = started("googlenet", (96, 96, 3))
@@ -206,6 +209,7 @@ def test_resnet(zero_gamma):
     assert all((bias == 0).all() for bias in leaves(params, "bias").values())
 
 
+@pytest.mark.slow
 def test_zero_gamma_of_bottlenecks_is_the_third():
     params = started("resnet", (32, 32, 3), depth=50, zero_gamma=True)
     zero = {name for name, gamma in leaves(params, "scale").items() if not gamma.any()}
@@ -213,6 +217,7 @@ def test_zero_gamma_of_bottlenecks_is_the_third():
     assert all(name.endswith("/bn3") for name in zero)
 
 
+@pytest.mark.slow
 def test_gradients_of_vgg_b_shrink_with_a_constant_deviation():
     # He 2015, "Delving Deep", sec. 2.2: deviations of 0.01 shrink the gradient from conv10 to
     # conv2 by 1.7e4 against those of eq. 14. With one key and ReLU the nets are scaled copies of

@@ -12,7 +12,7 @@ from models import layers
 from models.layers import backend, kernels, pooling
 
 
-@pytest.mark.parametrize("batch", [2, 27])
+@pytest.mark.parametrize("batch", [2, pytest.param(27, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def test_sides(side, pooled):
     assert shape_of(cells, side + 32)[0] == (2, 2, 2, 7)
 
 
+@pytest.mark.slow
 def test_windows_begin_at_the_first_pixel():
     module = ResNet(depth=18, pool1_padding=0, num_classes=7)
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)

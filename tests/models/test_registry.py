@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import slow_where
 from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
 
@@ -61,11 +62,6 @@ TRACED = [
 
 def label(case):
     return "-".join([case[0], *map(str, case[1].values())])
-
-
-def slow_where(is_slow, cases):
-    """The cases; those that take long to compile or to trace are marked."""
-    return [pytest.param(case, marks=pytest.mark.slow) if is_slow(case) else case for case in cases]
 
 
 LARGE_VARIANTS = ("cifar10", "13pct", "11pct")
