@@ -1,7 +1,4 @@
-"""The tables of docs/config.md, from `configs.schema`. To write them again:
-
-python -m configs.reference
-"""
+"""The tables of docs/config.md, from `configs.schema`: python -m configs.reference writes them."""
 
 import pathlib
 import re
