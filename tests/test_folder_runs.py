@@ -84,7 +84,7 @@ def test_a_run_learns_the_colours_and_stores_its_classes_and_statistics(pictures
     assert all(name in line for name in COLOURS)  # the folders' names are spoken
 
 
-@pytest.mark.parametrize(("workers", "step"), [(0, 7), (1, 11)])
+@pytest.mark.parametrize(("workers", "step"), [(0, 7), pytest.param(1, 11, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one(
     pictures, whole, tmp_path, monkeypatch, workers, step
 ):

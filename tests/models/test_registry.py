@@ -351,7 +351,7 @@ def test_prelus_slopes(name, options, shape, widths, regulariser):
         assert sorted(actual) == sorted(expected)
 
 
-@pytest.mark.parametrize("decayed", ["kernels", "all"])
+@pytest.mark.parametrize("decayed", [pytest.param("kernels", marks=pytest.mark.slow), "all"])
 def test_slopes_start_at_a_quarter_and_do_not_decay(decayed):
     module = create("mlp", activation="prelu", hidden=(5, 4), regulariser="dropconnect")
     params, _ = draw(module, np.ones((1, *SMALL), np.float32))

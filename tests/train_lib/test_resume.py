@@ -134,6 +134,7 @@ def test_going_on_with_what_cannot_be_loses_nothing(complete):
     assert_equal_states(train_and_evaluate(tiny_config(), workdir), first)
 
 
+@pytest.mark.slow
 def test_the_log_has_the_values_of_the_steps(tmp_path):
     """Logged training loss and error are the means since the last logged step."""
     fine = tiny_config(epochs=1.0, log_every_steps=1)
@@ -201,6 +202,7 @@ def test_a_folder_that_disappears_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_a_limit_on_the_size_of_files_is_one_line_and_loses_nothing(tmp_path, product_options):
     """A real error of the system, within a save and in the thread that makes it."""

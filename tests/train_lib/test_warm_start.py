@@ -170,6 +170,7 @@ def small_config(argument, **overrides):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_begins_there_once_and_goes_on_without_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "finish", lambda *_: None)
     first = jax.device_get(train_and_evaluate(small_config("30"), tmp_path / "a"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from conftest import tiny_config
+from conftest import slow_where, tiny_config
 from jax import export
 
 from errors import UserError
@@ -73,9 +73,10 @@ NETS = {
     "maxout": ({"variant": "cifar10"}, (32, 32, 3)),
 }
 SMALL = ("mlp", "resnet_cifar10", "cuda_convnet")
+LARGE = ("alexnet", "vgg", "googlenet", "resnet", "maxout")
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", slow_where(LARGE.__contains__, NETS))
 def test_every_family_is_exported_for_any_number_of_images(name):
     options, shape = NETS[name]
     module = registry.create({"name": name, "dtype": "float32", **options}, num_classes=10)

@@ -163,6 +163,7 @@ def test_missing_layers_images_and_checkpoints_are_one_line_before_anything_is_w
         inspect_run(config, tmp_path, ())
 
 
+@pytest.mark.slow
 def test_gradients_of_untrained_networks_are_drawn_too(runs):
     net = load_run(runs["lenet"][0])
     views = np.random.default_rng(0).integers(0, 255, (4, 28, 28, 1)).astype(np.uint8)

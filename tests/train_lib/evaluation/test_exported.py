@@ -8,7 +8,7 @@ import os
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import slow_where, tiny_config
 
 from configs import compare, mlp
 from errors import UserError
@@ -141,9 +141,10 @@ FAMILIES = {
     "cuda_convnet": "18pct",
     "maxout": "cifar10",
 }
+LARGE = ("alexnet", "vgg", "googlenet", "resnet", "maxout")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_where(LARGE.__contains__, FAMILIES))
 def test_weights_of_every_family_are_read_exactly(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config(FAMILIES[name])
     if name == "vgg":  # fewer weights

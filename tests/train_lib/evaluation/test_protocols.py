@@ -212,7 +212,12 @@ def dense_by_image(class_map, exp, state, split, scales, average="scores"):
     ("overrides", "scales", "average"),
     [
         ({}, (SCALE,), "scores"),
-        ({"evaluate.map_average": "probabilities"}, (SCALE,), "probabilities"),
+        pytest.param(
+            {"evaluate.map_average": "probabilities"},
+            (SCALE,),
+            "probabilities",
+            marks=pytest.mark.slow,
+        ),
         # The published three of a fixed S would have 20 - 32 pixels.
         pytest.param(
             {"view.train_scale": (20, 31), "evaluate.multi_scale": True},
@@ -234,6 +239,7 @@ def test_dense_equals_the_network_on_each_image_alone(
     np.testing.assert_array_equal(labels, split.labels)
 
 
+@pytest.mark.slow
 def test_dense_at_the_native_size_is_the_central_crop_of_square_images(runs, tmp_path):
     for name in NAMES:
         for part in ("train", "val"):

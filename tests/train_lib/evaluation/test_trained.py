@@ -168,6 +168,7 @@ def test_files_without_an_image_shape(digits, tmp_path):
     np.testing.assert_array_equal(load_run(tmp_path / "a.safetensors").predict(digit), expected)
 
 
+@pytest.mark.slow
 def test_a_machine_with_fewer_devices_and_no_data_opens_a_run(tmp_path):
     """Also a run of an older version, whose config lacks some of the model's options."""
     config = tiny_config(num_devices=4, epochs=1.0)
