@@ -7,10 +7,8 @@ its files only; on restore everything is compared with the description.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -23,6 +21,7 @@ from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import TryAgain, UserError, one_line
+from train_lib.distributed.file_errors import reason_outside_file, system_reason
 
 # 2: the optimizer's state holds the rate and the memory of its rules. 3: the description has a
 # checksum of its own, and the metrics.
@@ -32,32 +31,6 @@ DAMAGED = "damaged"
 # The old checkpoint of a step that is being saved again, on the same disk.
 REPLACED = pathlib.PurePath(DIRECTORY, "replaced")
 METRIC = "test/top1_error"
-
-
-# Errors of the system for a damaged file. Any other error (no descriptor, no memory, a disk or a
-# server that does not answer) may come from an undamaged file.
-_DAMAGE_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
-
-
-def _system_error(error: BaseException) -> int | None:
-    """The system's error number; in TensorStore's errors it stands in the message."""
-    in_text = re.search(r"os_error_code='(\d+)'", str(error))
-    number = int(in_text.group(1)) if in_text else getattr(error, "errno", None)
-    return number if isinstance(number, int) else None
-
-
-def _reason_elsewhere(error: BaseException | None) -> str | None:
-    """Why a file could not be read, if the reason is not in the file; else None."""
-    while error is not None:
-        if isinstance(error, MemoryError):
-            return "there is not enough memory"
-        if "can't start new thread" in str(error):
-            return "there are too many processes and threads"
-        number = _system_error(error)
-        if number is not None and number not in _DAMAGE_ERRORS:
-            return os.strerror(number)
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _to_host(state):
@@ -115,14 +88,14 @@ class Checkpoints:
                 self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         except Exception as error:
             # Orbax reads every step's JSON files here, and stops at one that it cannot parse.
-            may_move = not self._options.read_only and not _reason_elsewhere(error)
+            may_move = not self._options.read_only and not reason_outside_file(error)
             unreadable = self._unreadable_steps() if may_move else []
             for step in unreadable:
                 self._report(step, error)
                 self._move_aside(step)
             if unreadable:
                 return self._open()
-            reason = _reason_elsewhere(error) or one_line(error)
+            reason = reason_outside_file(error) or one_line(error)
             raise UserError(
                 f"cannot open {self.directory} ({reason}): check the folder, or choose another"
                 " --workdir"
@@ -138,7 +111,7 @@ class Checkpoints:
                     for file in files:
                         json.loads(file.read_text())
                 except (OSError, ValueError) as error:
-                    if not _reason_elsewhere(error):
+                    if not reason_outside_file(error):
                         steps.append(int(folder.name))
         return steps
 
@@ -245,8 +218,7 @@ class Checkpoints:
         self._manager.close()
 
     def _failed(self, error: Exception) -> UserError:
-        number = _system_error(error)
-        why = one_line(error) if number is None else os.strerror(number)
+        why = system_reason(error) or one_line(error)
         return UserError(
             f"could not save a checkpoint in {self.directory} ({why}): free some space or check the"
             " folder, then run the same command again"
@@ -321,7 +293,7 @@ class Checkpoints:
 
     def _raise_if_undamaged(self, step: int, error: Exception) -> None:
         """Raises UserError if the reason for an error is not in the checkpoint's files."""
-        why = _reason_elsewhere(error)
+        why = reason_outside_file(error)
         if why:
             path = self.directory / str(step)
             raise UserError(

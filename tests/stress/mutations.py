@@ -81,8 +81,8 @@ MUTATIONS = {
     ),
     "what keeps a good checkpoint from being read": (
         "train_lib/checkpoints.py",
-        "        why = _reason_elsewhere(error)\n        if why:",
-        "        why = _reason_elsewhere(error)\n        if why and not why:",
+        "        why = reason_outside_file(error)\n        if why:",
+        "        why = reason_outside_file(error)\n        if why and not why:",
         "tests/train_lib/test_checkpoints.py",
     ),
     "the old checkpoint while its step is saved again": (
