@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from conftest import slow_where
 
-from configs.common import base
-from models import registry
 from models.layers import backend
-from tests.models.test_registry import RUN
+from tests.models.test_registry import RUN, smallest
 
 pytestmark = pytest.mark.usefixtures("product_options")
 
@@ -28,12 +26,10 @@ def is_slow(case):
     return case[0] not in ("lenet5", "mlp")
 
 
-def network(name, options, shape, classes, batch):
+def network(name, options):
     """Of a case: (variables -> a smooth function of the logits in training mode, initialiser)."""
-    section = base().model
-    section.update({"name": name, **options})
-    module = registry.create(section, classes)
-    images = jax.random.normal(jax.random.key(1), (batch, *shape))
+    module, shape = smallest(name, **options)
+    images = jax.random.normal(jax.random.key(1), (8 if shape[0] < 96 else 2, *shape))
 
     def init():
         return module.init(jax.random.key(0), images, train=False)
