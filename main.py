@@ -13,18 +13,22 @@ MODES = ("train", "evaluate", "predict", "inspect", "summary", "export")
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "The experiment: configs/NAME.py[:ARG]; by default that of the run in --workdir.",
+    "The experiment: configs/NAME.py[:ARG]. Default: the config of the run in --workdir.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run in it is resumed.")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 IMAGES = flags.DEFINE_list(
-    "images", [], "--mode=predict, inspect: image files or folders, with commas."
+    "images", [], "--mode=predict, inspect: image files or folders, separated by commas."
 )
 LAYER = flags.DEFINE_string("layer", "", "--mode=inspect: the layer whose feature maps are shown.")
 COMPARE = flags.DEFINE_list(
-    "compare", [], "--mode=inspect: other runs' folders, or steps of this run, with commas."
+    "compare",
+    [],
+    "--mode=inspect: folders of other runs, or steps of this run, separated by commas.",
 )
-OUTPUT = flags.DEFINE_string("output", "", "--mode=export: the file, NAME.safetensors or .jax.")
+OUTPUT = flags.DEFINE_string(
+    "output", "", "--mode=export: the file to write, NAME.safetensors or NAME.jax."
+)
 FORMAT = flags.DEFINE_string(
     "format", "", "--mode=summary: table or json. --mode=export: canon, torchvision or jax."
 )
@@ -33,25 +37,25 @@ flags.DEFINE_string("coordinator", "", "One of several processes: process 0's HO
 flags.DEFINE_integer("num_processes", 0, "With --coordinator: how many processes there are.")
 flags.DEFINE_integer("process_id", -1, "With --coordinator: this process's number, from 0.")
 flags.DEFINE_float(
-    "peer_timeout", 30.0, "Seconds after which a process that does not answer ends the run of all."
+    "peer_timeout", 30.0, "All processes end if one of them does not answer for this many seconds."
 )
-flags.DEFINE_float("start_timeout", 50.0, "Seconds to wait for all processes.")
+flags.DEFINE_float("start_timeout", 50.0, "Seconds to wait until all processes have started.")
 ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
-    "allow_config_change", False, "Train on in a workdir that was made with another config."
+    "allow_config_change", False, "Resume the run in --workdir although its config has changed."
 )
 
 
 def parse(argv: list[str]) -> list[str]:
-    """absl's parsing, with every mistake as one line."""
+    """Parses the flags. Every mistake is reported in one line."""
     from train_lib.commands import flag_checks
 
     return flag_checks.parse(argv)
 
 
 def main(_) -> None:
-    """Runs the command of --mode. An error that the user can correct is one line."""
+    """Sets up the process and runs the command. An error that the user can correct is one line."""
     is_training = MODE.value == "train"
-    # From here on a signal finds a handler.
+    # Signals are handled from here on, also during the slow imports below.
     stop_request = StopRequest(owns_process=True) if is_training else contextlib.nullcontext()
     with shell.errors_as_one_line(), stop_request as stop:
         from train_lib.commands import launch
@@ -66,7 +70,7 @@ def main(_) -> None:
 
 
 def run(config, given: dict, stop: StopRequest | None) -> str | None:
-    """The command of --mode. Returns the text to print, if any."""
+    """Runs the command of --mode. Returns the text to print, if any."""
     workdir = pathlib.Path(WORKDIR.value or "")
     if MODE.value == "train":
         from train_lib.train import train_and_evaluate

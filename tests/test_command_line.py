@@ -51,7 +51,7 @@ def test_training_writes_what_it_says(trained):
     assert done.returncode == 0, done.stderr
     assert "test error" in done.stdout
     assert str(workdir) in done.stdout
-    for words in ("60,000 parameters", "1 x cpu", "25 a device", "1,442 to train", "epoch 5.0"):
+    for words in ("60,000 parameters", "1 x cpu", "25 per device", "1,442 to train", "epoch 5.0"):
         assert words in done.stderr
     names = {path.name for path in workdir.iterdir()}
     assert names == {

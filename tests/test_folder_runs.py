@@ -127,7 +127,7 @@ def test_an_unreadable_image_ends_the_run_or_is_skipped(pictures, tmp_path, caps
     said = capsys.readouterr()
     assert said.err.count("skipped") == 2
     assert "red/1.jpg" in said.err
-    assert "1 times an image could not be read" in said.out
+    assert "an unreadable image was replaced by another one 1 times" in said.out
     assert json.loads(evaluate.evaluate_run(config, tmp_path / "b"))["examples"] == 8
 
 

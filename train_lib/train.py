@@ -33,16 +33,16 @@ class Stopped(Exception):
     """Training was asked to stop, and has saved its state."""
 
     exit_code = TryAgain.exit_code
-    raised_by_all_processes = True  # the first process has saved before they part
+    raised_by_all_processes = True
 
 
 @dataclasses.dataclass
 class Session:
-    """What outlasts a roll-back.
+    """Values that a roll-back to a checkpoint does not reset.
 
-    rolled_back: how often the run went back to a checkpoint, also before it was resumed.
-    reason: why it went back the last time, if it did so in this session.
-    skipped: how many unreadable images were left out.
+    rolled_back: number of roll-backs of the run, including those before it was resumed.
+    reason: why the last roll-back of this session happened; empty if there was none.
+    skipped: number of unreadable images that were replaced.
     """
 
     stop: StopRequest
@@ -60,15 +60,16 @@ def train_and_evaluate(
 ) -> state_lib.TrainState:
     """Trains or resumes the run in `workdir`, and returns its final state.
 
-    Writes config.json, dataset.json, statistics.npz (if the config needs any), metrics.jsonl,
-    events/, checkpoints/ and plots/ there.
+    Writes config.json, dataset.json, statistics.npz (if the config needs it), metrics.jsonl,
+    events/, checkpoints/ and plots/ to the workdir.
 
-    config: None resumes the run of the workdir with the config that it stored.
-    stop: a request that listens for signals already; by default one that listens while this trains.
-    given: names of the config's fields that the user gave, see `experiment.resolve`.
-    Raises UserError for whatever the user can put right, Stopped after SIGTERM or Ctrl-C.
+    config: None resumes the run in the workdir with its stored config.
+    stop: a request that already listens for signals. By default a new one listens during training.
+    given: names of the config's fields that the user set, see `experiment.resolve`.
+    Raises UserError for an error that the user can correct, Stopped after SIGTERM or Ctrl-C.
 
-    All of several processes (see `processes`) call this; only the first one needs the workdir.
+    With several processes (see `processes`), each of them calls this function. Only the first one
+    needs access to the workdir.
     """
     with session(workdir, stop) as run:
         exp = resolve(config, workdir, given=given, allow_config_change=allow_config_change)
@@ -78,7 +79,7 @@ def train_and_evaluate(
 
 
 def with_roll_back(train: Callable, exp: Experiment, train_step: Callable, run: Session):
-    """`train`, again from the last checkpoint after each NotFinite, as config.not_finite says."""
+    """Calls `train`. After NotFinite, calls it again if config.not_finite allows a roll-back."""
     section = exp.config.not_finite
     while True:
         try:
@@ -91,15 +92,15 @@ def with_roll_back(train: Callable, exp: Experiment, train_step: Callable, run: 
 
 
 def train(exp: Experiment, train_step: Callable, run: Session) -> state_lib.TrainState:
-    """From the newest checkpoint, or the start, to the end of the plan.
+    """Trains from the newest checkpoint, or from step 0, to the last step of the plan.
 
-    Raises Stopped, with the state saved, if the run was asked to stop.
+    If the run was asked to stop, the state is saved and Stopped is raised.
     """
     checkpoints, state, origin = restore_or_start(exp)
     state = begin(exp, state, origin, run)
     with Recorder(exp, checkpoints, run.stop, int(state.step)) as recorder:
-        if origin and checkpoints:  # from here on the run does not need the source any more
-            checkpoints.save(0, state)
+        if origin and checkpoints:
+            checkpoints.save(0, state)  # a resumed run does not need the source of its weights
         state = loop(exp, train_step, parallel.replicate(state, exp.devices), recorder, run)
         recorder.wait()
     processes.print_once(recorder.progress.summary(), file=sys.stderr)
@@ -114,12 +115,12 @@ def train(exp: Experiment, train_step: Callable, run: Session) -> state_lib.Trai
 
 
 def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, run: Session):
-    """Steps until the plan ends, or until the run is to stop. Returns the state, saved if it is."""
-    step, ahead = int(state.step), None
+    """Trains until the last step, or until a request to stop. Returns the state, which is saved."""
+    step, prefetched = int(state.step), None
     batches = exp.train_batches(step)
 
-    def read(running=None):
-        """The next inputs, on their way to the devices, which compute `running` meanwhile."""
+    def read_inputs(running=None):
+        """Starts to copy the next inputs to the devices, which are computing `running`."""
         with recorder.progress.waiting(running):
             inputs = next(batches, None)
         if inputs and processes.count() > 1:
@@ -131,21 +132,21 @@ def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, run: 
             state, is_over = recorder.between_steps(state, step)
             if is_over:
                 return state
-            inputs = ahead or read()
+            inputs = prefetched or read_inputs()
             recorder.progress.running()
             state, records = train_step(state, inputs)
-            ahead = read(records)
+            prefetched = read_inputs(records)
             recorder.dispatched(step, records)
             step += exp.plan.dispatch(step)
     finally:
         run.skipped += batches.skipped
-        batches.close()  # and the workers that decode
+        batches.close()  # also ends the workers that decode images
 
 
 def compile_step(exp: Experiment) -> Callable:
-    """run(state, inputs) -> (state, records): a dispatch of steps on all devices.
+    """Returns run(state, inputs) -> (state, records): the steps of one dispatch on all devices.
 
-    inputs: a batch, and for several processes whether this process was asked to stop.
+    inputs: the batches of these steps. With several processes: (batches, stop), see `sharing_stop`.
     """
     steps = several(make_train_step(exp.recipe))
     return parallel.train_step(sharing_stop(steps) if processes.count() > 1 else steps, exp.devices)
@@ -153,11 +154,11 @@ def compile_step(exp: Experiment) -> Callable:
 
 @contextlib.contextmanager
 def session(workdir: str | pathlib.Path, stop: StopRequest | None):
-    """Listens for signals, and turns errors of the disk into a UserError."""
+    """Listens for signals, and turns a file system error into a UserError."""
     try:
         with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
             yield Session(stop)
-    except BrokenPipeError:  # the reader of the output has left
+    except BrokenPipeError:  # nobody reads standard output any more, as with `head`
         raise
     except OSError as error:
         raise UserError(
@@ -168,7 +169,7 @@ def session(workdir: str | pathlib.Path, stop: StopRequest | None):
 
 @contextlib.contextmanager
 def locked(exp: Experiment, allow_config_change: bool):
-    """Makes the folder and keeps other runs out of it; the first of several processes does so."""
+    """Creates the workdir and locks it against other runs. Only the first process does this."""
     if not processes.is_first():
         yield
         return
@@ -180,10 +181,14 @@ def locked(exp: Experiment, allow_config_change: bool):
 
 
 def restore_or_start(exp: Experiment):
-    """(checkpoints, state, origin) of the run's first or next step.
+    """Returns (checkpoints, state, origin) at the start of training.
 
-    The state comes from: 1. the newest good checkpoint of the workdir, 2. the weights that
-    config.init_from names (then origin is a `warm_start.Origin`), 3. scratch.
+    The state comes from the first of these that exists:
+    1. the newest good checkpoint of the workdir,
+    2. the weights that config.init_from names (then origin is a `warm_start.Origin`),
+    3. random initial weights.
+
+    Processes other than the first one have neither checkpoints nor origin.
     """
     state = exp.new_state()
     checkpoints = origin = None
@@ -199,7 +204,10 @@ def restore_or_start(exp: Experiment):
 
 
 def begin(exp: Experiment, state, origin: warm_start.Origin | None, run: Session):
-    """Stores and prints the facts about a run, or prints that it goes back. Returns the state."""
+    """Writes the description of the run and prints the opening block. Returns the state.
+
+    After a roll-back, prints its reason instead, and lowers the state's learning rate.
+    """
     step, section = int(state.step), exp.config.not_finite
     if run.reason:
         processes.print_once(
@@ -215,7 +223,7 @@ def begin(exp: Experiment, state, origin: warm_start.Origin | None, run: Session
             f" {exp.plan.total_steps}: raise config.epochs, or choose another --workdir"
         )
     run.rolled_back = schedules.roll_backs(state.opt_state)
-    statistics = exp.statistics  # all processes together
+    statistics = exp.statistics  # not inside the `if`: all processes compute it together
     if processes.is_first():
         write_description(exp.workdir, exp.config, exp.info, statistics, len(exp.train_split))
         print_opening(exp, state, origin)
@@ -226,7 +234,7 @@ def begin(exp: Experiment, state, origin: warm_start.Origin | None, run: Session
 def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
     """Draws the plots and prints the closing lines. skipped: unreadable images of this process."""
     step, result = recorder.result
-    if step != exp.plan.total_steps:  # the run was complete before it began
+    if step != exp.plan.total_steps:  # the run had already been complete
         result = recorder.evaluate(state)
     counts = processes.gather(skipped=np.int64(skipped))
     if not processes.is_first():
@@ -238,7 +246,7 @@ def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
     split = sources.split_name(dataset, dataset.test_split)
     skipped = sum(int(count["skipped"]) for count in counts)
     if skipped:
-        print(f"{skipped} times an image could not be read, and another stood in for it")
+        print(f"an unreadable image was replaced by another one {skipped} times")
     print(
         f"test error {result.top1_error:.2%} ({round(result.top1_error * result.examples)} of"
         f" {result.examples} images of {name} {split}), loss {result.loss:.4f}, after"
@@ -251,19 +259,18 @@ def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
 
 
 def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> None:
-    """Prints the opening block."""
+    """Prints the facts about the run: its network, data, devices, learning rate and length."""
     config, plan, count = exp.config, exp.plan, parallel.global_device_count(exp.devices)
     parameters, step = state_lib.count_parameters(state), int(state.step)
-    together = f", {processes.count()} processes" if processes.count() > 1 else ""
+    group = f", {processes.count()} processes" if processes.count() > 1 else ""
     copy = f" ({exp.info.copy.description})" if exp.info.copy else ""
     progress_lib.opening_block(
         {
             "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
             "data": f"{config.dataset.name}, {len(exp.train_split):,} to train,"
             f" {len(exp.test_split):,} to test{copy}",
-            "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform})"
-            + together,
-            "batch": f"{config.batch_size}, {config.batch_size // count} a device",
+            "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform}){group}",
+            "batch": f"{config.batch_size}, {config.batch_size // count} per device",
             "rate": optimizers.describe(config.optimizer, config.schedule, exp.rate_scale),
             **(origin.rows() if origin else {}),
             "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
@@ -274,7 +281,7 @@ def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> N
 
 
 def check(exp: Experiment) -> None:
-    """Raises UserError, before anything is written, for a run that this machine cannot train."""
+    """Raises UserError if this machine cannot train the run. Called before anything is written."""
     config = exp.config
     if config.init_from and processes.is_first() and not has_checkpoints(exp.workdir):
         warm_start.check_source(config.init_from)
@@ -285,11 +292,11 @@ def check(exp: Experiment) -> None:
 
 
 def check_memory(exp: Experiment) -> None:
-    """Raises UserError if the devices cannot hold even parameters and updates, or a batch.
+    """Raises UserError if the devices cannot hold the parameters and their updates, or a batch.
 
-    Parameters, gradient, velocity and average are on each device; a batch's images are spread over
-    all devices. Checked beforehand, because a machine that runs out of memory kills the process
-    without a message.
+    Each device holds the parameters, their gradient, the velocity and the average. The images of a
+    batch are divided among the devices. This is checked before training, because a machine that
+    runs out of memory may kill the process without a message.
     """
     leaves = jax.tree.leaves(state_lib.variable_shapes(exp.module, exp.input_shape))
     copies_of_parameters = 4 if exp.config.optimizer.averaging else 3
@@ -299,11 +306,11 @@ def check_memory(exp: Experiment) -> None:
     batch = exp.config.batch_size * math.prod(exp.input_shape) * 4 // processes.count()
     if available is not None and batch > available * len(exp.devices) // copies:
         raise UserError(
-            f"config.batch_size={exp.config.batch_size}: such a batch has {batch / 1e9:,.0f} GB,"
-            f" and a device has {available / 1e9:,.0f} GB: lower it"
+            f"config.batch_size={exp.config.batch_size}: a batch needs {batch / 1e9:,.0f} GB, and"
+            f" a device has {available / 1e9:,.0f} GB: lower it"
         )
     if available is not None and needed * copies > available:
         raise UserError(
-            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters"
-            f" and their updates, and there are {available / 1e9:,.0f} GB: make it smaller"
+            f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters and"
+            f" their updates, but only {available / 1e9:,.0f} GB exist: make the network smaller"
         )
