@@ -1,6 +1,7 @@
-"""`resolve`: the one place that turns a config into an `Experiment`, which is complete and frozen.
+"""`resolve` turns a config into an `Experiment`, which is complete and frozen.
 
-Below it no function takes a whole config, but the experiment, one of its parts, or plain values.
+Code that runs after `resolve` takes the experiment, one of its parts, or plain values. It does not
+take a whole config.
 """
 
 import bisect
@@ -31,7 +32,7 @@ from train_lib.distributed import parallel, processes, workers
 from train_lib.steps import Recipe, make_eval_step
 from train_lib.workdir import check_readable, check_same_config, read_config, read_statistics
 
-_MOST_EVENTS = 1_000_000  # evaluations, or saves, of a run
+_MOST_EVENTS = 1_000_000  # largest number of evaluations, or of saves, in a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +57,10 @@ class Plan:
         return sorted(self.evaluate_at | self.save_at)
 
     def dispatch(self, step: int) -> int:
-        """How many steps the next device call makes: steps_per_dispatch, or one.
+        """The number of steps in the next device call: steps_per_dispatch, or one.
 
-        Depends on the step alone. So a run that is resumed after any dispatch makes the same calls,
-        with the same rounding, as an uninterrupted run.
+        It depends only on the step. Therefore a resumed run makes the same calls, with the same
+        rounding, as an uninterrupted run.
         """
         whole = self.next_boundary(step) - step >= self.steps_per_dispatch
         return self.steps_per_dispatch if whole else 1
@@ -67,9 +68,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class KnownData:
-    """What a weight file or a run stores about its data set, which then need not be there.
+    """Facts about a data set that a weight file or a run stores. The data set may then be missing.
 
-    statistics: of the training split, if the network needs any.
+    statistics: statistics of the training split, if the network needs them.
     """
 
     info: Info | None = None
@@ -80,15 +81,15 @@ class KnownData:
 class Experiment:
     """A run, or a network that is only read, with everything that follows from its config.
 
-    config: settled and validated, as config.json stores it.
+    config: complete and validated, as config.json stores it.
     workdir: the run's folder, if it has one.
     reading: how images are decoded and cut, if they are not arrays in memory.
     input_shape: (height, width, channels) of the network's input.
-    loss: (logits, labels) -> float32 [batch], and the class probabilities that belong to it.
-    devices: those of this process; `parallel` knows the others.
-    known: what is known about the data set without reading it.
+    loss: (logits, labels) -> float32 [batch], with the matching class probabilities.
+    devices: this process's devices.
+    known: facts about the data set that are known without reading it.
 
-    Parts that need the training set are made when they are first used.
+    Parts that need the training set are computed when they are first used.
     """
 
     config: FrozenConfigDict
@@ -111,7 +112,7 @@ class Experiment:
 
     @property
     def train_examples(self) -> int:
-        """How many examples the training split has, without reading it where that is known."""
+        """The size of the training split. The split is loaded only if its size is not known."""
         return self.info.train_examples or len(self.train_split)
 
     @functools.cached_property
@@ -121,10 +122,10 @@ class Experiment:
 
     @functools.cached_property
     def statistics(self) -> statistics_lib.Statistics | None:
-        """The training set's mean and colours, if the config needs them; else None.
+        """The training set's mean and colours, or None if the config does not need them.
 
-        Those that the run or the weight file stores, or else computed from the training set.
-        Several processes must ask for them together.
+        A run or a weight file stores them. Otherwise they are computed from the training set.
+        With several processes, all of them must read this property at the same time.
         """
         config = self.config
         if not needs_statistics(config.preprocess, config.augment):
@@ -150,15 +151,15 @@ class Experiment:
 
     @functools.cached_property
     def drop_scale(self) -> Callable:
-        """step -> factor on every drop rate, from the schedule's drop_anneal_epochs."""
+        """step -> factor on every drop rate, from config.schedule.drop_anneal_epochs."""
         steps_per_epoch = 0.0
-        if self.config.schedule.drop_anneal_epochs:  # only then is the set's size needed
+        if self.config.schedule.drop_anneal_epochs:  # only then is the training set needed
             steps_per_epoch = self.train_examples / self.config.batch_size
         return schedules.make_drop_scale(self.config.schedule, steps_per_epoch)
 
     @functools.cached_property
     def rate(self) -> schedules.Rate:
-        """The learning rate by step, with its rules."""
+        """The learning rate as a function of the step, with its rules."""
         return schedules.make_rate(
             self.config.schedule,
             self.plan.steps_per_epoch,
@@ -169,7 +170,7 @@ class Experiment:
 
     @property
     def rate_scale(self) -> float:
-        """The factor on all rates, from schedule.for_batch."""
+        """The factor on all learning rates, from config.schedule.for_batch."""
         reference = self.config.schedule.for_batch
         return self.config.batch_size / reference if reference else 1.0
 
@@ -180,7 +181,7 @@ class Experiment:
         )
 
     def new_state(self) -> state_lib.TrainState:
-        """The state at step 0, its parameters drawn from config.seed."""
+        """The state at step 0. Its parameters are drawn with config.seed."""
         averaged = self.config.optimizer.averaging > 0
         return state_lib.create(
             self.module, self.optimizer, self.config.seed, self.input_shape, averaged
@@ -205,7 +206,7 @@ class Experiment:
 
     @functools.cached_property
     def eval_step(self) -> Callable:
-        """(state, batch) -> (sums, examples), already parallel: see `steps.make_eval_step`."""
+        """(state, batch) -> (sums, examples) on all devices, see `steps.make_eval_step`."""
         step = make_eval_step(self.module, self.loss, self.transform, self.drop_scale)
         return parallel.eval_step(step, self.devices)
 
@@ -215,11 +216,11 @@ class Experiment:
         return -(-self.config.evaluate.batch_size // processes.count())
 
     def picture(self, split, i: int) -> np.ndarray:
-        """Example i as the net sees it in evaluation, but uint8: [h, w, c]."""
+        """Example i as it is cut for evaluation, before preprocessing: uint8 [h, w, c]."""
         return self.reading.view.cut(split.read(i)[0])[0]
 
     def train_batches(self, first: int) -> stream.TrainBatches:
-        """This process's batches from step `first` on, one dispatch at a time."""
+        """This process's batches, starting at step `first`, one dispatch at a time."""
         order = batches.Order(
             self.config.seed,
             self.config.batch_size,
@@ -231,12 +232,12 @@ class Experiment:
         return stream.TrainBatches(self.train_split, self.reading, order, steps, self.plan.dispatch)
 
     def eval_batches(self, split) -> Iterator[dict]:
-        """Batches of config.evaluate.batch_size; of a smaller split, one padded batch.
+        """Batches of config.evaluate.batch_size. A smaller split gives one padded batch.
 
-        split: where several processes evaluate together, this process's part.
+        split: with several processes, this process's part of the split.
         """
         count = len(self.devices)
-        # Evaluation pads its last batch anyway, so its size may follow the device count.
+        # Rounded up to a multiple of the device count. The last batch is padded anyway.
         size = -(-min(self.eval_batch_size, len(split)) // count) * count
         return stream.eval_batches(split, self.reading, size, count)
 
@@ -250,35 +251,35 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
     if config.epochs * steps_per_epoch > LARGEST_INT:
         raise UserError(
             f"config.epochs={config.epochs}: these are {config.epochs * steps_per_epoch:.3g} steps,"
-            " which must be less than 2^31"
+            " and the limit is 2^31: lower it"
         )
-    # 60.00000001 steps are 60.
+    # Rounded first, so that 60.00000001 steps count as 60.
     total = max(1, math.ceil(round(config.epochs * steps_per_epoch, 6)))
 
     def check(field: str, count: float) -> None:
         if count > _MOST_EVENTS:
             raise UserError(
-                f"config.{field}: that is {count:.3g} times in this run, and must be"
-                f" {_MOST_EVENTS:,} or less: raise it"
+                f"config.{field}: this happens {count:.3g} times in the run, and the limit is"
+                f" {_MOST_EVENTS:,}: raise it"
             )
 
-    def every(section: str) -> set[int]:
+    def event_steps(section: str) -> set[int]:
         epochs = config[section].every_epochs
         check(f"{section}.every_epochs={epochs}", config.epochs / epochs)
         count = math.ceil(config.epochs / epochs)
-        # At the first step, at the earliest.
+        # Nothing happens at step 0: such an event moves to step 1.
         ends = (end for i in range(1, count + 1) if (end := i * epochs) <= config.epochs)
         steps = (math.ceil(round(end * steps_per_epoch, 6)) for end in ends)
         return {max(1, step) for step in steps if step < total} | {total}
 
-    save_at, steps = every("checkpoint"), config.checkpoint.every_steps
+    save_at, steps = event_steps("checkpoint"), config.checkpoint.every_steps
     if steps:
         check(f"checkpoint.every_steps={steps}", total / steps)
         save_at |= set(range(steps, total, steps))
     return Plan(
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
-        evaluate_at=frozenset(every("evaluate")),
+        evaluate_at=frozenset(event_steps("evaluate")),
         save_at=frozenset(save_at),
         steps_per_dispatch=config.steps_per_dispatch,
     )
@@ -293,17 +294,17 @@ def resolve(
     allow_config_change: bool = False,
     known: KnownData = KnownData(),
 ) -> Experiment:
-    """The experiment of a config: settled, validated, matched with its data set and its workdir.
+    """Makes the experiment of a config: completes and validates it, and checks the workdir.
 
-    config: None means the config that the run in `workdir` stored.
+    config: None means the stored config of the run in `workdir`.
     workdir: the run's folder, if it has one; it may not exist yet.
-    given: names of the user's own fields, which settings of pretrained weights do not change.
+    given: names of the fields that the user set. Settings of pretrained weights do not change them.
     read_only: True when the command does not train. Then the folder must hold a run, and only the
         fields that change the network must be equal to its stored config.
-    allow_config_change: True to train on with another config than the stored one.
-    known: what is known about the data set, which then need not be there.
+    allow_config_change: True to resume training with another config than the stored one.
+    known: facts about the data set. With `known.info` the data set may be missing.
 
-    Reads no example and compiles nothing. Raises UserError for anything that cannot work.
+    Reads no example and compiles nothing. Raises UserError for a config that cannot work.
     """
     workdir = None if workdir is None else pathlib.Path(workdir)
     if config is None:
@@ -378,11 +379,14 @@ def resolve_weights(
     class_names: Sequence[str] | None = None,
     needs_data: bool = True,
 ) -> Experiment:
-    """The experiment of a net without a run, whose weights another framework's file holds.
+    """The experiment of a network whose weights are in another framework's file, without a run.
 
-    given: see `resolve`. class_names: by default those of the data set. needs_data: False when the
-    file may know another number of classes than the data set; their names are then the file's, or
-    numbers. Raises UserError as `resolve`, and for class names that do not fit the file.
+    given: see `resolve`.
+    class_names: by default the class names of the data set.
+    needs_data: False if the file may have another number of classes than the data set. The class
+        names are then those in the file, or numbers.
+
+    Raises UserError as `resolve`, and for class names that do not fit the file.
     """
     from train_lib import warm_start
 
@@ -391,7 +395,7 @@ def resolve_weights(
         config.init_from = file
         config.init_settings = config.init_settings and warm_start.AUTO
     config.evaluate.ensemble = ""
-    config.augment.lighting = "none"  # only training has it; it would need the training set
+    config.augment.lighting = "none"  # unused without training, and it needs the training set
     with warm_start.file_in_memory():
         exp = resolve(config, given=given, read_only=True)
         names = tuple(class_names or exp.info.class_names)
