@@ -1,7 +1,4 @@
-"""What a run records: metrics.jsonl, TensorBoard events, and the checkpoints between its steps.
-
-No TensorFlow is needed.
-"""
+"""Writes the records of a run to metrics.jsonl and TensorBoard events, evaluates and saves."""
 
 import collections
 import contextlib
@@ -31,7 +28,7 @@ _LARGEST = 3.4e38  # a float32
 
 
 def read(workdir: pathlib.Path) -> list[dict]:
-    """The records of a workdir, in order, without half-written and damaged lines.
+    """The records of a workdir, in order. Half-written and damaged lines are left out.
 
     Raises UserError if the file cannot be read.
     """
@@ -46,7 +43,7 @@ def read(workdir: pathlib.Path) -> list[dict]:
 
 
 def _record(line: str) -> dict | None:
-    """The record on a line; None if the line is damaged or the process was killed in its middle."""
+    """The record on a line; None if the line is damaged or half-written."""
     try:
         record = json.loads(line)
         step = record["step"]
@@ -62,8 +59,8 @@ def _is_finite(value) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST and not math.isnan(value)
 
 
-class Mirror:
-    """The newest record, in processes that do not write files."""
+class LastRecord:
+    """Keeps the newest record. Processes that do not write files use it in place of `Writer`."""
 
     def __init__(self):
         self.last = {"step": -1, "epoch": 0.0}
@@ -83,20 +80,19 @@ class Mirror:
         pass
 
 
-class Writer(Mirror):
+class Writer(LastRecord):
     """Appends records to metrics.jsonl and to TensorBoard events.
 
-    Opened at `step`, it first drops the records after it, so that a resumed run neither repeats
-    nor misses a step. last: the newest record. Raises UserError if it cannot write.
+    A writer that is opened at `step` first deletes the records of later steps, so that a resumed
+    run neither repeats nor misses a step. last: the newest record. Raises UserError if it cannot
+    write.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
         super().__init__()
-        self.path, self._events_path, self._first_step = (
-            workdir / FILE,
-            workdir / "events",
-            step + 1,
-        )
+        self.path = workdir / FILE
+        self._events_path = workdir / "events"
+        self._first_step = step + 1
         self._events = None
         with self._os_errors_explained():
             kept = [record for record in read(workdir) if record["step"] <= step]
@@ -109,7 +105,7 @@ class Writer(Mirror):
             self._events_path.mkdir(exist_ok=True)
 
     def write(self, record: dict) -> None:
-        """record: step, epoch, and any of the values that docs/training.md names."""
+        """record: step, epoch, and any of the values that docs/training.md lists."""
         with self._os_errors_explained():
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
@@ -117,19 +113,19 @@ class Writer(Mirror):
         self.last = record
 
     def _write_events(self, record: dict) -> None:
-        # Imported at the first record and not before the first training step: tensorboardX imports
-        # torch where it is installed, which takes longer than all other imports. Its SummaryWriter
-        # writes in a thread; after an error there, the next records would wait for ever.
+        # Imported at the first record, not before the first training step: tensorboardX imports
+        # torch if it is installed, which takes longer than all other imports. EventsWriter is used
+        # because SummaryWriter writes in a thread, and blocks forever after an error in it.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
         events = []
         if self._events is None:
-            # Two files of the same second and process have different names.
+            # Two files from the same second and process get different names.
             suffix = f".{os.getpid()}.{time.time_ns()}"
             self._events = EventsWriter(str(self._events_path / "events"), suffix)
-            # TensorBoard forgets what earlier files have from this step on.
+            # TensorBoard then ignores the values of earlier files from this step on.
             start = SessionLog(status=SessionLog.START)
             events.append(Event(step=self._first_step, session_log=start))
         for name, value in record.items():
@@ -141,7 +137,7 @@ class Writer(Mirror):
         self._events.flush()
 
     def sync(self) -> None:
-        """Puts all records on the disk, before a checkpoint that follows them."""
+        """Makes sure that all records are on the disk."""
         with self._os_errors_explained():
             os.fsync(self._file.fileno())
 
@@ -164,12 +160,12 @@ class Writer(Mirror):
 class NotFinite(UserError):
     """A loss, a gradient or a parameter became infinite or NaN."""
 
-    raised_by_all_processes = True  # they all look at the same numbers
+    raised_by_all_processes = True  # they all check the same numbers
 
     def __init__(self, message: str, rate):
         super().__init__(
-            f"{message}: lower config.schedule.learning_rate (now {float(rate):g}), or the data or"
-            " the recipe are at fault; the last checkpoint is kept"
+            f"{message}: lower config.schedule.learning_rate (now {float(rate):g}), or look for an"
+            " error in the data or the config; the last checkpoint is kept"
         )
 
 
@@ -187,27 +183,27 @@ def parameter_not_finite(params) -> str | None:
 
 
 class Recorder:
-    """What the host does with a run's steps: records, evaluations and checkpoints.
+    """Makes the records, evaluations and checkpoints of a run, between its steps.
 
-    Each of several processes has a Recorder, and all of them decide the same: decisions follow from
-    values that all processes have.
+    Every process has a Recorder. All make the same decisions, because decisions depend only on
+    values that all processes share.
 
-    exp: the `Experiment`. checkpoints: None where another process writes. step: where the run
-    starts. result: (step, `metrics.Result`) of the last evaluation that was made.
+    exp: the `Experiment`. checkpoints: None in processes that do not write files. step: the step at
+    which training starts or resumes. result: (step, `metrics.Result`) of the last evaluation.
     """
 
     def __init__(self, exp, checkpoints: Checkpoints | None, stop: StopRequest, step: int):
         is_first = processes.is_first()
         self.exp, self.checkpoints, self.stop = exp, checkpoints, stop
-        self.writer = Writer(exp.workdir, step) if is_first else Mirror()
+        self.writer = Writer(exp.workdir, step) if is_first else LastRecord()
         last = processes.bytes_from_first(lambda: json.dumps(self.writer.last).encode())
         self.writer.last = json.loads(last)
         self.progress = progress_lib.Progress(
             exp.plan.total_steps, step, exp.config.batch_size, quiet=not is_first
         )
         self.result = (None, None)
-        self._pending = collections.deque()  # dispatches not yet looked at: (first step, records)
-        self._compiled = set()  # numbers of steps in a dispatch
+        self._pending = collections.deque()  # dispatches that are not logged: (first step, records)
+        self._compiled = set()  # sizes of dispatches, in steps, that have been compiled
         self._all_know_of_stop = False
 
     def is_stopping(self) -> bool:
@@ -215,9 +211,9 @@ class Recorder:
         return self._all_know_of_stop if processes.count() > 1 else self.stop()
 
     def dispatched(self, first: int, records: dict) -> None:
-        """Takes the records of the steps after `first`, which the devices are computing.
+        """Queues the records of a dispatch that starts at step `first`, and logs the one before it.
 
-        Looks at the records of the dispatch before: one dispatch is always in flight.
+        The devices are still computing the new dispatch, so its records are not read yet.
         """
         steps = len(records["loss"])
         if steps not in self._compiled:
@@ -230,14 +226,13 @@ class Recorder:
             self._log(*self._pending.popleft())
 
     def between_steps(self, state, step: int):
-        """The record, evaluation and checkpoint of `step`, each only if it is due and missing.
+        """Records, evaluates and saves `step`; each only if it is due and has not been done.
 
-        Returns the state, in which the rate may have fallen, and whether training ends here; if it
-        is to stop, the state is saved. An evaluation that a signal interrupts leaves no record: the
-        resumed run makes it.
+        Returns (state, is_over). The state's learning rate may have been lowered. is_over: training
+        ends at this step; the state is then saved. If a signal interrupts the evaluation, no record
+        is written, and the resumed run evaluates again.
         """
         plan = self.exp.plan
-        # Asked once: a signal after this line waits for the next round.
         if not (self.is_stopping() or step in plan.evaluate_at or step in plan.save_at):
             return state, False
         while self._pending:
@@ -255,11 +250,11 @@ class Recorder:
         return state, is_stopping or step == plan.total_steps
 
     def is_complete(self) -> bool:
-        """Whether the last step was made and evaluated."""
+        """Whether the last step has been computed and evaluated."""
         return self.writer.last_step == self.exp.plan.total_steps and METRIC in self.writer.last
 
     def evaluate(self, state, stop=lambda: False):
-        """The test split's `metrics.Result`; None if `stop()` became true meanwhile."""
+        """The `metrics.Result` on the test split; None if `stop()` became true meanwhile."""
         return evaluate(self.exp, state, self.exp.test_split, stop)
 
     def wait(self) -> None:
@@ -272,14 +267,14 @@ class Recorder:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        # The first error is the one to report. But a run must not go back to a checkpoint and
-        # continue after a save that failed.
+        # After an error, errors of closing are not reported. NotFinite is an exception: the run may
+        # roll back to a checkpoint and continue, so a failed save must be reported.
         is_reported = error is not None and not isinstance(error, NotFinite)
         with contextlib.suppress(Exception) if is_reported else contextlib.nullcontext():
             self._close()
 
     def _close(self) -> None:
-        """Closes each part, whatever happens to the others; the last error is raised."""
+        """Closes every part, even if closing another one fails. The last error is raised."""
         with contextlib.ExitStack() as closing:
             closing.callback(self.progress.close)
             closing.callback(self.writer.close)
@@ -287,13 +282,13 @@ class Recorder:
                 closing.callback(self.checkpoints.close)
 
     def _log(self, first: int, records: dict, held: int | None = None) -> None:
-        """Writes the records of one dispatch, but not of step `held`, which may be evaluated."""
+        """Writes the records of a dispatch, except that of step `held`, which may be evaluated."""
         records = {name: np.asarray(values) for name, values in records.items()}
         self._all_know_of_stop |= bool(records.pop("stop", 0))
         steps = len(records["loss"])
         self.progress.done(steps)
         if self.checkpoints:
-            self.checkpoints.check()  # at once, and not only when the next save is due
+            self.checkpoints.check()  # a failed save is reported now, not at the next save
         for i in range(steps):
             step, record = first + i + 1, {k: v[i] for k, v in records.items()}
             self._check_finite(step, record)
@@ -305,10 +300,7 @@ class Recorder:
         return step % every == 0 or step == self.exp.plan.total_steps
 
     def _check_finite(self, step: int, record: dict) -> None:
-        """Raises NotFinite for a loss or gradient that is not finite.
-
-        Skipped updates raise only if there are too many.
-        """
+        """Raises NotFinite if the loss or gradient is not finite, or for too many skipped updates."""
         section, loss, bad = self.exp.config.not_finite, record["loss"], record.get("bad", -1)
         if section.action == "skip":
             if record["skipped"] > section.limit:
@@ -324,7 +316,6 @@ class Recorder:
             raise NotFinite(f"{' and '.join(parts)} at step {step}", record["rate"])
 
     def _check_parameters(self, step: int, record: dict, state) -> None:
-        """Raises NotFinite for a parameter that is not finite."""
         name = parameter_not_finite(state.params)
         if name:
             raise NotFinite(f"{name} is not finite after step {step}", record["rate"])
@@ -333,7 +324,7 @@ class Recorder:
         """The line of metrics.jsonl. record: `steps.record_of` the state after `step`."""
         examples = float(record["examples"])
         line = {"step": step, "epoch": self.exp.plan.epoch(step)}
-        if examples:  # not all were skipped
+        if examples:  # 0 if all updates were skipped
             line["train/loss"] = float(record["loss"]) / examples
             line["train/top1_error"] = float(record["errors"]) / examples
         line["train/learning_rate"] = float(record["rate"])  # of the last update
@@ -350,7 +341,7 @@ class Recorder:
         self.progress.tell(line)
 
     def _record(self, state, step: int, record: dict) -> None:
-        """Writes the line of `step`, with its evaluation if one is due."""
+        """Writes the line of `step`, including its evaluation if one is due."""
         evaluation_is_due = step in self.exp.plan.evaluate_at
         if not (evaluation_is_due or self._is_logged(step)):
             return
@@ -370,13 +361,14 @@ class Recorder:
     def _error_of(self, step: int) -> float | None:
         """The test error after `step`, from its record; None if there was no evaluation.
 
-        Not from the evaluation itself: a run that was killed between the record and the save, of a
-        step that had been saved before without an evaluation, has only the record.
+        It is not taken from `result`, because a resumed run may have only the record: when a step
+        was saved without an evaluation, evaluated later, and the run was killed before it was saved
+        again.
         """
         return self.writer.last.get(METRIC) if self.writer.last_step == step else None
 
     def _with_observed_error(self, state, step: int):
-        """The state once the plateau rule has seen the evaluation of `step`, if there is one."""
+        """The state after the plateau rule has used the test error of `step`, if there is one."""
         error = self._error_of(step)
         if error is None or not self.exp.rate.plateau:
             return state
@@ -384,11 +376,11 @@ class Recorder:
         return state.replace(opt_state=parallel.replicate(opt_state, self.exp.devices))
 
     def _save(self, state, step: int) -> None:
-        """Starts to save the state, unless it is saved already."""
+        """Starts to save the state, unless it has been saved already."""
         error = self._error_of(step)
         if not self.checkpoints or self.checkpoints.holds(step, scored=error is not None):
             return
         self.stop.nothing_to_save = False
         with self.progress.timed("saving"):
-            self.writer.sync()  # the records up to a checkpoint are on the disk before it is
+            self.writer.sync()  # records must be on the disk before the checkpoint
             self.checkpoints.save(step, state, None if error is None else {METRIC: error})
