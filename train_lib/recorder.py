@@ -300,7 +300,7 @@ class Recorder:
         return step % every == 0 or step == self.exp.plan.total_steps
 
     def _check_finite(self, step: int, record: dict) -> None:
-        """Raises NotFinite if the loss or gradient is not finite, or for too many skipped updates."""
+        """Raises NotFinite for a loss or gradient that is not finite, or too many skips."""
         section, loss, bad = self.exp.config.not_finite, record["loss"], record.get("bad", -1)
         if section.action == "skip":
             if record["skipped"] > section.limit:

@@ -1,7 +1,7 @@
-"""Weights that a net begins with: another run's, or those of another framework's file.
+"""Initial weights of a network: from another run, or from a file of another framework.
 
-Simonyan 2015, sec. 3.1.1, trains VGG's deep nets from the layers of net A. docs/weights.md lists
-the files of other frameworks that `models.pretrained` reads.
+Simonyan 2015, sec. 3.1.1, initialises VGG's deep networks with layers of network A.
+docs/weights.md lists the files of other frameworks that `models.pretrained` reads.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from train_lib.evaluation import exported
 from train_lib.state import TrainState
 from train_lib.workdir import CONFIG, check_run, has_checkpoints, read_config
 
-AUTO = "auto"  # config.init_settings: set the fields that belong to the weights
+AUTO = "auto"  # value of config.init_settings: set the fields that belong to the weights
 
 
 def is_pretrained_file(name: str) -> bool:
@@ -41,7 +41,7 @@ def is_pretrained_file(name: str) -> bool:
 def check_name(name: str, field: str) -> None:
     """Raises UserError for a file whose suffix is not that of a weight file.
 
-    field: where the name was given, for the message.
+    field: the config field that holds the name, for the message.
     """
     path = pathlib.Path(name).expanduser()
     if path.suffix and not path.is_dir() and path.suffix.lower() not in pretrained.SUFFIXES:
@@ -66,8 +66,9 @@ def check_source(name: str) -> None:
 
 
 def read(init_from: str, init_names: str) -> pretrained.WeightFile:
-    """The weight file `init_from`; init_names: a JSON file that names its tensors, or "".
+    """Reads the weight file `init_from`.
 
+    init_names: a JSON file that maps Canon's names to those in the weight file, or "".
     Raises UserError for a file that is missing, damaged or of an unknown kind.
     """
     names = pathlib.Path(init_names).expanduser() if init_names else None
@@ -75,25 +76,25 @@ def read(init_from: str, init_names: str) -> pretrained.WeightFile:
     return _read(path, names, _version(path), _version(names))
 
 
-_locate = functools.cache(pretrained.locate)  # a name of the hub is looked up once
+_locate = functools.cache(pretrained.locate)  # a name on the hub is looked up once
 
 
 def _version(path: pathlib.Path | None) -> tuple[int, int]:
-    """Two numbers that change with a file's content."""
+    """Modification time and size of a file, which change with its content."""
     if path is None or not path.is_file():
         return 0, 0
     status = path.stat()
     return status.st_mtime_ns, status.st_size
 
 
-@functools.lru_cache(maxsize=1)  # read for its settings, then for its values
+@functools.lru_cache(maxsize=1)  # needed twice: for its settings, then for its values
 def _read(path, names, *versions) -> pretrained.WeightFile:
     return pretrained.read(path, names)
 
 
 @contextlib.contextmanager
 def file_in_memory():
-    """Forgets the file that was read inside: VGG's weights are half a gigabyte."""
+    """Frees the memory of the file that was read in this context (VGG: half a gigabyte)."""
     try:
         yield
     finally:
@@ -101,10 +102,10 @@ def file_in_memory():
 
 
 def load_variables(exp, fit_classes: bool = False) -> Mapping[str, Any]:
-    """The variables of the `Experiment`'s module from the file of config.init_from, NumPy arrays.
+    """Reads the variables of the experiment's module from config.init_from, as NumPy arrays.
 
-    fit_classes: True if the file's net may know another number of classes than the module.
-    Raises UserError, one line that names some, for tensors that do not fit.
+    fit_classes: True if the file may have another number of classes than the module.
+    Raises UserError for tensors that do not fit. The message names some of them.
     """
     config, module = exp.config, exp.module
     with file_in_memory():
@@ -118,16 +119,17 @@ def load_variables(exp, fit_classes: bool = False) -> Mapping[str, Any]:
 
 
 def class_names_of(exp, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the classes that the file of config.init_from knows.
+    """The names of the classes of the weight file config.init_from.
 
-    class_names: the user's, or None; then the data set's or the file's, if their number is right,
-    or else "0", "1", ... Raises UserError for another number of names than the file has classes.
+    class_names: names that the user gave, or None. Then the names are those in the file or those of
+        the data set, if their number is right, and otherwise "0", "1", ...
+    Raises UserError if class_names has another number of names than the file has classes.
     """
     file = read(exp.config.init_from, exp.config.init_names)
     count = file.num_classes(exp.module, exp.input_shape)
     if class_names and len(class_names) != count:
         raise UserError(
-            f"{exp.config.init_from} knows {count} classes, not {len(class_names)}: name them all"
+            f"{exp.config.init_from} has {count} classes, not {len(class_names)}: name all of them"
         )
     for names in (class_names, file.class_names, exp.info.class_names):
         if names and len(names) == count:
@@ -144,16 +146,16 @@ def settle(
     given: Collection[str] = (),
     read_only: bool = False,
 ) -> ConfigDict:
-    """The config, with the fields that belong to the weights of config.init_from.
+    """Sets the fields that belong to the weights of config.init_from.
 
-    They are the preprocessing that the weights were trained with, and options of the model. The
-    result is a copy whose init_settings lists the fields, or the config itself if init_from names
-    no file of another framework. Prints on standard error which fields it sets.
+    These fields are the preprocessing that the weights were trained with, and options of the model.
+    Returns a copy of the config, whose init_settings lists the fields. If init_from does not name a
+    file of another framework, returns the config itself. Prints the fields on standard error.
 
-    workdir: if it holds a run, the fields are those that the run stored, and the file is not read.
-    given: names of fields that stay as they are.
-    read_only: True when the command does not train; then init_from need not be given again.
-    Raises UserError as `read`, and for a model that the file's source lacks.
+    workdir: if it holds a run, the fields are taken from the run, and the file is not read.
+    given: names of fields that stay unchanged.
+    read_only: True when the command does not train. Then init_from is also taken from the run.
+    Raises UserError as `read`, and for a model that the file's source does not have.
     """
     if not config.init_from and not read_only:
         return config
@@ -167,22 +169,22 @@ def settle(
     try:
         unknown = sorted(values.keys() - compare.flatten(settled).keys())
         if unknown:
-            raise ValueError(f"{unknown[0]} is no field")
+            raise ValueError(f"there is no field {unknown[0]}")
         settled.update_from_flattened_dict(values)
-    except (TypeError, ValueError) as error:  # the file was tampered with
+    except (TypeError, ValueError) as error:  # the file was changed by hand
         raise UserError(
-            f"{settled.init_from} comes with settings that are none ({one_line(error)}): set them"
-            " yourself, with --config.init_settings="
+            f"the settings in {settled.init_from} do not fit the config ({one_line(error)}): give"
+            " --config.init_settings= and set the fields yourself"
         ) from error
     settled.init_settings = ",".join(name for name in fields if name != "init_from")
     if fields:
-        said = ", ".join(f"{name}={value}" for name, value in fields.items())
-        processes.print_once(f"{settled.init_from} comes with {said}", file=sys.stderr)
+        assignments = ", ".join(f"{name}={value}" for name, value in fields.items())
+        processes.print_once(f"{settled.init_from} sets {assignments}", file=sys.stderr)
     return settled
 
 
 def _without(fields: dict[str, Any], config: ConfigDict, given: Collection[str]) -> dict[str, Any]:
-    """The fields that are not given; without all of the preprocessing if another mean is given."""
+    """The fields that are not given. If another mean is given, no preprocessing field is set."""
     mean = config.preprocess.mean
     other_mean = "preprocess.mean" in given and mean != fields.get("preprocess.mean", mean)
     return {
@@ -195,7 +197,7 @@ def _without(fields: dict[str, Any], config: ConfigDict, given: Collection[str])
 def _fields(
     config: ConfigDict, workdir: pathlib.Path | None, read_only: bool
 ) -> dict[str, Any] | None:
-    """The fields that `settle` sets; None if init_from names no file of another framework."""
+    """The fields that `settle` sets; None if init_from does not name another framework's file."""
     if config.init_settings != AUTO or not (config.init_from or read_only):
         return None
     if workdir and (workdir / CONFIG).exists():
@@ -217,22 +219,25 @@ def _fields(
             raise UserError(f"the weight file {config.init_from}: {error}") from error
     if config.init_names:
         raise UserError(
-            f"config.init_names={config.init_names}: {config.init_from} is no file of another"
-            " framework, and has our names"
+            f"config.init_names={config.init_names}: {config.init_from} is not a file of another"
+            " framework: leave init_names out"
         )
     return None
 
 
-# The state that a run begins with
+# The initial state of a run
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a state's values come from: names like "conv1/kernel", or "conv1" for a whole layer.
+    """Where a state's values come from.
 
-    source, step: config.init_from and the step of its weights, 0 for another framework's file.
-    loaded: values of this state that come from the source. drawn: values of this state that do not.
-    unused: values of the source that this state does not have.
+    source: config.init_from.
+    step: the step of the source's weights; 0 for a file of another framework.
+    loaded: names of the state's values that come from the source, like "conv1/kernel", or "conv1"
+        for a whole layer.
+    drawn: names of the state's other values, which are random.
+    unused: names of the source's values that were not loaded.
     """
 
     source: str
@@ -242,7 +247,7 @@ class Origin:
     unused: list[str]
 
     def rows(self) -> dict[str, str]:
-        """Lines of the opening block."""
+        """The rows for the opening block."""
         step = f", step {self.step}" if self.step else ""
         return {
             "weights": f"{self.source}{step}: {', '.join(self.loaded)}",
@@ -252,7 +257,7 @@ class Origin:
 
 
 def warm_start(exp, state: TrainState) -> tuple[TrainState, Origin]:
-    """The `Experiment`'s new state, with weights from config.init_from; see `load_into`."""
+    """Loads weights from config.init_from into the experiment's new state, see `load_into`."""
     name, weights = exp.config.init_from, None
     if is_pretrained_file(name):
         weights = (0, load_variables(exp, fit_classes=True))
@@ -262,34 +267,37 @@ def warm_start(exp, state: TrainState) -> tuple[TrainState, Origin]:
 def load_into(
     state: TrainState, source: str, patterns: Sequence[str], weights: tuple[int, Any] | None = None
 ) -> tuple[TrainState, Origin]:
-    """`state` with parameters and BatchNorm statistics of a source, those that it evaluates with.
+    """Returns `state` with a source's parameters and BatchNorm statistics.
 
-    source: a run's folder, of which the newest checkpoint is read, or a file of --mode=export.
-    patterns: of names like "conv1/kernel" (fnmatch). A value is loaded if it matches a pattern and
-        none that begins with "!"; without patterns of the first kind every value matches. A value
-        that the source does not have stays as it is.
+    If the source has a running average of its parameters, the average is loaded.
+
+    source: a run's folder, whose newest checkpoint is read, or a file of --mode=export.
+    patterns: patterns (fnmatch) for names like "conv1/kernel". A value is loaded if it matches a
+        pattern without "!" and no pattern that begins with "!". If there is no pattern without "!",
+        every value matches. A value that the source does not have stays unchanged.
     weights: (step, variables) if they have been read already.
 
     Raises UserError for a value of another shape, a pattern that matches nothing in `state`, a run
-    without a checkpoint, and a source that has no value that is wanted.
+    without a checkpoint, and a source without any of the chosen values.
     """
-    step, variables = weights or _read_own(source)
-    theirs = _by_name(variables)
-    ours = _by_name({"params": state.params, **state.model_state})
-    wanted = _matching(list(ours), patterns)
-    loaded = [name for name in wanted if name in theirs]
+    step, variables = weights or _read_canon(source)
+    available = _by_name(variables)
+    current = _by_name({"params": state.params, **state.model_state})
+    chosen = _matching(list(current), patterns)
+    loaded = [name for name in chosen if name in available]
     if not loaded:
-        raise UserError(f"config.init_from={source}: it has none of {', '.join(wanted[:3])}, ...")
+        raise UserError(f"config.init_from={source}: it has none of {', '.join(chosen[:3])}, ...")
     for name in loaded:
-        if theirs[name][1].shape != ours[name][1].shape:
+        shape, expected = available[name][1].shape, current[name][1].shape
+        if shape != expected:
             layer = name.rsplit("/", 1)[0]
             raise UserError(
-                f"config.init_from={source}: {name} is {list(theirs[name][1].shape)} there and"
-                f" {list(ours[name][1].shape)} here: leave the layer out, by"
+                f"config.init_from={source}: {name} has the shape {list(shape)} in the source and"
+                f" {list(expected)} in this network: leave the layer out, by"
                 f" --config.init_layers=\"('!{layer}/*',)\" for example"
             )
-    leaves = {path: leaf for path, leaf in ours.values()} | {
-        ours[name][0]: jnp.asarray(theirs[name][1], ours[name][1].dtype) for name in loaded
+    leaves = {path: leaf for path, leaf in current.values()} | {
+        current[name][0]: jnp.asarray(available[name][1], current[name][1].dtype) for name in loaded
     }
     variables = unflatten_dict(leaves)
     params = variables.pop("params")
@@ -300,14 +308,14 @@ def load_into(
     return state, Origin(
         source=source,
         step=step,
-        loaded=_by_layer(list(ours), set(loaded)),
-        drawn=_by_layer(list(ours), ours.keys() - set(loaded)),
-        unused=_by_layer(list(theirs), theirs.keys() - set(loaded)),
+        loaded=_by_layer(list(current), set(loaded)),
+        drawn=_by_layer(list(current), current.keys() - set(loaded)),
+        unused=_by_layer(list(available), available.keys() - set(loaded)),
     )
 
 
-def _read_own(source: str) -> tuple[int, Any]:
-    """(step, variables) of a run's folder, or of a file of --mode=export."""
+def _read_canon(source: str) -> tuple[int, Any]:
+    """Reads (step, variables) from a run's folder, or from a file of --mode=export."""
     path = pathlib.Path(source).expanduser()
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path)
@@ -319,7 +327,7 @@ def _read_own(source: str) -> tuple[int, Any]:
 
 
 def _by_name(variables) -> dict[str, tuple[tuple[str, ...], Any]]:
-    """{"conv1/kernel": (path with its collection, leaf)}."""
+    """{"conv1/kernel": (("params", "conv1", "kernel"), leaf)}."""
     return {"/".join(path[1:]): (path, leaf) for path, leaf in flatten_dict(variables).items()}
 
 
@@ -332,7 +340,7 @@ def _matching(names: list[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not any(matches(name, [pattern.removeprefix("!")]) for name in names):
             raise UserError(
-                f"config.init_layers: {pattern} fits no parameter of this net: they are called"
+                f"config.init_layers: {pattern} matches no parameter of this network, which has"
                 f" {', '.join(names[:3])}, ..."
             )
     included = [p for p in patterns if not p.startswith("!")] or ["*"]
@@ -341,7 +349,7 @@ def _matching(names: list[str], patterns: Sequence[str]) -> list[str]:
 
 
 def _by_layer(names: list[str], chosen: Collection[str]) -> list[str]:
-    """The chosen names in order; a layer's name in place of all its values."""
+    """The chosen names in order. If a whole layer is chosen, its name replaces those values."""
     layers: dict[str, list[str]] = {}
     for name in names:
         layers.setdefault(name.rsplit("/", 1)[0], []).append(name)

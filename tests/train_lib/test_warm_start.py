@@ -117,8 +117,12 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, shallow, capsys):
 @pytest.mark.parametrize(
     ("patterns", "said"),
     [
-        ((), r"fc8/bias is \[3\] there and \[2\] here: .* --config.init_layers=\"\('!fc8/\*',\)\""),
-        (("conv1/*",), r"conv1/\* fits no parameter of this net: they are called conv1_1/"),
+        (
+            (),
+            r"fc8/bias has the shape \[3\] in the source and \[2\] in this network: .*"
+            r" --config.init_layers=\"\('!fc8/\*',\)\"",
+        ),
+        (("conv1/*",), r"conv1/\* matches no parameter of this network, which has conv1_1/"),
         (("conv9_9/*",), r"has none of conv9_9/"),
     ],
 )

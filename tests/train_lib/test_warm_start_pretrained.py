@@ -88,7 +88,7 @@ def test_settings_come_with_the_weights_but_for_those_that_are_given(root, tmp_p
     assert (own.preprocess.mean, own.preprocess.high) == ("given", 1.0)
     assert (own.view.size, own.view.test_scale) == (32, 32)
     assert config.preprocess.mean == "pixel"  # a copy was changed
-    assert "comes with preprocess.mean=given, " in capsys.readouterr().err
+    assert "sets preprocess.mean=given, " in capsys.readouterr().err
     assert warm_start.settle(own) is own  # once
     assert warm_start.settle(config).view.size == 224
     config.init_settings = ""
@@ -154,7 +154,7 @@ def test_in_a_notebook_by_one_call(root, capsys):
         with pytest.raises(UserError, match=said) as error:
             load_pretrained(call[0], root / call[1])
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="knows 3 classes, not 2"):
+    with pytest.raises(UserError, match="has 3 classes, not 2"):
         load_pretrained("resnet:18", root / "net.safetensors", class_names=["a", "b"])
 
 
@@ -246,7 +246,7 @@ def test_what_does_not_fit_is_one_line(root, tmp_path):
     with pytest.raises(UserError, match=r"config\.init_from=net\.bin: give a run's folder, or a"):
         evaluate.evaluate_run(config, tmp_path)
     config = config_of(root, init_from=str(tmp_path), init_names="names.json")
-    with pytest.raises(UserError, match="is no file of another framework, and has our"):
+    with pytest.raises(UserError, match="is not a file of another framework: leave"):
         warm_start.settle(config)
     config = config_of(root, init_from=str(tmp_path / "cut.pth"))
     with pytest.raises(UserError, match=r"cut\.pth"):

@@ -153,5 +153,5 @@ def test_wrong_settings_are_one_line(tmp_path):
         load_pretrained("resnet:18", tmp_path / "a.safetensors")
     metadata["settings"] = json.dumps({"preprocess.nothing": 1})
     safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / "b.safetensors", metadata)
-    with pytest.raises(UserError, match="comes with settings that are none"):
+    with pytest.raises(UserError, match="there is no field preprocess"):
         load_pretrained("resnet:18", tmp_path / "b.safetensors")
