@@ -25,12 +25,12 @@ class Recipe:
 
     loss: (logits [batch, classes], labels [batch]) -> float32 [batch].
     transform: (images uint8, keys, offsets) -> network input float32.
-    log_every_steps: the window of sums starts again after each such number of steps.
+    log_every_steps: number of steps over which loss and errors are summed for one record.
     drop_scale: step -> factor on every drop rate.
-    auxiliary_weight: of the mean loss of each auxiliary head.
+    auxiliary_weight: factor on the mean loss of each auxiliary head.
     averaging: 0, or the decay of the running average of the parameters; see `averaged`.
-    skip_not_finite: if a loss or gradient is not finite, the step changes only counters, and
-        the state's `skipped` counts it.
+    skip_not_finite: if the loss or gradient is not finite, the step changes only counters, and
+        the state's `skipped` is increased.
     """
 
     module: nn.Module
@@ -46,9 +46,9 @@ class Recipe:
 
 
 class _Inputs(NamedTuple):
-    """A device's slice of a batch as the network takes it.
+    """A device's slice of a batch, as input of the network.
 
-    positions: int32 [b], of the examples in the whole batch, over all devices.
+    positions: int32 [b], positions of the examples in the whole batch of all devices.
     """
 
     images: jax.Array
@@ -61,9 +61,9 @@ def make_train_step(recipe: Recipe) -> Callable:
     """train_step(state, batch) -> (state, record), to run under `parallel.train_step`.
 
     batch: image uint8 [b, height, width, channels] and label int32 [b], this device's slice;
-    offset int32 [b, 2] if the images are parts of larger squares that a mean image belongs to.
-    record: `record_of` the state after the step, and `bad`, see `first_not_finite`. The loss of
-    the window is that of the model's own logits, without auxiliary heads.
+    offset int32 [b, 2] if the images are parts of larger squares, which a mean image covers.
+    record: `record_of` the state after the step, and `bad`, see `first_not_finite`. The recorded
+    loss does not include auxiliary heads.
     """
     base_key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     optimizer = optax.with_extra_args_support(recipe.optimizer)
@@ -78,8 +78,8 @@ def make_train_step(recipe: Recipe) -> Callable:
             {"loss": value * count, "errors": errors, "examples": jnp.float32(count)}
         )
         bad = first_not_finite(gradient, sums["loss"])
-        # The update waits for the whole gradient. Otherwise XLA copies each kernel, because the
-        # input's gradient may still have to read it.
+        # The update must wait for the whole gradient. Otherwise XLA copies each kernel, because
+        # the gradient with respect to the layer's input may not have read the kernel yet.
         gradient, old_params = jax.lax.optimization_barrier((gradient, state.params))
         updates, opt_state = optimizer.update(
             gradient,
@@ -96,9 +96,9 @@ def make_train_step(recipe: Recipe) -> Callable:
         )
         if recipe.skip_not_finite:
             new, sums = _unless(bad >= 0, new, state, sums)
-        starts = state.step % recipe.log_every_steps == 0
+        is_new_window = state.step % recipe.log_every_steps == 0
         window = {
-            name: jnp.where(starts, EMPTY_WINDOW[name], state.window[name]) + sums[name]
+            name: jnp.where(is_new_window, EMPTY_WINDOW[name], state.window[name]) + sums[name]
             for name in EMPTY_WINDOW
         }
         new = new.replace(step=state.step + 1, window=window)
@@ -108,11 +108,11 @@ def make_train_step(recipe: Recipe) -> Callable:
 
 
 def _inputs(transform: Callable, key: jax.Array, batch: dict) -> _Inputs:
-    """The network input of a batch, augmented. key: of the step."""
+    """Augments a batch. key: the random key of the step."""
     augment_key, dropout_key = jax.random.split(key)
     count = len(batch["label"])
-    # An example's keys depend on its position in the whole batch, so that its augmentation and
-    # its dropout masks are the same on any number of devices.
+    # Random keys depend on the example's position in the whole batch, so that augmentation and
+    # dropout masks do not depend on the number of devices.
     positions = parallel.device_index() * count + jnp.arange(count)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, positions)
     images = transform(batch["image"], keys, batch.get("offset"))
@@ -120,7 +120,7 @@ def _inputs(transform: Callable, key: jax.Array, batch: dict) -> _Inputs:
 
 
 def _gradient(recipe: Recipe, state: TrainState, inputs: _Inputs):
-    """(gradient, (loss, logits, model_state)) of the mean loss of a device's examples."""
+    """(gradient, (loss, logits, model_state)) for the mean loss over a device's examples."""
 
     def mean_loss(params):
         with layers.placed(inputs.positions):
@@ -142,10 +142,10 @@ def _gradient(recipe: Recipe, state: TrainState, inputs: _Inputs):
 
 
 def _unless(is_bad: jax.Array, new: TrainState, old: TrainState, sums: dict):
-    """(state, sums) of a step that changes only counters if `is_bad`; then it is counted."""
+    """(state, sums) after a step. If `is_bad`, the step is skipped and changes only counters."""
 
     def select(new, old):
-        # Integers are counters, which continue: schedules are functions of the step.
+        # Integers are counters. They continue, because schedules are functions of the step.
         return jnp.where(is_bad, old, new) if jnp.issubdtype(new, jnp.inexact) else new
 
     def parts(state):
@@ -158,32 +158,32 @@ def _unless(is_bad: jax.Array, new: TrainState, old: TrainState, sums: dict):
 
 
 def record_of(state: TrainState) -> dict[str, jax.Array]:
-    """What is logged of a step: the window's sums, and the `rate` of its update, float32 [].
+    """The values to log after a step: the window's sums, the learning `rate` of its last update.
 
-    skipped: int32 [], if the state counts it. The train step adds `bad`, see `first_not_finite`.
+    All are float32 []. If the state counts skipped updates, `skipped` int32 [] is added.
     """
     counted = {} if state.skipped is None else {"skipped": state.skipped}
     return {**state.window, "rate": schedules.current_rate(state.opt_state), **counted}
 
 
 def first_not_finite(gradient, loss: jax.Array) -> jax.Array:
-    """The number, int32 [], of the first leaf of a gradient that is not finite.
+    """The index, int32 [], of the first leaf of the gradient that is not finite.
 
-    One past the last leaf if all leaves are finite, but the loss is not; -1 if all are finite.
+    The number of leaves if only the loss is not finite; -1 if everything is finite.
     """
-    # 0 * x is 0 for every finite x and NaN for the others: one sum over each leaf.
+    # 0 * x is 0 for a finite x and NaN otherwise, so one sum over a leaf checks all its values.
     flags = [jnp.isnan((0 * leaf).sum()) for leaf in [*jax.tree.leaves(gradient), loss]]
     flags = jnp.stack(flags)
     return jnp.where(flags.any(), jnp.argmax(flags), -1).astype(jnp.int32)
 
 
 def averaged(average, params, decay: float, step: jax.Array):
-    """The running average of the parameters after the update that follows `step`.
+    """The running average of the parameters after update number `step` + 1.
 
-    The mean of the parameters after each update so far; those of k updates ago have the weight
-    decay ** k, so about the last 1 / (1 - decay) updates count. (Szegedy 2014, sec. 6, has
-    Polyak's averaging "to create the final model" and gives no form of it.) BatchNorm's statistics
-    are running averages already, of the network that trains.
+    It is a weighted mean of the parameters after each update so far. The weight is decay ** k for
+    the parameters of k updates ago, so about the last 1 / (1 - decay) updates count. (Szegedy 2014,
+    sec. 6, uses Polyak's averaging "to create the final model", without details.) BatchNorm's
+    statistics are not averaged again: they are running averages already.
     """
     # The weights 1, decay, ... of step + 1 terms sum to (1 - decay ** (step + 1)) / (1 - decay).
     total = -jnp.expm1((step + 1) * math.log(decay))
@@ -192,7 +192,7 @@ def averaged(average, params, decay: float, step: jax.Array):
 
 
 def several(train_step: Callable) -> Callable:
-    """The same step over batches with a leading axis of steps, in one call (`lax.scan`)."""
+    """Returns train_steps(state, batches): one step for each batch of the leading axis."""
 
     def train_steps(state, batches):
         return jax.lax.scan(train_step, state, batches)
@@ -201,10 +201,10 @@ def several(train_step: Callable) -> Callable:
 
 
 def sharing_stop(train_steps: Callable) -> Callable:
-    """The same steps, in which several processes learn whether one of them was asked to stop.
+    """Returns the steps with an added input `stop`, so that all processes stop at the same step.
 
-    run(state, (batches, stop)) -> (state, records): stop is int32 [], not 0 in a process that was
-    asked; the records' `stop` is the sum over all devices. So all processes stop at the same step.
+    run(state, (batches, stop)) -> (state, records): stop is int32 [], 1 in a process that was asked
+    to stop, otherwise 0. The records' `stop` is its sum over all devices.
     """
 
     def run(state, batches_and_stop):
@@ -220,9 +220,9 @@ def make_eval_step(
 ) -> Callable:
     """eval_step(state, batch) -> (sums, examples), to run under `parallel.eval_step`.
 
-    batch: image, label and mask [b]; examples whose mask is 0 do not count. sums over all devices:
-    loss, top1_errors, top5_errors, examples. examples: the five (or fewer) most probable classes
-    and their probabilities, [b, 5], best first.
+    batch: image, label and mask [b]; examples whose mask is 0 do not count.
+    sums: loss, top1_errors, top5_errors and examples, summed over all devices.
+    examples: the five (or fewer) most probable classes and their probabilities, [b, 5], best first.
     """
 
     def eval_step(state: TrainState, batch: dict) -> tuple[dict, dict]:
