@@ -1,9 +1,9 @@
-"""Checkpoints by Orbax: asynchronous, atomic, the newest few and the best.
+"""Checkpoints with Orbax, saved in the background. The newest few and the best are kept.
 
 A checkpoint of step n holds the state as NumPy arrays, which any number and kind of devices can
-restore, and a description: the layout version, the step, the test error, the shape, dtype and
-SHA-256 of every array, and a SHA-256 of the description itself. Orbax notices damage to some of
-its files only; on restore everything is compared with the description.
+restore. It also holds a description: the layout version, the step, the test error, the shape, dtype
+and SHA-256 of every array, and the SHA-256 of the description itself. Orbax detects damage only in
+some of its files. Therefore everything that is restored is compared with the description.
 """
 
 import contextlib
@@ -23,27 +23,25 @@ from orbax.checkpoint import checkpoint_managers as policies
 from errors import TryAgain, UserError, one_line
 from train_lib.distributed.file_errors import reason_outside_file, system_reason
 
-# 2: the optimizer's state holds the rate and the memory of its rules. 3: the description has a
-# checksum of its own, and the metrics.
+# 2: the optimizer's state includes the learning rate and the state of its rules. 3: the description
+# includes its own checksum and the metrics.
 LAYOUT = 3
 DIRECTORY = "checkpoints"
 DAMAGED = "damaged"
-# The old checkpoint of a step that is being saved again, on the same disk.
+# The old checkpoint of a step, while that step is saved again. It is on the same disk, so that the
+# checkpoint can be renamed.
 REPLACED = pathlib.PurePath(DIRECTORY, "replaced")
 METRIC = "test/top1_error"
 
 
 def _to_host(state):
-    # A copy: the next step reuses the device's memory while Orbax still writes.
+    # Copied, because the next step reuses the device's memory while Orbax still writes.
     return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
 
 
 @contextlib.contextmanager
 def _without_warnings():
-    """Without Orbax's warnings, which a notebook would show.
-
-    They are about a manager that only reads, and a save without a test error: both are intended.
-    """
+    """Hides Orbax's warnings about a read-only manager and about a save without a test error."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(min(verbosity, logging.ERROR))
     try:
@@ -64,7 +62,7 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        # One of several processes has checkpoints, and does not wait for the others.
+        # Only this process has checkpoints, so Orbax must not wait for other processes.
         process = jax.process_index()
         self._options = ocp.CheckpointManagerOptions(
             create=False,
@@ -72,7 +70,7 @@ class Checkpoints:
                 primary_host=process, active_processes={process}
             ),
             read_only=read_only,
-            save_interval_steps=0 if read_only else 1,  # other than 0, Orbax warns of it
+            save_interval_steps=0 if read_only else 1,  # Orbax warns if a reader has an interval
             best_fn=lambda metrics: metrics[METRIC],  # without it Orbax stores no metrics
             best_mode="min",
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
@@ -87,7 +85,7 @@ class Checkpoints:
             with _without_warnings():
                 self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         except Exception as error:
-            # Orbax reads every step's JSON files here, and stops at one that it cannot parse.
+            # Orbax reads the JSON files of all steps here, and fails if it cannot parse one.
             may_move = not self._options.read_only and not reason_outside_file(error)
             unreadable = self._unreadable_steps() if may_move else []
             for step in unreadable:
@@ -102,7 +100,7 @@ class Checkpoints:
             ) from error
 
     def _unreadable_steps(self) -> list[int]:
-        """The steps with a JSON file that cannot be parsed."""
+        """The steps that have a JSON file which cannot be parsed."""
         steps = []
         for folder in self.directory.iterdir() if self.directory.is_dir() else ():
             if folder.name.isdecimal() and folder.is_dir():
@@ -116,7 +114,7 @@ class Checkpoints:
         return steps
 
     def _restore_replaced(self) -> None:
-        """Puts back the checkpoint that an interrupted save was to replace."""
+        """Restores the old checkpoint of a step if saving the step again was interrupted."""
         for old in self._replaced():
             if not (self.directory / old.name).exists():
                 old.rename(self.directory / old.name)
@@ -126,7 +124,7 @@ class Checkpoints:
         return sorted((self.workdir / REPLACED).glob("*"))
 
     def _forget_replaced(self) -> None:
-        """Deletes the old checkpoint: the new one is complete."""
+        """Deletes the old checkpoint, after the new one is complete."""
         if (self.workdir / REPLACED).exists():
             shutil.rmtree(self.workdir / REPLACED, ignore_errors=True)
 
@@ -134,7 +132,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def holds(self, step: int, scored: bool) -> bool:
-        """Whether `step` is saved; scored: together with its test error."""
+        """Whether `step` is saved. scored: True to ask for a checkpoint with its test error."""
         if step not in self.steps():
             return False
         try:
@@ -143,7 +141,7 @@ class Checkpoints:
             raise
         except Exception as error:
             self._raise_if_undamaged(step, error)
-            return False  # it is damaged, and will be saved again
+            return False  # the damaged checkpoint will be saved again
 
     def best_step(self) -> int | None:
         """The saved step with the lowest test error; None if none was evaluated."""
@@ -164,7 +162,7 @@ class Checkpoints:
         return min(scored, key=lambda step: (scored[step], step)) if scored else None
 
     def save(self, step: int, state, metrics: dict | None = None) -> None:
-        """Starts a save and returns when the state is copied. Raises if an earlier save failed."""
+        """Copies the state and starts to save it. Raises UserError if an earlier save failed."""
         state = _to_host(state)
         description = {
             "layout": LAYOUT,
@@ -177,8 +175,8 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._forget_replaced()
             if step in self._manager.all_steps():
-                # It was saved when a signal came before its evaluation, and now has metrics. The
-                # old checkpoint may be the only one, so it stays until the new one is complete.
+                # The step was saved without metrics when a signal interrupted its evaluation. The
+                # old checkpoint may be the only one, so it is kept until the new one is complete.
                 (self.workdir / REPLACED).mkdir(exist_ok=True)
                 (self.directory / str(step)).rename(self.workdir / REPLACED / str(step))
                 self._manager.reload()
@@ -196,7 +194,7 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def wait(self) -> None:
-        """Returns when the last save is complete. Raises UserError if it failed."""
+        """Waits until the last save is complete. Raises UserError if it failed."""
         try:
             self._manager.wait_until_finished()
             if not self._options.read_only:
@@ -205,7 +203,7 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def check(self) -> None:
-        """Raises UserError if the save in the background has failed. Does not wait for it."""
+        """Raises UserError if the save in the background has failed. Does not wait."""
         if not self.is_saving():
             self.wait()
 
@@ -227,17 +225,18 @@ class Checkpoints:
     def restore(self, like, step: int | None = None):
         """(step, state) of the newest good checkpoint, or of `step`; None if there is none.
 
-        like: a state, or ShapeDtypeStructs, with the structure to restore. A damaged checkpoint is
-        reported on standard error and moved to WORKDIR/damaged, and the one before it is used.
-        Raises UserError, and moves nothing, if all are damaged, if they hold another model, and if
-        an undamaged one cannot be read.
+        like: a state, or ShapeDtypeStructs, with the structure to restore.
+
+        A damaged checkpoint is reported on standard error and moved to WORKDIR/damaged, and the
+        checkpoint before it is used. Raises UserError, and moves nothing, if all checkpoints are
+        damaged, if they belong to another model, or if an undamaged one cannot be read.
         """
         return self._newest(step, lambda candidate: self._read(candidate, like))
 
     def restore_variables(self, step: int | None = None):
         """(step, variables as `TrainState.variables`) of the newest good checkpoint, or of `step`.
 
-        Of any model. None if there is none; errors as in `restore`.
+        The model need not be known. None if there is no checkpoint; errors as in `restore`.
         """
         if step is not None and step not in self.steps():
             return None
@@ -250,7 +249,7 @@ class Checkpoints:
             if not (self.directory / name).exists():
                 raise TryAgain(
                     f"{self.directory / name} is being saved again: try again in a moment; if no"
-                    " run is training there, resume it first, which restores the old one"
+                    " process trains this run, resume it first, which restores the old checkpoint"
                 )
         steps = self.steps() if step is None else [step]
         damaged = []
@@ -279,26 +278,26 @@ class Checkpoints:
             )
         if damaged or any((self.workdir / DAMAGED).glob("*")):
             raise UserError(
-                f"no checkpoint in {self.workdir} can be read: restore a copy of them, or start"
-                " anew in another --workdir"
+                f"no checkpoint in {self.workdir} can be read: restore them from a backup, or"
+                " start a new run in another --workdir"
             )
         return None
 
     def _was_deleted(self, step: int) -> bool:
-        """Whether a run that is training has deleted the step. If so, finds its newer steps."""
+        """Whether a process that trains the run has deleted the step. Reads the steps again."""
         if not self._options.read_only or (self.directory / str(step)).exists():
             return False
         self._manager.reload()
         return step not in self.steps()
 
     def _raise_if_undamaged(self, step: int, error: Exception) -> None:
-        """Raises UserError if the reason for an error is not in the checkpoint's files."""
+        """Raises UserError if the error has a cause outside the checkpoint's files."""
         why = reason_outside_file(error)
         if why:
             path = self.directory / str(step)
             raise UserError(
-                f"cannot read checkpoint {path} ({why}): see to it and run the same command again;"
-                f" to resume from an older one, move {path} elsewhere"
+                f"cannot read checkpoint {path} ({why}): correct this and run the same command"
+                f" again; to resume from an older checkpoint, move {path} elsewhere"
             ) from error
 
     def _read_description(self, step: int) -> dict:
@@ -315,7 +314,7 @@ class Checkpoints:
                 " --workdir"
             )
         if not is_intact or content["step"] != step:
-            raise ValueError("its description is not the one of this step")
+            raise ValueError("its description belongs to another step")
         error = (content["metrics"] or {}).get(METRIC, 0.0)
         if not isinstance(content["arrays"], dict) or not 0 <= error <= 1:
             raise ValueError("its description is damaged")
@@ -323,14 +322,15 @@ class Checkpoints:
 
     def _read(self, step: int, like):
         saved = self._read_description(step)["arrays"]
-        wanted = shapes(like)
-        for name in sorted(wanted.keys() | saved.keys()):
-            is_there = saved.get(name, [])[:2]
-            if wanted.get(name, []) != is_there:
+        expected = shapes(like)
+        for name in sorted(expected.keys() | saved.keys()):
+            saved_shape, expected_shape = saved.get(name, [])[:2], expected.get(name, [])
+            if saved_shape != expected_shape:
                 raise UserError(
                     f"checkpoint {step} in {self.directory} is of another model: {name} is"
-                    f" {is_there or 'not there'}, not {wanted.get(name, 'there at all')}:"
-                    " use the config that it was made with"
+                    f" {saved_shape or 'missing'} in the checkpoint and"
+                    f" {expected_shape or 'missing'} in the model: use the config that the"
+                    " checkpoint was made with"
                 )
         state = self._restore(
             step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
@@ -339,11 +339,11 @@ class Checkpoints:
         return state
 
     def _read_variables(self, step: int) -> dict:
-        # The optimizer's state, which is as large as the variables, is not read. The sizes are
-        # those of the description, whatever the arrays' own files say.
+        # The optimizer's state is not read, because it is as large as the variables. The shapes
+        # come from the description, because the arrays' own files may be damaged.
         target, expected = {}, {}
         for path, entry in self._read_description(step)["arrays"].items():
-            names = re.findall(r"[^.\[\]']+", path)  # of ".params['conv1']['kernel']"
+            names = re.findall(r"[^.\[\]']+", path)  # path: ".params['conv1']['kernel']"
             if names[0] in ("params", "model_state", "average"):
                 branch = target
                 for name in names[:-1]:
@@ -355,7 +355,7 @@ class Checkpoints:
         return {"params": state.get("average", state["params"]), **state.get("model_state", {})}
 
     def _restore(self, step: int, target, partial: bool = False):
-        """Arrays of the target's shapes. partial: True if the target is a part of the state."""
+        """Restores arrays into the target's structure. partial: it is only a part of the state."""
         arguments = ocp.args.PyTreeRestore(
             target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -400,7 +400,7 @@ def description_digest(description: dict) -> str:
 
 
 def check_fingerprint(actual: dict[str, list], expected: dict[str, list]) -> None:
-    """Raises ValueError unless the arrays are those that were saved."""
+    """Raises ValueError unless the arrays are equal to the saved ones."""
     if actual.keys() != expected.keys():
         name = min(actual.keys() ^ expected.keys())
         raise ValueError(f"{name} is {'missing' if name in expected else 'new'}")
