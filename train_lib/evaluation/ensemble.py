@@ -25,11 +25,12 @@ ENSEMBLE, INIT_FROM = "config.evaluate.ensemble", "config.init_from"
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A network whose weights are not in memory yet.
+    """A network whose weights have not been read yet.
 
-    name: as the user wrote it.
-    exp: has the member's model, preprocessing and views, and the command's data set and evaluation.
-    class_names: those that it was trained on.
+    name: the run or file, as the user wrote it.
+    exp: its model, preprocessing and views are the member's. Its data set and evaluation come from
+        the command's config.
+    class_names: the classes that the network was trained on.
     read: () -> (step, variables as NumPy arrays).
     """
 
@@ -40,11 +41,11 @@ class Member:
 
     @property
     def protocol(self) -> protocols.Protocol:
-        """How it is evaluated."""
+        """The evaluation protocol of the network."""
         return protocols.of(self.exp)
 
     def state(self) -> TrainState:
-        """Its step and variables on the experiment's devices, without an optimizer's state."""
+        """The network's step and variables on the devices, without an optimizer's state."""
         step, variables = self.read()
         variables = dict(variables)
         state = TrainState(
@@ -65,14 +66,18 @@ class Member:
 def find(
     config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = (), needs_data: bool = True
 ) -> list[Member]:
-    """The members of config.evaluate.ensemble or, without one, the run of `workdir`.
+    """Finds the networks to work on: the first of these that exists.
 
-    If the workdir holds no run, the network of config.init_from. given: the config's fields that
-    the user gave, see `experiment.resolve`. needs_data: False if the data set may be missing.
+    1. the members of config.evaluate.ensemble,
+    2. the run in `workdir`,
+    3. the network of config.init_from.
 
-    Members keep their model, preprocessing and views; the data set and the evaluation come from
-    `config`. Raises UserError for a name that is neither a run nor a weight file, for a network
-    that the protocol does not fit, and for members with different classes.
+    given: names of the config's fields that the user set, see `experiment.resolve`.
+    needs_data: False if the data set may be missing.
+
+    Members keep their model, preprocessing and views. The data set and the evaluation come from
+    `config`. Raises UserError for a name that is neither a run nor a weight file, for a protocol
+    that a network does not support, and for members with different classes.
     """
     names = _names(config)
     if names:
@@ -100,7 +105,7 @@ def find(
 
 
 def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = ()) -> Member:
-    """The network of a command that works on one. Its data set may be missing."""
+    """Finds the network of a command that works on a single one. The data set may be missing."""
     names = _names(config)
     if names:
         raise UserError(f"{ENSEMBLE}={','.join(names)}: this mode takes one network: leave it out")
@@ -125,7 +130,7 @@ def _names(config: ConfigDict) -> list[str]:
 def _member(
     config: ConfigDict, name: str, field: str, given: Collection[str], needs_data: bool
 ) -> Member:
-    """field: the config's field that names it, for messages."""
+    """The member `name`. field: the config field that holds the name, for messages."""
     path = pathlib.Path(name).expanduser()
     if warm_start.is_pretrained_file(name):
         exp = experiment.resolve_weights(config, name, given=given, needs_data=needs_data)
@@ -171,7 +176,10 @@ def _run(
 
 
 def evaluate(members: Sequence[Member], split, title: str):
-    """(result, steps, images per second) of members on a split. title: of the progress bar."""
+    """Returns (result, steps of the members, images per second) on a split.
+
+    title: text of the progress bar.
+    """
     exp = members[0].exp
     if len(members) > 1 or not members[0].protocol.is_single_view:
         probabilities, labels, steps, speed = predict(members, split, title)
@@ -183,15 +191,15 @@ def evaluate(members: Sequence[Member], split, title: str):
 
 
 def predict(members: Sequence[Member], split, title: str):
-    """(mean probabilities, labels, steps, images per second) of members on a split.
+    """Returns (mean probabilities, labels, steps of the members, images per second) on a split.
 
-    Probabilities are float32 [n, classes]. A label is -1 where a member could not read the image.
-    One member's weights are in memory at a time. title: of the progress bar.
+    Probabilities are float32 [n, classes]. A label is -1 if a member could not read the image.
+    Only one member's weights are in memory at a time. title: text of the progress bar.
     """
     steps, total, labels = [], None, None
     all_passes = [member.protocol.passes() for member in members]
-    looks = sum(map(len, all_passes))
-    with contextlib.closing(_meter(split, title, looks)) as meter:
+    num_passes = sum(map(len, all_passes))
+    with contextlib.closing(_meter(split, title, num_passes)) as meter:
         for member, member_passes in zip(members, all_passes, strict=True):
             with meter.paused():
                 state = member.state()
@@ -203,13 +211,13 @@ def predict(members: Sequence[Member], split, title: str):
             if labels is None:
                 labels = member_labels
             labels = np.where(member_labels < 0, member_labels, labels)
-    return total, labels, steps, _speed(meter) / looks
+    return total, labels, steps, _speed(meter) / num_passes
 
 
-def _meter(split, title: str, looks: int = 1) -> progress.Meter:
-    """Counts this process's part of the split, each example `looks` times."""
+def _meter(split, title: str, num_passes: int = 1) -> progress.Meter:
+    """Counts the examples of this process's part of the split, once per pass."""
     part = part_of(split, processes.index(), processes.count())
-    return progress.Meter(len(part) * looks, title, quiet=not processes.is_first())
+    return progress.Meter(len(part) * num_passes, title, quiet=not processes.is_first())
 
 
 def _speed(meter: progress.Meter) -> float:

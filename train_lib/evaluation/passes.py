@@ -1,6 +1,7 @@
-"""Passes over a split, each of which shows the network every image once, and their weighted sum.
+"""Evaluation passes over a split, and the weighted sum of their class probabilities.
 
-What a pass sees of an image, its crops and their mirror images, is averaged as class probabilities.
+Each pass reads every image once. It averages the class probabilities of the image's crops and of
+their mirror images.
 """
 
 import contextlib
@@ -19,17 +20,17 @@ from input_pipeline.transform import make_transform
 from models import layers
 from train_lib.distributed import parallel, processes
 
-_UNSEEN = -2  # a label before the first pass
+_UNSEEN = -2  # the label of an example before the first pass
 
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One look at every example of a split.
+    """One evaluation of every example of a split.
 
-    weight: the factor on its probabilities; the weights of a protocol's passes sum to 1.
-    batches: a split -> host batches [devices, n, ...], with the `index` of the examples if these
-        do not come in order.
-    step: (state, batch) -> class probabilities [devices, n, classes], already parallel.
+    weight: the factor on the probabilities. The weights of a protocol's passes sum to 1.
+    batches: split -> batches on the host [devices, n, ...]. They contain the `index` of each
+        example if the examples are not in order.
+    step: (state, batch) -> class probabilities [devices, n, classes], computed on all devices.
     """
 
     weight: float
@@ -38,7 +39,7 @@ class Pass:
 
 
 def single_view(exp) -> Pass:
-    """The images as the evaluations during training see them."""
+    """Every image in the same view as in the evaluations during training."""
     apply, transform = _probabilities(exp), exp.transform
 
     def step(state, batch):
@@ -51,17 +52,17 @@ def host_crops(exp, kind: str, scales: Sequence[int]) -> Pass:
     """Crops that the host cuts, and their mirror images. kind: a name of `crops.KINDS`."""
     view, devices = exp.config.view, len(exp.devices)
     reader = Crops(kind, view.size, scales, view.interpolation)
-    # The transform is made outside of the step: its statistics may come from another process.
+    # Made outside of the step, because its statistics may come from another process.
     apply, transform = _probabilities(exp), exp.transform
-    # A mean image belongs to the central square at test_scale. For other crops, its central part
-    # is subtracted.
+    # A mean image covers the central square at test_scale. For crops at other places, the centre
+    # of the mean image is subtracted.
     use_offsets = kind == "ten_crop" and tuple(scales) == (view.test_scale,)
 
     def probabilities(state, images, offsets):
         inputs = transform(images, offsets=offsets if use_offsets else None)
         return _mean_of_mirrors(apply(state, _with_mirrors(inputs)))
 
-    # Crops that go through the network together; with their mirror images, twice as many.
+    # Number of crops in one call of the network. Their mirror images double it.
     group = max(1, exp.eval_batch_size // (2 * devices))
 
     def step(state, batch):
@@ -86,7 +87,7 @@ def host_crops(exp, kind: str, scales: Sequence[int]) -> Pass:
 def device_crops(exp) -> Pass:
     """Corners and centre of small images, cut on the device, and their mirror images."""
     section, devices = exp.config.preprocess, len(exp.devices)
-    # The transform is made outside of the step: its statistics may come from another process.
+    # Made outside of the step, because its statistics may come from another process.
     apply, transform = _probabilities(exp), exp.transform
 
     def step(state, batch):
@@ -105,19 +106,22 @@ def device_crops(exp) -> Pass:
 
 
 def whole_images(exp, scales: Sequence[int]) -> list[Pass]:
-    """Whole images and their mirror images, a pass a scale: the network's mean over all places."""
+    """Whole images and their mirror images, one pass per scale.
+
+    The network is applied at all positions of an image, and its outputs are averaged over them.
+    """
     config, side = exp.config, exp.input_shape[0]
     module = exp.module.clone(class_map=True, image_size=side)
     section = ConfigDict(config.preprocess.to_dict() | {"pad": 0, "crop": 0})
     if section.mean == "pixel":
-        section.mean = "channel"  # a mean image has no meaning at other sizes
+        section.mean = "channel"  # a mean image fits one size only
     transform = make_transform(section, config.augment, exp.statistics)
     average_scores = config.evaluate.map_average == "scores"
 
     def step(state, batch):
         images, sizes = transform(batch["image"]), batch["size"]
         shape = images.shape[1:3]
-        # The mirror image of a padded image: column j comes from column width - 1 - j.
+        # Mirrors each image without its padding: column j comes from column width - 1 - j.
         columns = (sizes[:, 1, None] - 1 - jnp.arange(shape[1])) % shape[1]
         mirrored = jnp.take_along_axis(images, columns[:, None, :, None], axis=2)
         with layers.padded(shape, jnp.concatenate([sizes, sizes])) as extents:
@@ -161,7 +165,7 @@ def _probabilities(exp) -> Callable:
 
 
 def _batch_size(exp, split, views: int) -> int:
-    """Examples in a batch, as many on each device, of which the network sees `views` views each."""
+    """Number of examples in a batch if each has `views` views; a multiple of the device count."""
     devices = len(exp.devices)
     most = max(1, int(exp.eval_batch_size / views) // devices) * devices
     return min(most, -(-len(split) // devices) * devices)
@@ -188,9 +192,9 @@ def _mean_of_mirrors(outputs: jax.Array) -> jax.Array:
 def predict(passes: Sequence[Pass], state, split, meter) -> tuple[np.ndarray, np.ndarray]:
     """Class probabilities of every example, float32 [n, classes], and the labels, int32 [n].
 
-    Of several processes each looks at its part of the split, and all have the result. The label
-    is -1 for an image that a pass could not read and skipped. meter: a `progress.Meter` of this
-    part, which counts an example once for each pass.
+    With several processes, each evaluates its part of the split, and all get the whole result. The
+    label is -1 for an image that a pass could not read. meter: a `progress.Meter` for this
+    process's part, which counts an example once per pass.
     """
     part = part_of(split, processes.index(), processes.count())
     sums = np.zeros((len(part), split.info.num_classes), np.float32)
@@ -201,21 +205,21 @@ def predict(passes: Sequence[Pass], state, split, meter) -> tuple[np.ndarray, np
             index = batch["index"][is_example]
             sums[index] += np.float32(one_pass.weight) * np.asarray(outputs)[is_example]
             batch_labels = np.where(batch["mask"] > 0, batch["label"], -1)[is_example]
-            before = labels[index]
-            keep = (batch_labels >= 0) & (before != _UNSEEN)
-            labels[index] = np.where(keep, before, batch_labels)
+            previous = labels[index]  # -1 stays, if an earlier pass could not read the image
+            keep = (batch_labels >= 0) & (previous != _UNSEEN)
+            labels[index] = np.where(keep, previous, batch_labels)
             meter.done(len(index))
     parts = processes.gather(sums=sums, labels=labels)
     return tuple(np.concatenate([part[name] for part in parts]) for name in ("sums", "labels"))
 
 
 def _outputs(one_pass: Pass, state, part, meter) -> Iterator[tuple]:
-    """(batch with `index`, outputs). Two more batches keep the device busy."""
+    """Yields (batch with `index`, outputs). Runs two batches ahead to keep the devices busy."""
     waiting: list[tuple] = []
     position = 0
     with contextlib.closing(one_pass.batches(part)) as batches:
         for batch in batches:
-            if "index" not in batch:  # batches come in order, padded at the end
+            if "index" not in batch:  # examples are in order, with padding at the end
                 index = position + np.arange(batch["label"].size).reshape(batch["label"].shape)
                 batch["index"] = np.where(index < len(part), index, -1)
                 position += index.size
