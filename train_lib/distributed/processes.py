@@ -1,8 +1,8 @@
-"""Several processes that train one network: how they come together, and how they share values.
+"""Several processes that train one network: how they connect, and how they share values.
 
-There is one process for each machine (or each accelerator), all started with the same command.
-Process 0 alone reads and writes the run's workdir. Without `join` there is one process, and every
-function here does what is right for it. `parallel` has the computations that devices share.
+There is one process per machine (or per accelerator). All are started with the same command. Only
+process 0 reads and writes the run's workdir. Without `join` there is a single process, and all
+functions of this module work for it, too. `parallel` has the computations that devices share.
 """
 
 import contextlib
@@ -41,11 +41,11 @@ def is_first() -> bool:
 
 
 def detect_group() -> Group:
-    """The group of which SLURM, Open MPI, Kubernetes or a TPU pod has started this process.
+    """The group of this process, as SLURM, Open MPI, Kubernetes or a TPU pod describes it.
 
-    Raises UserError if none of them did, TryAgain if one of them does not answer.
+    Raises UserError if none of them started this process, TryAgain if one of them does not answer.
     """
-    from jax._src import clusters  # what `jax.distributed.initialize` uses; it is not public
+    from jax._src import clusters  # not public, but `jax.distributed.initialize` uses it
 
     try:
         detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(
@@ -66,10 +66,10 @@ def detect_group() -> Group:
 
 
 def join(group: Group, task: str) -> None:
-    """Waits for all processes of the group. From then on JAX knows the devices of all.
+    """Connects all processes of the group, and waits for them. Then JAX knows all their devices.
 
     task: must be the same in all processes. Call this before JAX computes anything.
-    Raises UserError if the processes do not come together (TryAgain if a new start may succeed).
+    Raises UserError if the processes cannot connect (TryAgain if a new start may succeed).
     If a process is lost meanwhile, this one ends as in `all_finish_or_fail`.
     """
     global _peers
@@ -79,7 +79,7 @@ def join(group: Group, task: str) -> None:
         )
     _peers = Peers(group, task)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JAX's service for preemption would handle SIGTERM, which `signals` has to.
+    # JAX's preemption service would handle SIGTERM, but `signals` must handle it.
     jax.config.update("jax_enable_preemption_service", False)
     delay_abort()
     with _report_errors_to_peers():
@@ -91,9 +91,9 @@ def join(group: Group, task: str) -> None:
                 local_device_ids=group.local_devices,
                 cluster_detection_method="deactivate",
                 initialization_timeout=round(group.start_timeout) + 60,
-                # The coordinator reports lost processes, not JAX's heartbeats.
+                # Canon's coordinator detects lost processes, so JAX's heartbeats are not used.
                 heartbeat_timeout_seconds=10**6,
-                # Process 0 always starts a service, which nobody uses here.
+                # JAX always starts a service in process 0. The coordinator's service is used.
                 coordinator_bind_address="127.0.0.1:0",
             )
             if (jax.process_index(), jax.process_count()) != (group.index, group.count):
@@ -102,7 +102,7 @@ def join(group: Group, task: str) -> None:
                     f" {jax.process_index()} of {jax.process_count()}: give --distributed, which"
                     " uses the pod's numbers"
                 )
-            with shell.without_stdout():  # Gloo writes there as it connects the processes
+            with shell.without_stdout():  # Gloo prints while it connects the processes
                 gather()
         except jax.errors.JaxRuntimeError as error:
             _peers.wait_for_report_of_loss()
@@ -114,9 +114,9 @@ def join(group: Group, task: str) -> None:
 
 @contextlib.contextmanager
 def all_finish_or_fail():
-    """A context that all processes leave at the same time, or all with the error of one of them.
+    """A context that all processes leave together. If one of them fails, all of them end.
 
-    An exception that all of them raise has an attribute `raised_by_all_processes` that is true.
+    If all processes raise the same exception, its attribute `raised_by_all_processes` must be True.
     """
     with _report_errors_to_peers():
         try:
@@ -130,7 +130,7 @@ def all_finish_or_fail():
 
 @contextlib.contextmanager
 def _report_errors_to_peers():
-    """Ends all processes with an error in this context, unless a lost process caused the error."""
+    """Ends all processes after an error in this context, unless a lost process caused the error."""
     try:
         yield
     except BaseException as error:
@@ -148,7 +148,7 @@ def _report_errors_to_peers():
 
 
 def _leave_group() -> None:
-    """Waits for the others first, because a process cannot wait for one that has left."""
+    """Leaves the group, after waiting for all processes to reach this point."""
     global _peers
     if _peers:
         _peers.wait_for_peers()
@@ -158,19 +158,19 @@ def _leave_group() -> None:
 
 
 def delay_exit_while(is_saving: Callable[[], bool]) -> None:
-    """If another process ends this one, the exit waits a moment while `is_saving()`."""
+    """If another process ends this one, the exit waits briefly while `is_saving()` is true."""
     if _peers:
         _peers.is_saving = is_saving
 
 
 def share_stop_request(stop) -> None:
-    """Lets all processes know when `stop`, a `signals.StopRequest`, is set in one of them."""
+    """Tells all processes when `stop`, a `signals.StopRequest`, is set in one of them."""
     if _peers:
         _peers.stop = stop
 
 
 def wait_for_signal_name(stop) -> None:
-    """Waits a moment until `stop` has the name of the signal that another process received."""
+    """Waits up to 3 s until `stop` has the name of the signal that another process received."""
     deadline = time.monotonic() + 3
     while _peers and stop.signal_name is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -183,7 +183,10 @@ def print_once(*lines: str, file=None) -> None:
 
 
 def check_same(name: str, value) -> None:
-    """Raises UserError, naming a process that differs, unless all have the same JSON value."""
+    """Raises UserError, which names a process that differs, unless all have the same value.
+
+    value: any value that JSON can represent.
+    """
     encoded = np.frombuffer(json.dumps(value).encode(), np.uint8)
     first, *others = [arrays["value"].tobytes().decode() for arrays in gather(value=encoded)]
     for process, other in enumerate(others, 1):
@@ -195,7 +198,7 @@ def check_same(name: str, value) -> None:
 
 
 def bytes_from_first(make: Callable[[], bytes]) -> bytes:
-    """The result of `make()` in the first process, in all processes. The others do not call it."""
+    """Sends the result of `make()` from the first process to all. Only the first one calls it."""
     if count() == 1:
         return make()
     from jax.experimental import multihost_utils
@@ -212,21 +215,21 @@ def bytes_from_first(make: Callable[[], bytes]) -> bytes:
 
 
 def arrays_from_first(make: Callable[[], dict]) -> dict[str, np.ndarray]:
-    """The named arrays that `make()` returns in the first process, in all processes."""
+    """Sends the named arrays that `make()` returns from the first process to all."""
     return _unpack(bytes_from_first(lambda: _pack(make())))
 
 
 def tree_from_first(tree):
-    """The first process's tree of arrays, bit for bit, in all processes.
+    """Sends the first process's tree of arrays to all, bit for bit.
 
-    The trees of the others must have the same structure, shapes and dtypes.
+    The trees of the other processes must have the same structure, shapes and dtypes.
     """
     if count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     named = {str(i): leaf for i, leaf in enumerate(leaves)}
     arrays = arrays_from_first(lambda: named)
-    # npz knows no bfloat16: such an array arrives as bytes.
+    # npz has no bfloat16: such an array arrives as bytes.
     return structure.unflatten(arrays[name].view(leaf.dtype) for name, leaf in named.items())
 
 
@@ -237,7 +240,7 @@ def gather(**arrays: np.ndarray) -> list[dict[str, np.ndarray]]:
     from jax.experimental import multihost_utils
 
     content = np.frombuffer(_pack(arrays), np.uint8)
-    _peers.wait_for_peers()  # collectives have a time limit: no process may come much later
+    _peers.wait_for_peers()  # collectives have a time limit, so all processes must start together
     size = np.array([len(content)], np.uint32)
     sizes = np.asarray(multihost_utils.process_allgather(size))[:, 0]
     padded = np.zeros(sizes.max(), np.uint8)
