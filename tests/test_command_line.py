@@ -207,6 +207,7 @@ def test_summary_as_json_and_as_table():
         (("--config=configs/lenet5.py:cifar",), ("digits, mnist",)),
         (("--config=configs/lenet.py",), ("configs/lenet.py",)),
         ((), ("--config=",)),
+        (("--workdir=" + 300 * "x",), ("xxx", "File name too long", "--workdir")),
         ((CONFIG, "--mode=evaluat"), ("mode", "evaluate")),
         ((CONFIG, "more"), ("more is not a flag",)),
         ((CONFIG, "--mode=predict"), ("--images",)),

@@ -40,7 +40,8 @@ def parse(argv: list[str]) -> list[str]:
     A mistake is one line on standard error, and ends the process with status 2. Without --config,
     the config is that of the run in --workdir.
     """
-    stored = "" if _flag(argv, "config") else _stored_config(_flag(argv, "workdir"))
+    with as_one_line(argv):
+        stored = "" if _flag(argv, "config") else _stored_config(_flag(argv, "workdir"))
     if stored:
         argv = [argv[0], f"--config={stored}", *argv[1:]]
     with as_one_line(argv):
@@ -50,9 +51,21 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _stored_config(workdir: str) -> str:
-    """The --config of the run in a folder; "" if it holds none."""
-    if not workdir or not (pathlib.Path(workdir) / "config.json").is_file():
+    """The --config of the run in a folder; "" if it holds none.
+
+    Raises UserError for a folder that cannot be read, as one without permission.
+    """
+    if not workdir:
         return ""
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}): choose another --workdir"
+        ) from error
     return f"{os.path.relpath(stored_config.__file__)}:{workdir}"
 
 
