@@ -1,8 +1,9 @@
-"""Batches of images that Grain decodes when needed, as a pure function of (seed, step).
+"""Batches of images as a pure function of (seed, step). Grain decodes the images when needed.
 
-Seed, step and place in the batch determine which example it is (`batches.batch_indices`) and its
-view (from a generator keyed by the position in the endless sequence of examples). So a run can
-resume at any step, and threads, processes, devices and hosts do not change the result.
+Seed, step and position in the batch determine an example (`batches.batch_indices`) and its random
+view, whose generator is keyed by the number of examples before it in the run. Therefore a run can
+resume at any step, and the number of threads, processes, devices and hosts does not change the
+result.
 """
 
 import contextlib
@@ -19,11 +20,11 @@ from input_pipeline.crops import Crops, Whole, bucket
 from input_pipeline.reading import Parts, Reading
 from input_pipeline.split import ArraySplit, Split
 
-_LARGEST_PART = 8  # examples that a thread reads in one call
+_LARGEST_PART = 8  # most examples that a thread reads in one call
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
+    """The number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -31,14 +32,14 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def _opened(split: Split, reading: Reading, count: int, share: int, cutter=None, **options):
-    """Gives join(n): the next n batches of `share` examples, as arrays [examples, ...].
+    """Yields next_batches(n), which reads n batches of `share` examples: arrays [examples, ...].
 
-    The last ones may have fewer examples; after the end join returns None. cutter, options: see
-    `reading.Parts`. About two batches are decoded ahead, or two per worker process.
+    The last batch may have fewer examples. After the last one, next_batches returns None. About two
+    batches are decoded ahead, or two per worker process. cutter, options: see `reading.Parts`.
     """
     import grain
 
-    # A worker process makes whole batches, a thread makes parts of them.
+    # A worker process decodes whole batches, a thread decodes parts of batches.
     threads = 1 if reading.workers else min(16, cores())
     size = share if reading.workers else max(1, min(_LARGEST_PART, share // threads))
     parts = Parts(split, reading, cutter or reading.view, count, share, size, **options)
@@ -48,21 +49,21 @@ def _opened(split: Split, reading: Reading, count: int, share: int, cutter=None,
         dataset = reading.workers(dataset)
     iterator = iter(dataset)
 
-    def join(count: int) -> dict | None:
+    def next_batches(n: int) -> dict | None:
         try:
-            elements = list(itertools.islice(iterator, count * parts.in_batch))
+            elements = list(itertools.islice(iterator, n * parts.in_batch))
         except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):  # Grain's words
+            if "terminated unexpectedly" not in str(error):  # Grain's message
                 raise
             raise TryAgain(
                 "a process that decodes images ended (out of memory?): run the same command again,"
                 " perhaps with fewer config.dataset.workers"
             ) from error
-        # Always copied: elements from a process are in shared memory.
+        # This copies the elements, because those of a worker process are in shared memory.
         return _concatenated(elements) if elements else None
 
     try:
-        yield join
+        yield next_batches
     finally:
         iterator.close()
 
@@ -83,15 +84,15 @@ def _divided(batch: dict, size: int, devices: int) -> dict:
 
 
 class TrainBatches(Iterator[dict]):
-    """The batches of a range of steps, dispatch(step) steps at a time.
+    """The batches for a range of steps, dispatch(step) steps at a time.
 
     A batch has image uint8 [devices, count, share, height, width, channels], label int32
     [devices, count, share] and, if images are cut, offset int32 [devices, count, share, 2] (see
-    `View.place`). count: steps of the dispatch; share = batch_size / devices / processes.
+    `View.place`). count: number of steps in the dispatch; share = batch_size / devices / processes.
 
-    skipped: how many unreadable images have been replaced by the next example so far.
-    Call `close` to end the workers. Iteration raises UserError for an unreadable image (unless it
-    is to be skipped) and for a label out of range.
+    skipped: number of unreadable images that were replaced by the next example so far.
+    Call `close` to end the workers. Iteration raises UserError for a label out of range, and for an
+    unreadable image unless config.dataset.on_bad_image is "skip".
     """
 
     def __init__(
@@ -130,9 +131,10 @@ class TrainBatches(Iterator[dict]):
     def _decoded(self, split: Split, reading: Reading, order: batches.Order) -> Iterator[dict]:
         share = order.batch_size // order.processes
         count = len(self._steps) * share
-        with _opened(split, reading, count, share, first=self._steps.start, order=order) as join:
+        options = {"first": self._steps.start, "order": order}
+        with _opened(split, reading, count, share, **options) as next_batches:
             for _, steps in self._dispatches():
-                batch = join(steps)
+                batch = next_batches(steps)
                 self.skipped += int(batch.pop("skipped").sum())
                 del batch["mask"]
                 yield {
@@ -146,36 +148,38 @@ def eval_batches(
 ) -> Iterator[dict]:
     """Every example once, in order: image, label and mask [devices, batch_size / devices, ...].
 
-    The last batch is padded; `mask` (float32) is 0 on padding and on unreadable images that are
-    skipped. crops: cut in place of the test view; their offsets int32 [..., crops, 2] are then in
-    the batch. Raises as `TrainBatches`.
+    The last batch is padded. `mask` (float32) is 0 for padding and for unreadable images that are
+    skipped. crops: replace the test view; the batch then includes their offset int32
+    [..., crops, 2]. Raises as `TrainBatches`.
     """
     if crops is None and reading.in_memory(split):
         yield from batches.eval_batches(split, batch_size, devices)
         return
-    with _opened(split, reading, len(split), batch_size, crops) as join:
-        while batch := join(1):
+    with _opened(split, reading, len(split), batch_size, crops) as next_batches:
+        while batch := next_batches(1):
             del batch["skipped"]
             if crops is None:
-                del batch["offset"]  # the test view is in the middle
+                del batch["offset"]  # not needed: the test view is the centre
             yield _divided(batch, batch_size, devices)
 
 
 def whole_batches(
     split: Split, reading: Reading, whole: Whole, pixels: int, devices: int
 ) -> Iterator[dict]:
-    """Every example once: whole images, those of similar size together.
+    """Every example once, as a whole image. Images of similar size share a batch.
 
-    pixels: the most per batch, if that is enough for one image per device. The last batch of a
-    shape is padded only to the next power of two per device.
+    pixels: largest number of pixels in a batch, unless one image per device has more. The last
+    batch of a shape is padded to the next power of two per device. There are few shapes (see
+    `crops.bucket`).
+
     Yields image uint8 [devices, n, height, width, channels], each image at the top left, padded
-    with zeros; size int32 [devices, n, 2], the image's own; label and mask as in `eval_batches`;
-    index int32 [devices, n], of the example, -1 for padding. There are few shapes (see
-    `crops.bucket`). Raises as `TrainBatches`.
+    with zeros; size int32 [devices, n, 2], height and width without the padding; label and mask as
+    in `eval_batches`; index int32 [devices, n], the number of the example, -1 for padding.
+    Raises as `TrainBatches`.
     """
     waiting: dict[tuple[int, int], list[dict]] = {}  # examples by shape
 
-    def together(shape: tuple[int, int], examples: list[dict], count: int) -> dict:
+    def make_batch(shape: tuple[int, int], examples: list[dict], count: int) -> dict:
         batch = _divided(_concatenated(examples), count, devices)
         padding = np.arange(count).reshape(devices, -1) >= len(examples)
         batch["size"][padding], batch["index"][padding] = shape, -1
@@ -184,9 +188,9 @@ def whole_batches(
     def capacity(shape: tuple[int, int]) -> int:
         return max(1, pixels // (math.prod(shape) * devices)) * devices
 
-    with _opened(split, reading, len(split), 1, whole) as join:
+    with _opened(split, reading, len(split), 1, whole) as next_batches:
         for index in range(len(split)):
-            example = join(1)
+            example = next_batches(1)
             height, width = example["image"].shape[1:3]
             rows, columns = shape = bucket(height), bucket(width)
             margins = (0, 0), (0, rows - height), (0, columns - width), (0, 0)
@@ -201,8 +205,8 @@ def whole_batches(
                 }
             )
             if len(examples) == capacity(shape):
-                yield together(shape, waiting.pop(shape), len(examples))
+                yield make_batch(shape, waiting.pop(shape), len(examples))
     for shape, examples in waiting.items():
         share = -(-len(examples) // devices)
         count = min(capacity(shape), 2 ** (share - 1).bit_length() * devices)
-        yield together(shape, examples, count)
+        yield make_batch(shape, examples, count)
