@@ -30,7 +30,7 @@ IMAGE_SIZES = {224: 2, 227: 0}
 class AlexNet(layers.Net):
     """[batch, image_size, image_size, 3] -> logits [batch, classes].
 
-    Options beside those of `layers.Net`:
+    Options in addition to those of `layers.Net`:
 
     variant: "two_tower" (2012: conv2, conv4 and conv5 in two groups, conv3 sees both towers;
         60,965,224 parameters) or "one_tower" (torchvision's; 61,100,840).

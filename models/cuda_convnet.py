@@ -27,7 +27,7 @@ _NORMS = {
 class CudaConvnet(layers.Net):
     """[batch, height, width, 3] -> logits [batch, classes].
 
-    Options beside those of `layers.Net`:
+    Options in addition to those of `layers.Net`:
 
     variant: 26pct  (layers-80sec): three convolutions, max then average pooling, fc64;
              18pct: the same without fc64, with LRN within maps after pool1 and pool2;

@@ -90,7 +90,7 @@ class AuxiliaryHead(nn.Module):
 class GoogLeNet(layers.Net):
     """[batch, height, width, 3] -> logits [batch, classes]; made for 224x224, takes larger images.
 
-    Options beside those of `layers.Net`:
+    Options in addition to those of `layers.Net`:
 
     normalisation: "lrn" (the paper's) or "batch_norm": the network that torchvision distributes,
         with BatchNorm after every convolution, no biases there, no LRN, and 3x3 windows where the

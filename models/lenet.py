@@ -52,7 +52,7 @@ class LeNet5(layers.Net):
 
     With the RBF output the logits are the paper's outputs negated: the class is the argmax, and its
     logit is minus the squared distance between F6 and the code of the class.
-    Options beside those of `layers.Net`:
+    Options in addition to those of `layers.Net`:
 
     num_classes: 10 with output "rbf" (there are codes for the digits), any with "softmax".
     subsampling: "trainable" (the paper's), "average" or "max". The activation follows it only where

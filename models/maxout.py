@@ -31,7 +31,7 @@ VARIANTS = {
 class MaxoutNet(layers.Net):
     """[batch, height, width, channels] -> logits [batch, classes]: layers `h0`, `h1`, ..., `y`.
 
-    Options beside those of `layers.Net`:
+    Options in addition to those of `layers.Net`:
 
     variant: a key of `VARIANTS`: 28x28x1 for mnist_dense and mnist_conv, 32x32x3 for cifar10.
     maxout_pieces: of every layer; 0: as published, different for each layer.

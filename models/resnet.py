@@ -1,5 +1,5 @@
-"""ResNet and its plain counterparts, after He, Zhang, Ren, Sun: "Deep Residual Learning for Image
-Recognition", 2015: table 1 for ImageNet, sec. 4.2 for CIFAR-10.
+"""ResNet and plain networks of He, Zhang, Ren, Sun: "Deep Residual Learning for Image
+Recognition", 2015. Table 1 has the networks for ImageNet, sec. 4.2 those for CIFAR-10.
 """
 
 import flax.linen as nn
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from models import layers
 from models.layers import option
 
-# Table 1: blocks of conv2_x to conv5_x, and whether they are bottlenecks.
+# Table 1: numbers of blocks in conv2_x to conv5_x, and whether the blocks are bottlenecks.
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -21,10 +21,10 @@ CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1, and their shortcut (fig. 5).
+    """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1, with a shortcut (fig. 5).
 
-    [b, h, w, c] -> [b, h / stride, w / stride, maps (times 4 for a bottleneck)]. Layers
-    `conv1`, `bn1`, ..., and `projection`, `projection_bn` where the shortcut has them.
+    [b, h, w, c] -> [b, h / stride, w / stride, maps (times 4 for a bottleneck)]. The layers are
+    `conv1`, `bn1`, ..., and `projection`, `projection_bn` if the shortcut is a projection.
 
     shortcut, zero_gamma: see `_Stages`. stride_at: number of the convolution that has the stride.
     """
@@ -61,26 +61,26 @@ class Block(nn.Module):
             x = build.conv(x, features, 1, name, bias=None, activated=False, strides=self.stride)
             return build.batch_norm(x, f"{name}_bn")
         if changes:
-            # Option A: every stride-th pixel, and zeros in place of the new maps. The paper does
-            # not say where the zeros go. Here they come last, as in fb.resnet.torch.
+            # Option A: every stride-th pixel, and additional maps of zeros. The paper does not say
+            # where the zero maps are inserted. Here they come last, as in fb.resnet.torch.
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
         return x
 
 
 class _Stages(layers.Net):
-    """What the ImageNet and the CIFAR networks share.
+    """The parts that the ImageNet and the CIFAR networks share.
 
-    shortcut: "A" identity, strided and padded with zero maps where dimensions change;
-        "B" a 1x1 projection (with BatchNorm) there; "C" a projection everywhere (sec. 3.3, 4.1);
-        "none": the plain network, which has no shortcuts.
+    shortcut: "A": identities, strided and padded with zero maps where the dimensions change;
+        "B": a 1x1 projection (with BatchNorm) where they change, otherwise identities;
+        "C": projections everywhere (sec. 3.3, 4.1); "none": the plain network without shortcuts.
     zero_gamma: each block's last BatchNorm starts with gamma 0, so that blocks start as
         identities (Goyal 2017; not in this paper).
-    batch_norm: "per_device" or "across_devices": the images over which BatchNorm normalises.
-    class_map: the logits are a map [batch, height, width, classes] of the network applied at every
-        place: the last pooling takes windows as large as the map of an image of `image_size` ("the
-        fully-convolutional form", sec. 3.4). At that size the map has one cell, equal to the
-        vector.
+    batch_norm: BatchNorm uses the statistics of the images "per_device" or "across_devices".
+    class_map: the network is applied at every place of a larger image ("the fully-convolutional
+        form", sec. 3.4), and the logits are a map [batch, height, width, classes]. The windows of
+        the last pooling are as large as the last map of an image of `image_size`. For an image of
+        this size the map has one cell, which is equal to the usual logits.
     """
 
     initializer: str = "he"
@@ -92,7 +92,10 @@ class _Stages(layers.Net):
 
     @nn.nowrap
     def stages(self, x, build, maps, blocks, bottleneck=False, stride_at=1) -> jax.Array:
-        """Blocks named conv2_1, conv2_2, ... maps: of the first stage. blocks: of each stage."""
+        """Blocks named conv2_1, conv2_2, ...
+
+        maps: number of maps in the first stage. blocks: number of blocks in each stage.
+        """
         if self.shortcut == "none" and self.zero_gamma:
             raise ValueError(
                 "model.zero_gamma=True: the blocks of a plain network would output zero and never"
@@ -113,35 +116,35 @@ class _Stages(layers.Net):
 
     @nn.nowrap
     def classify(self, x, build, side: int) -> jax.Array:
-        """Pooling and classifier. side: of the last map of an image of `image_size`."""
+        """Pooling and classifier. side: height of the last map for an image of `image_size`."""
         window, init = side if self.class_map else None, layers.Init("gaussian", 0.01)
         return build.pooled_classifier(x, "pool", "fc", window, drop="input", initializer=init)
 
 
 def _halved(side: int, times: int = 1) -> int:
-    """What convolutions of stride 2 leave of a side. Their padding rounds odd sides up."""
+    """The side of a map after convolutions of stride 2, whose padding rounds odd sides up."""
     return -(-side // 2**times)
 
 
 class ResNet(_Stages):
     """[batch, height, width, 3] -> logits [batch, classes]; made for 224x224, takes any size.
 
-    Options beside those of `layers.Net`:
+    Options in addition to those of `layers.Net`:
 
     depth: a key of `DEPTHS`.
-    shortcut, zero_gamma, batch_norm, class_map: see `_Stages`. The paper's table 2 has shortcut A
-        for 18 and 34 layers (so that they have the parameters of the plain networks), B for 50 and
-        more. Other projects' ResNet-18 and -34 have B.
-    stride: of the bottlenecks that halve the map: "v1" in the first 1x1 (the paper's released
-        networks) or "v1.5" in the 3x3 (torchvision's). Raises ValueError for v1.5 without
-        bottlenecks.
-    pool1_padding: pixels on each side of the first pooling: 1, or 0 and windows that reach over the
-        far edges (ceil mode), as in the authors' released networks. At 224x224 both give 56x56. The
-        paper does not say.
-    pooling: the published windows of pool1 are 3x3, of stride 2.
+    shortcut, zero_gamma, batch_norm, class_map: see `_Stages`. In the paper's table 2, 18 and 34
+        layers have shortcut A, and thus as many parameters as the plain networks; 50 and more
+        layers have B. ResNet-18 and -34 of other projects have B.
+    stride: the convolution with stride 2, in bottlenecks that halve the map: "v1" the first 1x1
+        (as in the authors' released networks), or "v1.5" the 3x3 (as in torchvision). Raises
+        ValueError for v1.5 without bottlenecks.
+    pool1_padding: padding of the first pooling: 1 pixel, or 0 and windows that extend beyond the
+        bottom and right edges (ceil mode), as in the authors' released networks. Both give 56x56
+        for 224x224 images. The paper does not state it.
+    pooling: changes pool1, whose published windows are 3x3 with stride 2.
 
-    A regulariser acts on the input of `fc`; the paper has none. Initialisation is He's with
-    fan-in. `fc` starts with N(0, 0.01^2), which is not in the paper.
+    A regulariser acts on the input of `fc`; the paper has none. Weights are initialised with He's
+    rule and fan-in. `fc` starts with N(0, 0.01^2), which is not in the paper.
     """
 
     depth: int = option(50, tuple(DEPTHS))
@@ -169,12 +172,13 @@ class ResNet(_Stages):
 class CifarResNet(_Stages):
     """[batch, 32, 32, 3] -> logits [batch, classes] (sec. 4.2); takes any size.
 
-    Three stages of n blocks with 16, 32, 64 maps: 6 n + 2 layers. Options beside those of
-    `layers.Net`:
+    Three stages of n blocks with 16, 32, 64 maps: 6 n + 2 layers.
+
+    Options in addition to those of `layers.Net`:
 
     depth: 6 n + 2, one of `CIFAR_DEPTHS`.
-    shortcut, zero_gamma, batch_norm, class_map: see `_Stages`. The paper has shortcut A, so that
-        residual and plain networks have the same parameters.
+    shortcut, zero_gamma, batch_norm, class_map: see `_Stages`. The paper uses shortcut A, so that
+        residual and plain networks have the same number of parameters.
 
     A regulariser acts on the input of `fc`; the paper has none.
     """

@@ -25,7 +25,7 @@ VARIANTS = {
 class VGG(layers.Net):
     """[batch, image_size, image_size, 3] -> logits [batch, classes].
 
-    Options beside those of `layers.Net`:
+    Options in addition to those of `layers.Net`:
 
     variant: a key of `VARIANTS`. "A-LRN" has one LRN, with AlexNet's constants, after conv1_1.
     image_size: 224, as published, or another multiple of 32: fc6 then has windows of
