@@ -1,4 +1,4 @@
-"""`Builder`: applies a network's layers as the options of its config say."""
+"""`Builder` applies layers with the options of a network."""
 
 import dataclasses
 import functools
@@ -30,16 +30,17 @@ POOLING = ("published", "max", "average", "overlapping", "non_overlapping")
 class Builder:
     """Each method takes an array, applies a layer called `name` to it, and returns the result.
 
-    The layers become children of the linen module whose `__call__` is running, so a `Builder` can
-    be handed to blocks. With activation "maxout" a layer that is activated has `pieces` times as
-    many features as it is given, and the activation leaves as many as are given.
+    A layer becomes a child of the linen module whose `__call__` is running. Therefore a `Builder`
+    can be passed to blocks. Before a maxout activation, a layer computes `pieces` times the given
+    number of features, and maxout reduces them to the given number.
 
-    net: the network, for its options. train, drop_scale: as it is called.
-    pieces, drop_rate, dropout_scaling: the network's. `dataclasses.replace` changes them for layers
-        with values of their own.
+    network: the network whose options are used.
+    train, drop_scale: arguments of the network's call.
+    pieces, drop_rate, dropout_scaling: options of the network. `dataclasses.replace` makes a
+        Builder for layers with other values.
     """
 
-    net: nn.Module
+    network: nn.Module
     train: bool
     drop_scale: float | jax.Array
     pieces: int
@@ -49,9 +50,9 @@ class Builder:
     @property
     def init(self) -> Init:
         """The rule for initial weights."""
-        net = self.net
-        slope = activations.NEGATIVE_SLOPES.get(net.activation, 0.0)
-        return Init(net.initializer, net.initializer_scale, slope)
+        network = self.network
+        slope = activations.NEGATIVE_SLOPES.get(network.activation, 0.0)
+        return Init(network.initializer, network.initializer_scale, slope)
 
     def conv(
         self,
@@ -68,8 +69,8 @@ class Builder:
     ) -> jax.Array:
         """A convolution with windows of size x size: [b, h, w, c] -> [b, h', w', features].
 
-        bias: initial value of the biases; None: no biases. init: rule for the weights, if not the
-        network's. activated: whether an activation follows. options: strides, padding of `Conv`.
+        bias: initial value of the biases; None: no biases. init: rule for the weights; by default
+        the network's. activated: whether an activation follows. options: `Conv`'s strides, padding.
         """
         return Conv(
             features * self.pieces if activated else features,
@@ -78,23 +79,23 @@ class Builder:
             use_bias=bias is not None,
             kernel_init=functools.partial(init or self.init, groups=groups),
             bias_init=nn.initializers.constant(bias or 0.0),
-            dtype=self.net.dtype,
+            dtype=self.network.dtype,
             name=name,
             **options,
         )(x)
 
     def activate(self, x: jax.Array, name: str, shortcut: jax.Array | None = None) -> jax.Array:
-        """The activation of x, or of x + shortcut. name: of the layer that x is the output of."""
-        name = activations.layer_name(name, self.net.activation)
-        return activations.Activation(self.net.activation, self.pieces, name=name)(x, shortcut)
+        """The activation of x, or of x + shortcut. name: the layer that x is the output of."""
+        name = activations.layer_name(name, self.network.activation)
+        return activations.Activation(self.network.activation, self.pieces, name=name)(x, shortcut)
 
     def batch_norm(self, x: jax.Array, name: str, **options: Any) -> jax.Array:
-        """Batch normalisation; the network has the option `batch_norm`. options: of `BatchNorm`."""
-        across = self.net.batch_norm == "across_devices"
+        """Batch normalisation with the network's option `batch_norm`. options: of `BatchNorm`."""
+        across = self.network.batch_norm == "across_devices"
         return BatchNorm(
             use_running_average=not self.train,
-            axis_name=self.net.device_axis if across else None,
-            dtype=self.net.dtype,
+            axis_name=self.network.device_axis if across else None,
+            dtype=self.network.dtype,
             name=name,
             **options,
         )(x)
@@ -108,13 +109,13 @@ class Builder:
     ) -> jax.Array:
         """Local response normalisation as the network's option `lrn` says.
 
-        "published": as the network has it; "none"; a name of `LRN_VARIANTS`: AlexNet's over five
-        maps in that reading; "within_map": cuda-convnet's over 3x3 pixels.
+        "published": as in the published network; "none"; a name of `LRN_VARIANTS`: AlexNet's over
+        five maps, in that interpretation; "within_map": cuda-convnet's over 3x3 pixels.
 
-        published: makes the layer, given its name; None: the network has none here. groups: parts
-        of the maps that are normalised apart from each other.
+        published: constructor of the published layer; None if the network has no such layer here.
+        groups: number of groups of maps that are normalised separately.
         """
-        lrn = self.net.lrn
+        lrn = self.network.lrn
         if lrn == "none" or (lrn == "published" and published is None):
             return x
         if lrn == "published":
@@ -140,11 +141,11 @@ class Builder:
         return output_size(size, *self._pooling("max", window, stride, **edges)[1:])
 
     def _pooling(self, kind, window, stride, padding=0, ceil=False) -> tuple:
-        pooling = getattr(self.net, "pooling", "published")
+        pooling = getattr(self.network, "pooling", "published")
         if pooling in ("max", "average"):
             kind = pooling
         elif pooling == "overlapping" and window == stride > 1:
-            window, ceil = stride + 1, True  # as many windows as without
+            window, ceil = stride + 1, True  # the number of windows stays the same
         elif pooling == "non_overlapping" and window > stride > 1:
             window, padding = stride, 0
         return kind, window, stride, padding, ceil
@@ -152,15 +153,15 @@ class Builder:
     def hidden(
         self, x: jax.Array, features: int, name: str, drop: str = "output", **options: Any
     ) -> jax.Array:
-        """A fully connected layer, its activation, and the regulariser.
+        """A fully connected layer, its activation, and the network's regulariser.
 
-        drop: what dropout drops: the layer's "output", its "input" or "nothing". In the first two
-        cases DropConnect drops the layer's weights, and standout its output or input.
+        drop: what dropout and standout drop: the layer's "output", its "input" or "nothing".
+        DropConnect drops the layer's weights in the first two cases.
         options: window, initializer, bias_start of `FullyConnected`.
         """
         features *= self.pieces
-        if self.net.regulariser == "dropconnect" and drop != "nothing":
-            return self._drop_connect(x, features, name, self.net.activation, **options)
+        if self.network.regulariser == "dropconnect" and drop != "nothing":
+            return self._drop_connect(x, features, name, self.network.activation, **options)
         if drop == "input":
             x = self.drop(x, name)
         before = self._fully_connected(x, features, name, **options)
@@ -174,8 +175,8 @@ class Builder:
 
         drop: "input" or "nothing". options: as in `hidden`.
         """
-        classes = self.net.num_classes
-        if self.net.regulariser == "dropconnect" and drop == "input":
+        classes = self.network.num_classes
+        if self.network.regulariser == "dropconnect" and drop == "input":
             y = self._drop_connect(x, classes, name, None, **options)
         else:
             x = self.drop(x, name) if drop == "input" else x
@@ -185,17 +186,17 @@ class Builder:
     def pooled_classifier(
         self, x: jax.Array, pool: str, name: str, window: int | None, **options: Any
     ) -> jax.Array:
-        """Average pooling `pool` over the whole map, and the classifier `name`.
+        """Average pooling, named `pool`, over the whole map, and the classifier `name`.
 
-        window: None: logits [b, classes]. Otherwise a map of logits [b, h, w, classes], each from
-        the mean over window x window pixels. options: as in `classifier`.
-        Raises ValueError for a map smaller than the window.
+        window: None for logits [b, classes]. Otherwise the result is a map of logits
+        [b, h, w, classes], each from the mean over window x window pixels.
+        options: as in `classifier`. Raises ValueError for a map smaller than the window.
         """
         if window is None:
             return self.classifier(GlobalAveragePool(name=pool)(x), name, **options)
         if min(x.shape[1:3]) < window:
             raise ValueError(
-                f"the image is too small: {pool} needs a {window}x{window} map, and gets"
+                f"the image is too small: {pool} needs a {window}x{window} map, but its input is"
                 f" {x.shape[1]}x{x.shape[2]}"
             )
         x = Pool("average", window, 1, name=pool)(x)
@@ -203,18 +204,19 @@ class Builder:
         return logits.reshape(*x.shape[:3], -1)
 
     def drop(self, x: jax.Array, name: str, before: jax.Array | None = None) -> jax.Array:
-        """x under dropout or standout, if the network has one of them; otherwise x.
+        """Applies dropout or standout to x, if one of them is the network's regulariser.
 
         before: x before its activation.
         """
-        net = self.net
-        if net.regulariser == "dropout":
+        network = self.network
+        if network.regulariser == "dropout":
             dropout = Dropout(self.drop_rate, self.dropout_scaling, name=f"{name}_dropout")
             return dropout(x, self.train, self.drop_scale)
-        if net.regulariser == "standout":
-            # A maxout unit has several inputs: the largest of them is its output.
+        if network.regulariser == "standout":
+            # A maxout unit has several inputs. The largest is used, which is the unit's output x.
             before = x if before is None or before.shape != x.shape else before
-            standout = Standout(net.standout_alpha, net.standout_beta, name=f"{name}_standout")
+            alpha, beta = network.standout_alpha, network.standout_beta
+            standout = Standout(alpha, beta, name=f"{name}_standout")
             return standout(x, before, self.train, self.drop_scale)
         return x
 
@@ -228,10 +230,10 @@ class Builder:
             rate=self.drop_rate,
             activation=activation,
             pieces=self.pieces,
-            inference=self.net.dropconnect_inference,
-            samples=self.net.dropconnect_samples,
+            inference=self.network.dropconnect_inference,
+            samples=self.network.dropconnect_samples,
             name=name,
         )(x, self.train, self.drop_scale)
 
     def _shared(self, options: dict) -> dict:
-        return {"initializer": self.init, "dtype": self.net.dtype} | options
+        return {"initializer": self.init, "dtype": self.network.dtype} | options

@@ -194,7 +194,7 @@ def weights_and_input(layer, x: jax.Array):
         if min(x.shape[1:3]) < layer.window:
             raise ValueError(
                 f"the image is too small: {layer.name} needs a {layer.window}x{layer.window} map,"
-                f" and gets {x.shape[1]}x{x.shape[2]}"
+                f" but its input is {x.shape[1]}x{x.shape[2]}"
             )
         shape = (layer.window, layer.window, x.shape[-1], layer.features)
 

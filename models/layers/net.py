@@ -11,14 +11,14 @@ from models.layers.options import shared_option
 class Net(nn.Module):
     """[batch, height, width, channels] -> float32 logits [batch, num_classes].
 
-    Called as `net(x, train=False, drop_scale=1.0)`; drop_scale multiplies every drop rate.
+    Call it as `network(x, train=False, drop_scale=1.0)`. drop_scale multiplies every drop rate.
 
     num_classes: number of classes.
-    dtype: of the computation. Parameters, statistics and logits are float32.
+    dtype: type of the computation. Parameters, statistics and logits are float32.
     device_axis: name of the axis of devices, for BatchNorm across devices.
 
-    The options of every network, which `configs.schema` explains, follow. A subclass adds its own
-    with `option`. Each network says where its regulariser acts.
+    `configs.schema` explains the other options, which every network has. A subclass adds its own
+    options with `option`. Its docstring states where the regulariser is applied.
     """
 
     num_classes: int = 1000
@@ -38,7 +38,7 @@ class Net(nn.Module):
 
     @nn.nowrap
     def builder(self, train: bool, drop_scale: float | jax.Array = 1.0) -> Builder:
-        """Applies layers as the options say. train, drop_scale: as the network is called."""
+        """A `Builder` with this network's options. train, drop_scale: arguments of the call."""
         return Builder(
             self,
             train,
@@ -52,7 +52,7 @@ class Net(nn.Module):
 def check_size(x: jax.Array, side: int, larger: bool = False) -> None:
     """Raises ValueError unless images [batch, height, width, channels] are side x side.
 
-    larger: larger images are allowed, too.
+    larger: True if larger images are allowed.
     """
     height, width = x.shape[1:3]
     if min(height, width) < side:
