@@ -1,8 +1,8 @@
 """Every field of a config: its default, the rule for its values, and its meaning.
 
-A config holds primary numbers only, in the units of the papers. Values that follow from them, such
-as the number of steps, are derived where they are used. `configs.reference` makes the tables of
-docs/config.md from this file.
+A config holds only the values that a user chooses, in the units of the papers. Values that follow
+from them, such as the number of steps, are computed where they are used. `configs.reference` makes
+the tables of docs/config.md from this file.
 """
 
 from collections.abc import Collection
@@ -41,18 +41,18 @@ RUN = {
     "log_every_steps": Field(100, "steps between two training lines in `metrics.jsonl`", FROM_1),
     "deterministic": Field(
         False,
-        "GPUs add numbers in a fixed order, so equal runs give exactly equal results. They are"
-        " slower. CPUs and TPUs always do so",
+        "GPUs add numbers in a fixed order: equal runs then give exactly equal results, but are"
+        " slower. CPUs and TPUs always use a fixed order",
     ),
     "init_from": Field(
         "",
         "source of initial weights: another run's workdir (its newest weights, or their running"
         " average if it has one), a file of `--mode=export`, or a weight file of torchvision, timm,"
-        " Caffe or Keras ([weights.md](weights.md)). Training reads it at step 0 only, other"
-        " commands if the workdir holds no run",
+        " Caffe or Keras ([weights.md](weights.md)). Training reads it only at step 0. Other"
+        " commands read it only if the workdir holds no run",
     ),
     "init_names": Field(
-        "", "JSON file that maps Canon's names to those of a weight file that Canon does not know"
+        "", "JSON file that maps Canon's names to those in a weight file that Canon does not know"
     ),
     "init_settings": Field(
         "auto",
@@ -67,14 +67,14 @@ RUN = {
     ),
 }
 
-# The options of every network. models/registry.py checks their rules, because a network may allow
-# other values. A config file adds the options of its network.
+# The options that every network has. A config file adds the other options of its network.
+# models/registry.py checks the rules, because a network may allow other values.
 MODEL = {
     "name": Field("", "the network: a name of `models/registry.py`"),
     "dtype": Field(
         "float32",
-        "type of the computation; parameters are float32. GPUs and TPUs multiply float32 with fewer"
-        " bits unless the environment sets `JAX_DEFAULT_MATMUL_PRECISION=float32`",
+        "type of the computation; parameters are float32. GPUs and TPUs multiply float32 at a lower"
+        " precision unless the environment sets `JAX_DEFAULT_MATMUL_PRECISION=float32`",
         one_of("float32 bfloat16"),
     ),
     "activation": Field(
@@ -85,14 +85,16 @@ MODEL = {
     "maxout_pieces": Field(2, "affine pieces per unit of `maxout`", whole(2, 1000)),
     "initializer": Field(
         "gaussian",
-        "distribution of initial weights; `he` and `xavier_fan_in` (Caffe's) count by fan-in",
+        "distribution of initial weights; `he` and `xavier_fan_in` (Caffe's) use the fan-in",
         one_of("gaussian uniform he he_fan_out glorot lecun1998 xavier_fan_in"),
     ),
     "initializer_scale": Field(
         0.01, "deviation of `gaussian`, bound of `uniform`", between(0, 10**6, "()")
     ),
-    "regulariser": Field("none", "what drops units", one_of("none dropout dropconnect standout")),
-    "drop_rate": Field(0.5, "share that dropout or DropConnect drops", FRACTION),
+    "regulariser": Field(
+        "none", "method that drops units or weights", one_of("none dropout dropconnect standout")
+    ),
+    "drop_rate": Field(0.5, "share of units or weights that are dropped", FRACTION),
     "dropout_scaling": Field(
         "train",
         "`train`: training divides by the share kept; `test`: evaluation multiplies by it, as"
@@ -133,9 +135,9 @@ VIEW = {
     "size": Field(0, "side of the square in pixels; 0: images are not cut", PIXELS),
     "train": Field(
         "scale",
-        "what training sees. `scale`: a square at a random place of the image resized to a random"
-        " scale in `train_scale`; `area`: a rectangle of random `area` and `aspect`; `center`: the"
-        " same as evaluation",
+        "what training uses. `scale`: a square at a random place of the image, which is resized to"
+        " a random scale in `train_scale`; `area`: a rectangle of random `area` and `aspect`;"
+        " `center`: the same as evaluation",
         one_of("scale area center"),
     ),
     "train_scale": Field((256, 256), "shorter side, from and to", pair(SIDE)),
@@ -161,8 +163,7 @@ PREPROCESS = {
     "high": Field(1.0, "value of white; with a mean m: high * (pixel - m), pixels in 0 to 1"),
     "mean": Field(
         "none",
-        "mean to subtract: of the training set one value per `channel` or per `pixel`, or"
-        " `given_mean`",
+        "mean to subtract: the training set's mean per `channel` or per `pixel`, or `given_mean`",
         one_of("none channel pixel given"),
     ),
     "given_mean": Field((), "one value per colour", each(between(0, 1), "(0.5, 0.5, 0.5)")),
@@ -180,8 +181,8 @@ AUGMENT = {
     "flip": Field(False, "half of the images are mirrored left to right"),
     "lighting": Field(
         "none",
-        "AlexNet's random shift along each principal colour of the training set, scaled by its"
-        " eigenvalue, as the paper reads, or its deviation, as in the author's code",
+        "AlexNet's random shift along each principal colour of the training set. It is scaled by"
+        " the colour's eigenvalue, as in the paper, or by its deviation, as in the author's code",
         one_of("none eigenvalues deviations"),
     ),
     "lighting_deviation": Field(0.1, "deviation of that random shift", POSITIVE),
@@ -198,7 +199,7 @@ LOSS = {
     ),
     "j": Field(
         0.0,
-        "of `map`: constant of eq. 9 for the class of everything that is not a character",
+        "of `map`: constant of eq. 9, for a class of all inputs that are not characters",
         FROM_0,
     ),
     "auxiliary_weight": Field(0.0, "weight of the loss of each auxiliary head (GoogLeNet)", FROM_0),
@@ -216,7 +217,8 @@ OPTIMIZER = {
     "weight_decay": Field(0.0, "wd: wd * w is added to the gradient, without factor 1/2", FROM_0),
     "decayed": Field(
         "kernels",
-        "weights of convolutions and fully connected layers decay, or all but PReLU's slopes",
+        "parameters that decay. `kernels`: weights of convolutions and fully connected layers;"
+        " `all`: all parameters except PReLU's slopes",
         one_of("kernels all"),
     ),
     "layer_decays": Field({}, "weight decay by layer, such as `{'fc6': 0.0}`", by_layer(FROM_0)),
@@ -243,7 +245,9 @@ SCHEDULE = {
     ),
     "learning_rate": Field(0.01, "the first learning rate", POSITIVE),
     "for_batch": Field(
-        0, "batch size of the rates, which are scaled to `batch_size`; 0: not scaled", FROM_0
+        0,
+        "batch size that the rates are given for. They are scaled to `batch_size`; 0: not scaled",
+        FROM_0,
     ),
     "warmup_epochs": Field(0.0, "epochs in which the rate rises linearly from zero", FROM_0),
     "warmup_rate": Field(
@@ -266,8 +270,10 @@ SCHEDULE = {
 PLATEAU = {
     "factor": Field(0.1, "factor on the learning rate", between(0, 1, "()")),
     "patience": Field(5, "evaluations in a row without a lower top-1 error", FROM_1),
-    "min_improvement": Field(0.001, "share by which an error must be lower to count", FRACTION),
-    "drops": Field(3, "how often the rate is lowered at most", FROM_1),
+    "min_improvement": Field(
+        0.001, "smallest relative decrease of the error that is an improvement", FRACTION
+    ),
+    "drops": Field(3, "largest number of times that the rate is lowered", FROM_1),
 }
 
 EVALUATE = {
@@ -302,16 +308,16 @@ EVALUATE = {
     ),
     "ensemble": Field(
         "",
-        "workdirs and exported files, separated by commas, whose probabilities are averaged; each"
-        " has its network and preprocessing. Results go to `--workdir`",
+        "workdirs and exported files, separated by commas, whose probabilities are averaged. Each"
+        " keeps its own network and preprocessing. Results go to `--workdir`",
     ),
 }
 
 NOT_FINITE = {
     "action": Field(
         "stop",
-        "at a loss or gradient that is infinite or not a number: end the run, `skip` the update of"
-        " the step, or resume from the last checkpoint with the rate times `rate_factor`",
+        "if a loss or gradient is infinite or not a number: end the run, `skip` the update of the"
+        " step, or resume from the last checkpoint with the rate times `rate_factor`",
         one_of("stop skip roll_back"),
     ),
     "limit": Field(10, "how often to skip or roll back before stopping", FROM_1),
@@ -359,14 +365,14 @@ def base() -> ConfigDict:
 
 
 def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
-    """Raises UserError, naming the field and what it may be, for the first impossible value.
+    """Raises UserError for the first value that is not allowed. It names the allowed values.
 
-    given: the fields that the command line gives; None for a stored config, which may have values
-    without effect.
+    given: names of the fields that the command line sets; a value without effect is an error.
+    None: values without effect are allowed, as in a stored config.
     """
     check_types(config)
     for path, fields in SECTIONS.items():
-        # models/registry.py knows which values a network allows.
+        # models/registry.py checks the section `model`.
         for name, field in fields.items() if path != "model" else ():
             if field.rule:
                 field.rule.check(_full_name(path, name), _section(config, path)[name])
@@ -379,8 +385,8 @@ def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
 def check_types(config: ConfigDict) -> None:
     """Raises UserError for the first field that is missing or of another type than its default.
 
-    ConfigDict sees to the types of fields that the command line gives. A config from a file, or
-    from Python, can hold anything.
+    ConfigDict checks the types of fields that the command line sets. A config from a file, or from
+    Python, can hold values of any type.
     """
     for path, fields in SECTIONS.items():
         section = _section(config, path)
@@ -404,6 +410,6 @@ def _full_name(path: str, name: str) -> str:
 
 
 def choices(name: str) -> tuple[str, ...]:
-    """The words that a field may have, as choices("schedule.name")."""
+    """The words that a field allows; `name` is, for example, "schedule.name"."""
     path, _, last = name.rpartition(".")
     return tuple(SECTIONS[path][last].rule.choices)
