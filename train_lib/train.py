@@ -71,50 +71,50 @@ def train_and_evaluate(
     With several processes (see `processes`), each of them calls this function. Only the first one
     needs access to the workdir.
     """
-    with session(workdir, stop) as run:
+    with open_session(workdir, stop) as session:
         exp = resolve(config, workdir, given=given, allow_config_change=allow_config_change)
         check(exp)
         with locked(exp, allow_config_change):
-            return with_roll_back(train, exp, compile_step(exp), run)
+            return train_with_roll_back(exp, compile_step(exp), session)
 
 
-def with_roll_back(train: Callable, exp: Experiment, train_step: Callable, run: Session):
+def train_with_roll_back(exp: Experiment, train_step: Callable, session: Session):
     """Calls `train`. After NotFinite, calls it again if config.not_finite allows a roll-back."""
     section = exp.config.not_finite
     while True:
         try:
-            return train(exp, train_step, run)
+            return train(exp, train_step, session)
         except NotFinite as error:
-            run.rolled_back += 1
-            if section.action != "roll_back" or run.rolled_back > section.limit:
+            session.rolled_back += 1
+            if section.action != "roll_back" or session.rolled_back > section.limit:
                 raise
-            run.reason = str(error).partition(":")[0]
+            session.reason = str(error).partition(":")[0]
 
 
-def train(exp: Experiment, train_step: Callable, run: Session) -> state_lib.TrainState:
+def train(exp: Experiment, train_step: Callable, session: Session) -> state_lib.TrainState:
     """Trains from the newest checkpoint, or from step 0, to the last step of the plan.
 
     If the run was asked to stop, the state is saved and Stopped is raised.
     """
     checkpoints, state, origin = restore_or_start(exp)
-    state = begin(exp, state, origin, run)
-    with Recorder(exp, checkpoints, run.stop, int(state.step)) as recorder:
+    state = begin(exp, state, origin, session)
+    with Recorder(exp, checkpoints, session.stop, int(state.step)) as recorder:
         if origin and checkpoints:
             checkpoints.save(0, state)  # a resumed run does not need the source of its weights
-        state = loop(exp, train_step, parallel.replicate(state, exp.devices), recorder, run)
+        state = loop(exp, train_step, parallel.replicate(state, exp.devices), recorder, session)
         recorder.wait()
     processes.print_once(recorder.progress.summary(), file=sys.stderr)
     if not recorder.is_complete():
-        processes.wait_for_signal_name(run.stop)
+        processes.wait_for_signal_name(session.stop)
         raise Stopped(
-            f"stopped by {run.stop.signal_name or 'a signal'} at step {int(state.step)}, saved in"
-            f" {exp.workdir}: the same command resumes it"
+            f"stopped by {session.stop.signal_name or 'a signal'} at step {int(state.step)}, saved"
+            f" in {exp.workdir}: the same command resumes it"
         )
-    finish(exp, recorder, state, run.skipped)
+    finish(exp, recorder, state, session.skipped)
     return state
 
 
-def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, run: Session):
+def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, session: Session):
     """Trains until the last step, or until a request to stop. Returns the state, which is saved."""
     step, prefetched = int(state.step), None
     batches = exp.train_batches(step)
@@ -124,7 +124,7 @@ def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, run: 
         with recorder.progress.waiting(running):
             inputs = next(batches, None)
         if inputs and processes.count() > 1:
-            inputs = (inputs, np.full(len(exp.devices), run.stop(), np.int32))
+            inputs = (inputs, np.full(len(exp.devices), session.stop(), np.int32))
         return inputs and parallel.scatter(inputs, exp.devices)
 
     try:
@@ -139,7 +139,7 @@ def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, run: 
             recorder.dispatched(step, records)
             step += exp.plan.dispatch(step)
     finally:
-        run.skipped += batches.skipped
+        session.skipped += batches.skipped
         batches.close()  # also ends the workers that decode images
 
 
@@ -153,7 +153,7 @@ def compile_step(exp: Experiment) -> Callable:
 
 
 @contextlib.contextmanager
-def session(workdir: str | pathlib.Path, stop: StopRequest | None):
+def open_session(workdir: str | pathlib.Path, stop: StopRequest | None):
     """Listens for signals, and turns a file system error into a UserError."""
     try:
         with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
@@ -203,31 +203,31 @@ def restore_or_start(exp: Experiment):
     return checkpoints, processes.tree_from_first(state), origin
 
 
-def begin(exp: Experiment, state, origin: warm_start.Origin | None, run: Session):
+def begin(exp: Experiment, state, origin: warm_start.Origin | None, session: Session):
     """Writes the description of the run and prints the opening block. Returns the state.
 
     After a roll-back, prints its reason instead, and lowers the state's learning rate.
     """
     step, section = int(state.step), exp.config.not_finite
-    if run.reason:
+    if session.reason:
+        times = session.rolled_back
         processes.print_once(
-            f"{run.reason}: going back to step {step}, with"
-            f" {section.rate_factor**run.rolled_back:g} of the rate ({run.rolled_back} of at most"
-            f" {section.limit} times)",
+            f"{session.reason}: going back to step {step}, with {section.rate_factor**times:g} of"
+            f" the rate ({times} of at most {section.limit} times)",
             file=sys.stderr,
         )
-        return state.replace(opt_state=schedules.with_roll_backs(state.opt_state, run.rolled_back))
+        return state.replace(opt_state=schedules.with_roll_backs(state.opt_state, times))
     if step > exp.plan.total_steps:
         raise UserError(
             f"{exp.workdir} is at step {step}, but this config ends at step"
             f" {exp.plan.total_steps}: raise config.epochs, or choose another --workdir"
         )
-    run.rolled_back = schedules.roll_backs(state.opt_state)
+    session.rolled_back = schedules.roll_backs(state.opt_state)
     statistics = exp.statistics  # not inside the `if`: all processes compute it together
     if processes.is_first():
         write_description(exp.workdir, exp.config, exp.info, statistics, len(exp.train_split))
         print_opening(exp, state, origin)
-    processes.share_stop_request(run.stop)
+    processes.share_stop_request(session.stop)
     return state
 
 
