@@ -147,7 +147,7 @@ class Writer(LastRecord):
             yield
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path} or the events beside it ({error}): free some space or"
+                f"cannot write {self.path} or TensorBoard events ({error}): free some space or"
                 " check the folder, then run the same command again"
             ) from error
 
@@ -172,14 +172,6 @@ class NotFinite(UserError):
 @jax.jit
 def _all_finite(tree):
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
-
-
-def parameter_not_finite(params) -> str | None:
-    """The name, as "conv1/kernel", of the first parameter that is not finite; None if all are."""
-    for name, is_finite in flatten_dict(jax.device_get(_all_finite(params)), sep="/").items():
-        if not is_finite:
-            return name
-    return None
 
 
 class Recorder:
@@ -316,9 +308,10 @@ class Recorder:
             raise NotFinite(f"{' and '.join(parts)} at step {step}", record["rate"])
 
     def _check_parameters(self, step: int, record: dict, state) -> None:
-        name = parameter_not_finite(state.params)
-        if name:
-            raise NotFinite(f"{name} is not finite after step {step}", record["rate"])
+        flags = flatten_dict(jax.device_get(_all_finite(state.params)), sep="/")
+        for name, is_finite in flags.items():
+            if not is_finite:
+                raise NotFinite(f"{name} is not finite after step {step}", record["rate"])
 
     def _train_record(self, step: int, record: dict) -> dict:
         """The line of metrics.jsonl. record: `steps.record_of` the state after `step`."""
