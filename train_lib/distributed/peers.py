@@ -21,12 +21,13 @@ _SAVE_TIMEOUT, _SAVE_TIMEOUT_WITHOUT_COORDINATOR = 20.0, 3.0
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The processes of one run, as a process of it knows them.
+    """The processes that train one network together.
 
-    coordinator: HOST:PORT, where process 0 starts the coordinator. count: of processes. index: of
-    this process, 0 ... count - 1. local_devices: the numbers of those devices of this machine that
-    this process may use; None: all of them. start_timeout: seconds to wait for all processes.
-    peer_timeout: seconds after which a process that does not answer ends the whole run.
+    coordinator: HOST:PORT at which process 0 starts the coordinator.
+    count: number of processes. index: number of this process, 0 ... count - 1.
+    local_devices: numbers of the devices that this process may use on its machine; None: all.
+    start_timeout: seconds to wait until all processes have started.
+    peer_timeout: all processes end if one of them does not answer for this many seconds.
     """
 
     coordinator: str
@@ -40,8 +41,8 @@ class Group:
 class Peers:
     """The other processes of this run. If one is lost or fails, this process exits.
 
-    host, jax_port: where JAX's service is. stop: the `signals.StopRequest` that all processes
-    share, once there is one. is_saving: whether an exit has to wait for a save.
+    host, jax_port: address of JAX's service. stop: the `signals.StopRequest` that all processes
+    share, or None at first. is_saving: () -> True while an exit must wait for a save.
     """
 
     def __init__(self, group: Group, task: str):
