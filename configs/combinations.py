@@ -15,7 +15,7 @@ def _weights_need_a_source(config: ConfigDict) -> None:
     for field in ("init_layers", "init_names"):
         if config[field] and not config.init_from:
             raise UserError(
-                f"config.{field} needs config.init_from: the file or run with the weights"
+                f"config.{field} needs config.init_from: give the file or run with the weights"
             )
 
 
@@ -33,7 +33,9 @@ def _view_fits_mean_image(config: ConfigDict) -> None:
 def _view_fits_scales(config: ConfigDict) -> None:
     view = config.view
     if view.square and view.train != "scale":
-        raise UserError("config.view.square=True: goes with config.view.train=scale only")
+        raise UserError(
+            "config.view.square=True needs config.view.train=scale: set both, or neither"
+        )
     if view.train == "scale" and view.size > view.train_scale[0]:
         raise UserError(
             f"config.view.train_scale={tuple(view.train_scale)}: must be"
@@ -60,7 +62,7 @@ def _given_mean_is_used(config: ConfigDict) -> None:
     if bool(section.given_mean) != (section.mean == "given"):
         raise UserError(
             f"config.preprocess.mean={section.mean} and .given_mean={tuple(section.given_mean)}:"
-            " mean=given and given_mean need each other"
+            " set both mean=given and given_mean, or neither"
         )
 
 
@@ -69,11 +71,13 @@ def _loss_fits_output(config: ConfigDict) -> None:
     fitting = [name for name, needed in OUTPUTS.items() if needed == output]
     if fitting and loss not in fitting:
         raise UserError(
-            f"config.loss.name={loss} does not go with config.model.output={output}:"
+            f"config.loss.name={loss} does not fit config.model.output={output}:"
             f" set config.loss.name to {' or '.join(fitting)}"
         )
     if loss == "map" and not config.loss.j:
-        raise UserError(f"config.loss.j={config.loss.j}: config.loss.name=map needs more than 0")
+        raise UserError(
+            f"config.loss.j={config.loss.j}: must be more than 0 with config.loss.name=map"
+        )
 
 
 def _momentum_change_is_complete(config: ConfigDict) -> None:
@@ -98,11 +102,12 @@ def _decay_changes_the_rate(config: ConfigDict) -> None:
     schedule = config.schedule
     if schedule.name in ("exponential", "linear") and schedule.decay == 1:
         raise UserError(
-            f"config.schedule.decay=1: must be less for config.schedule.name={schedule.name}"
+            "config.schedule.decay=1: must be less than 1 with"
+            f" config.schedule.name={schedule.name}"
         )
     if schedule.name == "linear" and not schedule.decay_epochs:
         raise UserError(
-            "config.schedule.decay_epochs=0: must be more for config.schedule.name=linear"
+            "config.schedule.decay_epochs=0: must be more than 0 with config.schedule.name=linear"
         )
 
 

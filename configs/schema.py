@@ -332,7 +332,9 @@ CHECKPOINT = {
 
 PREDICT = {
     "invert": Field("auto", "invert dark ink on light paper", one_of("auto yes no")),
-    "contact_sheet": Field("", "PNG file to write, with all pictures and their classes"),
+    "contact_sheet": Field(
+        "", "PNG file to write: the first 100 images with their predicted classes"
+    ),
 }
 
 SECTIONS: dict[str, dict[str, Field]] = {

@@ -68,7 +68,7 @@ def _copy(arguments) -> str:
     if arguments.shorter_side < 1:
         raise UserError(f"--shorter_side={arguments.shorter_side}: must be 1 or more")
     if not 1 <= arguments.quality <= 100:
-        raise UserError(f"--quality={arguments.quality}: must be in 1 .. 100")
+        raise UserError(f"--quality={arguments.quality}: must be from 1 to 100")
     folder = pathlib.Path(arguments.name).expanduser()
     if folder.is_dir():
         name, names = folder.resolve().name, ["train", "test"]
@@ -77,7 +77,7 @@ def _copy(arguments) -> str:
         source = PreparedSet.find(arguments.name, arguments.data_dir)
         name, names = arguments.name, source.labelled_splits()
     if not arguments.out and not arguments.data_dir:
-        raise UserError("no folder for the copy: give --out=DIR")
+        raise UserError("the copy needs a folder: give --out=DIR")
     splits = {split: source.load(split) for split in names}
     copy = CopyInfo(
         name,
@@ -141,10 +141,12 @@ def _builder(arguments):
                 " smaller images give --shorter_side=PIXELS"
             ) from error
         if not isinstance(error, tfds.core.DatasetNotFoundError):
-            raise UserError(f"cannot set up {arguments.name} ({one_line(error)})") from error
+            raise UserError(
+                f"cannot set up {arguments.name} ({one_line(error)}): check the name"
+            ) from error
         raise UserError(
-            f"{arguments.name!r} is neither a set in TFDS's catalogue nor a folder: give the name"
-            " or path of one"
+            f"{arguments.name!r} is neither a set in TFDS's catalogue nor a folder: check the"
+            " name or path"
         ) from error
 
 
@@ -159,8 +161,8 @@ def _check_manual_files(name: str, manual: pathlib.Path) -> None:
     missing = [file for file in MANUAL_FILES.get(name, ()) if not (manual / file).is_file()]
     if missing:
         raise UserError(
-            f"{name} cannot be downloaded without an account at image-net.org: put"
-            f" {' and '.join(missing)} from there into {manual}, then run again"
+            f"{name} cannot be downloaded without an account at image-net.org: download"
+            f" {' and '.join(missing)} by hand into {manual}, then run the same command again"
         )
 
 

@@ -111,7 +111,9 @@ class Parts:
                 "mask": np.float32(mask),
                 "skipped": np.int32(skipped),
             }
-        raise UserError(f"{_MOST_IN_A_ROW} images in a row of {info.name} cannot be read")
+        raise UserError(
+            f"{_MOST_IN_A_ROW} images in a row of {info.name} cannot be read: check the data set"
+        )
 
     def _read(self, index: int) -> tuple[bytes | np.ndarray, int, str]:
         info = self.split.info

@@ -87,7 +87,7 @@ def compute(images: Iterable[np.ndarray], count: int, title: str) -> Statistics:
             examples += len(chunk)
             bar.update(len(chunk))
     if not examples:
-        raise UserError(f"{title}: there is no image")
+        raise UserError(f"{title}: there is no image: check the data set")
     pixels = examples * total.shape[0] * total.shape[1]
     mean = total.sum(axis=(0, 1)) / pixels
     covariance = (products / pixels - np.outer(mean, mean)) / 255**2

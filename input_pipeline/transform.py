@@ -23,7 +23,7 @@ def output_shape(preprocessing, image_shape: tuple[int, int, int]) -> tuple[int,
         if len(preprocessing[name]) not in (0, channels):
             raise UserError(
                 f"config.preprocess.{name}={tuple(preprocessing[name])}: the images have {channels}"
-                f" colour{'s' if channels > 1 else ''}, give a number for each"
+                f" colour{'s' if channels > 1 else ''}: give a number for each"
             )
     if not height or not width:
         raise UserError("the images differ in size: set config.view.size")
@@ -97,8 +97,9 @@ def _mean_part(mean: np.ndarray, shape: tuple[int, ...], train: bool, offsets):
     is_smaller = mean.ndim == 3 and (mean.shape[0] < height or mean.shape[1] < width)
     if mean.shape[-1] != channels or is_smaller:
         raise UserError(
-            f"the training set's mean is of {'x'.join(map(str, mean.shape))} values, but the images"
-            f" are {height}x{width}x{channels}: give images like those of the training set"
+            f"the training set's mean has {'x'.join(map(str, mean.shape))} values, but the images"
+            f" are {height}x{width}x{channels}: use images of the size and colours of the training"
+            " set"
         )
     if mean.ndim == 1 or mean.shape == (height, width, channels):
         return mean

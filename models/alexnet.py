@@ -107,7 +107,11 @@ class AlexNet(layers.Net):
     def _check_lrn(self) -> None:
         if self.variant == "one_tower" and self.lrn_over == "tower":
             raise ValueError(
-                "model.lrn_over=tower: the one_tower network has no towers: use all_maps"
+                "model.lrn_over=tower: the one_tower network has no towers: set"
+                " model.lrn_over=all_maps"
             )
         if self.lrn_over == "tower" and self.lrn in ("none", "within_map"):
-            raise ValueError(f"model.lrn_over=tower: model.lrn={self.lrn} sees no other maps")
+            raise ValueError(
+                f"model.lrn_over=tower has no effect with model.lrn={self.lrn}: set"
+                " model.lrn_over=all_maps"
+            )

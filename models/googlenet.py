@@ -74,7 +74,7 @@ class AuxiliaryHead(nn.Module):
     def __call__(self, x: jax.Array, unit: Unit) -> jax.Array:
         if min(x.shape[1:3]) < 5:
             raise ValueError(
-                "auxiliary heads need images of at least 79x79: give such, or set"
+                "auxiliary heads need images of at least 79x79: use larger images, or set"
                 " model.auxiliary_heads=False"
             )
         build = dataclasses.replace(unit.build, drop_rate=AUXILIARY_DROP_RATE)

@@ -61,7 +61,8 @@ class MaxoutNet(layers.Net):
     def __call__(self, x: jax.Array, train: bool = False, drop_scale=1.0) -> jax.Array:
         if self.variant == "mnist_dense" and self.pooling != "published":
             raise ValueError(
-                f"model.pooling={self.pooling}: mnist_dense has no maps: use published"
+                f"model.pooling={self.pooling}: mnist_dense has no pooling: set"
+                " model.pooling=published"
             )
         build = self.builder(train, drop_scale)
         on_image = dataclasses.replace(

@@ -45,7 +45,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[s
     odd += [n for n in left if n in right and left[n].shape != right[n].shape]
     if odd:
         raise UserError(
-            f"these are not states of one network: {len(odd)} arrays differ in name or shape"
+            f"these states are not of the same network: {len(odd)} arrays differ in name or shape"
             f" ({', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''})"
         )
     rows = []

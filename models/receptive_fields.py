@@ -32,7 +32,9 @@ def receptive_field(
     rows, columns = _size(shape)
     row, column = place or (rows // 2, columns // 2)
     if not (0 <= row < rows and 0 <= column < columns):
-        raise UserError(f"there is no place {(row, column)} in {layer}: it has {rows}x{columns}")
+        raise UserError(
+            f"there is no position {(row, column)} in {layer}: its map is {rows}x{columns}"
+        )
     boxes = []
     for axis, number in ((0, row), (1, column)):
         spans = _spans(calls, input_shape, axis)

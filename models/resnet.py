@@ -157,7 +157,8 @@ class ResNet(_Stages):
         blocks, bottleneck = DEPTHS[self.depth]
         if self.stride == "v1.5" and not bottleneck:
             raise ValueError(
-                f"model.stride=v1.5: ResNet-{self.depth} has no bottlenecks to place it in: use v1"
+                f"model.stride=v1.5: ResNet-{self.depth} has no bottleneck blocks: set"
+                " model.stride=v1"
             )
         build = self.builder(train, drop_scale)
         padding = {"padding": self.pool1_padding, "ceil": self.pool1_padding == 0}

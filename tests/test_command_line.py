@@ -215,7 +215,7 @@ def test_summary_as_json_and_as_table():
         ((CONFIG, "--mode=inspect"), ("no run in",)),
         ((CONFIG, "--layer=c1"), ("--layer is for --mode=inspect",)),
         ((CONFIG, "--process_id=1"), ("--coordinator, --num_processes and --process_id",)),
-        ((CONFIG, "--distributed", "--mode=export"), ("--mode=export is one process's work",)),
+        ((CONFIG, "--distributed", "--mode=export"), ("--mode=export runs in one process",)),
         ((CONFIG, "--distributed"), ("neither SLURM", "--coordinator")),
         (
             ("--config=configs/lenet5.py:mnist", "--config.dataset.data_dir=/nowhere"),

@@ -273,8 +273,8 @@ class Checkpoints:
             return candidate, content
         if step is not None:
             raise UserError(
-                f"checkpoint {step} in {self.workdir} cannot be read: use another one, by"
-                " --config.evaluate.checkpoint=latest"
+                f"checkpoint {step} in {self.workdir} cannot be read: use another one,"
+                " for example with --config.evaluate.checkpoint=latest"
             )
         if damaged or any((self.workdir / DAMAGED).glob("*")):
             raise UserError(
@@ -403,7 +403,7 @@ def check_fingerprint(actual: dict[str, list], expected: dict[str, list]) -> Non
     """Raises ValueError unless the arrays are equal to the saved ones."""
     if actual.keys() != expected.keys():
         name = min(actual.keys() ^ expected.keys())
-        raise ValueError(f"{name} is {'missing' if name in expected else 'new'}")
+        raise ValueError(f"{name} is {'missing' if name in expected else 'unexpected'}")
     for name, entry in actual.items():
         if entry != expected[name]:
             raise ValueError(f"the contents of {name} do not match their checksum")

@@ -322,7 +322,7 @@ def _read_canon(source: str) -> tuple[int, Any]:
         return stored.step, stored.variables
     restored = Checkpoints(path, read_only=True).restore_variables()
     if restored is None:
-        raise UserError(f"config.init_from={source}: there is no checkpoint: train it first")
+        raise UserError(f"config.init_from={source}: this run has no checkpoint: train it first")
     return restored
 
 

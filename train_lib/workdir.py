@@ -57,7 +57,7 @@ def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
         _refuse(
             workdir,
             different_fields(workdir, config),
-            "choose another --workdir, or train on with the new config by --allow_config_change",
+            "choose another --workdir, or resume with the new config: --allow_config_change",
         )
 
 
@@ -176,14 +176,14 @@ def _data_set(workdir: pathlib.Path) -> Info:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"cannot read {path} ({one_line(error)}): is {workdir} a run's folder?"
+            f"cannot read {path} ({one_line(error)}): check that {workdir} is the folder of a run"
         ) from error
 
 
 def checked_count(value) -> int:
     """A number of examples that was read from JSON. Raises ValueError for anything else."""
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no number of examples")
+        raise ValueError(f"{value!r} is not a number of examples")
     return value
 
 
@@ -193,7 +193,7 @@ def checked_shape(value) -> tuple[int, int, int] | None:
         return None
     is_whole = isinstance(value, list) and all(type(n) is int and 0 <= n < 2**16 for n in value)
     if not is_whole or len(value) != 3 or value[2] not in (1, 3):
-        raise ValueError(f"{value!r} is no image shape")
+        raise ValueError(f"{value!r} is not an image shape")
     return tuple(value)
 
 
@@ -203,5 +203,5 @@ def checked_names(value) -> list[str]:
         raise ValueError("it has no list of class names")
     for name in value:
         if not isinstance(name, str) or name != printable(name):
-            raise ValueError(f"{name!r} is no name of a class")
+            raise ValueError(f"{name!r} is not the name of a class")
     return value

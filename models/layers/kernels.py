@@ -340,8 +340,8 @@ def _convolve(
         ]
         if any(size < side for size, side in zip(sizes, sides, strict=True)):
             raise ValueError(
-                f"the image is too small: a {height}x{width} map under a {sides[0]}x{sides[1]}"
-                " kernel"
+                f"the image is too small: a map of {height}x{width} is smaller than its kernel of"
+                f" {sides[0]}x{sides[1]}"
             )
     if isinstance(padding, str) or spread != (1, 1) or gaps != (1, 1) or x.shape[0] == 0:
         return lax.conv_general_dilated(

@@ -57,7 +57,7 @@ def check_size(x: jax.Array, side: int, larger: bool = False) -> None:
     height, width = x.shape[1:3]
     if min(height, width) < side:
         raise ValueError(
-            f"the image is too small: {height}x{width}, the network takes {side}x{side}"
+            f"the image is too small: it is {height}x{width}, and the network takes {side}x{side}"
         )
     if not larger and (height, width) != (side, side):
         raise ValueError(

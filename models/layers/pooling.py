@@ -90,7 +90,8 @@ def _pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> j
     out_w = output_size(width, window, stride, padding, ceil)
     if out_h < 1 or out_w < 1:
         raise ValueError(
-            f"the image is too small: a {height}x{width} map under a {window}x{window} window"
+            f"the image is too small: a map of {height}x{width} is smaller than its window of"
+            f" {window}x{window}"
         )
     after_h = max(0, (out_h - 1) * stride + window - height - padding)
     after_w = max(0, (out_w - 1) * stride + window - width - padding)

@@ -119,7 +119,8 @@ def converted(
     """
     if isinstance(module, alexnet.AlexNet) and _pools_first(layers):
         raise UserError(
-            "the weights are of CaffeNet, which pools before it normalises: use bvlc_alexnet's"
+            "the weights are of CaffeNet, which pools before it normalises: use those of"
+            " bvlc_alexnet"
         )
     tensors = reverse_colours(tensors, f"{_FIRST.get(type(module), 'conv1')}.weight", axis=1)
     if isinstance(module, resnet.ResNet):

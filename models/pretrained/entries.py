@@ -173,7 +173,7 @@ def entries_of(framework: str, module: nn.Module, networks: Mapping[type, Networ
         value = getattr(module, option, None)
         if value is not None and value not in allowed:
             raise UserError(
-                f"model.{option}={value}: {framework}'s {type(module).__name__} has"
+                f"model.{option}={value}: {framework}'s {type(module).__name__} needs"
                 f" {' or '.join(map(str, allowed))}"
             )
     return list(entries(module))

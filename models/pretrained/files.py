@@ -46,7 +46,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is not a weight file: give one of {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise UserError(f"no weight file {path}: give an existing one")
+        raise UserError(f"no weight file {path}: check the path")
     try:
         if path.suffix.lower() == ".caffemodel":
             return caffemodel.read(path)
@@ -59,8 +59,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         raise
     except Exception as error:  # five readers raise many kinds
         raise UserError(
-            f"cannot read the weights in {path} ({one_line(error)}): it is damaged, or no"
-            f" {path.suffix.lower()} file of weights"
+            f"cannot read the weights in {path} ({one_line(error)}): it is damaged, or is"
+            f" not a {path.suffix.lower()} file of weights"
         ) from error
 
 
@@ -81,7 +81,7 @@ def metadata(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         settings, names = (json.loads(texts[key]) for key in ("settings", "class_names"))
         known = all(name.startswith(("preprocess.", "view.")) for name in settings)
         if not known or not all(isinstance(name, str) for name in names):
-            raise ValueError("Canon does not write such settings")
+            raise ValueError("Canon did not write them")
         return dict(settings), tuple(names)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
@@ -116,7 +116,7 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     except ImportError:
         raise UserError(
             f"{path} needs torch: python -m pip install torch, or convert it to .safetensors"
-            " where torch is"
+            " on a machine that has torch"
         ) from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -124,15 +124,15 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         if type(error).__name__ != "UnpicklingError":
             raise
         raise UserError(
-            f"{path} is damaged or holds more than tensors, which may be code and is not run: where"
-            " it comes from, torch.save(model.state_dict(), ...)"
+            f"{path} is damaged, or holds more than tensors, which Canon does not read: save only"
+            " the tensors, with torch.save(model.state_dict(), FILE)"
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
             break
     if not isinstance(content, dict) or not content:
-        raise ValueError("it holds no dict of tensors")
+        raise ValueError("it has no dict of tensors")
     tensors = {name: _from_torch(torch, name, value) for name, value in content.items()}
     prefix = "module."
     if all(name.startswith(prefix) for name in tensors):
@@ -161,7 +161,8 @@ def locate(name: str) -> pathlib.Path:
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(HUB))
     if not match:
         raise UserError(
-            f"{name} is not the name of a model of the hub: write {HUB}ORG/NAME or with @REVISION"
+            f"{name} is not the name of a model on the hub: write {HUB}ORG/NAME or"
+            f" {HUB}ORG/NAME@REVISION"
         )
     try:
         import huggingface_hub
@@ -176,6 +177,6 @@ def locate(name: str) -> pathlib.Path:
         )
     except Exception as error:  # of the network, the system and the hub
         raise UserError(
-            f"cannot get {_HUB_FILE} of {name} ({one_line(error)}): download it elsewhere, and give"
-            " the file"
+            f"cannot get {_HUB_FILE} of {name} ({one_line(error)}): download it by other"
+            " means, and give the path of the file"
         ) from error

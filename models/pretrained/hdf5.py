@@ -51,11 +51,13 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         for name, dataset in arrays.items():
             # Virtual and external data sets, as links, would read other files.
             if dataset.is_virtual or dataset.external:
-                raise ValueError(f"{name} lies in another file")
+                raise ValueError(f"{name} is stored in another file")
             if dataset.nbytes > limit:
-                raise ValueError(f"{name} says that it has {dataset.nbytes} bytes")
+                raise ValueError(
+                    f"{name} claims to have {dataset.nbytes} bytes, more than the file can hold"
+                )
             if dataset.dtype.kind not in "fiu":
-                raise ValueError(f"{name} holds no numbers")
+                raise ValueError(f"{name} is not an array of numbers")
         return {name: np.asarray(dataset[()]) for name, dataset in arrays.items()}
 
 
@@ -84,7 +86,7 @@ def _inside(h5py, group, name: str):
     """The member of a group, by its path. Raises ValueError for a link to another file."""
     for part in name.split("/"):
         if isinstance(group.get(part, getlink=True), h5py.ExternalLink):
-            raise ValueError(f"{name} lies in another file")
+            raise ValueError(f"{name} is stored in another file")
         group = group[part]
     return group
 

@@ -73,7 +73,7 @@ def variables(
     _complete("the file's tensors", needed, set(keys))
     twice = _repeated(keys)
     if twice:
-        raise UserError(f"the names give {_first(twice)} to two parameters: correct one of them")
+        raise UserError(f"the names assign {_first(twice)} to two parameters: correct one of them")
     sides = _sides(module, input_shape)
     entries = []
     for ours, theirs in names.items():
@@ -108,8 +108,8 @@ def _sides(module: nn.Module, input_shape) -> dict[tuple[str, ...], int]:
             shape = args[0].shape
             if len(shape) == 4 and shape[1] != shape[2]:
                 raise UserError(
-                    f"{'/'.join(layer.path)} sees a map of {shape[1]}x{shape[2]}: give a square"
-                    " image size"
+                    f"the input of {'/'.join(layer.path)} is a map of {shape[1]}x{shape[2]}: give a"
+                    " square image size"
                 )
             sides[layer.path] = shape[1] if len(shape) == 4 else 1
         return call(*args, **kwargs)

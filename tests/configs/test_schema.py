@@ -104,8 +104,8 @@ def test_impossible_schedules_are_refused(fields, said):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"mean": "given"}, "mean=given and given_mean need each other"),
-        ({"given_mean": (0.5,)}, "mean=given and given_mean need each other"),
+        ({"mean": "given"}, "set both mean=given and given_mean, or neither"),
+        ({"given_mean": (0.5,)}, "set both mean=given and given_mean, or neither"),
         (
             {"mean": "given", "given_mean": (127.0,)},
             "given_mean=(127.0,): must be values, each from",

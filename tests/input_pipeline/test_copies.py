@@ -172,7 +172,7 @@ def test_other_settings_are_refused(photographs, tmp_path, capsys):
     assert run(photographs, tmp_path, "--quality=50") == 2
     assert "already holds another copy" in capsys.readouterr().err
     for flags, said in (
-        (["--quality=0"], "must be in 1 .. 100"),
+        (["--quality=0"], "must be from 1 to 100"),
         (["--shorter_side=-3"], "must be 1 or more"),
     ):
         assert run(photographs, tmp_path, *flags) == 2

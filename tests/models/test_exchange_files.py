@@ -145,19 +145,19 @@ def virtual(group):
     [
         (lambda group: None, "cannot read"),  # the array is not there
         (lambda group: group.create_group("kernel"), "fc/kernel is not an array"),
-        (put("text"), "holds no numbers"),
+        (put("text"), "is not an array of numbers"),
         (
             lambda group: group.create_dataset("kernel", (10**6, 10**6), "f4", chunks=(9, 9)),
-            "says that it has 4000000000000 bytes",
+            "claims to have 4000000000000 bytes",
         ),
-        (put(h5py.ExternalLink("elsewhere.h5", "x")), "lies in another file"),
+        (put(h5py.ExternalLink("elsewhere.h5", "x")), "is stored in another file"),
         (
             lambda group: group.create_dataset(
                 "kernel", (9,), "u1", external=[("elsewhere.bin", 0, 9)]
             ),
-            "lies in another file",
+            "is stored in another file",
         ),
-        (virtual, "lies in another file"),
+        (virtual, "is stored in another file"),
     ],
 )
 def test_keras_files_that_are_refused(tmp_path, change, message):

@@ -114,7 +114,7 @@ def test_a_tensor_named_twice(tmp_path, ours, theirs):
     names = {name: name.replace("/", ".net.") for name in ours}
     names["fc10/bias"] = "conv1.net.bias"
     del theirs["fc10.net.bias"]
-    with pytest.raises(UserError, match=r"give conv1\.net\.bias to two parameters"):
+    with pytest.raises(UserError, match=r"assign conv1\.net\.bias to two parameters"):
         by_names(tmp_path, names, theirs).variables(NET, NETS_SHAPE)
 
 

@@ -106,5 +106,5 @@ def test_units_lie_a_stride_apart_and_alexnets_begins_in_its_padding():
 def test_unknown_layers_and_places_are_one_line():
     with pytest.raises(UserError, match="no layer c9: the network has c1, c1_scaled_tanh, "):
         receptive_field(LeNet5(), (32, 32, 1), "c9")
-    with pytest.raises(UserError, match=r"no place \(0, 28\) in c1: it has 28x28"):
+    with pytest.raises(UserError, match=r"no position \(0, 28\) in c1: its map is 28x28"):
         receptive_field(LeNet5(), (32, 32, 1), "c1", (0, 28))

@@ -149,7 +149,7 @@ def test_in_a_notebook_by_one_call(root, capsys):
         (("lenet5", "net.safetensors"), "torchvision has no lenet5"),
         (("resnet:18", "data"), "no weight file of another framework"),
         (("resnet:18", "no.pth"), "no weight file .*no.pth"),
-        (("resnet:18", "no.safetensors"), "no weight file .*no.safetensors: give an existing"),
+        (("resnet:18", "no.safetensors"), "no weight file .*no.safetensors: check the path"),
     ):
         with pytest.raises(UserError, match=said) as error:
             load_pretrained(call[0], root / call[1])
@@ -238,9 +238,7 @@ def test_what_does_not_fit_is_one_line(root, tmp_path):
         evaluate.evaluate_run(warm_start.settle(config, given=GIVEN), tmp_path)
     content = (root / "net.safetensors").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[:1000])
-    with pytest.raises(
-        UserError, match=r"file is of another framework: .*load_pretrained opens it"
-    ):
+    with pytest.raises(UserError, match=r"file of another framework: .*load_pretrained opens it"):
         load_run(root / "net.safetensors")
     config = config_of(root, init_from="net.bin")
     with pytest.raises(UserError, match=r"config\.init_from=net\.bin: give a run's folder, or a"):

@@ -20,7 +20,7 @@ from errors import UserError, one_line, printable
 from train_lib.commands import stored_config
 
 WHICH_CONFIG = (
-    "which experiment? Give --config=configs/lenet5.py, for example, or the --workdir of a run"
+    "--config is missing: give --config=configs/lenet5.py, for example, or the --workdir of a run"
 )
 FORMATS = {"summary": ("table", "json"), "export": ("canon", "torchvision", "jax")}
 # The flags that only some modes have.
@@ -78,7 +78,7 @@ def _check(values: flags.FlagValues, rest: list[str], is_stored: bool) -> None:
     list(values.config.items())  # raises the error of a config that failed to load
     mode = values.mode
     if mode != "summary" and not values.workdir:
-        raise UserError("which folder? Give --workdir=DIR")
+        raise UserError("--workdir is missing: give the folder of the run, --workdir=DIR")
     formats = FORMATS.get(mode, ())
     if values.format and values.format not in formats:
         choice = f"choose one of {', '.join(formats)}" if formats else "leave it out"
@@ -92,7 +92,9 @@ def _check(values: flags.FlagValues, rest: list[str], is_stored: bool) -> None:
             "give --coordinator, --num_processes and --process_id together, or --distributed"
         )
     if (values.distributed or any(has_place)) and mode not in GROUP_MODES:
-        raise UserError(f"--mode={mode} is one process's work: leave out --coordinator")
+        raise UserError(
+            f"--mode={mode} runs in one process: leave out --coordinator and --distributed"
+        )
     # A stored config may hold values that change nothing.
     given = config_flags.get_override_values(values["config"])
     schema.validate(values.config, None if is_stored else given)
@@ -122,7 +124,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
         raised = re.findall(r"^(?:\w+\.)*(\w+Error): (.*)$", text, flags=re.MULTILINE)
         if raised:  # the config file's own error
             return raised[-1][1] if raised[-1][0] == "ValueError" else ": ".join(raised[-1])
-        return f"cannot load the config {path.partition(':')[0]}: is there such a file?"
+        return f"cannot load the config {path.partition(':')[0]}: check its path"
     # The error may come from an override of a field: find it, and say which values it can have.
     fields = _fields(argv)
     for argument in argv[1:] if fields else ():

@@ -140,7 +140,7 @@ def _own_images(net: Trained, paths: Sequence[str], layer: str, notes: list[str]
                 raise
             notes.append(f"skipped {printable(path)} ({error})")
     if not views:
-        raise UserError("no image can be read: give others by --images")
+        raise UserError("no image can be read: give other images with --images")
     views = np.stack(views)
     labels = np.argmax(net.probabilities(net.on_device, views), axis=1)
     captions = [
@@ -159,7 +159,7 @@ def _test_images(
     try:
         split = sources.load(dataset, sources.split_name(dataset, dataset.test_split))
     except UserError as error:
-        notes.append(f"figures that need images are left out: give some by --images ({error})")
+        notes.append(f"figures that need images are left out: give images with --images ({error})")
         return None
     ensemble.check_classes(member, split.info)
     views, labels, captions = [], [], []
@@ -171,5 +171,5 @@ def _test_images(
         labels.append(split.read(i)[1])
         captions.append(f"test image {split.id(i)} ({net.class_names[labels[-1]]})")
     if not views:
-        raise UserError("no image of the test split can be read: give some by --images")
+        raise UserError("no image of the test split can be read: give images with --images")
     return Subject(net, np.stack(views), np.array(labels), captions, shown=1, layer=layer)

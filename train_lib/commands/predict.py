@@ -23,7 +23,7 @@ def predict_images(
     `experiment.resolve`. Writes the contact sheet of config.predict.contact_sheet, if there is one.
     """
     if not images:
-        raise UserError("which images? Give --images=a.png,b.jpg or --images=FOLDER")
+        raise UserError("--images is missing: give --images=a.png,b.jpg or --images=FOLDER")
     paths = image_files.find(images)
     if config.predict.contact_sheet:
         result_files.check_writable(config.predict.contact_sheet)

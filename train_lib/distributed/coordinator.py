@@ -103,7 +103,9 @@ class Coordinator:
                 self._answer_all({"jax_port": self._start_jax_service()})
             except Exception as error:
                 text = str(error)[:200]
-                self._refuse(f"JAX's service does not start ({text}): try again", retry=True)
+                self._refuse(
+                    f"JAX's service does not start ({text}): start all processes again", retry=True
+                )
 
     def _refuse(self, error: str, retry: bool = False) -> None:
         self._answer_all({"error": error, "retry": retry})
@@ -149,7 +151,9 @@ class Coordinator:
         # While the processes wait, one that ended may be started again, unless it is process 0.
         self._greetings.pop(index, None)
         if index == 0:
-            self._refuse("process 0 ended while it waited for the others: start all", retry=True)
+            self._refuse(
+                "process 0 ended while it waited for the others: start all again", retry=True
+            )
 
     def _report_lost(self, index: int, reason: str) -> None:
         """Tells the others, unless the process has said that it leaves or fails."""
@@ -182,7 +186,7 @@ async def _read(reader) -> dict:
         raise asyncio.IncompleteReadError(line, None)
     message = json.loads(line)
     if not isinstance(message, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     return message
 
 

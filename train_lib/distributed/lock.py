@@ -57,6 +57,8 @@ def _acquire(file, path: pathlib.Path, patience: float) -> None:
             ) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
-                raise UserError(f"cannot lock {path} ({error})") from error
+                raise UserError(
+                    f"cannot lock {path} ({error}): choose another --workdir"
+                ) from error
             break
     print(f"{path.parent} cannot be locked: do not start a second run there", file=sys.stderr)

@@ -38,8 +38,8 @@ def use_deterministic_kernels() -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
     elif jax.default_backend() == "gpu":
         raise UserError(
-            "config.deterministic is set too late: set"
-            f" XLA_FLAGS={_DETERMINISTIC} before JAX starts"
+            "config.deterministic must be set before JAX starts: set XLA_FLAGS="
+            f"{_DETERMINISTIC} in the environment"
         )
 
 
@@ -52,7 +52,7 @@ def explain_device_errors():
     except (RuntimeError, AssertionError) as error:  # the latter if a plugin is not installed
         raise UserError(
             f"JAX finds no devices ({one_line(error)}): another process may use them, or JAX's"
-            " plugin or the driver is missing; JAX_PLATFORMS=cpu runs without them"
+            " plugin or the driver is missing; to run on the CPU, set JAX_PLATFORMS=cpu"
         ) from error
     try:
         yield
@@ -60,9 +60,9 @@ def explain_device_errors():
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"a device has not enough memory ({one_line(error)}): lower config.batch_size (in an"
-            " evaluation, config.evaluate.batch_size), or end other programs on the device; the"
-            " same command then resumes from the last checkpoint"
+            f"a device does not have enough memory ({one_line(error)}): lower config.batch_size"
+            " (in an evaluation, config.evaluate.batch_size), or end other programs on the device;"
+            " the same command then resumes from the last checkpoint"
         ) from error
 
 
@@ -80,13 +80,13 @@ def local_devices(count: int) -> list[jax.Device]:
         )
     if count % process_count:
         raise UserError(
-            f"num_devices={count} does not divide over {process_count} processes: set another"
-            " number, or 0"
+            f"num_devices={count} is not divisible by the number of processes ({process_count}):"
+            " set another number, or 0 for all devices"
         )
     if count // process_count > len(available):
         raise UserError(
-            f"num_devices={count}, but there are {len(available) * process_count}: lower it, or"
-            " set 0"
+            f"num_devices={count}, but there are only {len(available) * process_count} devices:"
+            " lower it, or set 0 for all devices"
         )
     return available[: count // process_count] if count else available
 
@@ -102,8 +102,8 @@ def check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:
     if batch_size % count:
         nearest = max(count, round(batch_size / count) * count)
         raise UserError(
-            f"config.batch_size={batch_size} does not divide over {count} devices: use {nearest},"
-            " or set num_devices"
+            f"config.batch_size={batch_size} is not divisible by the number of devices ({count}):"
+            f" use {nearest}, or set config.num_devices"
         )
 
 
@@ -175,6 +175,7 @@ def _devices_of_all_processes(devices: Sequence[jax.Device]) -> Sequence[jax.Dev
     if len(counts) > 1:
         raise UserError(
             f"processes have different numbers of devices ({sorted(counts)}): give each the same"
+            " number"
         )
     return [device for i in sorted(by_process) for device in by_process[i][: len(devices)]]
 

@@ -57,7 +57,7 @@ class Peers:
         self._is_leaving = self._is_exiting = False
         self.host, _, port = group.coordinator.rpartition(":")
         if not self.host or not port.isdecimal():
-            raise UserError(f"--coordinator={group.coordinator}: give HOST:PORT of process 0")
+            raise UserError(f"--coordinator={group.coordinator}: give process 0's HOST:PORT")
         self._process = _start_coordinator(self.host, port, group) if group.index == 0 else None
         self._socket = _connect(self.host, int(port), group.start_timeout)
         self._lines = self._socket.makefile("rb")
@@ -67,7 +67,7 @@ class Peers:
         try:
             answer = json.loads(self._lines.readline(coordinator.MAX_LINE))
             if not isinstance(answer, dict):
-                raise ValueError("no JSON object")
+                raise ValueError("not a JSON object")
         except (OSError, ValueError) as error:
             raise TryAgain(
                 f"no answer from {group.coordinator}: perhaps another program listens there, or"

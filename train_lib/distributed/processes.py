@@ -192,8 +192,8 @@ def check_same(name: str, value) -> None:
     for process, other in enumerate(others, 1):
         if other != first:
             raise UserError(
-                f"process {process} has another {name} ({other}) than process 0 ({first}): give"
-                " all processes the same"
+                f"process {process} and process 0 differ in {name} ({other} and {first}): give all"
+                " processes the same"
             )
 
 

@@ -108,7 +108,9 @@ def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] =
     """Finds the network of a command that works on a single one. The data set may be missing."""
     names = _names(config)
     if names:
-        raise UserError(f"{ENSEMBLE}={','.join(names)}: this mode takes one network: leave it out")
+        raise UserError(
+            f"{ENSEMBLE}={','.join(names)}: this mode works with one network: leave the field out"
+        )
     return find(config, workdir, given, needs_data=False)[0]
 
 

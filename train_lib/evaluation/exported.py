@@ -110,8 +110,8 @@ def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
             metadata = file.metadata() or {}
             if metadata.get("canon") != VERSION:
                 raise UserError(
-                    f"{path} is no weight file of this version of Canon: write one with"
-                    " --mode=export"
+                    f"{path} is not a weight file of this version of Canon: write one"
+                    " with --mode=export"
                 )
             tensors = {
                 name: tuple(file.get_slice(name).get_shape())
@@ -154,7 +154,7 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
     variables = {tuple(k.split("/")): v for k, v in tensors.items() if not k.startswith(prefix)}
     step = int(metadata["step"])
     if not 0 <= step < 2**31:
-        raise ValueError(f"step {step}")
+        raise ValueError(f"its step is {step}")
     info = Info(
         metadata["dataset"],
         workdir_lib.checked_shape(json.loads(metadata.get("image_shape", "null"))),

@@ -59,8 +59,8 @@ class SingleView(Protocol):
             raise UserError(f"{self.setting}: this recipe uses {uses}: choose {other}")
         if section.scales or section.multi_scale:
             raise UserError(
-                f"{self.setting} looks at one scale, config.view.test_scale: choose another"
-                " protocol for config.evaluate.scales and .multi_scale"
+                f"{self.setting} uses only one scale, config.view.test_scale: leave out"
+                " config.evaluate.scales and .multi_scale, or choose another protocol"
             )
 
     def passes(self) -> list[Pass]:
@@ -103,7 +103,7 @@ class _MultiView(Protocol):
         exp, section, view = self.exp, self.exp.config.evaluate, self.exp.config.view
         side = exp.input_shape[0]
         if section.scales and section.multi_scale:
-            raise UserError("config.evaluate.scales and .multi_scale: set one of them")
+            raise UserError("config.evaluate.scales and .multi_scale: set only one of them")
         if section.multi_scale and not (view.size and (self.uses_squares or view.train == "scale")):
             raise UserError(
                 "config.evaluate.multi_scale follows config.view.train_scale, which this recipe"
@@ -118,8 +118,8 @@ class _MultiView(Protocol):
         smallest = min(self.scales)
         if smallest < side:
             raise UserError(
-                f"a shorter side of {smallest} (by config.evaluate.scales or .multi_scale) is less"
-                f" than the {side} pixels that the network takes: give larger"
+                f"a shorter side of {smallest} (from config.evaluate.scales or .multi_scale) is"
+                f" less than the {side} pixels that the network takes: give larger"
                 " config.evaluate.scales"
             )
 
@@ -140,7 +140,9 @@ class TenCrop(_MultiView):
         if self.exp.config.view.size:
             return
         if self.exp.config.evaluate.scales:
-            raise UserError(f"{self.setting}: config.evaluate.scales need config.view.size")
+            raise UserError(
+                f"{self.setting}: config.evaluate.scales needs config.view.size: set both"
+            )
         if not _is_cut(self.exp):
             raise UserError(f"{self.setting}: the network takes these images whole: choose full")
 
@@ -181,13 +183,13 @@ class Dense(_MultiView):
         sliding = registry.sliding()
         if model not in sliding:
             raise UserError(
-                f"{self.setting}: {model} cannot be slid over a larger image, as"
-                f" {', '.join(sliding)} can: choose another protocol"
+                f"{self.setting}: {model} cannot be applied to larger images (only"
+                f" {', '.join(sliding)} can): choose another protocol"
             )
         if height != width:
             raise UserError(
                 f"{self.setting}: the network takes {height}x{width} images, and dense needs"
-                " squares"
+                " square ones: choose another protocol"
             )
 
     def passes(self):

@@ -89,7 +89,7 @@ class Trained:
         is_batch = isinstance(pictures, list | tuple) or getattr(pictures, "ndim", 0) == 4
         pictures = list(pictures) if is_batch else [pictures]
         if not pictures:
-            raise UserError("there are no pictures: give at least one")
+            raise UserError("there are no images: give at least one")
         return np.stack([self._view(picture) for picture in pictures])
 
     def preprocess(self, pictures) -> jax.Array:
@@ -161,7 +161,7 @@ class Trained:
         expected = (*((size, size) if size else shape[:2]), shape[2])
         if view.shape != expected:
             raise UserError(
-                f"the picture has the shape {list(view.shape)}, and the network takes"
+                f"the image has the shape {list(view.shape)}, and the network takes"
                 f" {list(expected)}: give it in this shape, or as a file"
             )
         return view
@@ -174,7 +174,7 @@ def _as_pixels(picture) -> np.ndarray:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
         raise UserError(
-            f"an array of {pixels.dtype} {list(pixels.shape)} is not a picture: give uint8"
+            f"an array of {pixels.dtype} {list(pixels.shape)} is not an image: give uint8"
             " [height, width, 1 or 3], values of 0..255"
         )
     return pixels
@@ -192,8 +192,8 @@ def load_run(
     path = pathlib.Path(path).expanduser()
     if warm_start.is_pretrained_file(str(path)):
         raise UserError(
-            f"{source}={path}: the file is of another framework: give a run's folder, or a file of"
-            " --mode=export (in Python, load_pretrained opens it)"
+            f"{source}={path}: this is a weight file of another framework: give a run's folder, or"
+            " a file of --mode=export (in Python, load_pretrained opens it)"
         )
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path)
@@ -222,7 +222,7 @@ def checkpoint_step(workdir: pathlib.Path, checkpoint: str | int) -> int | None:
         return None if checkpoint == "latest" else checkpoint
     step = Checkpoints(workdir, read_only=True).best_step()
     if step is None:
-        raise UserError(f"no checkpoint in {workdir} was evaluated: use the latest")
+        raise UserError(f"no checkpoint in {workdir} was evaluated: use the latest checkpoint")
     return step
 
 
@@ -269,10 +269,10 @@ def load_pretrained(
     config.update({"init_from": str(file), "init_names": str(names)})
     if not warm_start.is_pretrained_file(config.init_from):
         if not pathlib.Path(file).expanduser().exists():
-            raise UserError(f"no weight file {file}: give an existing one")
+            raise UserError(f"no weight file {file}: check the path")
         raise UserError(
-            f"{file} is no weight file of another framework: open a run, or a file of"
-            " --mode=export, by load_run"
+            f"{file} is not a weight file of another framework: open a run, or a file of"
+            " --mode=export, with load_run"
         )
     exp = experiment.resolve_weights(
         config, config.init_from, class_names=class_names, needs_data=False

@@ -90,7 +90,7 @@ def test_figures_of_given_images(runs, capsys, tmp_path):
     assert names == {*WEIGHTS, *SEEN, *twice, *more}
     lines = said(capsys)
     assert len(lines) == len(names) + 1
-    expected = f"no difference from {other}: these are not states of one network: "
+    expected = f"no difference from {other}: these states are not of the same network: "
     assert lines[-1].startswith(expected)
 
 
@@ -136,7 +136,7 @@ def test_without_the_data_set_figures_that_need_images_are_left_out(runs, capsys
     assert written(workdir) == {*WEIGHTS, "notes.txt"}
     (workdir / "inspection" / "notes.txt").unlink()
     assert said(capsys)[-1].startswith(
-        "figures that need images are left out: give some by --images (no data"
+        "figures that need images are left out: give images with --images (no data"
     )
 
 

@@ -84,7 +84,7 @@ def test_where_it_comes_too_late_a_gpu_refuses_and_a_cpu_needs_nothing(monkeypat
     assert os.environ["XLA_FLAGS"] == flags
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     config = tiny_config(deterministic=True)
-    with pytest.raises(UserError, match=f"too late: set XLA_FLAGS={FLAG}"):
+    with pytest.raises(UserError, match=f"before JAX starts: set XLA_FLAGS={FLAG}"):
         train_and_evaluate(config, tmp_path / "run")
     experiment.resolve(config, read_only=True)  # its net may be evaluated all the same
     monkeypatch.setenv("XLA_FLAGS", f"{flags} {FLAG}")

@@ -174,19 +174,19 @@ def test_a_mask_is_of_its_seed_step_and_example_on_any_number_of_devices(regular
 
 def test_a_batch_that_does_not_divide_is_refused_in_one_line(tmp_path):
     with pytest.raises(
-        UserError, match=r"config\.batch_size=100 does not divide over 8 devices: use 96"
+        UserError, match=r"config\.batch_size=100 is not divisible by .* devices \(8\): use 96"
     ):
         train.train_and_evaluate(tiny_config(num_devices=8), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_more_devices_than_there_are_is_refused():
-    with pytest.raises(UserError, match="num_devices=9, but there are 8"):
+    with pytest.raises(UserError, match="num_devices=9, but there are only 8 devices"):
         parallel.local_devices(9)
 
 
 def test_a_device_that_is_too_small_is_one_line():
-    said = pytest.raises(UserError, match=r"not enough memory .*: lower config\.batch_size")
+    said = pytest.raises(UserError, match=r"not have enough memory .*: lower config\.batch_size")
     with said, parallel.explain_device_errors():
         jnp.zeros(2**50, jnp.uint8).block_until_ready()
 

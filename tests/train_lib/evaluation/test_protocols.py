@@ -429,9 +429,9 @@ def test_predict_with_an_unreadable_file(runs, pictures, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("kind", "overrides", "said"),
     [
-        ("mlp", {"evaluate.protocol": "dense"}, "mlp cannot be slid"),
+        ("mlp", {"evaluate.protocol": "dense"}, "mlp cannot be applied to larger images"),
         ("mlp", {"evaluate.protocol": "full"}, "choose center"),
-        ("cifar", {"evaluate.scales": (30,)}, "looks at one scale"),
+        ("cifar", {"evaluate.scales": (30,)}, "uses only one scale"),
         (
             "cifar",
             {"evaluate.protocol": "dense", "evaluate.scales": (12,)},
@@ -440,7 +440,7 @@ def test_predict_with_an_unreadable_file(runs, pictures, tmp_path, capsys):
         (
             "cifar",
             {"evaluate.protocol": "dense", "evaluate.scales": (30,), "evaluate.multi_scale": True},
-            "set one of them",
+            "set only one of them",
         ),
         ("cifar", {"evaluate.protocol": "dense", "evaluate.multi_scale": True}, "-12 .* less"),
         (

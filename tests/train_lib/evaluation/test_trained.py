@@ -126,7 +126,7 @@ def test_paths_arrays_and_pil_images_give_the_same_view(digits, tmp_path):
     [
         (
             np.zeros((28, 28), np.float32),
-            r"array of float32 \[28, 28, 1\] is not a picture: give uint8",
+            r"array of float32 \[28, 28, 1\] is not an image: give uint8",
         ),
         (np.zeros((29, 28), np.uint8), r"\[29, 28, 1\], and the network takes \[28, 28, 1\]"),
         (
@@ -134,7 +134,7 @@ def test_paths_arrays_and_pil_images_give_the_same_view(digits, tmp_path):
             r"\[28, 28, 3\], and the network takes \[28, 28, 1\]",
         ),
         (["nothing.png"], "no image file nothing.png"),
-        ([], "no pictures"),
+        ([], "there are no images"),
     ],
 )
 def test_a_wrong_picture_is_one_line(digits, pictures, said):
