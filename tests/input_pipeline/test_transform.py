@@ -68,7 +68,7 @@ def test_a_given_mean_and_deviations_a_colour():
     found = make({"low": -1.0, "high": 1.0, "deviation": (0.5, 0.5, 1.0)})(images)
     expected = (images / 127.5 - 1) / (0.5, 0.5, 1.0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(UserError, match=r"given_mean=.*: the images have 1 colour, give"):
+    with pytest.raises(UserError, match=r"given_mean=.*: the images have 1 colour: give"):
         output_shape(section, (5, 4, 1))
 
 
@@ -145,7 +145,7 @@ def test_of_a_larger_mean_image_the_part_that_the_image_was_cut_from(count):
 def test_images_that_the_mean_does_not_fit_are_refused_in_one_line():
     statistics = made_statistics(8, 8)
     pixel = make({"mean": "pixel"}, statistics=statistics)
-    with pytest.raises(UserError, match="of 8x8x3 values, but the images are 9x8x3"):
+    with pytest.raises(UserError, match="has 8x8x3 values, but the images are 9x8x3"):
         pixel(pictures(1, 9, 8))
     for mean in ("channel", "pixel"):
         with pytest.raises(UserError, match="the images are 8x8x1"):

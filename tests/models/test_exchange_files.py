@@ -252,8 +252,8 @@ def test_names_of_the_hub(monkeypatch, name, path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hub:resnet18", "is not the name of a model of the hub"),
-        ("hub:timm/../x", "is not the name of a model of the hub"),
+        ("hub:resnet18", "is not the name of a model on the hub"),
+        ("hub:timm/../x", "is not the name of a model on the hub"),
         (
             "hub:timm/missing",
             r"cannot get model.safetensors of hub:timm/missing \(404 ",
