@@ -1,4 +1,4 @@
-"""Canon's command line: flags, then one command. See the README."""
+"""Canon's command line: defines the flags and runs one command. See the README."""
 
 import contextlib
 import pathlib
@@ -15,7 +15,7 @@ CONFIG = config_flags.DEFINE_config_file(
     None,
     "The experiment: configs/NAME.py[:ARG]. Default: the config of the run in --workdir.",
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. A run in it is resumed.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. Training resumes its run.")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 IMAGES = flags.DEFINE_list(
     "images", [], "--mode=predict, inspect: image files or folders, separated by commas."
@@ -32,10 +32,14 @@ OUTPUT = flags.DEFINE_string(
 FORMAT = flags.DEFINE_string(
     "format", "", "--mode=summary: table or json. --mode=export: canon, torchvision or jax."
 )
-flags.DEFINE_bool("distributed", False, "One of several processes, started by SLURM or a TPU pod.")
-flags.DEFINE_string("coordinator", "", "One of several processes: process 0's HOST:PORT.")
-flags.DEFINE_integer("num_processes", 0, "With --coordinator: how many processes there are.")
-flags.DEFINE_integer("process_id", -1, "With --coordinator: this process's number, from 0.")
+flags.DEFINE_bool(
+    "distributed", False, "This is one of several processes, started by SLURM or a TPU pod."
+)
+flags.DEFINE_string(
+    "coordinator", "", "This is one of several processes. HOST:PORT is the address of process 0."
+)
+flags.DEFINE_integer("num_processes", 0, "With --coordinator: the number of processes.")
+flags.DEFINE_integer("process_id", -1, "With --coordinator: the number of this process, from 0.")
 flags.DEFINE_float(
     "peer_timeout", 30.0, "All processes end if one of them does not answer for this many seconds."
 )

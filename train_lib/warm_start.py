@@ -198,7 +198,7 @@ def _fields(
     config: ConfigDict, workdir: pathlib.Path | None, read_only: bool
 ) -> dict[str, Any] | None:
     """The fields that `settle` sets; None if init_from does not name another framework's file."""
-    if config.init_settings != AUTO or not (config.init_from or read_only):
+    if config.init_settings != AUTO:
         return None
     if workdir and (workdir / CONFIG).exists():
         stored = compare.flatten(read_config(workdir))

@@ -98,8 +98,8 @@ def find(
             )
         if member.class_names != members[0].class_names:
             raise UserError(
-                f"{member.name} and {members[0].name} have different classes: an ensemble's members"
-                " must have the same ones, in the same order"
+                f"{member.name} and {members[0].name} have different classes: the members of an"
+                " ensemble must have the same classes, in the same order"
             )
     return members
 
@@ -115,7 +115,7 @@ def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] =
 
 
 def check_classes(member: Member, info: Info) -> None:
-    """Raises UserError if the member was trained on other classes than those of the data set."""
+    """Raises UserError unless the member was trained on the classes of the data set."""
     names = list(member.class_names)
     if names != list(info.class_names):
         raise UserError(
