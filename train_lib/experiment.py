@@ -267,7 +267,7 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
         epochs = config[section].every_epochs
         check(f"{section}.every_epochs={epochs}", config.epochs / epochs)
         count = math.ceil(config.epochs / epochs)
-        # Nothing happens at step 0: such an event moves to step 1.
+        # The plan has no events at step 0. Such an event moves to step 1.
         ends = (end for i in range(1, count + 1) if (end := i * epochs) <= config.epochs)
         steps = (math.ceil(round(end * steps_per_epoch, 6)) for end in ends)
         return {max(1, step) for step in steps if step < total} | {total}
