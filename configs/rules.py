@@ -118,7 +118,7 @@ def check_type(name: str, value: Any, default: Any) -> None:
     expected = type(default)
     allowed = {float: (int, float), tuple: (tuple, list), dict: ConfigDict}.get(expected, expected)
     if not isinstance(value, allowed) or (isinstance(value, bool) and expected is not bool):
-        problem = f"must be of type {expected.__name__}, as {default!r}"
+        problem = f"must be of type {expected.__name__}, such as {default!r}"
     elif expected is int and abs(value) > LARGEST_INT:
         problem = "must be less than 2^31"
     elif expected is float and not is_number(value):

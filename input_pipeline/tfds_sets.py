@@ -69,7 +69,7 @@ class PreparedSet:
             raise UserError(
                 f"no data set {name!r} in {folder}: run `python -m input_pipeline.prepare"
                 f" {name} --data_dir={folder}` on a machine with a network connection, or give"
-                " its folder with --config.dataset.data_dir=DIR"
+                " another folder with --config.dataset.data_dir=DIR"
             )
         return cls(name, files[-1].parent)
 

@@ -67,7 +67,9 @@ def check_readable(workdir: pathlib.Path, config: ConfigDict, prefixes: Sequence
     prefixes: of the names of the fields that must be equal to the run's.
     """
     if not (workdir / CONFIG).exists() or not (workdir / "checkpoints").is_dir():
-        raise UserError(f"no run in {workdir}: train one with --mode=train, or give its --workdir")
+        raise UserError(
+            f"no run in {workdir}: train one with --mode=train, or give the --workdir of a run"
+        )
     different = [line for prefix in prefixes for line in different_fields(workdir, config, prefix)]
     _refuse(workdir, different, "give the config that it was trained with")
     if not has_checkpoints(workdir):

@@ -42,7 +42,7 @@ def test_the_nearest_choice_is_named():
 @pytest.mark.parametrize(
     ("value", "default", "message"),
     [
-        (True, 1, "must be of type int, as 1"),
+        (True, 1, "must be of type int, such as 1"),
         (2**31, 1, "must be less than 2\\^31"),
         (math.inf, 1.0, "must be a finite number"),
         ("a\0b", "", "no file or data set can have this name"),

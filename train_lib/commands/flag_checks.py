@@ -136,7 +136,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
             return _unknown(name, fields)
         if name in text:
             kind = type(fields[field]).__name__.replace("list", "tuple")
-            return f"--{name}={value}: must be of type {kind}, as {fields[field]!r}"
+            return f"--{name}={value}: must be of type {kind}, such as {fields[field]!r}"
     return one_line(error)
 
 

@@ -85,8 +85,8 @@ def local_devices(count: int) -> list[jax.Device]:
         )
     if count // process_count > len(available):
         raise UserError(
-            f"num_devices={count}, but there are only {len(available) * process_count} devices:"
-            " lower it, or set 0 for all devices"
+            f"num_devices={count} is more than the number of devices"
+            f" ({len(available) * process_count}): lower it, or set 0 for all devices"
         )
     return available[: count // process_count] if count else available
 
