@@ -218,6 +218,10 @@ def test_summary_as_json_and_as_table():
         ((CONFIG, "--distributed", "--mode=export"), ("--mode=export runs in one process",)),
         ((CONFIG, "--distributed"), ("neither SLURM", "--coordinator")),
         (
+            (CONFIG, "--coordinator=host:70000", "--num_processes=2", "--process_id=0"),
+            ("--coordinator=host:70000", "HOST:PORT"),
+        ),
+        (
             ("--config=configs/lenet5.py:mnist", "--config.dataset.data_dir=/nowhere"),
             ("python -m input_pipeline.prepare mnist", "/nowhere"),
         ),

@@ -56,7 +56,7 @@ class Peers:
         self._send_lock = threading.Lock()
         self._is_leaving = self._is_exiting = False
         self.host, _, port = group.coordinator.rpartition(":")
-        if not self.host or not port.isdecimal():
+        if not self.host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise UserError(f"--coordinator={group.coordinator}: give process 0's HOST:PORT")
         self._process = _start_coordinator(self.host, port, group) if group.index == 0 else None
         self._socket = _connect(self.host, int(port), group.start_timeout)
