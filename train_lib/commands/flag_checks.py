@@ -19,9 +19,6 @@ from configs import compare, schema
 from errors import UserError, one_line, printable
 from train_lib.commands import stored_config
 
-WHICH_CONFIG = (
-    "--config is missing: give --config=configs/lenet5.py, for example, or the --workdir of a run"
-)
 FORMATS = {"summary": ("table", "json"), "export": ("canon", "torchvision", "jax")}
 # The flags that only some modes have.
 MODES_OF = {
@@ -74,7 +71,7 @@ def _check(values: flags.FlagValues, rest: list[str], is_stored: bool) -> None:
     if len(rest) > 1:
         raise UserError(f"{rest[1]} is not a flag: flags begin with --")
     if values.config is None:
-        raise UserError(WHICH_CONFIG)
+        raise UserError(_no_config(values.workdir))
     list(values.config.items())  # raises the error of a config that failed to load
     mode = values.mode
     if mode != "summary" and not values.workdir:
@@ -118,7 +115,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
     text, path = str(error), _flag(argv, "config")
     if isinstance(error, flags.UnrecognizedFlagError):
         if error.flagname.startswith("config.") and not path:
-            return WHICH_CONFIG
+            return _no_config(_flag(argv, "workdir"))
         return _unknown(error.flagname, _fields(argv))
     if path and ("Failed loading config" in text or "Error whilst parsing config" in text):
         raised = re.findall(r"^(?:\w+\.)*(\w+Error): (.*)$", text, flags=re.MULTILINE)
@@ -138,6 +135,12 @@ def _explain(error: Exception, argv: list[str]) -> str:
             kind = type(fields[field]).__name__.replace("list", "tuple")
             return f"--{name}={value}: must be of type {kind}, such as {fields[field]!r}"
     return one_line(error)
+
+
+def _no_config(workdir: str | None) -> str:
+    """The message for a command with neither --config nor a run."""
+    problem = f"there is no run in {workdir}" if workdir else "--config is missing"
+    return f"{problem}: give --config=configs/lenet5.py, for example, or the --workdir of a run"
 
 
 def _unknown(name: str, fields: dict) -> str:
