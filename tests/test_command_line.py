@@ -194,6 +194,7 @@ def test_summary_as_json_and_as_table():
         ),
         ((CONFIG, "--mode=summary", "--format=jax"), ("choose one of table, json",)),
         ((CONFIG, "--workdir=x", "--format=json"), ("with --mode=train: leave it out",)),
+        (("--config.epochs=1", CONFIG), ("put --config=FILE before",)),
         ((CONFIG, "--config.bach_size=64"), ("config.bach_size", "--config.batch_size")),
         ((CONFIG, "--config.model.activaton=relu"), ("--config.model.activation",)),
         ((CONFIG, "--config.learning_rate=1"), ("--config.schedule.learning_rate",)),

@@ -117,6 +117,8 @@ def _explain(error: Exception, argv: list[str]) -> str:
         if error.flagname.startswith("config.") and not path:
             return _no_config(_flag(argv, "workdir"))
         return _unknown(error.flagname, _fields(argv))
+    if type(error).__name__ == "FlagOrderError":  # ml_collections does not export it
+        return "put --config=FILE before all --config.FIELD=VALUE"
     if path and ("Failed loading config" in text or "Error whilst parsing config" in text):
         raised = re.findall(r"^(?:\w+\.)*(\w+Error): (.*)$", text, flags=re.MULTILINE)
         if raised:  # the config file's own error
