@@ -117,7 +117,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
         if error.flagname.startswith("config.") and not path:
             return _no_config(_flag(argv, "workdir"))
         return _unknown(error.flagname, _fields(argv))
-    if type(error).__name__ == "FlagOrderError":  # ml_collections does not export it
+    if "in argv before a value for --config" in text:  # ml_collections' FlagOrderError
         return "put --config=FILE before all --config.FIELD=VALUE"
     if path and ("Failed loading config" in text or "Error whilst parsing config" in text):
         raised = re.findall(r"^(?:\w+\.)*(\w+Error): (.*)$", text, flags=re.MULTILINE)
