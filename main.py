@@ -22,22 +22,14 @@ IMAGES = flags.DEFINE_list(
 )
 LAYER = flags.DEFINE_string("layer", "", "--mode=inspect: the layer whose feature maps are shown.")
 COMPARE = flags.DEFINE_list(
-    "compare",
-    [],
-    "--mode=inspect: folders of other runs, or steps of this run, separated by commas.",
+    "compare", [], "--mode=inspect: other runs' folders, or steps of this run, with commas."
 )
-OUTPUT = flags.DEFINE_string(
-    "output", "", "--mode=export: the file to write, NAME.safetensors or NAME.jax."
-)
+OUTPUT = flags.DEFINE_string("output", "", "--mode=export: the file, NAME.safetensors or .jax.")
 FORMAT = flags.DEFINE_string(
     "format", "", "--mode=summary: table or json. --mode=export: canon, torchvision or jax."
 )
-flags.DEFINE_bool(
-    "distributed", False, "This is one of several processes, started by SLURM or a TPU pod."
-)
-flags.DEFINE_string(
-    "coordinator", "", "This is one of several processes. HOST:PORT is the address of process 0."
-)
+flags.DEFINE_bool("distributed", False, "One of several processes, started by SLURM or a TPU pod.")
+flags.DEFINE_string("coordinator", "", "One of several processes: the HOST:PORT of process 0.")
 flags.DEFINE_integer("num_processes", 0, "With --coordinator: the number of processes.")
 flags.DEFINE_integer("process_id", -1, "With --coordinator: the number of this process, from 0.")
 flags.DEFINE_float(
