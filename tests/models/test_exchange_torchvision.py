@@ -103,7 +103,7 @@ def test_every_tensor_that_does_not_fit_is_named_in_one_line(module, state_dict)
         (AlexNet(variant="two_tower"), "model.variant=two_tower"),
         (AlexNet(variant="one_tower", lrn="paper"), "model.lrn=paper"),
         (AlexNet(variant="one_tower"), "model.dropout_scaling=test"),
-        (VGG(variant="C"), "model.variant=C: torchvision's VGG has A or B or D or E"),
+        (VGG(variant="C"), "model.variant=C: torchvision's VGG needs A or B or D or E"),
         (GoogLeNet(), "model.normalisation=lrn"),
         (ResNet(depth=50), "model.stride=v1"),
         (ResNet(depth=18, shortcut="A"), "model.shortcut=A"),
