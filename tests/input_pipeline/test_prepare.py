@@ -13,11 +13,11 @@ def test_sets_that_are_placed_by_hand_name_their_files(tmp_path, capsys):
     flags = ["imagenet2012", f"--data_dir={tmp_path}"]
     assert prepare.main(flags) == 2
     said = capsys.readouterr().err
-    assert f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from there into {manual}" in said
+    assert f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar by hand into {manual}" in said
     (manual / "ILSVRC2012_img_train.tar").touch()
     assert prepare.main(flags) == 2
     said = capsys.readouterr().err
-    assert "put ILSVRC2012_img_val.tar from" in said
+    assert "download ILSVRC2012_img_val.tar by hand" in said
 
 
 def test_a_failure_names_the_folder_of_files_placed_by_hand(tmp_path, capsys, monkeypatch):
