@@ -147,7 +147,7 @@ def test_in_a_notebook_by_one_call(root, capsys):
         (("resnet:50", "net.safetensors"), "the weights do not fit the model: "),
         (("vgg:A", "net.safetensors"), "do not fit the model: .*missing"),
         (("lenet5", "net.safetensors"), "torchvision has no lenet5"),
-        (("resnet:18", "data"), "no weight file of another framework"),
+        (("resnet:18", "data"), "is not a weight file of another framework"),
         (("resnet:18", "no.pth"), "no weight file .*no.pth"),
         (("resnet:18", "no.safetensors"), "no weight file .*no.safetensors: check the path"),
     ):
