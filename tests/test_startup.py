@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 from conftest import TINY, tiny_config
 
 from train_lib.train import train_and_evaluate
@@ -56,6 +57,7 @@ def test_training_imports_no_more_than_its_first_step_needs(tmp_path):
     assert {"jax", "orbax"} <= found and not LATER & found
 
 
+@pytest.mark.slow
 def test_evaluation_imports_no_matplotlib_before_it_draws(tmp_path):
     train_and_evaluate(tiny_config(), tmp_path / "run")
     found = modules_at_the_first_step(tmp_path / "run", "evaluate")

@@ -83,6 +83,7 @@ def together(workdir, moment, step):
     return end(first), end(second)
 
 
+@pytest.mark.slow
 def test_of_two_processes_the_one_that_is_asked_stops_both(tmp_path):
     first, second = together(tmp_path, "stepping", 12)
     *_, stopped_at = saved(tmp_path)

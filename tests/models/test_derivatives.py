@@ -66,6 +66,7 @@ def hessian_times(loss, params, v):
     return jax.jvp(jax.grad(loss), (params,), (v,))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     slow_where(is_slow, RUN),

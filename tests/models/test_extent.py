@@ -61,6 +61,7 @@ def is_large(case):
     return case[0] in ("googlenet", "alexnet") or case[1].get("depth") == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", slow_where(is_large, NETS), ids=label)
 def test_padding_changes_nothing(case):
     *_, side = case

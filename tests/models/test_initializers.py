@@ -150,6 +150,7 @@ def test_cuda_convnet(variant):
         np.testing.assert_array_equal(params[name]["bias"], 0)
 
 
+@pytest.mark.slow
 def test_cuda_convnet_takes_another_rule_for_all_layers():
     module = registry.create(
         {"name": "cuda_convnet", "dtype": "float32", "variant": "13pct", "initializer": "he"}, 10

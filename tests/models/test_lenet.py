@@ -148,6 +148,7 @@ def test_squashing_function():
     assert float(jax.grad(scaled_tanh)(1.0)) == pytest.approx(0.75541, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_initial_weights_are_uniform_by_the_fan_in_of_each_unit():
     params = jax.vmap(lambda key: create().init(key, jnp.zeros((1, 32, 32, 1)))["params"])(
         jax.random.split(jax.random.key(3), 200)
@@ -194,6 +195,7 @@ def test_every_option_gives_logits_and_a_gradient_for_every_parameter(subsamplin
         assert np.abs(leaf).max() > 0, path
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     module = create(dtype="bfloat16")
     params = init(module)

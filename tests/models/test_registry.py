@@ -278,6 +278,7 @@ FORMS = {
 HARDLY = tuple(n for n in registry.MODELS if "batch_norm" in registry.options(n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", slow_where(lambda name: is_large((name, {})) or name in HARDLY, registry.MODELS)
 )

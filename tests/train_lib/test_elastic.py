@@ -41,6 +41,7 @@ def assert_same_bits(found, expected):
     jax.tree.map(same, jax.device_get(found), jax.device_get(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_on", COUNTS)
 @pytest.mark.parametrize("restored_on", COUNTS)
 def test_any_number_of_devices_takes_it_up(trained, saved_on, restored_on):

@@ -95,6 +95,7 @@ def test_a_step_inside_the_ball_is_unchanged():
         np.testing.assert_allclose(get(found, name)["kernel"], expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_limit_comes_after_rate_momentum_and_decay():
     # Three steps of a maxout net with the authors' radii: 0.9 for h0, else 1.9365.
     module = registry.create({"name": "maxout", "dtype": "float32", "variant": "mnist_conv"}, 10)

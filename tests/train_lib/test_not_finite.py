@@ -102,6 +102,7 @@ def test_a_gradient_alone_does_too(tmp_path, monkeypatch):
     assert steps_of(tmp_path) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_skipped_updates_change_nothing_and_are_counted(tmp_path, monkeypatch):
     """As if the step had had a gradient of zero and no momentum; also when the run is resumed."""
     fields = {"not_finite.action": "skip", "not_finite.limit": 2, "optimizer.momentum": 0.0}

@@ -127,6 +127,7 @@ def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
     np.testing.assert_allclose(net.predict(pictures(root)[1]), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_in_a_notebook_by_one_call(root, capsys):
     config = config_of(root, **{"dataset.name": "imagenet2012", "dataset.data_dir": "/nowhere"})
     config.init_settings = ""

@@ -56,6 +56,7 @@ def run_in_a_process(folder, deterministic):
     return load_run(folder / "run").params, options
 
 
+@pytest.mark.slow
 def test_every_program_of_a_run_is_compiled_as_the_switch_says_and_runs_repeat(tmp_path):
     """XLA writes its options down. It reads its flags once, when JAX first looks for devices."""
     found = {}

@@ -37,6 +37,7 @@ def losses_and_parameters(config, devices, batch=64, steps=20, dispatch=5, rate=
     return np.concatenate(losses), jax.device_get(state)
 
 
+@pytest.mark.slow
 def test_twenty_steps_on_several_devices_equal_those_on_one():
     one_losses, one = losses_and_parameters(tiny_config(), 1)
     assert one_losses[-1] < 0.8 * one_losses[0]
@@ -85,6 +86,7 @@ def test_augmentation_is_the_same_on_any_number_of_devices():
     assert np.abs(seen[1] - plain).max() > 0.5  # they are distorted at all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "argument", "overrides"),
     [

@@ -86,6 +86,7 @@ def test_feature_maps_are_in_their_places(tmp_path):
     assert units.shape == (7, 12, 3)
 
 
+@pytest.mark.slow
 def test_histograms_of_weights_and_activations(tmp_path):
     module, variables, images, _ = mlp("relu", (8,) * 10)
     figure = pictures.weight_histograms(variables)
