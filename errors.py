@@ -1,7 +1,7 @@
-"""The exceptions whose message is meant for the user: one line that says what is wrong, what to do.
+"""Exceptions for errors that the user can correct: one line says what is wrong and what to do.
 
-`main.py` prints it without a traceback; any other exception is a defect of Canon and keeps its
-traceback.
+`main.py` prints their message without a traceback. Any other exception is a defect of Canon and
+keeps its traceback.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import unicodedata
 class UserError(Exception):
     """Bad input of any kind: configuration, image, checkpoint, missing data, full disk.
 
-    One line whatever it quotes: the message is made `printable`.
+    The message is made `printable`, so it is one line even if it quotes a file name.
     """
 
     exit_code = 2
@@ -21,9 +21,9 @@ class UserError(Exception):
 
 
 class TryAgain(UserError):
-    """What the same command, started again, may well mend: another process or machine is gone."""
+    """An error that may not recur when the command is run again, such as a lost process."""
 
-    exit_code = 75  # EX_TEMPFAIL: schedulers may be told to start such a one again
+    exit_code = 75  # EX_TEMPFAIL: schedulers can be told to restart a command with this status
 
 
 @contextlib.contextmanager
@@ -48,9 +48,10 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    r"""A text as any terminal or text file takes it, on one line.
+    r"""A text on one line, which any terminal or text file can show.
 
-    A file name's bytes that are no UTF-8 become \xNN, line ends and control characters \n, \x1b ...
+    Bytes of a file name that are not UTF-8 become \xNN. Line ends and other control characters
+    become \n, \x1b, ...
     """
     if text.isprintable():
         return text

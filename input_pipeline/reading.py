@@ -44,9 +44,9 @@ class Reading:
 class Parts:
     """A Grain source. Each element is a part of a batch: up to `size` consecutive examples.
 
-    (Grain's cost per element does not depend on the element's size.) In training (order given)
-    place p of this process is place p % share of its share of batch first + p // share. In
-    evaluation it is example p.
+    Grain's cost per element does not depend on the element's size. In training, `order` is given,
+    and every batch has `share` places for this process: place p belongs to batch
+    first + p // share. In evaluation, place p is example p.
     """
 
     split: Split

@@ -242,14 +242,14 @@ def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
     from train_lib.pictures import run_plots  # Matplotlib: not before the first step
 
     run_plots.write_all(exp, read_records(exp.workdir), state.variables()["params"], result)
-    name, dataset = exp.config.dataset.name, exp.config.dataset
+    dataset = exp.config.dataset
     split = sources.split_name(dataset, dataset.test_split)
     skipped = sum(int(count["skipped"]) for count in counts)
     if skipped:
         print(f"an unreadable image was replaced by another one {skipped} times")
     print(
         f"test error {result.top1_error:.2%} ({round(result.top1_error * result.examples)} of"
-        f" {result.examples} images of {name} {split}), loss {result.loss:.4f}, after"
+        f" {result.examples} images of {dataset.name} {split}), loss {result.loss:.4f}, after"
         f" {exp.plan.total_steps} steps",
         f"written to {exp.workdir}: config.json, metrics.jsonl, events/ (TensorBoard),"
         " checkpoints/, plots/",

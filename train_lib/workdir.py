@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from configs import compare
-from errors import UserError, one_line, printable
+from errors import UserError, one_line, printable, reported
 from input_pipeline import cache
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.split import Info
@@ -36,12 +36,9 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def read_config(workdir: pathlib.Path) -> ConfigDict:
     """The config that a run was made with. Raises UserError if it cannot be read."""
     path = workdir / CONFIG
-    try:
+    advice = "restore it, or choose another --workdir"
+    with reported(f"cannot read {path}", advice, OSError, ValueError, RecursionError):
         return config_from_json(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"cannot read {path} ({one_line(error)}): restore it, or choose another --workdir"
-        ) from error
 
 
 def config_from_json(text: str) -> ConfigDict:
@@ -62,9 +59,9 @@ def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def check_readable(workdir: pathlib.Path, config: ConfigDict, prefixes: Sequence[str]) -> None:
-    """Raises UserError unless the folder holds a run with a checkpoint, of the same net.
+    """Raises UserError unless the folder holds a run with a checkpoint, of the same network.
 
-    prefixes: of the names of the fields that must be equal to the run's.
+    prefixes: the fields whose names begin with one of these must be equal to the run's.
     """
     if not (workdir / CONFIG).exists() or not (workdir / "checkpoints").is_dir():
         raise UserError(
@@ -79,7 +76,8 @@ def check_readable(workdir: pathlib.Path, config: ConfigDict, prefixes: Sequence
 def different_fields(workdir: pathlib.Path, config: ConfigDict, prefix: str = "") -> list[str]:
     """ "name: stored -> now" for every field in which a run's stored config and a config differ.
 
-    prefix: of the names of the fields to compare. Raises UserError for a folder without a run.
+    prefix: only fields whose names begin with it are compared. Raises UserError for a folder
+    without a run.
     """
     complete = ConfigDict(config.to_dict())
     registry.upgrade(complete.model)
