@@ -122,6 +122,8 @@ class Picture:
 
     def _open(self, stream: io.BytesIO) -> Image.Image:
         image = Image.open(stream, formats=self._formats)
+        if image.format == "PNG" and "transparency" in image.info:
+            _scale_transparency(image, bits=self._data[24])
         limit = Image.MAX_IMAGE_PIXELS
         width, height = image.size
         if limit and width * height > limit:
@@ -187,6 +189,8 @@ def opened(image: bytes | np.ndarray) -> Picture | Pixels:
 
 def _turn(image: Image.Image, data: bytes) -> int:
     """The EXIF orientation of an opened image if it is one of _TURNS, otherwise 0."""
+    if image.format == "TIFF":
+        return 0  # Pillow turns a TIFF when it loads the pixels
     if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
         image.load()  # this chunk may follow the pixels
     if not image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
@@ -196,6 +200,18 @@ def _turn(image: Image.Image, data: bytes) -> int:
     except Exception:  # damaged metadata: the pixels are still good
         return 0
     return orientation if orientation in _TURNS else 0
+
+
+def _scale_transparency(image: Image.Image, bits: int) -> None:
+    """Scales the transparent grey or colour of a PNG like Pillow scales its pixels.
+
+    bits: of a channel, in the file. Pillow reads all but grey of 16 bits as 8 bits.
+    """
+    value = image.info["transparency"]
+    if image.mode == "L" and isinstance(value, int):
+        image.info["transparency"] = value * 255 // (2**bits - 1)
+    elif image.mode == "RGB" and bits == 16:
+        image.info["transparency"] = tuple(channel >> 8 for channel in value)
 
 
 def _scale(shrink: float) -> int:
@@ -229,15 +245,18 @@ def _shortened(data: bytes, height: int, rows: int) -> io.BytesIO:
 def flatten(image: Image.Image) -> Image.Image:
     """A picture of any mode in mode RGB, or L if it is opaque grey.
 
-    Transparency becomes white, 16-bit grey is scaled to 8 bits.
+    Transparency becomes white, 16-bit grey is scaled to 8 bits. Raises BadImage for pixels of 32
+    bits and for pixels with signs: files do not say which value is white.
     """
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16 or 32 bits of grey, which may hold 8-bit values
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise BadImage("its pixels have 32 bits or signs, so white is unknown: save it with 8 bits")
+    if image.mode.startswith("I"):  # 16 bits of grey, also in mode I: Pillow scales a PPM to them
         grey = np.array(image, np.float32)  # the only copy: it may have 90 million pixels
-        top = 65535 if grey.max() > 255 else 255
-        np.clip(grey, 0, top, out=grey)
-        grey *= 255 / top
+        if "transparency" in image.info:
+            grey[grey == image.info["transparency"]] = 65535
+        grey *= 255 / 65535
         return Image.fromarray(np.rint(grey, out=grey).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from input_pipeline import decode
 
@@ -114,27 +114,73 @@ def test_grey_with_alpha_and_colours_declared_transparent():
     assert (found[2] == 255).all() and (found[:2] == 0).all()
 
 
-def png16(pixels):
-    """A PNG of 16 bits a channel, uint16 [h, w] or [h, w, 3], written by hand."""
+def png(pixels, bits=16, transparent=()):
+    """A PNG of 2 to 16 bits a channel, [h, w] or [h, w, 3], written by hand.
+
+    transparent: the grey or colour that is declared transparent, one number for each channel.
+    """
     height, width = pixels.shape[:2]
 
     def chunk(name, content):
         body = name + content
         return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
-    header = struct.pack(">IIBBBBB", width, height, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    def packed(row):
+        places = (row.reshape(-1, 1).astype(int) >> np.arange(bits)[::-1]) & 1
+        return b"\0" + np.packbits(places.astype(np.uint8).ravel()).tobytes()
+
+    colour_type = 2 if pixels.ndim == 3 else 0
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    parts = [chunk(b"IHDR", header)]
+    if transparent:
+        parts.append(chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)))
+    parts += [chunk(b"IDAT", zlib.compress(b"".join(map(packed, pixels)))), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def test_16_bits():
     grey = np.linspace(0, 65535, 60 * 80).astype(np.uint16).reshape(60, 80)
-    found = decode.decode(png16(grey))
+    found = decode.decode(png(grey))
     np.testing.assert_array_equal(found[..., 0], np.rint(grey / 257))
     assert (found == found[..., :1]).all()
     colour = scene().astype(np.uint16) * 257
-    np.testing.assert_array_equal(decode.decode(png16(colour)), scene())
+    np.testing.assert_array_equal(decode.decode(png(colour)), scene())
+
+
+def test_a_dark_picture_of_16_bits_stays_dark():
+    grey = np.full((4, 5), 200, np.uint16)
+    assert (decode.decode(png(grey)) == 1).all()
+    data = encoded(Image.fromarray(grey.astype(np.int32)), "PPM")  # Pillow writes 16 bits
+    assert (decode.Picture(data, decode.MORE_FORMATS).image().getextrema()) == (1, 1)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_a_transparent_grey_is_white_at_every_depth(bits):
+    grey = np.arange(4).reshape(1, 4)
+    pixels = decode.decode(png(grey, bits, transparent=(1,)))[0, :, 0]
+    expected = np.rint(grey[0] * 255 / (2**bits - 1))
+    expected[1] = 255
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_a_transparent_colour_of_16_bits_is_white():
+    colours = np.array([[[9, 9, 9], [9, 10, 9]]]) * 257
+    pixels = decode.decode(png(colours, transparent=(9 * 257,) * 3))
+    np.testing.assert_array_equal(pixels, [[[255] * 3, [9, 10, 9]]])
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4),
+        np.full((3, 4), 70_000, np.int32),
+        np.full((3, 4), -1, np.int32),
+    ],
+)
+def test_pixels_without_a_known_white_are_refused(pixels):
+    data = encoded(Image.fromarray(pixels), "TIFF")
+    with pytest.raises(decode.BadImage, match="white is unknown: save it with 8 bits"):
+        decode.Picture(data, decode.MORE_FORMATS).image()
 
 
 def test_cmyk_inks_darken_also_in_adobes_inverted_jpeg():
@@ -201,6 +247,25 @@ def test_orientation_is_applied(orientation, format):
     data = oriented(scene(), orientation, format, **({"quality": 95} if format in LOSSY else {}))
     assert difference(decode.decode(data), scene()) < 1.5
     assert size(data) == (60, 80)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("places", ["tag", "packet", "tag and packet"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_is_turned_once(orientation, places, compression):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    if "tag" in places:
+        tags[274] = orientation
+    if "packet" in places:
+        tags[700] = XMP % orientation
+        tags.tagtype[700] = 1  # bytes
+    picture = np.ascontiguousarray(stored(scene(), orientation))
+    data = encoded(picture, "TIFF", tiffinfo=tags, compression=compression)
+    upright = decode.Picture(data, decode.MORE_FORMATS).image()
+    np.testing.assert_array_equal(np.asarray(upright), scene())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -390,7 +455,7 @@ def test_a_decompression_bomb_is_refused_from_its_header(format, times, monkeypa
 
 
 def test_a_huge_png_is_refused_at_once():
-    bomb = bytearray(png16(np.zeros((1, 1), np.uint16)))
+    bomb = bytearray(png(np.zeros((1, 1), np.uint16)))
     bomb[16:24] = struct.pack(">II", 50_000, 50_000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
     with pytest.raises(decode.BadImage, match="bomb"):
