@@ -302,7 +302,7 @@ def test_a_damaged_config_is_good_or_refused(content):
 @given(of(workdir_lib.DATASET))
 def test_damaged_class_names_are_names_or_refused(content):
     def read(root):
-        names = workdir_lib.read_class_names(root)
+        names = list(workdir_lib.read_info(root).class_names)
         assert names and names == [printable(name) for name in names]
 
     check(workdir_lib.DATASET, content, read)

@@ -70,7 +70,8 @@ class Plan:
 class KnownData:
     """Facts about a data set that a weight file or a run stores. The data set may then be missing.
 
-    statistics: statistics of the training split, if the network needs them.
+    info: used if its image_shape is known.
+    statistics: of the training split, if the network needs them.
     """
 
     info: Info | None = None
@@ -317,14 +318,15 @@ def resolve(
 
         config = warm_start.settle(config, workdir, given, read_only)
     schema.validate(config)
+    info = known.info if known.info and known.info.image_shape else None
     registry.upgrade(config.model)  # it may come from an older version
     if workdir and read_only:
         sections = ("model.", "preprocess.", "loss.")
-        seen = () if known.info is None else ("view.", "dataset.name")
+        seen = ("view.", "dataset.name") if info else ()
         check_readable(workdir, config, (*sections, *seen))
     elif workdir and processes.is_first() and not allow_config_change:
         check_same_config(workdir, config)
-    info = known.info or sources.dataset_info(config.dataset)
+    info = info or sources.dataset_info(config.dataset)
     reading = Reading.from_sections(
         config.dataset, config.view, workers.prefetch_in_processes(config.dataset.workers)
     )
@@ -332,7 +334,7 @@ def resolve(
         info.copy.check_view(reading.view)
     module, input_shape = _network(config, info)
     return Experiment(
-        config=_frozen(config),
+        config=FrozenConfigDict(config),  # a copy, with tuples in place of lists
         workdir=workdir,
         info=info,
         reading=reading,
@@ -342,17 +344,6 @@ def resolve(
         devices=parallel.local_devices(config.num_devices),
         known=known,
     )
-
-
-def _frozen(config: ConfigDict) -> FrozenConfigDict:
-    """A copy that cannot change, with tuples in place of lists."""
-
-    def tuples(value):
-        if isinstance(value, dict):
-            return {key: tuples(part) for key, part in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    return FrozenConfigDict(tuples(config.to_dict()))
 
 
 def _network(config: ConfigDict, info: Info) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -369,38 +360,3 @@ def _network(config: ConfigDict, info: Info) -> tuple[nn.Module, tuple[int, int,
             f"{config.model.name} with {shape} images of {config.dataset.name}: {error}"
         ) from error
     return module, input_shape
-
-
-def resolve_weights(
-    config: ConfigDict,
-    file: str,
-    *,
-    given: Collection[str] = (),
-    class_names: Sequence[str] | None = None,
-    needs_data: bool = True,
-) -> Experiment:
-    """The experiment of a network whose weights are in another framework's file, without a run.
-
-    given: see `resolve`.
-    class_names: by default the class names of the data set.
-    needs_data: False if the file may have another number of classes than the data set. The class
-        names are then those in the file, or numbers.
-
-    Raises UserError as `resolve`, and for class names that do not fit the file.
-    """
-    from train_lib import warm_start
-
-    config = config.copy_and_resolve_references()
-    if config.init_from != file:
-        config.init_from = file
-        config.init_settings = config.init_settings and warm_start.AUTO
-    config.evaluate.ensemble = ""
-    config.augment.lighting = "none"  # unused without training, and it needs the training set
-    with warm_start.file_in_memory():
-        exp = resolve(config, given=given, read_only=True)
-        names = tuple(class_names or exp.info.class_names)
-        if not needs_data:
-            names = warm_start.class_names_of(exp, class_names)
-    info = dataclasses.replace(exp.info, class_names=names)
-    module = exp.module.clone(num_classes=len(names))
-    return dataclasses.replace(exp, info=info, module=module)

@@ -280,7 +280,7 @@ def load_into(
     Raises UserError for a value of another shape, a pattern that matches nothing in `state`, a run
     without a checkpoint, and a source without any of the chosen values.
     """
-    step, variables = weights or _read_canon(source)
+    step, variables = weights or read_weights(source)
     available = _by_name(variables)
     current = _by_name({"params": state.params, **state.model_state})
     chosen = _matching(list(current), patterns)
@@ -314,7 +314,7 @@ def load_into(
     )
 
 
-def _read_canon(source: str) -> tuple[int, Any]:
+def read_weights(source: str | pathlib.Path) -> tuple[int, Any]:
     """Reads (step, variables) from a run's folder, or from a file of --mode=export."""
     path = pathlib.Path(source).expanduser()
     if path.suffix.lower() == exported.SUFFIX:

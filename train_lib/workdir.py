@@ -152,19 +152,11 @@ def read_statistics(workdir: pathlib.Path) -> statistics_lib.Statistics | None:
     return statistics_lib.load(path) if path.exists() else None
 
 
-def read_class_names(workdir: pathlib.Path) -> list[str]:
-    """The names of the classes that the run was trained on."""
-    return list(_data_set(workdir).class_names)
+def read_info(workdir: pathlib.Path) -> Info:
+    """Facts about a run's data set, without the set; its image_shape is None if not stored.
 
-
-def read_info(workdir: pathlib.Path) -> Info | None:
-    """Facts about the run's data set, without the set; None for a run that did not store them."""
-    facts = _data_set(workdir)
-    return None if facts.image_shape is None else facts
-
-
-def _data_set(workdir: pathlib.Path) -> Info:
-    """The stored facts about a run's data set; image_shape may be None. Raises UserError."""
+    Raises UserError for a file that is missing or damaged.
+    """
     path = workdir / DATASET
     try:
         stored = json.loads(path.read_text())

@@ -21,7 +21,7 @@ def test_torchvision_opens_an_export_and_computes_the_same(tmp_path):
     config.augment.lighting = "none"
     exp = experiment.resolve(config)
     draw = jax.jit(lambda: exp.module.init(jax.random.key(0), np.zeros((1, 64, 64, 3))))
-    net = Trained(exp, jax.device_get(draw()), list(exp.info.class_names), 3)
+    net = Trained(exp, list(exp.info.class_names), lambda: (3, jax.device_get(draw())))
     file = tmp_path / "net.safetensors"
     _, write = export.FORMS["torchvision"]
     write(file, net)

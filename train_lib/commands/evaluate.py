@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import sources
 from train_lib.distributed import processes
-from train_lib.evaluation import ensemble, result_files
+from train_lib.evaluation import ensemble, protocols, result_files
 
 
 def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = ()) -> str:
@@ -18,14 +18,14 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[st
     """
     members = ensemble.find(config, workdir, given)
     for member in members:
-        member.protocol.check_copy()
+        protocols.of(member.exp).check_copy()
     section, dataset = config.evaluate, config.dataset
     name = dataset.train_split if section.split == "train" else dataset.test_split
     split_name = sources.split_name(dataset, name)
     split = sources.load(dataset, split_name)
     ensemble.check_classes(members[0], split.info)
     processes.check_same("data set", [len(split)])
-    protocol = members[0].protocol
+    protocol = protocols.of(members[0].exp)
     settings = {
         "dataset": dataset.name,
         "split": split_name,

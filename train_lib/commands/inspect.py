@@ -53,15 +53,14 @@ def inspect_run(
     Replaces the files of an earlier inspection. Raises UserError, before anything is written, for
     a run, image, layer or checkpoint that does not exist.
     """
-    member = ensemble.find_one(config, workdir, given)
-    net = member.open()
+    net = ensemble.find_one(config, workdir, given).open()
     layer, most = _layer_and_images(net, layer)
     notes: list[str] = []  # on files that are left out
     tables, runs = _compare(net, workdir, compare, notes)
     if images:
         subject = _own_images(net, image_files.find(images)[:most], layer, notes)
     else:
-        subject = _test_images(member, net, layer, most, notes)
+        subject = _test_images(net, layer, most, notes)
     output = workdir / FOLDER
     result_files.check_writable(output / "parameters.txt")
     for path in itertools.chain.from_iterable(map(output.glob, WRITTEN)):
@@ -151,9 +150,7 @@ def _own_images(net: Trained, paths: Sequence[str], layer: str, notes: list[str]
     return Subject(net, views, labels, captions, shown, layer, has_true_labels=False)
 
 
-def _test_images(
-    member: ensemble.Member, net: Trained, layer: str, most: int, notes: list[str]
-) -> Subject | None:
+def _test_images(net: Trained, layer: str, most: int, notes: list[str]) -> Subject | None:
     """Some images of the data set's test split; None, and a note, if it is not there."""
     dataset = net.config.dataset
     try:
@@ -161,7 +158,7 @@ def _test_images(
     except UserError as error:
         notes.append(f"figures that need images are left out: give images with --images ({error})")
         return None
-    ensemble.check_classes(member, split.info)
+    ensemble.check_classes(net, split.info)
     views, labels, captions = [], [], []
     for i in np.unique(np.linspace(0, len(split) - 1, most).astype(int)):
         try:

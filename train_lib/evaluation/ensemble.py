@@ -2,70 +2,27 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline.split import Info, part_of
-from train_lib import experiment, progress, warm_start
+from train_lib import progress, warm_start
 from train_lib import workdir as workdir_lib
-from train_lib.distributed import parallel, processes
+from train_lib.distributed import processes
 from train_lib.evaluation import exported, metrics, passes, protocols, trained
-from train_lib.state import TrainState
+from train_lib.evaluation.trained import Trained
 
 ENSEMBLE, INIT_FROM = "config.evaluate.ensemble", "config.init_from"
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A network whose weights have not been read yet.
-
-    name: the run or file, as the user wrote it.
-    exp: its model, preprocessing and views are the member's. Its data set and evaluation come from
-        the command's config.
-    class_names: the classes that the network was trained on.
-    read: () -> (step, variables as NumPy arrays).
-    """
-
-    name: str
-    exp: experiment.Experiment
-    class_names: Sequence[str]
-    read: Callable[[], tuple[int, Mapping[str, Any]]]
-
-    @property
-    def protocol(self) -> protocols.Protocol:
-        """The evaluation protocol of the network."""
-        return protocols.of(self.exp)
-
-    def state(self) -> TrainState:
-        """The network's step and variables on the devices, without an optimizer's state."""
-        step, variables = self.read()
-        variables = dict(variables)
-        state = TrainState(
-            step=jnp.int32(step),
-            params=variables.pop("params"),
-            model_state=variables,
-            opt_state=(),
-            window={},
-        )
-        return parallel.replicate(state, self.exp.devices)
-
-    def open(self) -> trained.Trained:
-        """The network with its weights in memory."""
-        step, variables = self.read()
-        return trained.Trained(self.exp, variables, self.class_names, step)
-
-
 def find(
     config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = (), needs_data: bool = True
-) -> list[Member]:
+) -> list[Trained]:
     """Finds the networks to work on: the first of these that exists.
 
     1. the members of config.evaluate.ensemble,
@@ -87,9 +44,9 @@ def find(
         processes.print_once(message, file=sys.stderr)
         members = [_member(config, config.init_from, INIT_FROM, given, needs_data)]
     else:
-        members = [_run(str(workdir), config, workdir, given, needs_data)]
+        members = [trained.from_run(workdir, config, given, needs_data)]
     for member in members:
-        member.protocol.check()
+        protocols.of(member.exp).check()
         info = member.exp.info
         if len(member.class_names) != info.num_classes:
             raise UserError(
@@ -104,8 +61,8 @@ def find(
     return members
 
 
-def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = ()) -> Member:
-    """Finds the network of a command that works on a single one. The data set may be missing."""
+def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = ()) -> Trained:
+    """Finds the network of a command that works on a single one."""
     names = _names(config)
     if names:
         raise UserError(
@@ -114,7 +71,7 @@ def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] =
     return find(config, workdir, given, needs_data=False)[0]
 
 
-def check_classes(member: Member, info: Info) -> None:
+def check_classes(member: Trained, info: Info) -> None:
     """Raises UserError unless the member was trained on the classes of the data set."""
     names = list(member.class_names)
     if names != list(info.class_names):
@@ -131,59 +88,28 @@ def _names(config: ConfigDict) -> list[str]:
 
 def _member(
     config: ConfigDict, name: str, field: str, given: Collection[str], needs_data: bool
-) -> Member:
-    """The member `name`. field: the config field that holds the name, for messages."""
+) -> Trained:
+    """The network `name`. field: the config field that holds the name, for messages."""
     path = pathlib.Path(name).expanduser()
     if warm_start.is_pretrained_file(name):
-        exp = experiment.resolve_weights(config, name, given=given, needs_data=needs_data)
-        names = list(exp.info.class_names)
-        return Member(name, exp, names, lambda: (0, warm_start.load_variables(exp)))
+        return trained.from_weight_file(config, name, given=given, needs_data=needs_data)
     if path.suffix.lower() == exported.SUFFIX:
-        stored = exported.load(path, shapes_only=True)
-        known = experiment.KnownData(None if needs_data else stored.known_info, stored.statistics)
-        exp = experiment.resolve(
-            _with_evaluation_of(config, stored.config), read_only=True, known=known
-        )
-        exported.check_fits(stored, exp, path)
-        return Member(name, exp, stored.class_names, functools.partial(_read_exported, path))
-    warm_start.check_name(name, field)
-    workdir_lib.check_run(path, field)
-    return _run(
-        name, _with_evaluation_of(config, workdir_lib.read_config(path)), path, (), needs_data
-    )
+        network = trained.from_export(path, config, needs_data)
+    else:
+        warm_start.check_name(name, field)
+        workdir_lib.check_run(path, field)
+        stored = trained.use_evaluation_of(config, workdir_lib.read_config(path))
+        network = trained.from_run(path, stored, needs_data=needs_data)
+    return dataclasses.replace(network, name=name)
 
 
-def _with_evaluation_of(config: ConfigDict, stored: ConfigDict) -> ConfigDict:
-    """A member's stored config, with the data set and the evaluation of `config`."""
-    for section in ("dataset", "evaluate", "predict"):
-        stored[section] = config[section].copy_and_resolve_references()
-    stored.evaluate.ensemble, stored.num_devices = "", config.num_devices
-    return stored
-
-
-def _read_exported(path: pathlib.Path):
-    stored = exported.load(path)
-    return stored.step, stored.variables
-
-
-def _run(
-    name: str, config: ConfigDict, workdir: pathlib.Path, given: Collection[str], needs_data: bool
-) -> Member:
-    is_known = not needs_data and (workdir / workdir_lib.DATASET).exists()
-    known = experiment.KnownData(workdir_lib.read_info(workdir) if is_known else None)
-    exp = experiment.resolve(config, workdir, given=given, read_only=True, known=known)
-    step = trained.checkpoint_step(workdir, exp.config.evaluate.checkpoint)
-    read = functools.partial(trained.read_run, exp, step)
-    return Member(name, exp, workdir_lib.read_class_names(workdir), read)
-
-
-def evaluate(members: Sequence[Member], split, title: str):
+def evaluate(members: Sequence[Trained], split, title: str):
     """Returns (result, steps of the members, images per second) on a split.
 
     title: text of the progress bar.
     """
     exp = members[0].exp
-    if len(members) > 1 or not members[0].protocol.is_single_view:
+    if len(members) > 1 or not protocols.of(exp).is_single_view:
         probabilities, labels, steps, speed = predict(members, split, title)
         return metrics.from_probabilities(probabilities, labels), steps, speed
     state = members[0].state()
@@ -192,14 +118,14 @@ def evaluate(members: Sequence[Member], split, title: str):
     return result, [int(state.step)], _speed(meter)
 
 
-def predict(members: Sequence[Member], split, title: str):
+def predict(members: Sequence[Trained], split, title: str):
     """Returns (mean probabilities, labels, steps of the members, images per second) on a split.
 
     Probabilities are float32 [n, classes]. A label is -1 if a member could not read the image.
     Only one member's weights are in memory at a time. title: text of the progress bar.
     """
     steps, total, labels = [], None, None
-    all_passes = [member.protocol.passes() for member in members]
+    all_passes = [protocols.of(member.exp).passes() for member in members]
     num_passes = sum(map(len, all_passes))
     with contextlib.closing(_meter(split, title, num_passes)) as meter:
         for member, member_passes in zip(members, all_passes, strict=True):

@@ -45,11 +45,6 @@ class Weights:
     def class_names(self) -> list[str]:
         return list(self.info.class_names)
 
-    @property
-    def known_info(self) -> Info | None:
-        """The data set's facts, if they are complete."""
-        return self.info if self.info.image_shape else None
-
 
 def with_checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> dict[str, str]:
     """The metadata with a SHA-256 of themselves and of the tensors: names, shapes and values.

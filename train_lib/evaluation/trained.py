@@ -14,11 +14,12 @@ import dataclasses
 import functools
 import importlib
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -33,24 +34,46 @@ from models.layers import backend
 from train_lib import experiment, warm_start
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
-from train_lib.distributed import processes
+from train_lib.distributed import parallel, processes
 from train_lib.evaluation import exported
-from train_lib.workdir import check_run, read_class_names, read_config, read_info
+from train_lib.workdir import CONFIG, check_run, read_config, read_info
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A network, its weights, and everything that turns pictures into class probabilities.
 
-    variables: {"params": ..., "batch_stats": ...}, NumPy arrays under the papers' layer names. For
-        a run that averages its parameters, the averages.
-    class_names: one for each class. step: how many updates the network has had.
+    class_names: the names of the classes that the network was trained on.
+    read: () -> (step, variables). The weights are read when they are first used.
+    name: the run or file, as the user wrote it.
     """
 
     exp: experiment.Experiment
-    variables: Mapping[str, Any]
     class_names: Sequence[str]
-    step: int
+    read: Callable[[], tuple[int, Mapping[str, Any]]]
+    name: str = ""
+
+    @functools.cached_property
+    def _weights(self) -> tuple[int, Mapping[str, Any]]:
+        return self.read()
+
+    def open(self) -> "Trained":
+        """Reads the weights now, and returns the network. Raises UserError if it cannot."""
+        _ = self._weights
+        return self
+
+    @property
+    def step(self) -> int:
+        """The number of updates that the network has had."""
+        return self._weights[0]
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """{"params": ..., "batch_stats": ...}, NumPy arrays under the papers' layer names.
+
+        For a run that averages its parameters, the averages.
+        """
+        return self._weights[1]
 
     @property
     def module(self) -> nn.Module:
@@ -116,6 +139,14 @@ class Trained:
         """Every layer's output for pictures (see `views`), as `models.inspection.activations`."""
         images = self.preprocess(pictures)
         return inspection.activations(self.module, self.on_device, images, train, seed)
+
+    def state(self) -> state_lib.TrainState:
+        """The step and the variables on all devices. Reads the weights, and does not keep them."""
+        step, variables = self.read()
+        model_state = dict(variables)
+        params = model_state.pop("params")
+        state = state_lib.TrainState(jnp.int32(step), params, model_state, opt_state=(), window={})
+        return parallel.replicate(state, self.exp.devices)
 
     @functools.cached_property
     def on_device(self) -> Mapping[str, Any]:
@@ -196,21 +227,99 @@ def load_run(
             " a file of --mode=export (in Python, load_pretrained opens it)"
         )
     if path.suffix.lower() == exported.SUFFIX:
-        stored = exported.load(path)
-        stored.config.num_devices = 1
-        known = experiment.KnownData(stored.known_info, stored.statistics)
-        exp = experiment.resolve(stored.config, read_only=True, known=known)
-        exported.check_fits(stored, exp, path)
-        return Trained(exp, stored.variables, stored.class_names, stored.step)
+        return from_export(path).open()
     check_run(path, source)
-    config = read_config(path)
-    config.num_devices = 1  # however many devices trained it
-    known = experiment.KnownData(read_info(path))
-    exp = experiment.resolve(config, path, read_only=True, known=known)
     if checkpoint not in ("latest", "best") and not isinstance(checkpoint, int):
         raise UserError(f"checkpoint={checkpoint}: give latest, best, or a step")
-    step, variables = read_run(exp, checkpoint_step(path, checkpoint))
-    return Trained(exp, variables, read_class_names(path), step)
+    config = read_config(path)
+    config.num_devices = 1  # however many devices trained it
+    return from_run(path, config, checkpoint=checkpoint).open()
+
+
+def from_run(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    given: Collection[str] = (),
+    needs_data: bool = False,
+    checkpoint: str | int = "",
+) -> Trained:
+    """The network of a run.
+
+    given: see `experiment.resolve`.
+    needs_data: whether the data set is read, and not only what the run stored about it.
+    checkpoint: see `load_run`; by default config.evaluate.checkpoint.
+    """
+    info = read_info(workdir) if (workdir / CONFIG).exists() else None  # `resolve` reports None
+    known = experiment.KnownData(None if needs_data else info)
+    exp = experiment.resolve(config, workdir, given=given, read_only=True, known=known)
+    step = checkpoint_step(workdir, checkpoint or exp.config.evaluate.checkpoint)
+    read = functools.partial(read_run, exp, step)
+    return Trained(exp, list(info.class_names), read, str(workdir))
+
+
+def from_export(
+    path: pathlib.Path, config: ConfigDict | None = None, needs_data: bool = False
+) -> Trained:
+    """The network in a file that --mode=export wrote.
+
+    config: its data set, evaluation and devices are used; by default those of the file, and one
+        device.
+    needs_data: whether the data set is read, and not only what the file stores about it.
+    """
+    stored = exported.load(path, shapes_only=True)
+    if config:
+        use_evaluation_of(config, stored.config)
+    else:
+        stored.config.num_devices = 1
+    known = experiment.KnownData(None if needs_data else stored.info, stored.statistics)
+    exp = experiment.resolve(stored.config, read_only=True, known=known)
+    exported.check_fits(stored, exp, path)
+    read = functools.partial(warm_start.read_weights, path)
+    return Trained(exp, stored.class_names, read, str(path))
+
+
+def from_weight_file(
+    config: ConfigDict,
+    file: str,
+    *,
+    given: Collection[str] = (),
+    class_names: Sequence[str] | None = None,
+    needs_data: bool = False,
+) -> Trained:
+    """The network of a config with the weights in a file of another framework.
+
+    given: see `experiment.resolve`.
+    class_names: by default those in the file or those of the data set, if their number is right,
+        and otherwise numbers.
+    needs_data: whether the classes must be those of the data set.
+
+    Raises UserError as `experiment.resolve`, and for class names that do not fit the file.
+    """
+    config = config.copy_and_resolve_references()
+    if config.init_from != file:
+        config.init_from = file
+        config.init_settings = config.init_settings and warm_start.AUTO
+    config.evaluate.ensemble = ""
+    config.augment.lighting = "none"  # unused without training, and it needs the training set
+    with warm_start.file_in_memory():
+        exp = experiment.resolve(config, given=given, read_only=True)
+        names = exp.info.class_names
+        if not needs_data:
+            names = warm_start.class_names_of(exp, class_names)
+    exp = dataclasses.replace(
+        exp,
+        info=dataclasses.replace(exp.info, class_names=names),
+        module=exp.module.clone(num_classes=len(names)),
+    )
+    return Trained(exp, list(names), lambda: (0, warm_start.load_variables(exp)), file)
+
+
+def use_evaluation_of(config: ConfigDict, stored: ConfigDict) -> ConfigDict:
+    """Sets the data set, the evaluation and the devices in `stored` to those of `config`."""
+    for section in ("dataset", "evaluate", "predict"):
+        stored[section] = config[section].copy_and_resolve_references()
+    stored.evaluate.ensemble, stored.num_devices = "", config.num_devices
+    return stored
 
 
 def checkpoint_step(workdir: pathlib.Path, checkpoint: str | int) -> int | None:
@@ -274,10 +383,7 @@ def load_pretrained(
             f"{file} is not a weight file of another framework: open a run, or a file of"
             " --mode=export, with load_run"
         )
-    exp = experiment.resolve_weights(
-        config, config.init_from, class_names=class_names, needs_data=False
-    )
-    return Trained(exp, warm_start.load_variables(exp), list(exp.info.class_names), 0)
+    return from_weight_file(config, config.init_from, class_names=class_names).open()
 
 
 def _config_of(model: str) -> ConfigDict:

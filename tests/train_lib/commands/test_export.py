@@ -123,7 +123,7 @@ def test_torchvision_names_and_metadata(tmp_path):
     exp = experiment.resolve(config, known=experiment.KnownData(info, statistics))
     shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
     variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), dict(shapes))
-    net = Trained(exp, variables, list("0123456789"), 7)
+    net = Trained(exp, list("0123456789"), lambda: (7, variables))
     _, write = export_command.FORMS["torchvision"]
     assert "are in its metadata" in write(tmp_path / "net.safetensors", net)
     with safetensors.safe_open(tmp_path / "net.safetensors", "numpy") as file:
