@@ -18,7 +18,7 @@ _FREE = (
     *_MACHINE,
     *("evaluate.split", "evaluate.checkpoint", "evaluate.protocol", "evaluate.scales"),
     *("evaluate.multi_scale", "evaluate.crops", "evaluate.map_average", "evaluate.ensemble"),
-    *("predict.invert", "predict.contact_sheet"),
+    *("predict.invert", "predict.crop_to_ink", "predict.contact_sheet"),
 )
 _ABSENT = "not there"
 

@@ -332,6 +332,9 @@ CHECKPOINT = {
 
 PREDICT = {
     "invert": Field("auto", "invert dark ink on light paper", one_of("auto yes no")),
+    "crop_to_ink": Field(
+        True, "give a digit the size, place and thickness that digits have in its set"
+    ),
     "contact_sheet": Field(
         "", "PNG file to write: the first 100 images with their predicted classes"
     ),

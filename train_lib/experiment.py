@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from configs import schema
 from configs.rules import LARGEST_INT
 from errors import UserError
-from input_pipeline import batches, sources, stream
+from input_pipeline import batches, images, sources, stream
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.reading import Reading
 from input_pipeline.split import Info, Split
@@ -219,6 +219,12 @@ class Experiment:
     def picture(self, split, i: int) -> np.ndarray:
         """Example i as it is cut for evaluation, before preprocessing: uint8 [h, w, c]."""
         return self.reading.view.cut(split.read(i)[0])[0]
+
+    def read_picture(self, path: str) -> tuple[np.ndarray, bool]:
+        """A user's image file in the shape of the set's images, see `images.read`."""
+        section = self.config.predict
+        ink = images.INK.get(self.info.name) if section.crop_to_ink else None
+        return images.read(path, self.info.image_shape, section.invert, ink)
 
     def train_batches(self, first: int) -> stream.TrainBatches:
         """This process's batches, starting at step `first`, one dispatch at a time."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from errors import UserError
 from input_pipeline import decode, images, views
@@ -22,7 +22,7 @@ def seven(size=28):
 
 def test_a_picture_of_the_right_shape_is_read_exactly(tmp_path):
     Image.fromarray(seven()).save(tmp_path / "a.png")
-    found, inverted = images.read(str(tmp_path / "a.png"), SHAPE, "auto")
+    found, inverted = images.read(str(tmp_path / "a.png"), SHAPE, "auto", images.INK["digits"])
     np.testing.assert_array_equal(found[..., 0], seven())
     assert not inverted
 
@@ -57,6 +57,33 @@ def test_wide_pictures_are_fitted_in_whole(tmp_path):
     rows = np.flatnonzero(found[:, 14, 0] > 100)
     assert 8 <= len(rows) <= 11  # 20 of 60 pixels of height, scaled by 28 / 60
     assert found[0].max() < 10
+
+
+@pytest.mark.parametrize("name", images.INK)
+@pytest.mark.parametrize("size, pen, corner", [(390, 40, 5), (200, 8, 150), (80, 6, 20)])
+def test_a_digit_has_the_form_of_its_set_however_it_was_drawn(name, size, pen, corner, tmp_path):
+    picture = Image.new("L", (400, 400), 230)
+    points = [(0, 0), (0.7, 0), (0.3, 1)]
+    line = [
+        (corner + pen / 2 + x * (size - pen), corner + pen / 2 + y * (size - pen))
+        for x, y in points
+    ]
+    ImageDraw.Draw(picture).line(line, fill=20, width=pen, joint="curve")
+    picture.save(tmp_path / "seven.png")
+    pixels = images.read(str(tmp_path / "seven.png"), SHAPE, "auto", images.INK[name])[0][..., 0]
+    side, share = images.INK[name]
+    top, bottom = np.flatnonzero((pixels > 60).any(1))[[0, -1]]
+    left, right = np.flatnonzero((pixels > 60).any(0))[[0, -1]]
+    assert abs(bottom - top + 1 - side) <= 1
+    assert abs(top + bottom - 27) <= 1 and abs(left + right - 27) <= 2
+    assert pixels.max() > 240 and pixels[0, 0] == 0
+    assert share - 0.05 < pixels.sum() / 255 / side**2 < share + 0.1
+
+
+def test_a_picture_without_ink_stays_empty(tmp_path):
+    Image.new("L", (400, 400), 230).save(tmp_path / "empty.png")
+    pixels, _ = images.read(str(tmp_path / "empty.png"), SHAPE, "auto", images.INK["mnist"])
+    assert not pixels.any()
 
 
 def test_files_that_are_no_pictures_are_refused(tmp_path):

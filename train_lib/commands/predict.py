@@ -60,7 +60,7 @@ def _as_split(exp, paths: Sequence[str]):
     images, labels = np.zeros((len(paths), *shape), np.uint8), np.zeros(len(paths), np.int32)
     for i, path in enumerate(paths):
         try:
-            images[i], inverted[i] = image_files.read(path, shape, exp.config.predict.invert)
+            images[i], inverted[i] = exp.read_picture(path)
         except UserError as error:
             if exp.config.dataset.on_bad_image == "error":
                 raise

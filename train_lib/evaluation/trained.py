@@ -179,7 +179,7 @@ class Trained:
         exp, is_file = self.exp, isinstance(picture, str | pathlib.Path)
         shape, name = exp.info.image_shape, printable(str(picture)) if is_file else "a picture"
         if is_file and not (exp.reading.view.size and shape[2] == 3):
-            return image_files.read(str(picture), shape, exp.config.predict.invert)[0]
+            return exp.read_picture(str(picture))[0]
         if is_file:
             picture = image_files.content(str(picture))
         elif not isinstance(picture, bytes):
