@@ -13,11 +13,13 @@ import pathlib
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import TryAgain, UserError, one_line
@@ -32,11 +34,6 @@ DAMAGED = "damaged"
 # checkpoint can be renamed.
 REPLACED = pathlib.PurePath(DIRECTORY, "replaced")
 METRIC = "test/top1_error"
-
-
-def _to_host(state):
-    # Copied, because the next step reuses the device's memory while Orbax still writes.
-    return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
 
 
 @contextlib.contextmanager
@@ -133,37 +130,20 @@ class Checkpoints:
 
     def holds(self, step: int, scored: bool) -> bool:
         """Whether `step` is saved. scored: True to ask for a checkpoint with its test error."""
-        if step not in self.steps():
-            return False
-        try:
-            return not scored or METRIC in (self._read_description(step)["metrics"] or {})
-        except UserError:
-            raise
-        except Exception as error:
-            self._raise_if_undamaged(step, error)
-            return False  # the damaged checkpoint will be saved again
+        if step not in self.steps() or not scored:
+            return step in self.steps()
+        return any(error is not None for _, error in self._contents(self._read_error, [step]))
 
     def best_step(self) -> int | None:
         """The saved step with the lowest test error; None if none was evaluated."""
-        scored = {}
-        for step in self.steps():
-            try:
-                metrics = self._read_description(step)["metrics"] or {}
-            except UserError:
-                raise
-            except Exception as error:
-                self._raise_if_undamaged(step, error)
-                if self._was_deleted(step):
-                    return self.best_step()
-                self._report(step, error)
-                continue
-            if METRIC in metrics:
-                scored[step] = metrics[METRIC]
-        return min(scored, key=lambda step: (scored[step], step)) if scored else None
+        errors = dict(self._contents(self._read_error))
+        scored = [step for step in self.steps() if errors.get(step) is not None]
+        return min(scored, key=lambda step: (errors[step], step), default=None)
 
     def save(self, step: int, state, metrics: dict | None = None) -> None:
         """Copies the state and starts to save it. Raises UserError if an earlier save failed."""
-        state = _to_host(state)
+        # Copied, because the next step reuses the device's memory while Orbax still writes.
+        state = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
         description = {
             "layout": LAYOUT,
             "step": step,
@@ -171,7 +151,7 @@ class Checkpoints:
             "arrays": fingerprint(state),
         }
         description["digest"] = description_digest(description)
-        try:
+        with self._save_errors_explained():
             self._manager.wait_until_finished()
             self._forget_replaced()
             if step in self._manager.all_steps():
@@ -180,27 +160,18 @@ class Checkpoints:
                 (self.workdir / REPLACED).mkdir(exist_ok=True)
                 (self.directory / str(step)).rename(self.workdir / REPLACED / str(step))
                 self._manager.reload()
+            args = ocp.args.Composite(
+                state=ocp.args.PyTreeSave(state), description=ocp.args.JsonSave(description)
+            )
             with _without_warnings():
-                self._manager.save(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.PyTreeSave(state),
-                        description=ocp.args.JsonSave(description),
-                    ),
-                    metrics=metrics,
-                    force=True,
-                )
-        except Exception as error:
-            raise self._failed(error) from error
+                self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def wait(self) -> None:
         """Waits until the last save is complete. Raises UserError if it failed."""
-        try:
+        with self._save_errors_explained():
             self._manager.wait_until_finished()
             if not self._options.read_only:
                 self._forget_replaced()
-        except Exception as error:
-            raise self._failed(error) from error
 
     def check(self) -> None:
         """Raises UserError if the save in the background has failed. Does not wait."""
@@ -215,12 +186,16 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _failed(self, error: Exception) -> UserError:
-        why = system_reason(error) or one_line(error)
-        return UserError(
-            f"could not save a checkpoint in {self.directory} ({why}): free some space or check the"
-            " folder, then run the same command again"
-        )
+    @contextlib.contextmanager
+    def _save_errors_explained(self):
+        try:
+            yield
+        except Exception as error:
+            why = system_reason(error) or one_line(error)
+            raise UserError(
+                f"could not save a checkpoint in {self.directory} ({why}): free some space or check"
+                " the folder, then run the same command again"
+            ) from error
 
     def restore(self, like, step: int | None = None):
         """(step, state) of the newest good checkpoint, or of `step`; None if there is none.
@@ -251,18 +226,9 @@ class Checkpoints:
                     f"{self.directory / name} is being saved again: try again in a moment; if no"
                     " process trains this run, resume it first, which restores the old checkpoint"
                 )
-        steps = self.steps() if step is None else [step]
         damaged = []
-        for candidate in reversed(steps):
-            try:
-                content = read(candidate)
-            except UserError:
-                raise
-            except Exception as error:
-                self._raise_if_undamaged(candidate, error)
-                if step is None and self._was_deleted(candidate):
-                    return self._newest(None, read)
-                self._report(candidate, error)
+        for candidate, content in self._contents(read, None if step is None else [step]):
+            if content is None:
                 damaged.append(candidate)
                 continue
             if damaged and not self._options.read_only:
@@ -283,6 +249,25 @@ class Checkpoints:
             )
         return None
 
+    def _contents(self, read: Callable, steps: list[int] | None = None) -> Iterator[tuple]:
+        """Yields (step, read(step)), the newest first. Reports damaged ones, and yields None.
+
+        steps: by default all. Raises UserError if an undamaged checkpoint cannot be read.
+        """
+        for step in reversed(self.steps() if steps is None else steps):
+            try:
+                content = read(step)
+            except UserError:
+                raise
+            except Exception as error:
+                self._raise_if_undamaged(step, error)
+                if steps is None and self._was_deleted(step):
+                    yield from self._contents(read)
+                    return
+                self._report(step, error)
+                content = None
+            yield step, content
+
     def _was_deleted(self, step: int) -> bool:
         """Whether a process that trains the run has deleted the step. Reads the steps again."""
         if not self._options.read_only or (self.directory / str(step)).exists():
@@ -301,9 +286,8 @@ class Checkpoints:
             ) from error
 
     def _read_description(self, step: int) -> dict:
-        content = self._manager.restore(
-            step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
-        ).description
+        arguments = ocp.args.Composite(description=ocp.args.JsonRestore())
+        content = self._manager.restore(step, args=arguments).description
         is_intact = content.get("digest") == description_digest(content)
         if "digest" in content and not is_intact:
             raise ValueError("its description does not match its checksum")
@@ -319,6 +303,9 @@ class Checkpoints:
         if not isinstance(content["arrays"], dict) or not 0 <= error <= 1:
             raise ValueError("its description is damaged")
         return content
+
+    def _read_error(self, step: int) -> float | None:
+        return (self._read_description(step)["metrics"] or {}).get(METRIC)
 
     def _read(self, step: int, like):
         saved = self._read_description(step)["arrays"]
@@ -341,15 +328,13 @@ class Checkpoints:
     def _read_variables(self, step: int) -> dict:
         # The optimizer's state is not read, because it is as large as the variables. The shapes
         # come from the description, because the arrays' own files may be damaged.
-        target, expected = {}, {}
+        arrays = {}
         for path, entry in self._read_description(step)["arrays"].items():
-            names = re.findall(r"[^.\[\]']+", path)  # path: ".params['conv1']['kernel']"
+            names = tuple(re.findall(r"[^.\[\]']+", path))  # path: ".params['conv1']['kernel']"
             if names[0] in ("params", "model_state", "average"):
-                branch = target
-                for name in names[:-1]:
-                    branch = branch.setdefault(name, {})
-                branch[names[-1]] = np.zeros(*entry[:2])
-                expected["".join(f"['{name}']" for name in names)] = entry
+                arrays[names] = entry
+        target = unflatten_dict({names: np.zeros(*entry[:2]) for names, entry in arrays.items()})
+        expected = {"".join(f"['{n}']" for n in names): entry for names, entry in arrays.items()}
         state = self._restore(step, target, partial=True)
         check_fingerprint(fingerprint(state), expected)
         return {"params": state.get("average", state["params"]), **state.get("model_state", {})}
