@@ -222,13 +222,12 @@ def _class_files(root: str, name: str) -> list[str]:
 
 
 def _test_files(names: list[str], fraction: float) -> set[str]:
-    """The files of one class that belong to the test split: a share `fraction`, by a hash.
+    """The files of one class that belong to the test split: a share `fraction`, rounded.
 
-    So a new file does not move any other. In a class with at least two files each split gets at
-    least one; a single file belongs to the training split.
+    They are the files with the lowest hashes of their paths. So one more file moves at most one
+    other to the other split. In a class with at least two files each split gets at least one; a
+    single file belongs to the training split.
     """
+    count = min(max(1, math.floor(fraction * len(names) + 0.5)), len(names) - 1)
     digests = {name: hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names}
-    places = {name: int.from_bytes(digest) / 2**64 for name, digest in digests.items()}
-    lowest = min(places.values()) if len(names) > 1 else -math.inf
-    highest = max(places.values())
-    return {n for n, p in places.items() if (p < fraction or p == lowest) and p != highest}
+    return set(sorted(names, key=digests.get)[:count])
