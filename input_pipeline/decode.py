@@ -16,9 +16,13 @@ from PIL.Image import Transpose
 
 from errors import one_line
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-# For single files that a user names. Not every format of Pillow: for EPS it starts Ghostscript.
-MORE_FORMATS = (*FORMATS, "TIFF", "PPM", "JPEG2000", "AVIF")
+# Not every format of Pillow: for EPS it starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Extensions of their files, in lower or upper case.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+)
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size while that is at least this many times the needed
 # size; the rest is resampled. Pillow's `thumbnail` uses the same number. On photographs the result
@@ -70,20 +74,21 @@ class Picture:
     height, width: its full size in pixels, with the EXIF orientation applied.
     """
 
-    def __init__(self, source: bytes | str | os.PathLike, formats: tuple[str, ...] = FORMATS):
-        """source: an encoded image, or the path of one. formats: Pillow's names.
+    def __init__(self, source: bytes | str | os.PathLike):
+        """source: an encoded image, or the path of one.
 
         Raises BadImage for an empty file, another format, a damaged header, and a picture of more
         than Image.MAX_IMAGE_PIXELS (a decompression bomb); OSError if a path cannot be read.
         """
         is_path = isinstance(source, str | os.PathLike)
         self._data = pathlib.Path(source).read_bytes() if is_path else source
-        self._formats = formats
         if not self._data:
             raise BadImage("the file is empty")
         with _bad_images():
             self._image = self._open(io.BytesIO(self._data))
             self._turn = _turn(self._image, self._data)
+            if self._image.format == "TIFF":
+                self._image.load()  # Pillow turns it now, which may change its size
         self.width, self.height = self._image.size
         self._is_transposed = self._turn >= 5
         if self._is_transposed:
@@ -121,7 +126,7 @@ class Picture:
             return pixels(self._upright(resize(image, box, size, resample)))
 
     def _open(self, stream: io.BytesIO) -> Image.Image:
-        image = Image.open(stream, formats=self._formats)
+        image = Image.open(stream, formats=FORMATS)
         if image.format == "PNG" and "transparency" in image.info:
             _scale_transparency(image, bits=self._data[24])
         limit = Image.MAX_IMAGE_PIXELS
@@ -290,7 +295,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 def decode(source: bytes | str | os.PathLike, side: int = 0) -> np.ndarray:
     """An encoded image, or the file of one, as uint8 RGB [height, width, 3], upright, read-only.
 
-    JPEG, PNG, WebP, BMP, or the first frame of a GIF. side: see `Picture.image`.
+    The first frame of an animation. side: see `Picture.image`.
     Raises BadImage with a short reason if it cannot be decoded, OSError for a missing file.
     """
     return pixels(Picture(source).image(side))

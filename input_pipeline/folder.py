@@ -12,10 +12,10 @@ import os
 import numpy as np
 
 from errors import UserError, printable
+from input_pipeline import decode
 from input_pipeline.split import Info, Split
 
 NAME = "folder"  # config.dataset.name of a folder of images
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # in lower or upper case
 TEST_FOLDERS = ("test", "val", "validation")  # possible folders of the split "test"
 
 _LAYOUT = (
@@ -211,12 +211,12 @@ def _class_files(root: str, name: str) -> list[str]:
         if (status.st_dev, status.st_ino) in visited:  # links may form a circle
             continue
         visited.add((status.st_dev, status.st_ino))
-        images += [f"{prefix}/{file}" for file in files if file.lower().endswith(EXTENSIONS)]
+        images += [f"{prefix}/{file}" for file in files if file.lower().endswith(decode.EXTENSIONS)]
         todo += [(os.path.join(path, child), f"{prefix}/{child}") for child in reversed(folders)]
     if not images:
         raise UserError(
-            f"no images in {os.path.join(root, name)} ({', '.join(EXTENSIONS)}): remove the folder"
-            " or add images"
+            f"no images in {os.path.join(root, name)}: remove the folder or add images"
+            f" ({', '.join(decode.EXTENSIONS)})"
         )
     return sorted(images)
 

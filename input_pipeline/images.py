@@ -1,6 +1,5 @@
 """The user's own image files, for prediction."""
 
-import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -9,14 +8,8 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from errors import UserError, printable, reported
-from input_pipeline import decode, folder
+from input_pipeline import decode
 from input_pipeline.split import Info, Split
-
-# Extensions of image files in folders, in lower or upper case: those of `decode.MORE_FORMATS`.
-EXTENSIONS = (
-    *folder.EXTENSIONS,
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
-)
 
 # The characters in the middle of the images of these sets: the longer side of a character in
 # pixels, and its mean brightness within a square of that side, as a share of white.
@@ -41,7 +34,7 @@ def read(
     """
     height, width, channels = shape
     with _user_errors(path):
-        picture = decode.Picture(path, formats=decode.MORE_FORMATS).image()
+        picture = decode.Picture(path).image()
     picture = picture.convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(picture)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -92,12 +85,12 @@ def find(names: Sequence[str]) -> list[str]:
             inside = sorted(
                 p
                 for p in path.rglob("*")
-                if p.suffix.lower() in EXTENSIONS
+                if p.suffix.lower() in decode.EXTENSIONS
                 and p.is_file()
                 and not any(part.startswith(".") for part in p.relative_to(path).parts)
             )
             if not inside:
-                raise UserError(f"no image files ({', '.join(EXTENSIONS)}) in {path}")
+                raise UserError(f"no image files ({', '.join(decode.EXTENSIONS)}) in {path}")
             paths += map(str, inside)
         elif path.is_file():
             paths.append(str(path))
@@ -122,29 +115,15 @@ class PictureSplit(Split):
     def id(self, i: int) -> str:
         return self.paths[i]
 
-    def read(self, i: int) -> tuple[bytes | np.ndarray, int, str]:
+    def read(self, i: int) -> tuple[bytes, int, str]:
         """See `Split.read`. Raises OSError if the file cannot be read."""
-        data = pathlib.Path(self.paths[i]).read_bytes()
-        return _decoded_if_rare(data), 0, printable(self.paths[i])
+        return pathlib.Path(self.paths[i]).read_bytes(), 0, printable(self.paths[i])
 
 
-def content(path: str) -> bytes | np.ndarray:
-    """The content of an image file, for `decode.opened`. Raises UserError if it cannot be read."""
+def content(path: str) -> bytes:
+    """The content of an image file. Raises UserError if it cannot be read."""
     with _user_errors(path):
-        return _decoded_if_rare(pathlib.Path(path).read_bytes())
-
-
-def _decoded_if_rare(data: bytes) -> bytes | np.ndarray:
-    """The data; but uint8 RGB [height, width, 3] if the format is not one that data sets have.
-
-    Data that is no image is returned too: cutting a view refuses it, with the reason.
-    """
-    try:
-        decode.Picture(data)  # reads the header only
-    except decode.BadImage:
-        with contextlib.suppress(decode.BadImage):
-            return decode.pixels(decode.Picture(data, formats=decode.MORE_FORMATS).image())
-    return data
+        return pathlib.Path(path).read_bytes()
 
 
 def _user_errors(path: str):

@@ -40,7 +40,7 @@ def difference(found, wanted):
 # -------------------------------------------------------------------------- formats and modes
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize("format", decode.FORMATS)
 def test_every_format_gives_rgb_in_this_order(format, tmp_path):
     data = encoded(scene(), format, **({"quality": 95} if format in LOSSY else {}))
     found = decode.decode(data)
@@ -53,7 +53,7 @@ def test_every_format_gives_rgb_in_this_order(format, tmp_path):
     np.testing.assert_array_equal(decode.decode(str(tmp_path / "a")), found)
 
 
-@pytest.mark.parametrize("format", ["TIFF", "PPM", "ICO", "TGA"])
+@pytest.mark.parametrize("format", ["EPS", "ICO", "TGA"])
 def test_other_formats_are_refused(format):
     with pytest.raises(decode.BadImage, match="known format"):
         decode.decode(encoded(scene(64, 64), format))
@@ -151,7 +151,7 @@ def test_a_dark_picture_of_16_bits_stays_dark():
     grey = np.full((4, 5), 200, np.uint16)
     assert (decode.decode(png(grey)) == 1).all()
     data = encoded(Image.fromarray(grey.astype(np.int32)), "PPM")  # Pillow writes 16 bits
-    assert (decode.Picture(data, decode.MORE_FORMATS).image().getextrema()) == (1, 1)
+    assert (decode.Picture(data).image().getextrema()) == (1, 1)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
@@ -180,7 +180,7 @@ def test_a_transparent_colour_of_16_bits_is_white():
 def test_pixels_without_a_known_white_are_refused(pixels):
     data = encoded(Image.fromarray(pixels), "TIFF")
     with pytest.raises(decode.BadImage, match="white is unknown: save it with 8 bits"):
-        decode.Picture(data, decode.MORE_FORMATS).image()
+        decode.Picture(data).image()
 
 
 def test_cmyk_inks_darken_also_in_adobes_inverted_jpeg():
@@ -264,8 +264,10 @@ def test_a_tiff_is_turned_once(orientation, places, compression):
         tags.tagtype[700] = 1  # bytes
     picture = np.ascontiguousarray(stored(scene(), orientation))
     data = encoded(picture, "TIFF", tiffinfo=tags, compression=compression)
-    upright = decode.Picture(data, decode.MORE_FORMATS).image()
-    np.testing.assert_array_equal(np.asarray(upright), scene())
+    np.testing.assert_array_equal(decode.decode(data), scene())
+    box = (10, 20, 30, 40)
+    part = decode.Picture(data).cut(box, (30, 40), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(part, scene()[10:40, 20:60])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -420,7 +422,7 @@ def test_what_is_no_image_is_refused_in_one_line(content):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize("format", decode.FORMATS)
 def test_truncated_files_are_refused(format, share):
     data = encoded(textured(90, 120), format)
     with pytest.raises(decode.BadImage):
@@ -445,7 +447,7 @@ def test_a_missing_file_is_no_bad_image(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("times", [1.5, 4.0])  # Pillow warns up to twice its limit, then raises
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize("format", decode.FORMATS)
 def test_a_decompression_bomb_is_refused_from_its_header(format, times, monkeypatch):
     data = encoded(scene(), format)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(60 * 80 / times))

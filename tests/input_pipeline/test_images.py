@@ -107,7 +107,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
         images.read(str(tmp_path / "big.png"), SHAPE, "auto")
 
 
-@pytest.mark.parametrize("suffix", images.EXTENSIONS)
+@pytest.mark.parametrize("suffix", decode.EXTENSIONS)
 def test_every_kind_of_picture_is_found_in_folders_and_read(tmp_path, suffix):
     """By nets that take arrays, and by those that cut their own views."""
     picture = Image.fromarray(np.stack([seven(56)] * 3, -1))

@@ -115,7 +115,7 @@ def write_contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]
 
     def thumbnail(i: int) -> np.ndarray | None:
         try:
-            picture = decode.Picture(paths[i], formats=decode.MORE_FORMATS)
+            picture = decode.Picture(paths[i])
             return decode.pixels(picture.image(side=160))
         except decode.BadImage:  # it was skipped
             return None
