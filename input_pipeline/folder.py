@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import pathlib
 
 import numpy as np
 
@@ -130,6 +131,18 @@ class ImageFolder:
             raise UserError(f"split {split!r} of {root} is empty: {advice}")
         ends = np.cumsum(np.fromiter(map(len, paths), np.int64, len(paths)))
         return FolderSplit(info, np.array(labels, np.int32), root, b"".join(paths), ends)
+
+    def check_outside(self, workdir: str | os.PathLike) -> None:
+        """Raises UserError if pictures in a workdir would be found as images of a class."""
+        roots = [self._train_root()]
+        if not self.test_fraction:
+            roots += [os.path.join(self._root(), name) for name in TEST_FOLDERS]
+        for root in map(os.path.realpath, roots):
+            if pathlib.Path(os.path.realpath(workdir)).is_relative_to(root):
+                raise UserError(
+                    f"{workdir} is among the images of {root}, which would include the run's"
+                    " plots: choose another --workdir"
+                )
 
     def _root(self) -> str:
         root = os.path.expanduser(self.data_dir)

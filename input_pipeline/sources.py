@@ -48,6 +48,12 @@ def check(dataset) -> None:
     directory(dataset)
 
 
+def check_outside(dataset, workdir: pathlib.Path) -> None:
+    """Raises UserError if pictures in a workdir would be images of the data set."""
+    if dataset.name == FOLDER:
+        _folder(dataset).check_outside(workdir)
+
+
 def dataset_info(dataset) -> Info:
     """The data set's image shape and class names, without reading an example.
 

@@ -332,7 +332,10 @@ def resolve(
         check_readable(workdir, config, (*sections, *seen))
     elif workdir and processes.is_first() and not allow_config_change:
         check_same_config(workdir, config)
-    info = info or sources.dataset_info(config.dataset)
+    if info is None:
+        info = sources.dataset_info(config.dataset)
+        if workdir:
+            sources.check_outside(config.dataset, workdir)
     reading = Reading.from_sections(
         config.dataset, config.view, workers.prefetch_in_processes(config.dataset.workers)
     )

@@ -242,13 +242,36 @@ def test_what_is_not_there(tmp_path):
 
 def test_a_class_folder_without_images(tmp_path):
     fill(tmp_path, {**TREE, "train/cow": ["notes.txt"]})
-    refused(dataset(tmp_path), "train", "no images in .*cow .*: remove the folder or add")
+    refused(dataset(tmp_path), "train", "no images in .*cow: remove the folder or add images")
 
 
 def test_classes_that_training_has_not(tmp_path):
     fill(tmp_path, {**TREE, **{f"val/{c}": ["1.jpg"] for c in "uvwxy"}})
     match = r"val has classes that .*train does not have \(u, v, w and 2 more\)"
     refused(dataset(tmp_path), "test", match)
+
+
+@pytest.mark.parametrize(
+    "fraction, place, is_inside",
+    [
+        (0.0, "train/cat/run", True),
+        (0.0, "train", True),
+        (0.0, "val/run", True),
+        (0.0, "runs/a", False),
+        (0.0, "", False),
+        (0.5, "runs/a", True),
+        (0.5, "", True),
+        (0.5, "../elsewhere", False),
+    ],
+)
+def test_a_run_among_the_images_is_refused(fraction, place, is_inside, tmp_path):
+    data = tmp_path / "data"
+    where = dataset(fill(data, {"a": ["1.jpg"], "b": ["1.jpg"]} if fraction else TREE), fraction)
+    if is_inside:
+        with pytest.raises(UserError, match=r"among the images of .*: choose another --workdir"):
+            where.check_outside(data / place)
+    else:
+        where.check_outside(data / place)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0, math.nan])
