@@ -1,10 +1,13 @@
 """The interface that every data source implements: a split, a sequence of labelled images."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+from errors import UserError
 from input_pipeline.copy_info import CopyInfo
 
 
@@ -26,6 +29,28 @@ class Info:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+
+def check_classes(trained: str, names: Sequence[str], info: Info) -> None:
+    """Raises UserError unless a network was trained on the classes of a data set, in their order.
+
+    trained: the name of the network's run or file. names: the classes that it was trained on.
+    """
+    pairs = itertools.zip_longest(names, info.class_names)
+    first = next((i for i, (name, other) in enumerate(pairs) if name != other), None)
+    if first is None:
+        return
+
+    def shown(names: Sequence[str]) -> str:
+        """Up to six of the names, with the first one that differs."""
+        start = first if first >= 6 else 0
+        before, after = "..., " if start else "", ", ..." if len(names) > start + 6 else ""
+        return f"{len(names)}: {before}{', '.join(names[start : start + 6])}{after}"
+
+    raise UserError(
+        f"{trained} was trained on other classes ({shown(names)}) than those of {info.name}"
+        f" ({shown(info.class_names)}): give the data set that it was trained on"
+    )
 
 
 class Split(Protocol):

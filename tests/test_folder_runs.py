@@ -1,6 +1,7 @@
 """A folder of images from end to end: training, resume, evaluation, prediction, mistakes."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -111,9 +112,41 @@ def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one(
     jax.tree.map(np.testing.assert_array_equal, found, whole[1])
 
 
-def test_an_unreadable_image_ends_the_run_or_is_skipped(pictures, tmp_path, capsys):
-    import shutil
+def refused_untouched(config, workdir, match, **options):
+    """Training refuses the config, and every file of the workdir stays as it is."""
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=match):
+        train_and_evaluate(config, workdir, **options)
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
+
+@pytest.mark.parametrize("epochs", [4.0, 6.0])
+def test_other_classes_are_refused_by_a_run_that_is_resumed(epochs, pictures, whole, tmp_path):
+    root, workdir = tmp_path / "pictures", tmp_path / "run"
+    shutil.copytree(pictures, root)
+    shutil.copytree(whole[0], workdir)
+    config, flag = config_of(root, epochs=epochs), {"allow_config_change": epochs > 4}
+    for part in ("train", "val"):
+        (root / part / "red").rename(root / part / "amber")
+    lists = r"other classes \(3: blue, green, red\) than those of folder \(3: amber, blue, green\)"
+    refused_untouched(config, workdir, lists, **flag)
+    for part in ("train", "val"):
+        shutil.copytree(root / part / "amber", root / part / "red")
+    refused_untouched(config, workdir, r"\(4: amber, blue, green, red\)", **flag)
+
+
+def test_another_number_of_images_is_refused_without_the_flag(pictures, whole, tmp_path):
+    root, workdir = tmp_path / "pictures", tmp_path / "run"
+    shutil.copytree(pictures, root)
+    shutil.copytree(whole[0], workdir)
+    shutil.copy(root / "train" / "red" / "0.png", root / "train" / "red" / "more.png")
+    match = "was trained on 36 images and the data set has 37 now: .* --allow_config_change"
+    refused_untouched(config_of(root), workdir, match)
+    state = train_and_evaluate(config_of(root, epochs=4.2), workdir, allow_config_change=True)
+    assert int(state.step) > 24
+
+
+def test_an_unreadable_image_ends_the_run_or_is_skipped(pictures, tmp_path, capsys):
     root = tmp_path / "pictures"
     shutil.copytree(pictures, root)
     bad = root / "train" / "green" / "3.jpg"
@@ -129,6 +162,7 @@ def test_an_unreadable_image_ends_the_run_or_is_skipped(pictures, tmp_path, caps
     assert "red/1.jpg" in said.err
     assert "an unreadable image was replaced by another one 1 times" in said.out
     assert json.loads(evaluate.evaluate_run(config, tmp_path / "b"))["examples"] == 8
+    train_and_evaluate(config, tmp_path / "a")  # as the message said
 
 
 def test_a_copy_is_recorded_and_refused_if_it_is_too_small(pictures, tmp_path):

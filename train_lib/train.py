@@ -26,7 +26,13 @@ from train_lib.experiment import Experiment, resolve
 from train_lib.recorder import NotFinite, Recorder
 from train_lib.recorder import read as read_records
 from train_lib.steps import make_train_step, several, sharing_stop
-from train_lib.workdir import check_same_config, has_checkpoints, make_writable, write_description
+from train_lib.workdir import (
+    check_same_config,
+    check_same_data,
+    has_checkpoints,
+    make_writable,
+    write_description,
+)
 
 
 class Stopped(Exception):
@@ -177,6 +183,7 @@ def locked(exp: Experiment, allow_config_change: bool):
     with lock.held(exp.workdir):
         if not allow_config_change:  # another run may have started here since `resolve`
             check_same_config(exp.workdir, exp.config)
+        check_same_data(exp.workdir, exp.info, 0 if allow_config_change else exp.train_examples)
         yield
 
 

@@ -12,7 +12,7 @@ from configs import compare
 from errors import UserError, one_line, printable, reported
 from input_pipeline import cache
 from input_pipeline import statistics as statistics_lib
-from input_pipeline.split import Info
+from input_pipeline.split import Info, check_classes
 from models import registry
 
 CONFIG = "config.json"
@@ -55,6 +55,23 @@ def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
             workdir,
             different_fields(workdir, config),
             "choose another --workdir, or resume with the new config: --allow_config_change",
+        )
+
+
+def check_same_data(workdir: pathlib.Path, info: Info, train_examples: int = 0) -> None:
+    """Raises UserError if the folder's run was trained on other data: classes, number of images.
+
+    train_examples: the size of the training split; 0: it may differ.
+    """
+    if not (workdir / DATASET).exists():
+        return
+    stored = read_info(workdir)
+    check_classes(str(workdir), stored.class_names, info)
+    if train_examples and stored.train_examples not in (0, train_examples):
+        raise UserError(
+            f"{workdir} was trained on {stored.train_examples:,} images and the data set has"
+            f" {train_examples:,} now: choose another --workdir, or resume with the new images:"
+            " --allow_config_change"
         )
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from errors import UserError, printable
 from input_pipeline import decode, sources
 from input_pipeline import images as image_files
+from input_pipeline.split import check_classes
 from models import inspection, parameter_tables
 from train_lib import pictures, recorder
 from train_lib.distributed import processes
@@ -158,7 +159,7 @@ def _test_images(net: Trained, layer: str, most: int, notes: list[str]) -> Subje
     except UserError as error:
         notes.append(f"figures that need images are left out: give images with --images ({error})")
         return None
-    ensemble.check_classes(net, split.info)
+    check_classes(net.name, net.class_names, split.info)
     views, labels, captions = [], [], []
     for i in np.unique(np.linspace(0, len(split) - 1, most).astype(int)):
         try:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError
-from input_pipeline.split import Info, part_of
+from input_pipeline.split import part_of
 from train_lib import progress, warm_start
 from train_lib import workdir as workdir_lib
 from train_lib.distributed import processes
@@ -69,17 +69,6 @@ def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] =
             f"{ENSEMBLE}={','.join(names)}: this mode works with one network: leave the field out"
         )
     return find(config, workdir, given, needs_data=False)[0]
-
-
-def check_classes(member: Trained, info: Info) -> None:
-    """Raises UserError unless the member was trained on the classes of the data set."""
-    names = list(member.class_names)
-    if names != list(info.class_names):
-        raise UserError(
-            f"{member.name} was trained on other classes ({len(names)}:"
-            f" {', '.join(names[:3])}, ...) than those of {info.name} ({info.num_classes}:"
-            f" {', '.join(info.class_names[:3])}, ...): give the data set that it was trained on"
-        )
 
 
 def _names(config: ConfigDict) -> list[str]:
