@@ -50,10 +50,8 @@ def after_padding(section, side: int) -> list[Numbered]:
 def apply(augmentations: list[Numbered], keys: jax.Array, images: jax.Array) -> jax.Array:
     """Augments each image [batch, h, w, c] with its key [batch]."""
     for number, function in augmentations:
-        folded = keys
-        if number is not None:
-            folded = jax.vmap(functools.partial(jax.random.fold_in, data=number))(keys)
-        images = jax.vmap(function)(folded, images)
+        fold = functools.partial(jax.random.fold_in, data=number)
+        images = jax.vmap(function)(keys if number is None else jax.vmap(fold)(keys), images)
     return images
 
 

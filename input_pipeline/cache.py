@@ -37,18 +37,30 @@ def file_name(directory: pathlib.Path, words: tuple[str, ...], key: tuple) -> st
 
 def _sources(directory: pathlib.Path) -> Iterator[tuple[str, int, int]]:
     """(path, bytes, modification time in ns) of each file at any depth; links are followed."""
-    visited = set()
-    for parent, folders, names in os.walk(directory, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:  # links may form a circle
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
+    for parent, _, names in walk(directory):
         for name in names:
             path = os.path.join(parent, name)
             if not name.startswith(STATISTICS) and os.path.exists(path):  # not a broken link
                 status = os.stat(path)
                 yield os.path.relpath(path, directory), status.st_size, status.st_mtime_ns
+
+
+def walk(
+    directory: str | os.PathLike, on_error: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, in sorted order. Links to folders are followed, but each folder comes once.
+
+    on_error: is called if a folder cannot be read.
+    """
+    visited = set()
+    for parent, folders, files in os.walk(directory, onerror=on_error, followlinks=True):
+        folders.sort()
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:  # links may form a circle
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        yield parent, folders, sorted(files)
 
 
 def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -99,16 +111,14 @@ def stored(paths: list[pathlib.Path], parse: Callable[[dict], Any], make: Callab
             return parse(read_npz(path))
         except (OSError, ValueError, KeyError) as error:
             print(f"{path} is damaged ({one_line(error)}): made again", file=sys.stderr)
-    arrays, failure = make(), None
+    arrays = make()
     for path in paths:
         try:
             write_npz(path, **arrays)
             break
         except OSError as error:
-            failure = error
-    else:
-        if failure:
-            print(f"cannot write {paths[-1]} ({failure}): continuing without", file=sys.stderr)
+            if path == paths[-1]:
+                print(f"cannot write {path} ({error}): continuing without", file=sys.stderr)
     return parse(arrays)
 
 

@@ -9,11 +9,13 @@ TFDS sees no set.
 import concurrent.futures
 import dataclasses
 import io
+import itertools
 import json
 import multiprocessing
 import pathlib
 import re
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -68,6 +70,8 @@ def make(
     Raises UserError if an image cannot be read, the folder cannot be written or another copy was
     started there.
     """
+    import tensorflow_datasets as tfds
+
     for name in splits:
         if not re.fullmatch(r"\w[\w.-]*", name):  # it becomes part of file names
             raise UserError(
@@ -77,13 +81,26 @@ def make(
     folder = out / copy.name / SET_VERSION
     _start(folder, copy)
     templates = {name: _template(folder, copy.name, name) for name in splits}
-    shards = [shard for name in splits for shard in _shards(templates[name], len(splits[name]))]
-    lengths = _write_shards(splits, copy, shards, processes)
-    _write_metadata(folder, copy, splits, templates, lengths)
-    counts = {
-        name: sum(lengths[shard] for shard in shards if shard.split == name) for name in splits
-    }
-    return folder, counts
+    shards = {name: _shards(templates[name], len(split)) for name, split in splits.items()}
+    lengths = _write_shards(splits, copy, itertools.chain(*shards.values()), processes)
+    infos = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[lengths[shard] for shard in shards[name]],
+            num_bytes=sum(shard.path.stat().st_size for shard in shards[name]),
+            filename_template=templates[name],
+        )
+        for name in splits
+    ]
+    class_names = next(iter(splits.values())).info.class_names
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(folder),
+        features=_features(class_names, copy.quality),
+        split_infos=infos,
+        description=f"{copy.description}, written by Canon.",
+        check_data=False,
+    )
+    return folder, {info.name: info.num_examples for info in infos}
 
 
 def _start(folder: pathlib.Path, copy: CopyInfo) -> None:
@@ -106,29 +123,20 @@ def _template(folder: pathlib.Path, set_name: str, split: str):
     import tensorflow_datasets as tfds
 
     return tfds.core.ShardedFileTemplate(
-        data_dir=folder,
-        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        dataset_name=set_name,
-        split=split,
-        filetype_suffix="array_record",
+        data_dir=folder, dataset_name=set_name, split=split, filetype_suffix="array_record"
     )
 
 
 def _shards(template, examples: int) -> list[_Shard]:
-    count = -(-examples // SHARD)
+    paths = template.sharded_filepaths(-(-examples // SHARD))
     return [
-        _Shard(
-            template.split,
-            pathlib.Path(template.sharded_filepath(shard_index=i, num_shards=count)),
-            i * SHARD,
-            min((i + 1) * SHARD, examples),
-        )
-        for i in range(count)
+        _Shard(template.split, pathlib.Path(path), i * SHARD, min((i + 1) * SHARD, examples))
+        for i, path in enumerate(paths)
     ]
 
 
 def _write_shards(
-    splits: dict[str, Split], copy: CopyInfo, shards: list[_Shard], processes: int
+    splits: dict[str, Split], copy: CopyInfo, shards: Iterable[_Shard], processes: int
 ) -> dict[_Shard, int]:
     """Writes the shards that do not exist yet. Returns the number of examples in each shard."""
     from array_record.python import array_record_module
@@ -223,36 +231,10 @@ def _features(class_names: tuple[str, ...], quality: int):
     return tfds.features.FeaturesDict({"image": image, "label": label})
 
 
-def _content(picture: Image.Image, quality: int) -> io.BytesIO | np.ndarray:
+def _content(picture: Image.Image, quality: int) -> bytes | np.ndarray:
     """A picture as `_features` takes it."""
     if not quality:
         return decode.pixels(picture)
     file = io.BytesIO()
     picture.convert("RGB").save(file, "JPEG", quality=quality)
-    file.seek(0)
-    return file
-
-
-def _write_metadata(folder, copy: CopyInfo, splits, templates, lengths: dict[_Shard, int]) -> None:
-    """Writes the metadata that make the files a TFDS set."""
-    import tensorflow_datasets as tfds
-
-    infos = []
-    for name, template in templates.items():
-        shards = sorted((s for s in lengths if s.split == name), key=lambda shard: shard.path)
-        infos.append(
-            tfds.core.SplitInfo(
-                name=name,
-                shard_lengths=[lengths[shard] for shard in shards],
-                num_bytes=sum(shard.path.stat().st_size for shard in shards),
-                filename_template=template,
-            )
-        )
-    class_names = next(iter(splits.values())).info.class_names
-    tfds.folder_dataset.write_metadata(
-        data_dir=str(folder),
-        features=_features(class_names, copy.quality),
-        split_infos=infos,
-        description=f"{copy.description}, written by Canon.",
-        check_data=False,
-    )
+    return file.getvalue()

@@ -18,12 +18,6 @@ IMAGE_SHAPE = (28, 28, 1)
 CLASS_NAMES = tuple("0123456789")
 
 
-def _file() -> pathlib.Path:
-    """scikit-learn's file of digits. Importing scikit-learn would take about a second."""
-    folder = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent
-    return folder / "datasets" / "data" / "digits.csv.gz"
-
-
 def load(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [n, 28, 28, 1] and labels int32 [n] of "train" or "test".
 
@@ -33,7 +27,10 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"digits has no split {split!r}: choose train or test")
     from PIL import Image
 
-    rows = np.loadtxt(_file(), delimiter=",", dtype=np.float64)  # 64 grey levels and the label
+    # scikit-learn's file. Importing scikit-learn would take about a second.
+    package = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent
+    rows = np.loadtxt(package / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    # A row has 64 grey levels and the label.
     small, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int32)
     in_test = np.zeros(len(labels), bool)
     for digit in range(10):

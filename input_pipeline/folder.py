@@ -9,11 +9,12 @@ import hashlib
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
 from errors import UserError, printable
-from input_pipeline import decode
+from input_pipeline import cache, decode
 from input_pipeline.split import Info, Split
 
 NAME = "folder"  # config.dataset.name of a folder of images
@@ -182,33 +183,23 @@ class ImageFolder:
         return next((path for path in folders if _class_folders(path)), folders[0])
 
 
-def _entries(path: str) -> tuple[list[str], list[str]]:
-    """The sorted names of the folders (or links to folders) and of the other entries of a folder.
+def _walk(path: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `cache.walk`, without hidden entries. Raises UserError if a folder cannot be read."""
 
-    Hidden entries are left out. Raises UserError if the folder cannot be read.
-    """
-    folders, files = [], []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    (folders if _is_folder(entry) else files).append(entry.name)
-    except OSError as error:
+    def refuse(error: OSError) -> None:
         raise UserError(
-            f"cannot read the folder {path} ({error.strerror}): change its permissions or move it"
+            f"cannot read the folder {error.filename} ({error.strerror}): change its permissions"
+            " or move it"
         ) from error
-    return sorted(folders), sorted(files)
+
+    for parent, folders, files in cache.walk(path, refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield parent, folders, [name for name in files if not name.startswith(".")]
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _class_folders(root: str) -> tuple[str, ...]:
-    return tuple(_entries(root)[0])
+def _class_folders(root: str) -> list[str]:
+    """The names of the folders in a folder, sorted."""
+    return next(_walk(root))[1]
 
 
 def _class_files(root: str, name: str) -> list[str]:
@@ -216,16 +207,10 @@ def _class_files(root: str, name: str) -> list[str]:
 
     Links to folders are followed. Raises UserError if there is no image.
     """
-    images, visited, todo = [], set(), [(os.path.join(root, name), name)]
-    while todo:
-        path, prefix = todo.pop()
-        folders, files = _entries(path)
-        status = os.stat(path)
-        if (status.st_dev, status.st_ino) in visited:  # links may form a circle
-            continue
-        visited.add((status.st_dev, status.st_ino))
+    images = []
+    for parent, _, files in _walk(os.path.join(root, name)):
+        prefix = os.path.relpath(parent, root)
         images += [f"{prefix}/{file}" for file in files if file.lower().endswith(decode.EXTENSIONS)]
-        todo += [(os.path.join(path, child), f"{prefix}/{child}") for child in reversed(folders)]
     if not images:
         raise UserError(
             f"no images in {os.path.join(root, name)}: remove the folder or add images"

@@ -98,7 +98,12 @@ class Parts:
             try:
                 pixels, offset = self.cutter.cut(image, rng)
             except BadImage as error:
-                self._refuse_or_skip(f"{name} ({one_line(error)})", error)
+                if self.reading.on_bad_image == "error":
+                    raise UserError(
+                        f"cannot read {name} ({one_line(error)}): replace or delete it, or leave"
+                        " out unreadable images with --config.dataset.on_bad_image=skip"
+                    ) from error
+                _print_once(f"skipped {name} ({one_line(error)})")
                 if rng is not None:
                     continue
                 height, width, channels = info.image_shape
@@ -127,14 +132,6 @@ class Parts:
                 " names: prepare the data set again"
             )
         return image, label, name
-
-    def _refuse_or_skip(self, image: str, error: BadImage) -> None:
-        if self.reading.on_bad_image == "error":
-            raise UserError(
-                f"cannot read {image}: replace or delete it, or leave out unreadable images with"
-                " --config.dataset.on_bad_image=skip"
-            ) from error
-        _print_once(f"skipped {image}")
 
 
 @functools.lru_cache(maxsize=10_000)

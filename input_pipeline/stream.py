@@ -18,7 +18,7 @@ from errors import TryAgain
 from input_pipeline import batches
 from input_pipeline.crops import Crops, Whole, bucket
 from input_pipeline.reading import Parts, Reading
-from input_pipeline.split import ArraySplit, Split
+from input_pipeline.split import Split
 
 _LARGEST_PART = 8  # most examples that a thread reads in one call
 
@@ -106,7 +106,9 @@ class TrainBatches(Iterator[dict]):
         self.skipped = 0
         self._steps, self._dispatch = steps, dispatch
         if reading.in_memory(split):
-            self._batches = self._gathered(split, order)
+            self._batches = (
+                batches.train_batches(split, order, *dispatch) for dispatch in self._dispatches()
+            )
         else:
             self._batches = self._decoded(split, reading, order)
 
@@ -123,10 +125,6 @@ class TrainBatches(Iterator[dict]):
             count = self._dispatch(step)
             yield step, count
             step += count
-
-    def _gathered(self, split: ArraySplit, order: batches.Order) -> Iterator[dict]:
-        for step, count in self._dispatches():
-            yield batches.train_batches(split, order, step, count)
 
     def _decoded(self, split: Split, reading: Reading, order: batches.Order) -> Iterator[dict]:
         share = order.batch_size // order.processes

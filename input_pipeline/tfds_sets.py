@@ -104,19 +104,8 @@ class PreparedSet:
 
     def labelled_splits(self) -> list[str]:
         """The names of the splits that have labels."""
-        unlabelled = ("test",) if self.name in UNLABELLED_TEST else ()
-        return [name for name in self.builder.info.splits if name not in unlabelled]
-
-    def count(self, split: str) -> int:
-        """The number of examples of a split expression. Raises UserError for an unknown split."""
-        splits = self.builder.info.splits
-        try:
-            return splits[split].num_examples
-        except (ValueError, KeyError, AssertionError) as error:
-            raise UserError(
-                f"{self.name} has no split {split!r} ({one_line(error)}): it has"
-                f" {', '.join(splits)}"
-            ) from error
+        names = list(self.builder.info.splits)
+        return [n for n in names if n != "test"] if self.name in UNLABELLED_TEST else names
 
     def load(self, split: str, cache_dir: str = "", info: Info | None = None) -> Split:
         """A split, in memory if its images have one size and need at most 4 GB.
@@ -124,7 +113,10 @@ class PreparedSet:
         Arrays are decoded once, then read from a cache on disk. info: `dataset_info`, if it is
         known already. Raises UserError for an unknown or empty split and for labels out of range.
         """
-        info, count = info or self.dataset_info(), self.count(split)
+        info, splits = info or self.dataset_info(), self.builder.info.splits
+        problem, advice = f"{self.name} has no split {split!r}", f"it has {', '.join(splits)}"
+        with reported(problem, advice, ValueError, KeyError, AssertionError):
+            count = splits[split].num_examples
         if count == 0:
             raise UserError(f"split {split!r} of {self.name} is empty: choose another split")
         if 0 in info.image_shape or count * math.prod(info.image_shape) > _LARGEST_IN_MEMORY:
@@ -179,10 +171,9 @@ class RecordSplit(Split):
 
     def _features(self, i: int):
         """The stored features of example i, by name. The first call opens the files."""
-        if "_source" not in self.__dict__:
-            with _LOCK:
-                if "_source" not in self.__dict__:  # no other thread has opened them meanwhile
-                    self._source = self._open()
+        with _LOCK:
+            if "_source" not in self.__dict__:
+                self._source = self._open()
         from tensorflow_datasets.proto import tf_example_pb2
 
         return tf_example_pb2.Example.FromString(self._source[i]).features.feature

@@ -13,13 +13,8 @@ from PIL.Image import Resampling
 
 from input_pipeline import decode
 
-INTERPOLATIONS = {
-    "bilinear": Resampling.BILINEAR,
-    "bicubic": Resampling.BICUBIC,
-    "lanczos": Resampling.LANCZOS,
-    "box": Resampling.BOX,
-    "nearest": Resampling.NEAREST,
-}
+_NAMES = ("bilinear", "bicubic", "lanczos", "box", "nearest")
+INTERPOLATIONS = {name: Resampling[name.upper()] for name in _NAMES}
 # "Bilinear, area, nearest neighbor and cubic, with equal probability" (Szegedy 2014, sec. 6). Area
 # is the mean of the pixels that fall together: Pillow's box.
 RANDOM = ("bilinear", "bicubic", "box", "nearest")
@@ -75,35 +70,34 @@ class View:
     ) -> tuple[Box, tuple[int, int]]:
         """The box of a training view, or of the test view if rng is None; and its offset.
 
-        The offset is (top, left) within the central S x S square, which a mean image covers, if
-        `square`; otherwise (0, 0). height, width: of the image.
+        The image, height x width, is rescaled to a shorter side S. A view is a size x size square
+        at a random place of it, the central one in the test view. All places are equally likely,
+        edges included. With `square`, it lies in the central S x S square (Krizhevsky 2012,
+        sec. 4.1). The offset is its (top, left) there, because a mean image covers this square;
+        otherwise (0, 0).
+
+        S is test_scale in the test view. In training, S is uniform over the integers
+        train_scale[0] .. train_scale[1]: 256 for AlexNet (Krizhevsky 2012, sec. 2); 256, 384 or
+        256 .. 512 for VGG (Simonyan 2015, sec. 3.1); 256 .. 480 for ResNet (He 2015, sec. 3.4).
         """
         if rng is None or self.train == "center":
-            return self._center(height, width)
-        if self.train == "area":
+            shorter, start = self.test_scale, central
+        elif self.train == "area":
             return self.random_area(height, width, rng), (0, 0)
-        return self.random_scale(height, width, rng)
+        else:
+            low, high = self.train_scale
+            shorter = int(rng.integers(low, high + 1))
 
-    def random_scale(
-        self, height: int, width: int, rng: np.random.Generator
-    ) -> tuple[Box, tuple[int, int]]:
-        """A square at a random place of the image rescaled to a random shorter side S.
+            def start(length: int, part: int) -> int:
+                return int(rng.integers(0, length - part + 1))
 
-        S is uniform over the integers train_scale[0] .. train_scale[1]: 256 for AlexNet (Krizhevsky
-        2012, sec. 2); 256, 384 or 256 .. 512 for VGG (Simonyan 2015, sec. 3.1); 256 .. 480 for
-        ResNet (He 2015, sec. 3.4). All places of the size x size square are equally likely, edges
-        included: in the central S x S square if `square` (Krizhevsky 2012, sec. 4.1), otherwise in
-        the whole image.
-        """
-        low, high = self.train_scale
-        shorter = int(rng.integers(low, high + 1))
         rows, columns = rescaled(height, width, shorter)
-        if not self.square:
-            top, left = (int(rng.integers(0, side - self.size + 1)) for side in (rows, columns))
-            return square_at(height, width, shorter, top, left, self.size), (0, 0)
-        top, left = (int(v) for v in rng.integers(0, shorter - self.size + 1, 2))
-        y, x = central(rows, shorter) + top, central(columns, shorter) + left
-        return square_at(height, width, shorter, y, x, self.size), (top, left)
+        # The part of the rescaled image in which the square lies.
+        part_rows, part_columns = (shorter, shorter) if self.square else (rows, columns)
+        top, left = start(part_rows, self.size), start(part_columns, self.size)
+        y, x = central(rows, part_rows) + top, central(columns, part_columns) + left
+        box = square_at(height, width, shorter, y, x, self.size)
+        return box, (top, left) if self.square else (0, 0)
 
     def random_area(self, height: int, width: int, rng: np.random.Generator) -> Box:
         """A patch of random area and aspect ratio at a random place (Szegedy 2014, sec. 6).
@@ -124,19 +118,6 @@ class View:
         h = max(1, min(height, round(width / smallest)))
         w = max(1, min(width, round(height * largest)))
         return Box((height - h) // 2, (width - w) // 2, h, w)
-
-    def _center(self, height: int, width: int) -> tuple[Box, tuple[int, int]]:
-        """The central square of the image rescaled to the shorter side `test_scale`.
-
-        With `square`, it is the centre of the central S x S square.
-        """
-        rows, columns = rescaled(height, width, self.test_scale)
-        if not self.square:
-            top, left = central(rows, self.size), central(columns, self.size)
-            return square_at(height, width, self.test_scale, top, left, self.size), (0, 0)
-        offset = central(self.test_scale, self.size)
-        top, left = (central(side, self.test_scale) + offset for side in (rows, columns))
-        return square_at(height, width, self.test_scale, top, left, self.size), (offset, offset)
 
 
 def rescaled(height: int, width: int, shorter: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ def keys(count, seed=0):
 
 
 def each(function, images, seed=0, **options):
-    """The function on each image with a key of its own."""
+    """Applies the function to each image, each with its own key."""
     apply = jax.jit(jax.vmap(lambda key, image: function(key, image, **options)))
     return np.asarray(apply(keys(len(images), seed), images))
 
@@ -31,13 +31,13 @@ def each(function, images, seed=0, **options):
 # ---------------------------------------------------------------------------- affine distortion
 
 
-def test_no_range_leaves_the_image_alone():
+def test_affine_distortion_with_zero_ranges_is_the_identity():
     image = np.random.default_rng(0).integers(0, 256, (28, 28, 1)).astype(np.uint8)
-    found = augment.affine_distort(jax.random.key(1), image, **OFF)
-    np.testing.assert_allclose(found, image, atol=1e-3)
+    actual = augment.affine_distort(jax.random.key(1), image, **OFF)
+    np.testing.assert_allclose(actual, image, atol=1e-3)
 
 
-def test_each_kind_moves_a_dot_to_where_its_formula_says():
+def test_affine_distortion_moves_a_dot_as_its_formula_says():
     # A dot 8 pixels right of and 4 below the centre of a 29x29 image (centre: 14, 14).
     image = np.zeros((29, 29, 1), np.uint8)
     image[17:20, 21:24] = 200
@@ -53,31 +53,31 @@ def test_each_kind_moves_a_dot_to_where_its_formula_says():
         "shear": (0.5, 8 + 0.5 * slope * 4, 4),
     }
     for kind, (value, to_x, to_y) in cases.items():
-        found = np.asarray(augment.affine_distort(key, image, **{**OFF, kind: value}))[..., 0]
-        assert (found * x).sum() / found.sum() == pytest.approx(to_x, abs=0.1), kind
-        assert (found * y).sum() / found.sum() == pytest.approx(to_y, abs=0.1), kind
+        actual = np.asarray(augment.affine_distort(key, image, **{**OFF, kind: value}))[..., 0]
+        assert (actual * x).sum() / actual.sum() == pytest.approx(to_x, abs=0.1), kind
+        assert (actual * y).sum() / actual.sum() == pytest.approx(to_y, abs=0.1), kind
 
 
 # -------------------------------------------------------------------------------- crop and flip
 
 
-def test_random_crops_reach_every_place_equally():
+def test_random_crops_are_uniform_over_all_positions():
     image = np.arange(6 * 7, dtype=np.uint8).reshape(1, 6, 7, 1)
-    found = each(augment.crop, np.repeat(image, 3000, axis=0), side=4)
-    tops, lefts = found[:, 0, 0, 0] // 7, found[:, 0, 0, 0] % 7
+    actual = each(augment.crop, np.repeat(image, 3000, axis=0), side=4)
+    tops, lefts = actual[:, 0, 0, 0] // 7, actual[:, 0, 0, 0] % 7
     for i in range(20):
         expected = image[0, tops[i] : tops[i] + 4, lefts[i] : lefts[i] + 4]
-        np.testing.assert_array_equal(found[i], expected)
+        np.testing.assert_array_equal(actual[i], expected)
     counts = np.bincount(tops * 4 + lefts)
     assert len(counts) == 12  # 3 x 4 places, those at the edges among them
     assert (np.abs(counts - 250) < 5 * 250**0.5).all()
 
 
-def test_flips_are_half_and_whole():
+def test_half_of_the_images_are_flipped():
     images = np.random.default_rng(0).integers(0, 256, (2000, 3, 4, 3)).astype(np.uint8)
-    found = each(augment.flip, images, seed=1)
-    mirrored = (found == images[:, :, ::-1]).all(axis=(1, 2, 3))
-    assert (mirrored | (found == images).all(axis=(1, 2, 3))).all()
+    actual = each(augment.flip, images, seed=1)
+    mirrored = (actual == images[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (mirrored | (actual == images).all(axis=(1, 2, 3))).all()
     assert abs(mirrored.mean() - 0.5) < 5 * 0.5 / 2000**0.5
 
 
@@ -85,7 +85,7 @@ def test_flips_are_half_and_whole():
 
 
 def photograph():
-    """Smooth patches of strong and weak colours with some noise: uint8 [40, 50, 3]."""
+    """Smooth patches of strong and weak colours, with noise: uint8 [40, 50, 3]."""
     rng = np.random.default_rng(3)
     small = Image.fromarray(rng.integers(0, 256, (4, 5, 3)).astype(np.uint8))
     smooth = np.asarray(small.resize((50, 40), Image.Resampling.BICUBIC)).astype(int)
@@ -101,15 +101,15 @@ PILLOW = {
 
 @pytest.mark.parametrize("kind", augment.ENHANCEMENTS)
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 1.3, 2.0])
-def test_enhancements_are_pillows(kind, factor):
+def test_enhancements_equal_those_of_pillow(kind, factor):
     image = photograph()
     expected = np.asarray(PILLOW[kind](Image.fromarray(image)).enhance(factor), np.float32)
-    found = augment.enhance(image, augment.ENHANCEMENTS.index(kind), factor)
-    assert 0 <= found.min() <= found.max() <= 255
-    np.testing.assert_allclose(found, expected, atol=1.6)  # Pillow's are whole
+    actual = augment.enhance(image, augment.ENHANCEMENTS.index(kind), factor)
+    assert 0 <= actual.min() <= actual.max() <= 255
+    np.testing.assert_allclose(actual, expected, atol=1.6)  # Pillow's are whole
 
 
-def test_grey_images_have_no_colour_to_change():
+def test_enhancements_of_grey_images():
     image = photograph()[..., :1]
     for kind in (0, 1):
         rgb = augment.enhance(np.repeat(image, 3, axis=-1), kind, 1.4)
@@ -118,11 +118,11 @@ def test_grey_images_have_no_colour_to_change():
 
 
 @pytest.mark.slow
-def test_photometric_distortion_is_the_three_in_each_order_with_factors_over_the_whole_range():
+def test_photometric_distortion_draws_all_orders_and_the_whole_range_of_factors():
     image = photograph()[::4, ::4]
-    found = each(augment.photometric, np.repeat(image[None], 1200, axis=0), extent=0.4)
+    actual = each(augment.photometric, np.repeat(image[None], 1200, axis=0), extent=0.4)
     orders, factors = [], []
-    for key, distorted in zip(keys(1200), found, strict=True):
+    for key, distorted in zip(keys(1200), actual, strict=True):
         order_key, factor_key = jax.random.split(key)
         drawn = np.asarray(jax.random.uniform(factor_key, (3,), minval=0.6, maxval=1.4))
         order = tuple(np.asarray(jax.random.permutation(order_key, 3)).tolist())
@@ -168,7 +168,7 @@ def test_lighting_shifts_whole_images_by_the_published_amounts(kind, digits, low
     np.testing.assert_allclose(along.std(axis=0), 0.1 * strength, rtol=0.03)
 
 
-def test_lighting_is_a_sum_over_the_axes_by_the_drawn_alphas():
+def test_lighting_is_the_sum_of_the_axes_times_the_drawn_alphas():
     image = np.full((2, 2, 3), 100, np.uint8)
     key = jax.random.key(7)
     axes = augment.light_axes("deviations", EIGENVALUES, EIGENVECTORS)
@@ -176,5 +176,5 @@ def test_lighting_is_a_sum_over_the_axes_by_the_drawn_alphas():
     expected = 100 + 255 * sum(
         alpha[i] * np.sqrt(EIGENVALUES[i]) * EIGENVECTORS[:, i] for i in range(3)
     )
-    found = augment.lighting(key, image, axes, 0.1)
-    np.testing.assert_allclose(found, np.broadcast_to(expected, (2, 2, 3)), rtol=1e-5)
+    actual = augment.lighting(key, image, axes, 0.1)
+    np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 2, 3)), rtol=1e-5)

@@ -15,7 +15,7 @@ def split(n):
 
 
 @pytest.mark.parametrize(("n", "batch"), [(10, 3), (10, 10), (7, 16), (100, 32)])
-def test_every_example_comes_once_a_pass_in_a_new_order(n, batch):
+def test_every_pass_contains_every_example_once_in_a_new_order(n, batch):
     steps = -(-3 * n // batch)
     stream = np.concatenate([batch_indices(5, s, batch, n) for s in range(steps)])
     passes = stream[: 3 * n].reshape(3, n)
@@ -27,7 +27,7 @@ def test_every_example_comes_once_a_pass_in_a_new_order(n, batch):
     ).all()
 
 
-def test_a_batch_needs_no_history():
+def test_a_batch_depends_only_on_seed_and_step():
     alone = batch_indices(1, 1000, 32, 500)
     for step in range(990, 1001):
         last = batch_indices(1, step, 32, 500)

@@ -19,7 +19,7 @@ SIZES = [(80, 60), (60, 90), (50, 40), (30, 20), (64, 64), (41, 120), (200, 100)
 
 
 def photograph(width, height, seed):
-    """Smooth colours, which JPEG keeps."""
+    """An image of smooth colours, which JPEG changes little."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
@@ -47,8 +47,10 @@ def opened(out, name, split):
 
 
 def pictures(split):
-    found = [split.read(i) for i in range(len(split))]
-    return [Image.open(io.BytesIO(data)) for data, _, _ in found], [label for _, label, _ in found]
+    actual = [split.read(i) for i in range(len(split))]
+    return [Image.open(io.BytesIO(data)) for data, _, _ in actual], [
+        label for _, label, _ in actual
+    ]
 
 
 def test_a_copy_is_a_set_with_smaller_images(photographs, tmp_path, capsys):
@@ -64,10 +66,10 @@ def test_a_copy_is_a_set_with_smaller_images(photographs, tmp_path, capsys):
     assert len(opened(tmp_path / "out", "my_photos_40", "test")) == len(SIZES)
     assert len(opened(tmp_path / "out", "my_photos_40", "train[:3]")) == 3
 
-    found, labels = pictures(copied)
+    actual, labels = pictures(copied)
     expected, expected_labels = pictures(original)
     assert labels == expected_labels
-    for small, large in zip(found, expected, strict=True):
+    for small, large in zip(actual, expected, strict=True):
         assert small.format == "JPEG"
         assert small.mode == "RGB"
         width, height = large.size
@@ -79,18 +81,18 @@ def test_a_copy_is_a_set_with_smaller_images(photographs, tmp_path, capsys):
         assert difference.mean() < 3
 
 
-def test_central_squares(photographs, tmp_path):
+def test_a_copy_of_central_squares(photographs, tmp_path):
     assert run(photographs, tmp_path, "--square") == 0
-    found, _ = pictures(opened(tmp_path, "my_photos_40sq", "test"))
-    assert {picture.size for picture in found} == {(40, 40)}  # the smallest was enlarged
+    actual, _ = pictures(opened(tmp_path, "my_photos_40sq", "test"))
+    assert {picture.size for picture in actual} == {(40, 40)}  # the smallest was enlarged
     wide = photograph(*SIZES[6], seed=6).resize((80, 40)).crop((20, 0, 60, 40))
     index = [0, 2, 4, 6, 1, 3, 5].index(6)  # by class, then by name
-    difference = np.abs(np.asarray(found[index], int) - np.asarray(wide, int))
+    difference = np.abs(np.asarray(actual[index], int) - np.asarray(wide, int))
     assert difference.mean() < 3
 
 
 @pytest.mark.slow
-def test_a_raw_copy_holds_the_pixels_themselves(photographs, tmp_path, capsys):
+def test_a_raw_copy_holds_decoded_pixels(photographs, tmp_path, capsys):
     assert run(photographs, tmp_path, "--raw") == 0
     assert "--config.dataset.name=my_photos_40_raw" in capsys.readouterr().out
     overrides = {"dataset.name": "folder", "dataset.data_dir": str(photographs)}
@@ -118,22 +120,22 @@ def test_a_raw_copy_holds_the_pixels_themselves(photographs, tmp_path, capsys):
     assert len(opened(tmp_path, "my_photos_40", "train")) == len(original)
 
 
-def test_a_copy_of_a_copy_and_the_same_again(photographs, tmp_path):
+def test_a_copy_can_be_copied_and_made_again(photographs, tmp_path):
     assert run(photographs, tmp_path) == 0
     again = ["my_photos_40", "--shorter_side=20", f"--data_dir={tmp_path}", "--processes=1"]
     assert prepare.main(again) == 0
-    found, _ = pictures(opened(tmp_path, "my_photos_40_20", "train"))
-    assert {min(picture.size) for picture in found} == {20}
+    actual, _ = pictures(opened(tmp_path, "my_photos_40_20", "train"))
+    assert {min(picture.size) for picture in actual} == {20}
     assert prepare.main(again) == 0
 
 
-def test_more_shards_than_files_may_be_open(photographs, tmp_path, monkeypatch):
+def test_a_set_with_more_shards_than_the_limit_of_open_files(photographs, tmp_path, monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(copies, "SHARD", 1)
     assert run(photographs, tmp_path) == 0
     split, again = (opened(tmp_path, "my_photos_40", "train") for _ in range(2))
     count = len(split)
-    again.read(0)  # imports, and opens what is not a shard
+    again.read(0)  # imports modules, and opens files that are not shards
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         few = len(os.listdir("/dev/fd")) + count // 2
@@ -167,16 +169,16 @@ def test_an_interrupted_copy_is_resumed(photographs, tmp_path, monkeypatch):
     assert contents(tmp_path) == whole
 
 
-def test_other_settings_are_refused(photographs, tmp_path, capsys):
+def test_a_copy_with_other_settings_is_refused(photographs, tmp_path, capsys):
     assert run(photographs, tmp_path) == 0
     assert run(photographs, tmp_path, "--quality=50") == 2
     assert "already holds another copy" in capsys.readouterr().err
-    for flags, said in (
+    for flags, message in (
         (["--quality=0"], "must be from 1 to 100"),
         (["--shorter_side=-3"], "must be 1 or more"),
     ):
         assert run(photographs, tmp_path, *flags) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_unreadable_images(photographs, tmp_path, capsys):
@@ -186,7 +188,7 @@ def test_unreadable_images(photographs, tmp_path, capsys):
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "cat/2.jpg" in message
-    assert run(photographs, tmp_path, "--on_bad_image=skip") == 0  # the same copy goes on
+    assert run(photographs, tmp_path, "--on_bad_image=skip") == 0  # resumes the copy
     assert "skipped" in capsys.readouterr().err
     assert len(opened(tmp_path, "my_photos_40", "train")) == len(SIZES)
 
@@ -199,14 +201,14 @@ def test_a_copy_of_another_version_is_refused(photographs, tmp_path):
         opened(tmp_path, "my_photos_40", "train")
 
 
-def test_an_unwritable_place(photographs, tmp_path, capsys):
+def test_an_unwritable_folder_is_reported(photographs, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(photographs, tmp_path / "file") == 2
     assert "choose another --out" in capsys.readouterr().err
 
 
-def test_the_part_for_testing_and_the_config_are_found(photographs, tmp_path):
-    """TFDS sets without a test, as ImageNet's copies; and sets in configs, as imagenette."""
+def test_validation_split_and_tfds_config_are_detected(photographs, tmp_path):
+    """Sets without a test split, such as copies of ImageNet, and sets with TFDS configs."""
     assert run(photographs, tmp_path) == 0
     root = tmp_path / "my_photos_40"
     version = root / "1.0.0"

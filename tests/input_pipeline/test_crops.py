@@ -1,4 +1,4 @@
-"""What tests look at, against tables written from the papers' words and plain loops."""
+"""The crops of evaluation protocols, against tables from the papers and plain loops."""
 
 import io
 
@@ -16,7 +16,7 @@ GRID_TOPS, GRID_LEFTS = [0, 8, 16, 24, 32], [0, 29, 58, 88, 117]
 
 
 def texture(height, width, channels=3, seed=0):
-    """Something that neither repeats nor is smooth, as a photograph."""
+    """An image that neither repeats nor is smooth, like a photograph."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (-(-height // 8), -(-width // 8), channels)).astype(np.uint8)
     picture = Image.fromarray(small[..., 0] if channels == 1 else small)
@@ -31,15 +31,15 @@ def encoded(image):
     return stream.getvalue()
 
 
-def places(found):
-    return [(crop.top, crop.left) for crop in found]
+def places(actual):
+    return [(crop.top, crop.left) for crop in actual]
 
 
 def test_ten_crop_has_corners_and_centre_of_the_central_square():
-    found = crops.ten_crop(256, 341, 224)
-    assert places(found) == CORNERS
+    actual = crops.ten_crop(256, 341, 224)
+    assert places(actual) == CORNERS
     # Within the square, as a mean image of 256 x 256 needs it.
-    assert [crop.offset for crop in found] == [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
+    assert [crop.offset for crop in actual] == [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
     assert places(crops.ten_crop(341, 256, 224)) == [
         (left, top) for top, left in [(0, 42), (32, 42), (0, 74), (32, 74), (16, 58)]
     ]
@@ -53,13 +53,13 @@ def test_the_grid_is_regular_and_reaches_all_edges():
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 341), (352, 352), (500, 288)])
-def test_three_squares_with_six_views_each(height, width):
-    found = crops.squares(height, width, 224)
+def test_squares_gives_six_crops_of_each_of_three_squares(height, width):
+    actual = crops.squares(height, width, 224)
     side, spare = min(height, width), max(height, width) - min(height, width)
-    assert len(found) == 18
+    assert len(actual) == 18
     for third, start in enumerate((0, round(spare / 2), spare)):
         y, x = (0, start) if width >= height else (start, 0)
-        six = found[6 * third : 6 * third + 6]
+        six = actual[6 * third : 6 * third + 6]
         far = side - 224
         middle = far // 2
         assert places(six) == [
@@ -73,8 +73,8 @@ def test_three_squares_with_six_views_each(height, width):
         assert [crop.side for crop in six] == [224] * 5 + [side]
 
 
-def test_the_numbers_of_views_are_the_published_ones():
-    """Mirrors double them: 10, 50 a scale and 150, 144."""
+def test_the_numbers_of_crops_are_the_published_ones():
+    """With mirror images: 10; 50 per scale and 150; 144."""
     assert crops.Crops("ten_crop", 224, (256,)).count * 2 == 10
     assert crops.Crops("grid", 224, (256, 384, 512)).count * 2 == 150
     assert crops.Crops("squares", 224, (256, 288, 320, 352)).count * 2 == 144
@@ -82,12 +82,12 @@ def test_the_numbers_of_views_are_the_published_ones():
 
 @pytest.mark.parametrize("kind", crops.KINDS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_crops_are_those_of_the_rescaled_image(kind, channels):
+def test_crops_equal_slices_of_the_rescaled_image(kind, channels):
     image = texture(90, 130, channels)
     reader = crops.Crops(kind, 32, (40, 50), "bicubic")
-    found, offsets = reader.cut(image)
-    assert found.shape == (reader.count, 32, 32, channels)
-    assert found.dtype == np.uint8
+    actual, offsets = reader.cut(image)
+    assert actual.shape == (reader.count, 32, 32, channels)
+    assert actual.dtype == np.uint8
     assert offsets.shape == (reader.count, 2)
     expected = []
     for side in (40, 50):
@@ -98,22 +98,22 @@ def test_crops_are_those_of_the_rescaled_image(kind, channels):
             if crop.side != 32:
                 part = part.resize((32, 32), Image.Resampling.BICUBIC)
             expected.append(np.asarray(part).reshape(32, 32, channels))
-    # Pillow resizes in one go what we resize by way of a reducing gap; here there is none.
-    np.testing.assert_array_equal(found, np.stack(expected))
+    # Pillow resizes in one step, and Canon with a reducing gap. Here the gap has no effect.
+    np.testing.assert_array_equal(actual, np.stack(expected))
     if channels == 3:
-        np.testing.assert_array_equal(reader.cut(encoded(image))[0], found)
+        np.testing.assert_array_equal(reader.cut(encoded(image))[0], actual)
 
 
 @pytest.mark.parametrize("size", [(224, 2000), (2000, 224), (2000, 2000), (231, 300)])
-def test_a_whole_image_of_any_shape(size):
+def test_whole_images_of_any_shape_are_rescaled(size):
     image = texture(*size)
-    found, _ = crops.Whole(256).cut(encoded(image))
-    assert found.shape == (*views.rescaled(*size, 256), 3)
-    picture = Image.fromarray(image).resize(found.shape[1::-1], Image.Resampling.BILINEAR)
-    assert np.abs(found.astype(int) - np.asarray(picture, int)).mean() < 1
+    actual, _ = crops.Whole(256).cut(encoded(image))
+    assert actual.shape == (*views.rescaled(*size, 256), 3)
+    picture = Image.fromarray(image).resize(actual.shape[1::-1], Image.Resampling.BILINEAR)
+    assert np.abs(actual.astype(int) - np.asarray(picture, int)).mean() < 1
 
 
-def test_too_large_a_whole_is_refused_before_it_is_decoded():
+def test_a_too_large_image_is_refused_before_decoding():
     image = encoded(np.zeros((100, 2000, 3), np.uint8))
     with pytest.raises(decode.BadImage, match=r"2000x100 pixels are 12800x640.*4,194,304"):
         crops.Whole(640).cut(image)
@@ -121,17 +121,17 @@ def test_too_large_a_whole_is_refused_before_it_is_decoded():
         crops.Crops("ten_crop", 224, (256, 640)).cut(image)
 
 
-def test_few_lengths_are_compiled():
+def test_bucket_gives_four_lengths_per_octave():
     lengths = range(1, 3000)
-    found = [crops.bucket(n) for n in lengths]
-    assert all(n <= b <= 1.25 * n + 1 for n, b in zip(lengths, found, strict=True))
-    assert found == sorted(found)
+    actual = [crops.bucket(n) for n in lengths]
+    assert all(n <= b <= 1.25 * n + 1 for n, b in zip(lengths, actual, strict=True))
+    assert actual == sorted(actual)
     assert {crops.bucket(n) for n in (32, 224, 256, 384, 512)} == {32, 224, 256, 384, 512}
     assert len({crops.bucket(n) for n in range(224, 2001)}) <= 14
 
 
 class Pictures:
-    """Pictures of many sizes in memory, as a split."""
+    """A split in memory with images of many sizes."""
 
     info = Info("pictures", (0, 0, 3), ("a", "b", "c"))
 
@@ -150,7 +150,7 @@ SIZES = [(60, 80), (80, 60), (64, 64), (60, 81), (50, 200), (70, 80), (100, 120)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_whole_images_come_once_each_with_those_of_their_size(devices):
+def test_whole_batches_contain_every_image_once_and_group_similar_sizes(devices):
     split = Pictures(SIZES, bad=(6,))
     reading = Reading(views.View.from_section(view_section()), on_bad_image="skip")
     seen, shapes = {}, set()
@@ -173,14 +173,14 @@ def test_whole_images_come_once_each_with_those_of_their_size(devices):
     assert sorted(seen) == list(range(len(SIZES)))
     for i, image in enumerate(split.images):
         if i != 6:
-            wanted = crops.Whole(40).cut(image)[0]
-            np.testing.assert_array_equal(seen[i], wanted)
+            expected = crops.Whole(40).cut(image)[0]
+            np.testing.assert_array_equal(seen[i], expected)
     assert (
         len({shape[2:4] for shape in shapes}) == 5
     )  # 40x40 (also the black one), 40x48, 40x56, 56x40, 40x160
 
 
-def test_crops_of_an_unreadable_image_are_black_and_count_for_nothing():
+def test_crops_of_an_unreadable_image_are_black_with_mask_0():
     split = Pictures(SIZES[:3], bad=(1,))
     reading = Reading(views.View.from_section(view_section()), on_bad_image="skip")
     reader = crops.Crops("ten_crop", 16, (20,))

@@ -32,25 +32,25 @@ def size(source):
     return picture.height, picture.width
 
 
-def difference(found, wanted):
-    assert found.shape == wanted.shape
-    return abs(found.astype(int) - wanted.astype(int)).mean()
+def difference(actual, expected):
+    assert actual.shape == expected.shape
+    return abs(actual.astype(int) - expected.astype(int)).mean()
 
 
 # -------------------------------------------------------------------------- formats and modes
 
 
 @pytest.mark.parametrize("format", decode.FORMATS)
-def test_every_format_gives_rgb_in_this_order(format, tmp_path):
+def test_every_format_is_decoded_to_rgb(format, tmp_path):
     data = encoded(scene(), format, **({"quality": 95} if format in LOSSY else {}))
-    found = decode.decode(data)
-    assert found.dtype == np.uint8
+    actual = decode.decode(data)
+    assert actual.dtype == np.uint8
     limit = {"PNG": 0, "BMP": 0, "GIF": 12}.get(format, 1.5)  # a GIF has 256 colours
-    assert difference(found, scene()) <= limit
+    assert difference(actual, scene()) <= limit
     assert size(data) == (60, 80)
     (tmp_path / "a").write_bytes(data)
-    np.testing.assert_array_equal(decode.decode(tmp_path / "a"), found)
-    np.testing.assert_array_equal(decode.decode(str(tmp_path / "a")), found)
+    np.testing.assert_array_equal(decode.decode(tmp_path / "a"), actual)
+    np.testing.assert_array_equal(decode.decode(str(tmp_path / "a")), actual)
 
 
 @pytest.mark.parametrize("format", ["EPS", "ICO", "TGA"])
@@ -65,53 +65,53 @@ def test_grey_has_three_equal_channels(format):
     options = (
         {"lossless": True} if format == "WEBP" else {"quality": 95} if format == "JPEG" else {}
     )
-    found = decode.decode(encoded(grey, format, **options))
-    assert (found == found[..., :1]).all()
-    assert difference(found[..., 0], grey) < 1
+    actual = decode.decode(encoded(grey, format, **options))
+    assert (actual == actual[..., :1]).all()
+    assert difference(actual[..., 0], grey) < 1
 
 
 def test_palettes_with_and_without_transparency():
     picture = Image.fromarray(scene()).quantize(16, dither=Image.Dither.NONE)
-    wanted = np.asarray(picture.convert("RGB"))
+    expected = np.asarray(picture.convert("RGB"))
     for format in ("PNG", "GIF", "BMP"):
-        np.testing.assert_array_equal(decode.decode(encoded(picture, format)), wanted)
+        np.testing.assert_array_equal(decode.decode(encoded(picture, format)), expected)
     index = np.asarray(picture)[10, 10]
-    paper = np.where((np.asarray(picture) == index)[..., None], 255, wanted)
+    paper = np.where((np.asarray(picture) == index)[..., None], 255, expected)
     for format in ("PNG", "GIF"):
         data = encoded(picture, format, transparency=int(index))
         np.testing.assert_array_equal(decode.decode(data), paper)
 
 
-def test_one_bit():
+def test_one_bit_images():
     bits = scene()[..., 0] > 100
-    found = decode.decode(encoded(Image.fromarray(bits)))
-    np.testing.assert_array_equal(found, np.where(bits, 255, 0)[..., None].repeat(3, 2))
+    actual = decode.decode(encoded(Image.fromarray(bits)))
+    np.testing.assert_array_equal(actual, np.where(bits, 255, 0)[..., None].repeat(3, 2))
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
-def test_alpha_lies_on_white_paper(format):
+def test_transparent_pixels_become_white(format):
     alpha = np.zeros((60, 80), np.uint8)
     alpha[:20], alpha[20:40] = 255, 128
     picture = np.dstack([scene(), alpha])
-    found = decode.decode(
+    actual = decode.decode(
         encoded(picture, format, **({"lossless": True} if format != "PNG" else {}))
     )
     share = alpha[..., None] / 255
-    wanted = share * scene() + (1 - share) * 255
-    np.testing.assert_allclose(found, wanted, atol=1)
-    assert (found[40:] == 255).all()
+    expected = share * scene() + (1 - share) * 255
+    np.testing.assert_allclose(actual, expected, atol=1)
+    assert (actual[40:] == 255).all()
 
 
-def test_grey_with_alpha_and_colours_declared_transparent():
+def test_grey_with_alpha_and_transparent_colours():
     grey = scene()[..., 0]
     alpha = np.where(grey < 128, 0, 255).astype(np.uint8)
     both = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
-    found = decode.decode(encoded(both))
-    np.testing.assert_array_equal(found[..., 1], np.where(grey < 128, 255, grey))
+    actual = decode.decode(encoded(both))
+    np.testing.assert_array_equal(actual[..., 1], np.where(grey < 128, 255, grey))
     blank = np.zeros((5, 6, 3), np.uint8)
     blank[2] = 9
-    found = decode.decode(encoded(blank, transparency=(9, 9, 9)))
-    assert (found[2] == 255).all() and (found[:2] == 0).all()
+    actual = decode.decode(encoded(blank, transparency=(9, 9, 9)))
+    assert (actual[2] == 255).all() and (actual[:2] == 0).all()
 
 
 def png(pixels, bits=16, transparent=()):
@@ -138,11 +138,11 @@ def png(pixels, bits=16, transparent=()):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def test_16_bits():
+def test_16_bit_images():
     grey = np.linspace(0, 65535, 60 * 80).astype(np.uint16).reshape(60, 80)
-    found = decode.decode(png(grey))
-    np.testing.assert_array_equal(found[..., 0], np.rint(grey / 257))
-    assert (found == found[..., :1]).all()
+    actual = decode.decode(png(grey))
+    np.testing.assert_array_equal(actual[..., 0], np.rint(grey / 257))
+    assert (actual == actual[..., :1]).all()
     colour = scene().astype(np.uint16) * 257
     np.testing.assert_array_equal(decode.decode(png(colour)), scene())
 
@@ -183,25 +183,25 @@ def test_pixels_without_a_known_white_are_refused(pixels):
         decode.Picture(data).image()
 
 
-def test_cmyk_inks_darken_also_in_adobes_inverted_jpeg():
+def test_cmyk_jpegs_plain_and_inverted_by_adobe():
     inks = np.zeros((32, 128, 4), np.uint8)
     inks[:, :32, 0] = inks[:, 32:64, 1] = inks[:, 64:96, 2] = inks[:, 96:, 3] = 255
     picture = Image.merge("CMYK", [Image.fromarray(inks[..., i]) for i in range(4)])
     data = encoded(picture, "JPEG", quality=95)
     assert b"Adobe" in data
-    found = decode.decode(data)[16, 16::32].astype(int)
-    wanted = [(0, 255, 255), (255, 0, 255), (255, 255, 0), (0, 0, 0)]  # cyan is white less red
-    np.testing.assert_allclose(found, wanted, atol=3)
+    actual = decode.decode(data)[16, 16::32].astype(int)
+    expected = [(0, 255, 255), (255, 0, 255), (255, 255, 0), (0, 0, 0)]  # cyan is white less red
+    np.testing.assert_allclose(actual, expected, atol=3)
 
 
-def test_first_frame_of_an_animation():
+def test_the_first_frame_of_an_animation_is_decoded():
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
     for format in ("GIF", "WEBP"):
         data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
         np.testing.assert_allclose(decode.decode(data)[3, 4].astype(int), (255, 0, 0), atol=3)
 
 
-def test_a_phones_picture_of_several_pictures():
+def test_the_first_image_of_a_multi_picture_file_is_decoded():
     first, second = Image.fromarray(scene()), Image.new("RGB", (80, 60))
     data = encoded(first, "MPO", save_all=True, append_images=[second])
     assert difference(decode.decode(data), scene()) < 2
@@ -224,7 +224,7 @@ SEEN = {
 
 
 def stored(upright, orientation):
-    """The pixels that a camera stores of an upright picture, from the definition."""
+    """The pixels that a camera stores for an upright picture, by EXIF's definition."""
     row, column = SEEN[orientation]
     picture = upright
     if "bottom" in (row, column):
@@ -271,18 +271,18 @@ def test_a_tiff_is_turned_once(orientation, places, compression):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_are_of_the_upright_picture(orientation):
+def test_boxes_refer_to_the_upright_picture(orientation):
     large = scene(600, 800)
     data = oriented(large, orientation, quality=95)
     box, size = (100.5, 300.25, 250, 400), (25, 50)
-    found = decode.Picture(data).cut(box, size, Image.Resampling.BILINEAR)
+    actual = decode.Picture(data).cut(box, size, Image.Resampling.BILINEAR)
     edges = (300.25, 100.5, 700.25, 350.5)
-    wanted = Image.fromarray(large).resize((50, 25), Image.Resampling.BILINEAR, edges)
-    assert difference(found, np.asarray(wanted)) < 1.5
-    assert abs(found.astype(int) - np.asarray(wanted)).max() < 8
+    expected = Image.fromarray(large).resize((50, 25), Image.Resampling.BILINEAR, edges)
+    assert difference(actual, np.asarray(expected)) < 1.5
+    assert abs(actual.astype(int) - np.asarray(expected)).max() < 8
 
 
-def test_orientation_behind_a_pngs_pixels():
+def test_orientation_stored_after_the_pixels_of_a_png():
     data = oriented(scene(), 6, "PNG")
     start = data.index(b"eXIf") - 4
     end = start + 12 + int.from_bytes(data[start : start + 4])
@@ -291,7 +291,7 @@ def test_orientation_behind_a_pngs_pixels():
     np.testing.assert_array_equal(decode.decode(late), scene())
 
 
-def test_damaged_metadata_do_not_spoil_the_pixels():
+def test_damaged_metadata_are_ignored():
     data = oriented(scene(), 6)
     at = data.index(b"Exif\0\0") + 6
     spoilt = data[:at] + b"\xff" * 8 + data[at + 8 :]
@@ -305,17 +305,17 @@ def test_damaged_metadata_do_not_spoil_the_pixels():
     ("side", "shape"),
     [(0, (600, 801)), (301, (600, 801)), (300, (300, 401)), (76, (150, 201)), (75, (75, 101))],
 )
-def test_a_jpeg_is_decoded_as_small_as_the_shorter_side_allows(side, shape):
+def test_a_jpeg_is_decoded_at_the_smallest_sufficient_size(side, shape):
     data = encoded(scene(600, 801), "JPEG", quality=95)
-    found = decode.decode(data, side)
-    assert found.shape[:2] == shape
+    actual = decode.decode(data, side)
+    assert actual.shape[:2] == shape
     reference = Image.fromarray(scene(600, 801)).resize(shape[::-1], Image.Resampling.BOX)
-    assert difference(found, np.asarray(reference)) < 1.5
+    assert difference(actual, np.asarray(reference)) < 1.5
     assert decode.decode(encoded(scene(600, 801)), side).shape[:2] == (600, 801)  # PNG
 
 
 def textured(height, width, seed=0):
-    """Something like a photograph: noise whose strength falls with the frequency."""
+    """An image like a photograph: noise whose strength falls with the frequency."""
     rng = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for octave in range(7):
@@ -337,24 +337,24 @@ JPEGS = {
 
 
 @pytest.mark.parametrize("kind", JPEGS)
-def test_rows_below_the_box_are_left_out_without_a_trace(kind, monkeypatch):
+def test_skipping_rows_below_the_box_does_not_change_the_result(kind, monkeypatch):
     data = encoded(textured(301, 403), "JPEG", quality=85, **JPEGS[kind])
     whole = Image.open(io.BytesIO(data))
     for box in [(0, 0, 20, 20), (3.5, 80.2, 150, 160.7), (40, 100, 200, 190), (0, 50, 260, 200)]:
         for size in [(16, 16), (40, 30), (200, 190)]:
-            found = decode.Picture(data).cut(box, size, Image.Resampling.BILINEAR)
+            actual = decode.Picture(data).cut(box, size, Image.Resampling.BILINEAR)
             with monkeypatch.context() as patch:
                 patch.setattr(decode, "_shortened", lambda data, height, rows: io.BytesIO(data))
-                wanted = decode.Picture(data).cut(box, size, Image.Resampling.BILINEAR)
+                expected = decode.Picture(data).cut(box, size, Image.Resampling.BILINEAR)
             # Pillow may choose another order of the two passes: a rounding.
-            assert abs(found.astype(int) - wanted.astype(int)).max() <= 1, (box, size)
+            assert abs(actual.astype(int) - expected.astype(int)).max() <= 1, (box, size)
     rows = 150
     short = np.asarray(Image.open(decode._shortened(data, 301, rows)))
     assert len(short) == rows
     np.testing.assert_array_equal(short[: rows - 2], np.asarray(whole)[: rows - 2])
 
 
-def test_headers_are_shortened_only_where_they_are_understood():
+def test_only_usual_jpeg_headers_are_shortened():
     data = encoded(textured(301, 403), "JPEG")
     frame = data.index(b"\xff\xc0")
     filled = data[:frame] + b"\xff\xff" + data[frame:]
@@ -381,24 +381,26 @@ def test_reduced_decoding_is_within_a_grey_level_of_full_decoding(shrink, filter
     data = encoded(textured(700, 900), format, **({"quality": 90} if format == "JPEG" else {}))
     box = (31.0, 77.0, 560.0, 700.0)
     size = (int(560 / shrink), int(700 / shrink))
-    found = decode.Picture(data).cut(box, size, filter)
+    actual = decode.Picture(data).cut(box, size, filter)
     whole = Image.open(io.BytesIO(data)).convert("RGB")
-    wanted = whole.resize(size[::-1], filter, (77, 31, 777, 591))
-    assert difference(found, np.asarray(wanted)) < 1
+    expected = whole.resize(size[::-1], filter, (77, 31, 777, 591))
+    assert difference(actual, np.asarray(expected)) < 1
 
 
-def test_nearest_takes_pixels_of_the_full_size():
+def test_nearest_samples_the_full_resolution():
     data = encoded(textured(400, 400), "JPEG", quality=90)
-    found = decode.Picture(data).cut((0, 0, 400, 400), (40, 40), Image.Resampling.NEAREST)
-    np.testing.assert_array_equal(found, decode.decode(data)[5::10, 5::10])
+    actual = decode.Picture(data).cut((0, 0, 400, 400), (40, 40), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(actual, decode.decode(data)[5::10, 5::10])
 
 
-def test_a_part_at_its_own_size_is_copied():
-    found = decode.Picture(encoded(scene())).cut((7, 9, 20, 30), (20, 30), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(found, scene()[7:27, 9:39])
+def test_a_box_of_unchanged_size_is_copied():
+    actual = decode.Picture(encoded(scene())).cut(
+        (7, 9, 20, 30), (20, 30), Image.Resampling.LANCZOS
+    )
+    np.testing.assert_array_equal(actual, scene()[7:27, 9:39])
 
 
-def test_a_picture_can_be_cut_again():
+def test_a_picture_can_be_cut_twice():
     picture = decode.Picture(encoded(scene(), "JPEG"))
     first = picture.cut((0, 0, 30, 30), (10, 10), Image.Resampling.BILINEAR)
     assert picture.image().size == (80, 60)
@@ -412,7 +414,7 @@ def test_a_picture_can_be_cut_again():
 @pytest.mark.parametrize(
     "content", [b"", b"\xff", b"no picture at all", b"\xff\xd8\xff", b"GIF89a"]
 )
-def test_what_is_no_image_is_refused_in_one_line(content):
+def test_data_that_is_not_an_image_is_refused_in_one_line(content):
     for read in (decode.decode, size):
         with pytest.raises(decode.BadImage) as caught:
             read(content)
@@ -430,7 +432,7 @@ def test_truncated_files_are_refused(format, share):
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
-def test_a_truncated_jpeg_is_refused_wherever_the_box_is(share):
+def test_a_truncated_jpeg_is_refused_for_every_box(share):
     exif = Image.Exif()
     exif[0x0112] = 1
     thumbnail = encoded(scene(), "JPEG")  # its end marker is not the picture's
@@ -440,7 +442,7 @@ def test_a_truncated_jpeg_is_refused_wherever_the_box_is(share):
         picture.cut((0, 0, 30, 30), (10, 10), Image.Resampling.BILINEAR)
 
 
-def test_a_missing_file_is_no_bad_image(tmp_path):
+def test_a_missing_file_is_not_a_bad_image(tmp_path):
     with pytest.raises(FileNotFoundError):
         decode.decode(tmp_path / "nothing.jpg")
 
@@ -456,7 +458,7 @@ def test_a_decompression_bomb_is_refused_from_its_header(format, times, monkeypa
             read(data)
 
 
-def test_a_huge_png_is_refused_at_once():
+def test_a_huge_png_is_refused_without_decoding():
     bomb = bytearray(png(np.zeros((1, 1), np.uint16)))
     bomb[16:24] = struct.pack(">II", 50_000, 50_000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))

@@ -64,7 +64,7 @@ def test_classes_labels_and_order(tmp_path):
             files.read(i)
 
 
-def test_a_picture_comes_through(tmp_path):
+def test_a_file_is_read_unchanged(tmp_path):
     fill(tmp_path, {"train/a": [], "train/b": ["x.png"]})
     picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     Image.fromarray(picture).save(tmp_path / "train/a/1.png")
@@ -73,19 +73,19 @@ def test_a_picture_comes_through(tmp_path):
     assert label == 0
 
 
-def test_other_files_are_left_out(tmp_path):
+def test_hidden_and_other_files_are_ignored(tmp_path):
     fill(tmp_path, TREE)
-    wanted = names(dataset(tmp_path).load("train"))
+    expected = names(dataset(tmp_path).load("train"))
     more = {
         "train/cat": [".hidden.jpg", "notes.txt", "jpg", ".git/x.jpg", "a.jpg.part"],
         "train": ["readme.md", "stray.jpg"],
         "train/.cache": ["y.jpg"],
     }
-    assert names(dataset(fill(tmp_path, more)).load("train")) == wanted
+    assert names(dataset(fill(tmp_path, more)).load("train")) == expected
 
 
 @pytest.mark.parametrize("where", ["test", "val", "validation"])
-def test_the_test_split_has_three_names(where, tmp_path):
+def test_the_test_split_may_have_three_names(where, tmp_path):
     fill(tmp_path, {"train/a": ["1.jpg"], "train/b": ["2.jpg"], f"{where}/b": ["3.jpg"]})
     files = dataset(tmp_path).load("test")
     assert names(files) == ["b/3.jpg"]
@@ -139,7 +139,7 @@ def test_one_more_file_moves_at_most_one_other(tmp_path):
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
-def test_each_part_has_each_class_where_there_are_two_files(fraction, tmp_path):
+def test_both_splits_contain_every_class_with_two_files(fraction, tmp_path):
     where = dataset(one_folder(tmp_path, {"a": 2, "b": 9, "single": 1}), fraction)
     train, test = (where.load(split) for split in ("train", "test"))
     assert set(train.labels) == {0, 1, 2}
@@ -155,7 +155,7 @@ def test_a_class_may_be_called_train(tmp_path):
 # ------------------------------------------------------------------------------ links, workers
 
 
-def test_links_are_followed_and_circles_end(tmp_path):
+def test_links_are_followed_and_cycles_end(tmp_path):
     fill(tmp_path, {**TREE, "store": ["s.jpg"]})
     cat = tmp_path / "train" / "cat"
     os.symlink(tmp_path / "store" / "s.jpg", cat / "link.jpg")
@@ -165,15 +165,15 @@ def test_links_are_followed_and_circles_end(tmp_path):
     os.symlink("itself", cat / "itself")
     os.symlink(tmp_path / "train" / "dog", tmp_path / "train" / "hound")
     files = dataset(tmp_path).load("train")
-    found = names(files)
+    actual = names(files)
     assert files.info.class_names == ("cat", "dog", "hound")
-    assert {"cat/link.jpg", "cat/10.jpeg", "hound/b.jpg"} <= set(found)
+    assert {"cat/link.jpg", "cat/10.jpeg", "hound/b.jpg"} <= set(actual)
     real = [os.path.realpath(files.path(i)) for i in np.flatnonzero(files.labels == 0)]
     assert real.count(str(tmp_path / "store" / "s.jpg")) == 2  # the link and the linked folder
     assert real.count(str(cat / "2.BMP")) == 1
 
 
-def test_a_link_to_nothing_is_an_error_that_names_it(tmp_path):
+def test_a_broken_link_is_reported_by_name(tmp_path):
     fill(tmp_path, TREE)
     os.symlink(tmp_path / "gone.jpg", tmp_path / "train" / "cat" / "1.jpg")
     files = dataset(tmp_path).load("train")
@@ -181,7 +181,7 @@ def test_a_link_to_nothing_is_an_error_that_names_it(tmp_path):
         files.read(0)
 
 
-def test_unusual_names(tmp_path):
+def test_unusual_file_names(tmp_path):
     fill(tmp_path, {"train/ä ö": ["ü\n.jpg", "日本.jpg"], "train/b": ["x.jpg"]})
     with open(os.fsencode(tmp_path / "train" / "b") + b"/\xff.jpg", "wb") as file:
         file.write(b"not UTF-8")
@@ -191,24 +191,24 @@ def test_unusual_names(tmp_path):
     )
 
 
-def test_it_can_be_sent_and_read_by_several_threads(tmp_path):
+def test_a_split_can_be_pickled_and_read_by_several_threads(tmp_path):
     fill(tmp_path, {f"train/{c}": [f"{i}.jpg" for i in range(50)] for c in "abc"})
     files = dataset(tmp_path).load("train")
     copy = pickle.loads(pickle.dumps(files))
-    wanted = [files.read(i) for i in range(150)]
-    assert [copy.read(i) for i in range(150)] == wanted
-    found = {}
+    expected = [files.read(i) for i in range(150)]
+    assert [copy.read(i) for i in range(150)] == expected
+    actual = {}
 
     def work(start):
         for i in range(start, 150, 4):
-            found[i] = files.read(i)
+            actual[i] = files.read(i)
 
     threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[i] for i in range(150)] == wanted
+    assert [actual[i] for i in range(150)] == expected
 
 
 # ------------------------------------------------------------------------------ refusals
@@ -220,7 +220,7 @@ def refused(where, split, match):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_there(tmp_path):
+def test_missing_folders_are_reported(tmp_path):
     refused(dataset(""), "train", "no folder of images is given")
     refused(dataset(tmp_path / "no"), "train", "no folder .*no: ")
     (tmp_path / "file").write_text("")
@@ -240,12 +240,12 @@ def test_what_is_not_there(tmp_path):
     refused(dataset(tmp_path), "test", "'test' .*val is empty")
 
 
-def test_a_class_folder_without_images(tmp_path):
+def test_a_class_folder_without_images_is_refused(tmp_path):
     fill(tmp_path, {**TREE, "train/cow": ["notes.txt"]})
     refused(dataset(tmp_path), "train", "no images in .*cow: remove the folder or add images")
 
 
-def test_classes_that_training_has_not(tmp_path):
+def test_classes_missing_from_the_training_split_are_refused(tmp_path):
     fill(tmp_path, {**TREE, **{f"val/{c}": ["1.jpg"] for c in "uvwxy"}})
     match = r"val has classes that .*train does not have \(u, v, w and 2 more\)"
     refused(dataset(tmp_path), "test", match)
@@ -275,12 +275,12 @@ def test_a_run_among_the_images_is_refused(fraction, place, is_inside, tmp_path)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0, math.nan])
-def test_fractions_outside_0_and_1(fraction, tmp_path):
+def test_fractions_outside_0_to_1_are_refused(fraction, tmp_path):
     one_folder(tmp_path, {"a": 3, "b": 3})
     refused(dataset(tmp_path, fraction), "train", r"config\.dataset\.test_fraction=.*: must be")
 
 
-def test_fractions_and_splits_that_contradict_the_folders(tmp_path):
+def test_fractions_and_splits_that_contradict_the_folders_are_refused(tmp_path):
     fill(tmp_path, TREE)
     refused(dataset(tmp_path, 0.1), "train", r"set config\.dataset\.test_fraction=0")
     one_folder(tmp_path / "one", {"a": 3, "b": 3})
@@ -289,7 +289,7 @@ def test_fractions_and_splits_that_contradict_the_folders(tmp_path):
     refused(dataset(tmp_path / "singles", 0.1), "test", "'test' .* is empty")
 
 
-def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_reported(tmp_path, monkeypatch):
     fill(tmp_path, TREE)
     scandir = os.scandir
 

@@ -20,10 +20,10 @@ def seven(size=28):
     return picture
 
 
-def test_a_picture_of_the_right_shape_is_read_exactly(tmp_path):
+def test_an_image_of_the_right_shape_is_read_exactly(tmp_path):
     Image.fromarray(seven()).save(tmp_path / "a.png")
-    found, inverted = images.read(str(tmp_path / "a.png"), SHAPE, "auto", images.INK["digits"])
-    np.testing.assert_array_equal(found[..., 0], seven())
+    actual, inverted = images.read(str(tmp_path / "a.png"), SHAPE, "auto", images.INK["digits"])
+    np.testing.assert_array_equal(actual[..., 0], seven())
     assert not inverted
 
 
@@ -41,22 +41,22 @@ def test_any_mode_and_polarity_become_light_ink_on_dark(tmp_path, mode):
         picture = picture.convert(mode)
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     picture.save(path)
-    found, inverted = images.read(str(path), SHAPE, "auto")
+    actual, inverted = images.read(str(path), SHAPE, "auto")
     assert inverted
-    assert found.shape == SHAPE
-    assert found.dtype == np.uint8
-    np.testing.assert_allclose(found[..., 0].astype(float), seven(), atol=60)
-    assert abs(found.astype(float)[..., 0] - seven()).mean() < 8
+    assert actual.shape == SHAPE
+    assert actual.dtype == np.uint8
+    np.testing.assert_allclose(actual[..., 0].astype(float), seven(), atol=60)
+    assert abs(actual.astype(float)[..., 0] - seven()).mean() < 8
 
 
-def test_wide_pictures_are_fitted_in_whole(tmp_path):
+def test_wide_images_are_padded_and_not_cropped(tmp_path):
     wide = np.zeros((20, 60), np.uint8)
     wide[:, 28:32] = 255
     Image.fromarray(wide).save(tmp_path / "wide.jpg", quality=95)
-    found, _ = images.read(str(tmp_path / "wide.jpg"), SHAPE, "no")
-    rows = np.flatnonzero(found[:, 14, 0] > 100)
+    actual, _ = images.read(str(tmp_path / "wide.jpg"), SHAPE, "no")
+    rows = np.flatnonzero(actual[:, 14, 0] > 100)
     assert 8 <= len(rows) <= 11  # 20 of 60 pixels of height, scaled by 28 / 60
-    assert found[0].max() < 10
+    assert actual[0].max() < 10
 
 
 @pytest.mark.parametrize("name", images.INK)
@@ -86,7 +86,7 @@ def test_a_picture_without_ink_stays_empty(tmp_path):
     assert not pixels.any()
 
 
-def test_files_that_are_no_pictures_are_refused(tmp_path):
+def test_files_that_are_not_images_are_refused(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     Image.fromarray(seven()).save(tmp_path / "whole.png")
     content = (tmp_path / "whole.png").read_bytes()
@@ -108,8 +108,8 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", decode.EXTENSIONS)
-def test_every_kind_of_picture_is_found_in_folders_and_read(tmp_path, suffix):
-    """By nets that take arrays, and by those that cut their own views."""
+def test_every_format_is_listed_in_folders_and_read(tmp_path, suffix):
+    """For networks that take arrays, and for networks that cut views."""
     picture = Image.fromarray(np.stack([seven(56)] * 3, -1))
     if suffix == ".pbm":
         picture = picture.convert("1")
@@ -125,11 +125,11 @@ def test_every_kind_of_picture_is_found_in_folders_and_read(tmp_path, suffix):
     cut = small.cut(images.PictureSplit(info, (str(path),)).read(0)[0])[0]
     assert cut.shape == (28, 28, 3)
     np.testing.assert_array_equal(small.cut(images.content(str(path)))[0], cut)
-    for found in (cut, images.read(str(path), (28, 28, 3), "no")[0]):
-        assert abs(found.astype(float) - seven()[..., None]).mean() < 6
+    for actual in (cut, images.read(str(path), (28, 28, 3), "no")[0]):
+        assert abs(actual.astype(float) - seven()[..., None]).mean() < 6
 
 
-def test_a_rare_picture_that_is_damaged_is_refused_by_who_cuts_it(tmp_path):
+def test_a_damaged_file_of_a_rare_format_is_refused_when_it_is_cut(tmp_path):
     Image.fromarray(seven()).save(tmp_path / "a.tif")
     (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:100])
     with pytest.raises(decode.BadImage):

@@ -7,21 +7,21 @@ import pytest
 from input_pipeline import prepare
 
 
-def test_sets_that_are_placed_by_hand_name_their_files(tmp_path, capsys):
+def test_missing_files_of_a_manual_download_are_named(tmp_path, capsys):
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
     flags = ["imagenet2012", f"--data_dir={tmp_path}"]
     assert prepare.main(flags) == 2
-    said = capsys.readouterr().err
-    assert f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar by hand into {manual}" in said
+    message = capsys.readouterr().err
+    assert f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar by hand into {manual}" in message
     (manual / "ILSVRC2012_img_train.tar").touch()
     assert prepare.main(flags) == 2
-    said = capsys.readouterr().err
-    assert "download ILSVRC2012_img_val.tar by hand" in said
+    message = capsys.readouterr().err
+    assert "download ILSVRC2012_img_val.tar by hand" in message
 
 
-def test_a_failure_names_the_folder_of_files_placed_by_hand(tmp_path, capsys, monkeypatch):
-    """Of any set that needs some; another failure is the connection's."""
+def test_a_failed_download_names_the_empty_manual_folder(tmp_path, capsys, monkeypatch):
+    """The message about a manual download applies to any set that needs one."""
 
     class Builder:
         name, data_dir = "some", str(tmp_path / "some" / "1.0.0")
@@ -42,12 +42,12 @@ def test_a_failure_names_the_folder_of_files_placed_by_hand(tmp_path, capsys, mo
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("mnist", "--raw"), "--raw applies to a copy: also give --shorter_side=PIXELS"),
         ((".",), ". is a folder, which training reads directly"),
     ],
 )
-def test_half_an_order_of_a_copy_is_refused(arguments, said, capsys):
+def test_options_of_a_copy_without_shorter_side_are_refused(arguments, message, capsys):
     assert prepare.main(list(arguments)) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

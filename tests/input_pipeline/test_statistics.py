@@ -15,41 +15,41 @@ from input_pipeline.tfds_sets import PreparedSet
 
 
 def photographs(count=40, height=6, width=5):
-    """Channels that go together, as in photographs, about a different mean each."""
+    """Images with correlated channels, as in photographs. Each channel has another mean."""
     rng = np.random.default_rng(1)
     common = rng.normal(0, 50, (count, height, width, 1))
     own = rng.normal(0, 12, (count, height, width, 3)) + np.array([125, 115, 100])
     return (common + own).clip(0, 255).astype(np.uint8)
 
 
-def assert_same(found, expected):
+def assert_same(actual, expected):
     for name, value in vars(expected).items():
-        np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+        np.testing.assert_array_equal(getattr(actual, name), value, err_msg=name)
 
 
 # ------------------------------------------------------------------------------------- computing
 
 
 @pytest.mark.parametrize("chunk", [1, 100, 10**6])
-def test_equal_to_numpys(monkeypatch, chunk):
+def test_statistics_equal_those_of_numpy(monkeypatch, chunk):
     monkeypatch.setattr(statistics, "_CHUNK", chunk)
     images = photographs()
-    found = statistics.compute(iter(images), len(images), "made")
+    actual = statistics.compute(iter(images), len(images), "made")
     pixels = images.reshape(-1, 3) / 255
-    np.testing.assert_allclose(found.image, images.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(found.mean, 255 * pixels.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(actual.image, images.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(actual.mean, 255 * pixels.mean(axis=0), rtol=1e-12)
     covariance = np.cov(pixels.T, bias=True)
-    np.testing.assert_allclose(found.eigenvalues, np.linalg.eigvalsh(covariance)[::-1], rtol=1e-9)
-    assert (np.diff(found.eigenvalues) < 0).all()
-    v = found.eigenvectors
-    np.testing.assert_allclose(v @ np.diag(found.eigenvalues) @ v.T, covariance, atol=1e-12)
+    np.testing.assert_allclose(actual.eigenvalues, np.linalg.eigvalsh(covariance)[::-1], rtol=1e-9)
+    assert (np.diff(actual.eigenvalues) < 0).all()
+    v = actual.eigenvectors
+    np.testing.assert_allclose(v @ np.diag(actual.eigenvalues) @ v.T, covariance, atol=1e-12)
     np.testing.assert_allclose(v.T @ v, np.eye(3), atol=1e-12)
     assert (np.take_along_axis(v, np.abs(v).argmax(axis=0)[None], axis=0) > 0).all()
-    assert (found.image.dtype, found.mean.dtype) == (np.float32, np.float64)
-    assert found.examples == 40
+    assert (actual.image.dtype, actual.mean.dtype) == (np.float32, np.float64)
+    assert actual.examples == 40
 
 
-def test_exactly_the_same_in_any_order_and_chunks(monkeypatch):
+def test_order_and_chunk_size_do_not_change_the_statistics(monkeypatch):
     images = photographs()
     expected = statistics.compute(images, len(images), "made")
     monkeypatch.setattr(statistics, "_CHUNK", 300)
@@ -57,17 +57,17 @@ def test_exactly_the_same_in_any_order_and_chunks(monkeypatch):
     assert_same(statistics.compute(shuffled, len(images), "made"), expected)
 
 
-def test_grey_images_have_one_axis_and_a_plane_of_colours_has_no_negative_variance():
+def test_eigenvalues_of_grey_images_and_of_colours_in_a_plane():
     grey = photographs()[..., :1]
-    found = statistics.compute(grey, len(grey), "made")
-    assert found.eigenvectors.tolist() == [[1.0]]
-    assert found.eigenvalues[0] == pytest.approx((grey / 255).var(), rel=1e-9)
-    found = statistics.compute(np.repeat(grey, 3, axis=-1), len(grey), "made")
-    assert (found.eigenvalues >= 0).all()
-    np.testing.assert_allclose(found.eigenvectors[:, 0], 3**-0.5)
+    actual = statistics.compute(grey, len(grey), "made")
+    assert actual.eigenvectors.tolist() == [[1.0]]
+    assert actual.eigenvalues[0] == pytest.approx((grey / 255).var(), rel=1e-9)
+    actual = statistics.compute(np.repeat(grey, 3, axis=-1), len(grey), "made")
+    assert (actual.eigenvalues >= 0).all()
+    np.testing.assert_allclose(actual.eigenvectors[:, 0], 3**-0.5)
 
 
-def test_no_image_and_sizes_that_differ_are_refused():
+def test_no_images_and_different_sizes_are_refused():
     with pytest.raises(UserError, match="made: there is no image"):
         statistics.compute(iter(()), 0, "made")
     two = [np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)]
@@ -78,11 +78,11 @@ def test_no_image_and_sizes_that_differ_are_refused():
 # --------------------------------------------------------------------------------------- files
 
 
-def test_saved_and_loaded_are_equal_and_damage_is_one_line(tmp_path):
-    found = statistics.compute(photographs(), 40, "made")
+def test_statistics_can_be_saved_and_loaded_and_damage_is_reported(tmp_path):
+    actual = statistics.compute(photographs(), 40, "made")
     path = tmp_path / "new" / "some.npz"
-    found.save(path)
-    assert_same(statistics.load(path), found)
+    actual.save(path)
+    assert_same(statistics.load(path), actual)
     assert [p.name for p in path.parent.iterdir()] == ["some.npz"]
     content = path.read_bytes()
     middle = len(content) // 2
@@ -96,12 +96,12 @@ def test_saved_and_loaded_are_equal_and_damage_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-# ------------------------------------------------------------------------ with a set that is there
+# --------------------------------------------------------------------------------- with a data set
 
 
 @pytest.fixture
 def made_set(tmp_path, monkeypatch):
-    """The dataset section of a set whose files are stand-ins; its images are `photographs`."""
+    """The dataset section of a set with empty files, whose images are `photographs`."""
     folder = tmp_path / "data" / "made" / "1.0.0"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{}")
@@ -126,7 +126,7 @@ def stored(folder):
     return sorted(path for path in folder.glob("**/statistics-*"))
 
 
-def test_computed_once_and_kept_in_the_sets_folder_by_split_and_view(made_set, monkeypatch):
+def test_statistics_are_computed_once_per_split_and_view(made_set, monkeypatch):
     dataset, folder, load = made_set
     first = statistics.find_or_compute(dataset)
     assert_same(statistics.find_or_compute(dataset), first)
@@ -143,7 +143,7 @@ def test_computed_once_and_kept_in_the_sets_folder_by_split_and_view(made_set, m
     assert_same(statistics.find_or_compute(dataset, load_split=lambda: held), first)
 
 
-def test_a_set_that_changed_or_moved(made_set):
+def test_statistics_of_a_changed_and_of_a_moved_set(made_set):
     dataset, folder, load = made_set
     statistics.find_or_compute(dataset)
     (folder / "records").write_text("as it is now")
@@ -165,7 +165,7 @@ def test_a_set_that_changed_or_moved(made_set):
     assert load.calls == 4  # they came along
 
 
-def test_a_folder_that_cannot_be_written_leaves_them_to_the_cache(
+def test_statistics_go_to_the_cache_if_the_folder_is_read_only(
     made_set, tmp_path, monkeypatch, capsys
 ):
     dataset, folder, load = made_set
@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_leaves_them_to_the_cache(
     assert "Permission denied): continuing without" in capsys.readouterr().err
 
 
-def test_damaged_ones_are_made_again(made_set, capsys):
+def test_damaged_statistics_are_computed_again(made_set, capsys):
     dataset, folder, load = made_set
     first = statistics.find_or_compute(dataset)
     (path,) = stored(folder)
@@ -201,7 +201,7 @@ def test_damaged_ones_are_made_again(made_set, capsys):
     assert_same(statistics.load(path), first)
 
 
-def test_the_decoded_arrays_stay_valid_when_statistics_come_into_their_folder(made_set):
+def test_storing_statistics_does_not_invalidate_the_cached_arrays(made_set):
     dataset, folder, _ = made_set
     before = PreparedSet("made", folder).cache_file("train", "")
     statistics.find_or_compute(dataset)
@@ -211,45 +211,45 @@ def test_the_decoded_arrays_stay_valid_when_statistics_come_into_their_folder(ma
     assert PreparedSet("made", folder).cache_file("train", "") != before
 
 
-def test_the_embedded_set_leaves_no_file(tmp_path, monkeypatch):
+def test_statistics_of_the_embedded_set_are_not_stored(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     dataset = base().dataset
     dataset.name = "digits"
-    found = statistics.find_or_compute(dataset)
+    actual = statistics.find_or_compute(dataset)
     images = sources.load(dataset, "train").images
-    np.testing.assert_allclose(found.image, images.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(actual.image, images.mean(axis=0), rtol=1e-6)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("square", "side"), [(False, 3), (True, 4)])
-def test_what_of_a_view_counts(made_set, square, side):
+def test_the_part_of_a_view_that_is_measured(made_set, square, side):
     dataset, folder, _ = made_set
     view = base().view
     view.update({"size": 3, "square": square, "train_scale": (4, 4), "test_scale": 4})
     view.interpolation = "random"
-    found = statistics.find_or_compute(dataset, view)
-    assert found.image.shape == (side, side, 3)
+    actual = statistics.find_or_compute(dataset, view)
+    assert actual.image.shape == (side, side, 3)
     # A 6x5 image with a shorter side of 4 has 4 columns and 4 rows: int(4 * 6 / 5).
     small = [Image.fromarray(p).resize((4, 4), Image.Resampling.BILINEAR) for p in photographs()]
     mean = np.mean([np.asarray(p, float) for p in small], axis=0)
     first = round((4 - side) / 2)
     part = slice(first, first + side)
-    np.testing.assert_allclose(found.image, mean[part, part], atol=1)
+    np.testing.assert_allclose(actual.image, mean[part, part], atol=1)
     view.size = 0  # as they come
     assert statistics.find_or_compute(dataset, view).image.shape == (6, 5, 3)
     assert len(stored(folder)) == 2
 
 
-def test_the_command_prints_and_stores(made_set, capsys):
+def test_the_command_prints_and_stores_statistics(made_set, capsys):
     dataset, folder, load = made_set
     arguments = ["made", f"--data_dir={dataset.data_dir}"]
     assert statistics.main(arguments) == 0
     printed = capsys.readouterr().out
     (path,) = stored(folder)
-    found = statistics.load(path)
+    actual = statistics.load(path)
     assert "made train: 40 images of 6x5x3" in printed
     assert f"stored in {path}" in printed
-    for value in (*found.mean, *found.eigenvalues, *found.eigenvectors.ravel()):
+    for value in (*actual.mean, *actual.eigenvalues, *actual.eigenvectors.ravel()):
         assert f"{value:.4f}" in printed
     statistics.find_or_compute(dataset)  # as training does
     assert load.calls == 1

@@ -25,7 +25,7 @@ SEED, BATCH = 4, 8
 
 
 class Pictures:
-    """Twenty PNG files of different sizes in memory; example i is of grey level 10 * i."""
+    """Twenty PNG files of different sizes in memory. Example i has the grey level 10 * i."""
 
     info = INFO
 
@@ -44,7 +44,7 @@ class Pictures:
 
 
 class Noise:
-    """Images in memory, of which every crop is another."""
+    """Images in memory. Crops at different places differ."""
 
     info = Info("noise", (20, 30, 3), ("a", "b"))
 
@@ -64,7 +64,7 @@ def reading(workers=0, **options):
 
 
 def training(split, first=0, last=10**6, dispatch=1, devices=1, process=(0, 1), **options):
-    """process: its number, and how many there are."""
+    """process: its number and the number of processes."""
     order = batches.Order(SEED, BATCH, devices, *process)
     steps = range(first, last)
     return stream.TrainBatches(split, reading(**options), order, steps, lambda _: dispatch)
@@ -74,54 +74,54 @@ def train(split, first=0, last=6, **options):
     return list(training(split, first, last, **options))
 
 
-def flat(found, name="image"):
+def flat(actual, name="image"):
     """[steps, places, ...]"""
-    steps = [np.swapaxes(batch[name], 0, 1) for batch in found]
+    steps = [np.swapaxes(batch[name], 0, 1) for batch in actual]
     return np.concatenate([part.reshape(len(part), -1, *part.shape[3:]) for part in steps])
 
 
 WHOLE = flat(train(Noise()))
 
 
-def test_the_examples_are_those_of_batch_indices_in_all_passes():
+def test_examples_follow_batch_indices_in_all_passes():
     levels = flat(train(Pictures(), last=5))[:, :, 0, 0, 0] // 10
-    for step, found in enumerate(levels):
+    for step, actual in enumerate(levels):
         expected = batches.batch_indices(SEED, step, BATCH, 20)
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
     assert sorted(levels.flat) == sorted([*range(20)] * 2)
 
 
-def test_any_step_alone_is_the_same():
+def test_a_stream_can_start_at_any_step():
     for first in (1, 5):
         np.testing.assert_array_equal(flat(train(Noise(), first=first)), WHOLE[first:])
 
 
 @pytest.mark.parametrize(("devices", "dispatch"), [(2, 1), (8, 3), (1, 6)])
 def test_devices_and_dispatches_change_the_layout_only(devices, dispatch):
-    found = train(Noise(), devices=devices, dispatch=dispatch)
-    assert found[0]["image"].shape == (devices, dispatch, BATCH // devices, 16, 16, 3)
-    assert found[0]["image"].dtype == np.uint8
-    assert found[0]["label"].shape == (devices, dispatch, BATCH // devices)
-    np.testing.assert_array_equal(flat(found), WHOLE)
+    actual = train(Noise(), devices=devices, dispatch=dispatch)
+    assert actual[0]["image"].shape == (devices, dispatch, BATCH // devices, 16, 16, 3)
+    assert actual[0]["image"].dtype == np.uint8
+    assert actual[0]["label"].shape == (devices, dispatch, BATCH // devices)
+    np.testing.assert_array_equal(flat(actual), WHOLE)
 
 
 @pytest.mark.parametrize(("threads", "part"), [(1, 8), (1, 3), (3, 8), (16, 8)])
-def test_threads_and_parts_change_nothing(monkeypatch, threads, part):
+def test_threads_and_sizes_of_parts_do_not_change_batches(monkeypatch, threads, part):
     monkeypatch.setattr(stream, "cores", lambda: threads)
     monkeypatch.setattr(stream, "_LARGEST_PART", part)
     np.testing.assert_array_equal(flat(train(Noise(), devices=2, dispatch=3)), WHOLE)
-    found = list(stream.eval_batches(Pictures(), reading(), BATCH, 1))
-    assert [batch["mask"].sum() for batch in found] == [8, 8, 4]
-    levels = np.concatenate([batch["image"][0, :, 0, 0, 0] // 10 for batch in found])
+    actual = list(stream.eval_batches(Pictures(), reading(), BATCH, 1))
+    assert [batch["mask"].sum() for batch in actual] == [8, 8, 4]
+    levels = np.concatenate([batch["image"][0, :, 0, 0, 0] // 10 for batch in actual])
     np.testing.assert_array_equal(levels[:20], range(20))
 
 
-def test_each_host_reads_its_part():
+def test_each_process_reads_its_part():
     parts = [flat(train(Noise(), process=(number, 4))) for number in range(4)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), WHOLE)
 
 
-def test_another_seed_and_another_pass_cut_otherwise():
+def test_crops_differ_between_seeds_and_passes():
     class Same(Noise):
         def read(self, i):
             return super().read(0)
@@ -130,13 +130,13 @@ def test_another_seed_and_another_pass_cut_otherwise():
     assert len(np.unique(images, axis=0)) > 60
 
 
-def test_processes_give_the_same_batches_and_end_with_the_iterator():
+def test_workers_give_the_same_batches_and_end_with_the_iterator():
     iterator = training(Noise(), first=1, devices=2, workers=2)
-    found = [next(iterator) for _ in range(5)]
-    np.testing.assert_array_equal(flat(found), WHOLE[1:])
+    actual = [next(iterator) for _ in range(5)]
+    np.testing.assert_array_equal(flat(actual), WHOLE[1:])
     children = multiprocessing.active_children()
     assert len(children) >= 2
-    for child in children:  # as from Ctrl-C: the run goes on until it has saved
+    for child in children:  # as from Ctrl-C: workers must live until the run has saved
         os.kill(child.pid, signal.SIGINT)
         os.kill(child.pid, signal.SIGTERM)
     more = flat([next(iterator) for _ in range(6)])  # more than were ready
@@ -149,7 +149,7 @@ linux = pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads /proc")
 
 
 def _children(parent):
-    found = []
+    actual = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{entry}/stat") as file:
@@ -159,8 +159,8 @@ def _children(parent):
         except OSError:
             continue
         if int(fields[1]) == parent and spawned:
-            found.append(int(entry))
-    return found
+            actual.append(int(entry))
+    return actual
 
 
 def _alive(pid):
@@ -172,7 +172,7 @@ def _alive(pid):
 
 
 @linux
-def test_a_killed_worker_is_one_line():
+def test_a_killed_worker_is_reported_in_one_line():
     iterator = training(Noise(), workers=1)
     next(iterator)
     for child in _children(os.getpid()):
@@ -199,7 +199,7 @@ if __name__ == "__main__":
 @linux
 @pytest.mark.parametrize("victim", ["parent", "worker"])
 @pytest.mark.slow
-def test_no_process_and_no_shared_memory_outlives_a_killed_one(tmp_path, victim):
+def test_a_killed_process_leaves_no_processes_and_no_shared_memory(tmp_path, victim):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     here = os.path.dirname(__file__)
@@ -213,9 +213,9 @@ def test_no_process_and_no_shared_memory_outlives_a_killed_one(tmp_path, victim)
         shared = set().union(*map(_shared_memory, [parent.pid, *children]))
         assert shared
         os.kill(parent.pid if victim == "parent" else _workers(children)[0], signal.SIGKILL)
-        said = parent.communicate(timeout=60)[1]
+        message = parent.communicate(timeout=60)[1]
         assert parent.returncode == (-signal.SIGKILL if victim == "parent" else 1)
-        assert victim == "parent" or "a process that decodes images ended" in said
+        assert victim == "parent" or "a process that decodes images ended" in message
     deadline = time.monotonic() + 30
     while any(map(_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -227,8 +227,8 @@ def test_no_process_and_no_shared_memory_outlives_a_killed_one(tmp_path, victim)
 
 @linux
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_command_that_may_be_given_again(tmp_path):
-    """The real one, which leaves Python at once, past all that is registered for its end."""
+def test_a_killed_worker_ends_the_command_with_the_status_to_try_again(tmp_path):
+    """Runs main.py, which exits without Python's exit handlers."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 20, 3)).astype(np.uint8)
     for number, image in enumerate(pixels):
         part, name = ("train", "val")[number >= 8], "ab"[number % 2]
@@ -264,10 +264,12 @@ def test_a_killed_worker_ends_the_command_that_may_be_given_again(tmp_path):
         shared = set().union(*map(_shared_memory, [run.pid, *children]))
         for worker in _workers(children):
             os.kill(worker, signal.SIGKILL)
-        said = run.communicate(timeout=60)[1]
-    assert run.returncode == 75, said
-    assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith("main.py: a process that decodes images ended (out of")
+        message = run.communicate(timeout=60)[1]
+    assert run.returncode == 75, message
+    assert "Traceback" not in message
+    assert message.splitlines()[-1].startswith(
+        "main.py: a process that decodes images ended (out of"
+    )
     assert shared
     deadline = time.monotonic() + 30
     while shared & set(os.listdir("/dev/shm")) and time.monotonic() < deadline:
@@ -294,7 +296,7 @@ os.wait()
 
 
 @linux
-def test_shared_memory_that_a_worker_was_just_making_is_freed():
+def test_shared_memory_of_a_worker_killed_while_it_made_it_is_freed():
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     # Ends when the process that cleans up does, which has the same standard error.
     command = [sys.executable, "-c", KILLED_EARLY, root]
@@ -307,25 +309,25 @@ def test_shared_memory_that_a_worker_was_just_making_is_freed():
 def _shared_memory(pid):
     """Names of the shared memory that a process has mapped."""
     with open(f"/proc/{pid}/maps") as file:
-        found = [line.split("/dev/shm/")[1].split()[0] for line in file if "/dev/shm/" in line]
-    return {name for name in found if os.path.exists(f"/dev/shm/{name}")}
+        actual = [line.split("/dev/shm/")[1].split()[0] for line in file if "/dev/shm/" in line]
+    return {name for name in actual if os.path.exists(f"/dev/shm/{name}")}
 
 
 def _workers(pids):
-    """Without the process that cleans up behind the others."""
-    found = []
+    """The worker processes among `pids`: without Python's resource tracker."""
+    actual = []
     for pid in pids:
         with open(f"/proc/{pid}/cmdline") as file:
             if "resource_tracker" not in file.read():
-                found.append(pid)
-    return found
+                actual.append(pid)
+    return actual
 
 
 # ------------------------------------------------------------------------------- bad examples
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_names_itself(workers):
+def test_an_unreadable_image_is_reported_by_name(workers):
     with pytest.raises(UserError, match=r"cannot read 7\.png \(class dog\) .*on_bad_image=skip"):
         train(Pictures(bad=(7,)), workers=workers)
     with pytest.raises(UserError, match=r"cannot read 7\.png"):
@@ -335,8 +337,8 @@ def test_an_unreadable_image_names_itself(workers):
 def test_skipped_images_are_counted_and_named_once(capsys):
     reading_lib._print_once.cache_clear()
     iterator = training(Pictures(bad=(7,)), last=5, on_bad_image="skip")
-    found = list(iterator)
-    levels = flat(found)[:, :, 0, 0, 0] // 10
+    actual = list(iterator)
+    levels = flat(actual)[:, :, 0, 0, 0] // 10
     good = flat(train(Pictures(), last=5))[:, :, 0, 0, 0] // 10
     np.testing.assert_array_equal(levels, np.where(good == 7, 8, good))
     assert iterator.skipped == 2  # two passes
@@ -344,12 +346,12 @@ def test_skipped_images_are_counted_and_named_once(capsys):
     assert message.count("skipped 7.png") == 1
 
 
-def test_nothing_readable_is_an_error():
+def test_a_split_without_readable_images_is_an_error():
     with pytest.raises(UserError, match="100 images in a row"):
         train(Pictures(bad=range(20)), on_bad_image="skip")
 
 
-def test_labels_out_of_range():
+def test_labels_out_of_range_are_refused():
     with pytest.raises(UserError, match="its label is 3"):
         train(Pictures(labels=[0, 1, 3, *[0] * 17]))
 
@@ -359,18 +361,18 @@ def test_labels_out_of_range():
 
 @pytest.mark.parametrize(("devices", "batch", "workers"), [(1, 6, 0), (2, 8, 0), (4, 20, 1)])
 def test_evaluation_sees_every_example_once_in_order(devices, batch, workers):
-    found = list(stream.eval_batches(Pictures(), reading(workers=workers), batch, devices))
-    for one in found:
+    actual = list(stream.eval_batches(Pictures(), reading(workers=workers), batch, devices))
+    for one in actual:
         assert one["image"].shape == (devices, batch // devices, 16, 16, 3)
-    mask = np.concatenate([one["mask"].reshape(-1) for one in found])
-    levels = np.concatenate([one["image"].reshape(-1, 16, 16, 3) for one in found])[:, 0, 0, 0]
-    labels = np.concatenate([one["label"].reshape(-1) for one in found])
+    mask = np.concatenate([one["mask"].reshape(-1) for one in actual])
+    levels = np.concatenate([one["image"].reshape(-1, 16, 16, 3) for one in actual])[:, 0, 0, 0]
+    labels = np.concatenate([one["label"].reshape(-1) for one in actual])
     assert (levels[mask > 0] // 10).tolist() == list(range(20))
     assert labels[mask > 0].tolist() == [i % 3 for i in range(20)]
 
 
-def test_evaluation_leaves_skipped_images_out():
-    found = list(stream.eval_batches(Pictures(bad=(7,)), reading(on_bad_image="skip"), 8, 1))
-    mask = np.concatenate([one["mask"].reshape(-1) for one in found])
+def test_evaluation_masks_skipped_images():
+    actual = list(stream.eval_batches(Pictures(bad=(7,)), reading(on_bad_image="skip"), 8, 1))
+    mask = np.concatenate([one["mask"].reshape(-1) for one in actual])
     assert mask.sum() == 19
     assert mask[7] == 0

@@ -71,7 +71,7 @@ def by_content(pictures, labels):
     )
 
 
-def test_tfds_set_is_read_whole_and_then_from_the_cache(small_set, tmp_path, monkeypatch):
+def test_a_set_is_decoded_once_and_then_read_from_the_cache(small_set, tmp_path, monkeypatch):
     folder, pictures, labels = small_set
     dataset = section(folder, tmp_path)
     first = sources.load(dataset, "train")
@@ -106,7 +106,7 @@ def test_an_unwritable_cache_is_a_warning(small_set, tmp_path, capsys):
     assert "continuing without" in capsys.readouterr().err
 
 
-def test_parts_of_splits_and_wrong_ones(small_set, tmp_path):
+def test_valid_and_invalid_split_expressions(small_set, tmp_path):
     folder, _, _ = small_set
     dataset = section(folder, tmp_path)
     assert len(sources.load(dataset, "train[:10]")) == 10
@@ -116,13 +116,13 @@ def test_parts_of_splits_and_wrong_ones(small_set, tmp_path):
         sources.load(dataset, "train[:0]")
 
 
-def test_a_missing_set_says_what_to_run(tmp_path):
+def test_a_missing_set_is_reported_with_the_command_that_prepares_it(tmp_path):
     dataset = tiny_config(**{"dataset.name": "mnist", "dataset.data_dir": str(tmp_path)}).dataset
     with pytest.raises(UserError, match=r"python -m input_pipeline\.prepare mnist"):
         sources.check(dataset)
 
 
-def test_a_damaged_set_is_one_line(small_set, tmp_path):
+def test_a_damaged_set_is_reported_in_one_line(small_set, tmp_path):
     import shutil
 
     folder = tmp_path / "copy"

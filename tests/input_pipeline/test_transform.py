@@ -25,7 +25,7 @@ def pictures(count, height, width, channels=3, seed=0):
 
 
 def made_statistics(height, width):
-    """Of no real set: a mean image without symmetries, and colours along slanted axes."""
+    """Invented statistics: a mean image without symmetry, and oblique colour axes."""
     rng = np.random.default_rng(9)
     image = rng.uniform(90, 160, (height, width, 3)).astype(np.float32)
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
@@ -37,21 +37,21 @@ def keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
-def test_lenet_scaling_puts_background_at_minus_01_and_ink_at_1175():
+def test_lenet_scaling_maps_background_to_minus_01_and_ink_to_1175():
     images = np.zeros((1, 28, 28, 1), np.uint8)
     images[0, 3, 4] = 255
     images[0, 5, 6] = 51
     config = get_config("digits")
-    found = make_transform(config.preprocess, config.augment)(images)
-    assert found.shape == (1, 32, 32, 1)
-    assert found.dtype == np.float32
-    assert float(found[0, 0, 0, 0]) == pytest.approx(-0.1)
-    assert float(found[0, 5, 6, 0]) == pytest.approx(1.175)
-    assert float(found[0, 7, 8, 0]) == pytest.approx(-0.1 + 1.275 * 0.2)
+    actual = make_transform(config.preprocess, config.augment)(images)
+    assert actual.shape == (1, 32, 32, 1)
+    assert actual.dtype == np.float32
+    assert float(actual[0, 0, 0, 0]) == pytest.approx(-0.1)
+    assert float(actual[0, 5, 6, 0]) == pytest.approx(1.175)
+    assert float(actual[0, 7, 8, 0]) == pytest.approx(-0.1 + 1.275 * 0.2)
 
 
-def test_a_given_mean_and_deviations_a_colour():
-    """As weights that others distribute want it, from their numbers (here torchvision's)."""
+def test_given_mean_and_deviation_per_channel():
+    """As pretrained weights need it, with the published values (here torchvision's)."""
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     images = pictures(2, 5, 4)
     given = {"mean": "given", "given_mean": mean, "deviation": deviation}
@@ -65,14 +65,14 @@ def test_a_given_mean_and_deviations_a_colour():
     assert np.all(padded[:, 0] == 0)
     expected = images - 255 * np.float64(mean)
     np.testing.assert_allclose(padded[:, 1:-1, 1:-1], expected, rtol=1e-4, atol=1e-4)
-    found = make({"low": -1.0, "high": 1.0, "deviation": (0.5, 0.5, 1.0)})(images)
+    actual = make({"low": -1.0, "high": 1.0, "deviation": (0.5, 0.5, 1.0)})(images)
     expected = (images / 127.5 - 1) / (0.5, 0.5, 1.0)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(UserError, match=r"given_mean=.*: the images have 1 colour: give"):
         output_shape(section, (5, 4, 1))
 
 
-def test_sizes_that_cannot_be_are_refused():
+def test_impossible_sizes_are_refused():
     section = base().preprocess
     with pytest.raises(UserError, match=r"set config\.view\.size"):
         output_shape(section, (0, 0, 3))
@@ -91,14 +91,14 @@ def test_sizes_that_cannot_be_are_refused():
 def test_a_channel_mean_is_subtracted_and_padding_is_the_mean():
     statistics = made_statistics(6, 6)
     images = pictures(2, 6, 6)
-    found = make({"mean": "channel", "high": 2.0, "pad": 3}, statistics=statistics)(images)
+    actual = make({"mean": "channel", "high": 2.0, "pad": 3}, statistics=statistics)(images)
     expected = np.zeros((2, 12, 12, 3))
     expected[:, 3:9, 3:9] = 2 / 255 * (images - statistics.mean)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
-def test_per_pixel_mean_on_cifar_leaves_zeros_around_it_and_is_subtracted_before_the_crop():
-    """ResNet's: the mean image belongs to places of the original, not to those of the crop."""
+def test_a_mean_image_is_subtracted_before_padding_and_cropping():
+    """As ResNet: the mean image belongs to the original image, not to the crop."""
     statistics = made_statistics(32, 32)
     images = pictures(40, 32, 32)
     section = {"mean": "pixel", "pad": 4, "crop": 32}
@@ -109,21 +109,21 @@ def test_per_pixel_mean_on_cifar_leaves_zeros_around_it_and_is_subtracted_before
     moved = np.asarray(transform(images, keys(40)))
     padded = np.pad(centred, ((0, 0), (4, 4), (4, 4), (0, 0)))
     places = set()
-    for found, source in zip(moved, padded, strict=True):
+    for actual, source in zip(moved, padded, strict=True):
         views = {
             (top, left, mirrored): view[top : top + 32, left : left + 32]
             for mirrored, view in enumerate((source, source[:, ::-1]))
             for top in range(9)
             for left in range(9)
         }
-        (place,) = [p for p, view in views.items() if np.abs(found - view).max() < 1e-5]
+        (place,) = [p for p, view in views.items() if np.abs(actual - view).max() < 1e-5]
         places.add(place)
     assert len(places) > 20
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_of_a_larger_mean_image_the_part_that_the_image_was_cut_from(count):
-    """AlexNet's: the mean of 256 squares, and crops of 224 (here 16 and 11)."""
+def test_the_matching_part_of_a_larger_mean_image_is_subtracted(count):
+    """As AlexNet: the mean image has 256 pixels a side, a crop has 224 (here 16 and 11)."""
     statistics = made_statistics(16, 16)
     squares = pictures(count, 16, 16)
     offsets = np.array([[0, 0], [5, 5], [0, 5], [3, 1], [2, 4]], np.int32)[-count:]
@@ -134,15 +134,15 @@ def test_of_a_larger_mean_image_the_part_that_the_image_was_cut_from(count):
     expected = [s[y : y + 11, x : x + 11] for s, (y, x) in zip(centred, offsets, strict=True)]
     transform = make({"mean": "pixel", "high": 255.0}, statistics=statistics)
     for given in (None, keys(count)):
-        found = jax.jit(transform)(crops, given, offsets)
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-    # A test crop without an offset is the middle one: (16 - 11) // 2 = 2 from the edge.
+        actual = jax.jit(transform)(crops, given, offsets)
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
+    # An evaluation crop without an offset is the central one: (16 - 11) // 2 = 2 from the edge.
     np.testing.assert_allclose(transform(squares[:, 2:13, 2:13]), centred[:, 2:13, 2:13], atol=1e-4)
     with pytest.raises(ValueError, match="which part"):
         transform(crops, keys(count))
 
 
-def test_images_that_the_mean_does_not_fit_are_refused_in_one_line():
+def test_images_that_do_not_fit_the_mean_are_refused_in_one_line():
     statistics = made_statistics(8, 8)
     pixel = make({"mean": "pixel"}, statistics=statistics)
     with pytest.raises(UserError, match="has 8x8x3 values, but the images are 9x8x3"):
@@ -155,8 +155,8 @@ def test_images_that_the_mean_does_not_fit_are_refused_in_one_line():
 # ---------------------------------------------------------------------------------------- order
 
 
-def test_the_order_of_all_that_can_be_done():
-    """Distort, change colours, light, subtract, pad, crop, flip, scale: one by one, by hand."""
+def test_the_order_of_all_operations():
+    """Distort, change colours, light, subtract, pad, crop, flip, scale, each by hand."""
     statistics = made_statistics(12, 12)
     ranges = {"translate": 1.0, "scale": 0.1, "squeeze": 0.1, "shear": 0.1}
     augmentation = {
@@ -168,10 +168,10 @@ def test_the_order_of_all_that_can_be_done():
     }
     transform = make({"mean": "pixel", "pad": 2, "crop": 9}, augmentation, statistics)
     images = pictures(6, 12, 12)
-    found = np.asarray(jax.jit(transform)(images, keys(6)))
+    actual = np.asarray(jax.jit(transform)(images, keys(6)))
     axes = statistics.eigenvectors * np.sqrt(statistics.eigenvalues)
     mirrored = 0
-    for image, key, result in zip(images, keys(6), found, strict=True):
+    for image, key, result in zip(images, keys(6), actual, strict=True):
         crop_key, flip_key, photometric_key, lighting_key = (
             jax.random.fold_in(key, fold) for fold in (1, 2, 3, 4)
         )
@@ -191,7 +191,7 @@ def test_the_order_of_all_that_can_be_done():
     np.testing.assert_allclose(transform(images), plain, atol=1e-6)
 
 
-def test_without_a_mean_padding_is_background_and_scaling_comes_last():
+def test_without_a_mean_padding_is_0_and_scaling_comes_last():
     transform = make({"pad": 2, "crop": 8, "low": -1.0, "high": 1.0}, {"crop": True, "flip": True})
     images = pictures(64, 8, 8) | 1  # no pixel is 0
     np.testing.assert_allclose(transform(images), images / 127.5 - 1, atol=1e-5)
@@ -209,7 +209,7 @@ def test_without_a_mean_padding_is_background_and_scaling_comes_last():
         {"lighting": "eigenvalues"},
     ],
 )
-def test_what_is_random_is_so_in_training_only_and_by_the_examples_key_only(augmentation):
+def test_randomness_depends_on_the_key_only_and_is_absent_in_evaluation(augmentation):
     transform = make({"crop": 6}, augmentation, made_statistics(8, 8))
     images = pictures(5, 8, 8)
     plain = np.asarray(transform(images))
@@ -222,7 +222,7 @@ def test_what_is_random_is_so_in_training_only_and_by_the_examples_key_only(augm
 
 
 @pytest.mark.slow
-def test_one_augmentation_more_leaves_the_draws_of_the_others_alone():
+def test_adding_an_augmentation_does_not_change_the_draws_of_others():
     images = pictures(30, 8, 8)
     some = make({"crop": 6}, {"crop": True, "flip": True})
     more = make(
@@ -231,11 +231,13 @@ def test_one_augmentation_more_leaves_the_draws_of_the_others_alone():
         made_statistics(8, 8),
     )
     shift = np.asarray(more(images, keys(30))) - np.asarray(some(images, keys(30)))
-    assert shift.std(axis=(1, 2)).max() < 1e-4  # one shift an image: the same crop, the same side
+    assert (
+        shift.std(axis=(1, 2)).max() < 1e-4
+    )  # one shift per image: the same crop and the same flip
     assert np.abs(shift).max() > 0.005
 
 
-def test_statistics_are_asked_for_only_where_they_are_used():
+def test_statistics_are_needed_only_where_they_are_used():
     config = base()
     assert not needs_statistics(config.preprocess, config.augment)
     config.augment.lighting = "deviations"

@@ -34,7 +34,7 @@ def changed(**fields):
 
 
 def photo(height, width, channels=3, grain=3):
-    """Smoothed noise, of `grain` pixels; the channels differ."""
+    """Noise, smoothed over `grain` pixels. The channels differ."""
     rng = np.random.default_rng(0)
     shape = (height // grain + 2, width // grain + 2, 3)
     noise = Image.fromarray(rng.integers(0, 256, shape).astype(np.uint8))
@@ -42,7 +42,7 @@ def photo(height, width, channels=3, grain=3):
 
 
 def resized(image, shorter, filter=Image.Resampling.BILINEAR):
-    """The literal first step: the whole image at a shorter side, sized as torchvision does."""
+    """The whole image brought to a shorter side, with torchvision's rule for the other side."""
     height, width = image.shape[:2]
     short, long = min(height, width), max(height, width)
     long = int(shorter * long / short)
@@ -50,14 +50,14 @@ def resized(image, shorter, filter=Image.Resampling.BILINEAR):
     return np.asarray(Image.fromarray(image).resize(size, filter))
 
 
-def close(found, wanted, worst=2):
-    assert found.shape == wanted.shape
-    assert found.dtype == np.uint8
-    assert abs(found.astype(int) - wanted.astype(int)).max() <= worst
+def close(actual, expected, worst=2):
+    assert actual.shape == expected.shape
+    assert actual.dtype == np.uint8
+    assert abs(actual.astype(int) - expected.astype(int)).max() <= worst
 
 
 class Chosen:
-    """A generator whose integers are given, for views at known places."""
+    """A random generator that returns the given integers, for views at known places."""
 
     def __init__(self, *values):
         self.values = list(values)
@@ -74,15 +74,15 @@ class Chosen:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("shorter", [24, 31, 32, 47])
-def test_scale_is_rescaling_and_then_cropping(shape, shorter):
+def test_scale_equals_rescaling_and_then_cropping(shape, shorter):
     image = photo(*shape)
     whole = resized(image, shorter)
     spans = [side - 24 for side in whole.shape[:2]]
     for top, left in [(0, 0), spans, (spans[0] // 2, spans[1] // 3)]:
         view = changed(train_scale=(shorter, shorter))
-        found, offset = view.cut(image, Chosen(shorter, top, left))
+        actual, offset = view.cut(image, Chosen(shorter, top, left))
         assert offset == (0, 0)
-        close(found, whole[top : top + 24, left : left + 24])
+        close(actual, whole[top : top + 24, left : left + 24])
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos", "box", "nearest"])
@@ -91,37 +91,37 @@ def test_scale_with_every_interpolation(name):
     for shorter in (32, 100):
         whole = resized(image, shorter, Image.Resampling[name.upper()])
         view = changed(train_scale=(shorter, shorter), interpolation=name)
-        found, _ = view.cut(image, Chosen(shorter, 5, 9))
+        actual, _ = view.cut(image, Chosen(shorter, 5, 9))
         if name == "nearest":  # a column whose centre falls between two pixels may take either
-            assert (found != whole[5:29, 9:33]).any((0, 2)).sum() <= 1
+            assert (actual != whole[5:29, 9:33]).any((0, 2)).sum() <= 1
         else:
-            close(found, whole[5:29, 9:33])
+            close(actual, whole[5:29, 9:33])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_square_is_alexnets_central_square_first(shape):
+def test_square_crops_from_the_central_square(shape):
     image = photo(*shape)
     whole = resized(image, 32)
     y, x = (round((side - 32) / 2) for side in whole.shape[:2])
     square = whole[y : y + 32, x : x + 32]
     for top, left in [(0, 0), (8, 8), (3, 5)]:
-        found, offset = changed(square=True).cut(image, Chosen(32, top, left))
+        actual, offset = changed(square=True).cut(image, Chosen(32, top, left))
         assert offset == (top, left)
-        close(found, square[top : top + 24, left : left + 24])
-    found, offset = changed(square=True).cut(image)
+        close(actual, square[top : top + 24, left : left + 24])
+    actual, offset = changed(square=True).cut(image)
     assert offset == (4, 4)
-    close(found, square[4:28, 4:28])
+    close(actual, square[4:28, 4:28])
 
 
 @pytest.mark.parametrize("square", [False, True])
-def test_places_are_uniform_including_the_edges(square):
+def test_positions_are_uniform_including_the_edges(square):
     rng = np.random.default_rng(1)
     view = changed(size=6, train_scale=(8, 8), square=square)
     height, width = 16, 22  # 8 x 11 rescaled
     counts = np.zeros((3, 3 if square else 6), int)
     base = round((11 - 8) / 2) if square else 0
     for _ in range(300 * counts.size):
-        box, offset = view.random_scale(height, width, rng)
+        box, offset = view.place(height, width, rng)
         top, left = box.top / 2, box.left / 2 - base
         assert box[2:] == (12, 12)
         assert offset == ((top, left) if square else (0, 0))
@@ -132,7 +132,7 @@ def test_places_are_uniform_including_the_edges(square):
 def test_the_scale_is_uniform_over_the_integers():
     rng = np.random.default_rng(2)
     view = changed(train_scale=(30, 40))
-    boxes = [view.random_scale(100, 200, rng)[0] for _ in range(5500)]
+    boxes = [view.place(100, 200, rng)[0] for _ in range(5500)]
     scales = np.array([24 * 100 / box.height for box in boxes])
     np.testing.assert_allclose(scales, np.rint(scales))
     counts = np.bincount(np.rint(scales).astype(int))[30:]
@@ -159,7 +159,7 @@ def test_boxes_never_leave_the_image():
 # --------------------------------------------------------------------------- area
 
 
-def test_area_and_aspect_have_their_distributions():
+def test_distributions_of_area_and_aspect_ratio():
     rng = np.random.default_rng(4)
     view = changed(train="area", area=(0.1, 0.5))  # of a large square, all of these fit
     side = 5000
@@ -191,12 +191,12 @@ def test_area_reaches_both_edges_and_the_whole_image():
     ("shape", "box"),
     [((30, 400), (0, 180, 30, 40)), ((400, 30), (180, 0, 40, 30)), ((1, 9), (0, 4, 1, 1))],
 )
-def test_a_shape_that_never_fits_gives_the_largest_allowed_centre(shape, box):
+def test_area_falls_back_to_the_largest_allowed_central_patch(shape, box):
     view = changed(train="area", area=(0.9, 1.0))
     assert view.random_area(*shape, np.random.default_rng(0)) == box
 
 
-def test_area_falls_back_to_the_whole_of_an_image_that_is_allowed():
+def test_area_falls_back_to_the_whole_image_if_allowed():
     view = changed(train="area", area=(1.0, 1.0))
     assert view.random_area(1000, 1200, np.random.default_rng(0)) == (0, 0, 1000, 1200)
 
@@ -204,17 +204,17 @@ def test_area_falls_back_to_the_whole_of_an_image_that_is_allowed():
 def test_the_pixels_of_an_area_view():
     image = photo(90, 120)
     box = changed(train="area").random_area(90, 120, np.random.default_rng(6))
-    found, offset = changed(train="area").cut(image, np.random.default_rng(6))
+    actual, offset = changed(train="area").cut(image, np.random.default_rng(6))
     top, left, height, width = box
     part = Image.fromarray(image).resize(
         (24, 24), Image.Resampling.BILINEAR, (left, top, left + width, top + height)
     )
     assert offset == (0, 0)
-    close(found, np.asarray(part), 0)
+    close(actual, np.asarray(part), 0)
     # Inside, it is the patch alone that is resized; at the border its neighbours take part.
     patch = Image.fromarray(image[top : top + height, left : left + width])
     patch = np.asarray(patch.resize((24, 24), Image.Resampling.BILINEAR))
-    close(found[3:-3, 3:-3], patch[3:-3, 3:-3])
+    close(actual[3:-3, 3:-3], patch[3:-3, 3:-3])
 
 
 # --------------------------------------------------------------------------- test view
@@ -222,20 +222,20 @@ def test_the_pixels_of_an_area_view():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("shorter", [24, 27, 32])
-def test_center_is_torchvisions_resize_and_center_crop(shape, shorter):
+def test_center_equals_torchvision_resize_and_center_crop(shape, shorter):
     image = photo(*shape)
     whole = resized(image, shorter)
     top = round((whole.shape[0] - 24) / 2.0)
     left = round((whole.shape[1] - 24) / 2.0)
     view = changed(test_scale=shorter)
     for rng, train in ((None, "scale"), (None, "area"), (np.random.default_rng(0), "center")):
-        found, offset = dataclasses.replace(view, train=train).cut(image, rng)
+        actual, offset = dataclasses.replace(view, train=train).cut(image, rng)
         assert offset == (0, 0)
-        close(found, whole[top : top + 24, left : left + 24])
+        close(actual, whole[top : top + 24, left : left + 24])
 
 
 @pytest.mark.parametrize("train", schema.choices("view.train"))
-def test_encoded_images_give_the_views_of_their_pixels(train):
+def test_encoded_and_decoded_images_give_the_same_views(train):
     image = photo(300, 410, grain=10)
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=95)
@@ -243,16 +243,16 @@ def test_encoded_images_give_the_views_of_their_pixels(train):
     view = changed(train=train, train_scale=(32, 200))
     for seed in (None, 0, 1, 2, 3):
         one, two = (None if seed is None else np.random.default_rng(seed) for _ in range(2))
-        found, _ = view.cut(data, one)
-        wanted, _ = view.cut(decode.decode(data), two)
+        actual, _ = view.cut(data, one)
+        expected, _ = view.cut(decode.decode(data), two)
         # Noise as fine as the result's pixels: worse than photographs.
-        assert abs(found.astype(int) - wanted.astype(int)).mean() < 1.5
+        assert abs(actual.astype(int) - expected.astype(int)).mean() < 1.5
 
 
 # --------------------------------------------------------------------------- interpolation
 
 
-def test_random_interpolation_draws_four_equally_and_tests_with_bicubic():
+def test_random_interpolation_is_uniform_over_four_and_bicubic_in_evaluation():
     rng = np.random.default_rng(7)
     drawn = [views.resampling("random", rng) for _ in range(2000)]
     assert set(drawn) == {
@@ -261,16 +261,16 @@ def test_random_interpolation_draws_four_equally_and_tests_with_bicubic():
     counts = [drawn.count(filter) for filter in set(drawn)]
     assert stats.chisquare(counts).pvalue > 0.01
     image = photo(60, 60)
-    found, _ = changed(interpolation="random").cut(image)
-    wanted, _ = changed(interpolation="bicubic").cut(image)
-    np.testing.assert_array_equal(found, wanted)
+    actual, _ = changed(interpolation="random").cut(image)
+    expected, _ = changed(interpolation="bicubic").cut(image)
+    np.testing.assert_array_equal(actual, expected)
 
 
 # --------------------------------------------------------------------------- all views
 
 
 @pytest.mark.parametrize("train", schema.choices("view.train"))
-def test_a_view_is_a_function_of_the_generators_state(train):
+def test_a_view_depends_only_on_the_state_of_the_generator(train):
     image = photo(80, 70)
     view = changed(train=train, train_scale=(30, 60), interpolation="random")
     one, two, other = (view.cut(image, np.random.default_rng(s))[0] for s in (1, 1, 2))
@@ -283,18 +283,18 @@ def test_channels_keep_their_number_and_order():
     image = np.zeros((40, 50, 3), np.uint8)
     image[..., 0], image[..., 1] = 200, 100
     for rng in (None, np.random.default_rng(0)):
-        found, _ = BASE.cut(image, rng)
-        assert (found == (200, 100, 0)).all()
+        actual, _ = BASE.cut(image, rng)
+        assert (actual == (200, 100, 0)).all()
         grey, _ = BASE.cut(photo(40, 50, 1), rng)
         assert grey.shape == (24, 24, 1)
-    wanted, _ = BASE.cut(np.repeat(photo(40, 50, 1), 3, 2))
-    np.testing.assert_array_equal(BASE.cut(photo(40, 50, 1))[0], wanted[..., :1])
+    expected, _ = BASE.cut(np.repeat(photo(40, 50, 1), 3, 2))
+    np.testing.assert_array_equal(BASE.cut(photo(40, 50, 1))[0], expected[..., :1])
 
 
-def test_size_0_is_the_image_as_it_comes():
+def test_size_0_leaves_the_image_unchanged():
     image = photo(40, 50)
-    found, offset = changed(size=0).cut(image, np.random.default_rng(0))
-    np.testing.assert_array_equal(found, image)
+    actual, offset = changed(size=0).cut(image, np.random.default_rng(0))
+    np.testing.assert_array_equal(actual, image)
     assert offset == (0, 0)
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
@@ -308,7 +308,7 @@ def section(**fields):
     return types.SimpleNamespace(**{**dataclasses.asdict(BASE), **fields})
 
 
-def test_a_view_comes_from_a_config_section_and_can_be_sent():
+def test_a_view_can_be_made_from_a_section_and_pickled():
     view = views.View.from_section(ConfigDict({**dataclasses.asdict(BASE), "other": 1}))
     assert view == BASE
     assert views.View.from_section(section(area=[0.1, 0.2])).area == (0.1, 0.2)
@@ -349,7 +349,7 @@ def test_impossible_values_are_refused_by_name(fields):
     assert "\n" not in str(caught.value)
 
 
-def test_values_that_a_view_does_not_use_may_be_anything_sound():
+def test_values_that_a_view_does_not_use_may_be_any_valid_value():
     schema.validate(config(train="area", train_scale=(1, 1)))
     schema.validate(config(size=0, test_scale=0))
 

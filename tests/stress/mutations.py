@@ -126,7 +126,7 @@ MUTATIONS = {
         "input_pipeline/batches.py",
         "[:, order.process].swapaxes",
         "[:, 0].swapaxes",
-        "tests/train_lib/distributed/test_processes.py::test_their_batches_are_parts_of_one",
+        "tests/train_lib/distributed/test_processes.py::test_batches_of_processes_are_parts_of_one_batch",
     ),
 }
 

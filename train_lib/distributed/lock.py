@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 
-from errors import UserError
+from errors import UserError, reported
 
 try:
     import fcntl
@@ -29,10 +29,8 @@ def held(workdir: pathlib.Path, patience: float = _PATIENCE):
     which names the process, while another process holds the lock.
     """
     path = workdir / FILE
-    try:
+    with reported(f"cannot write {path}", "choose another --workdir", OSError):
         file = path.open("a+")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
     with file:
         _acquire(file, path, patience)
         file.truncate(0)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from errors import UserError, one_line
+from errors import UserError, one_line, reported
 from models.layers import backend
 from train_lib.distributed import memory, processes
 
@@ -47,13 +47,13 @@ def use_deterministic_kernels() -> None:
 def explain_device_errors():
     """Raises UserError if JAX finds no devices or a device runs out of memory in this context."""
     memory.keep_freed_memory()
-    try:
+    advice = (
+        "another process may use them, or JAX's plugin or the driver is missing; to run on the CPU,"
+        " set JAX_PLATFORMS=cpu"
+    )
+    # It raises AssertionError if a plugin is not installed.
+    with reported("JAX finds no devices", advice, RuntimeError, AssertionError):
         jax.local_devices()
-    except (RuntimeError, AssertionError) as error:  # the latter if a plugin is not installed
-        raise UserError(
-            f"JAX finds no devices ({one_line(error)}): another process may use them, or JAX's"
-            " plugin or the driver is missing; to run on the CPU, set JAX_PLATFORMS=cpu"
-        ) from error
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

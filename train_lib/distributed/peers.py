@@ -99,11 +99,10 @@ class Peers:
     def _receive_messages(self) -> None:
         while True:
             try:
-                line = self._lines.readline(coordinator.MAX_LINE)
-                message = json.loads(line) if line else {"no coordinator": "has ended"}
+                message = json.loads(self._lines.readline(coordinator.MAX_LINE))
             except TimeoutError:
                 message = {"no coordinator": f"has not answered for {self._timeout:g} s"}
-            except (OSError, ValueError):
+            except (OSError, ValueError):  # the latter at the end of the connection
                 message = {"no coordinator": "has ended"}
             if self._is_leaving:
                 return

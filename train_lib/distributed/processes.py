@@ -6,7 +6,6 @@ functions of this module work for it, too. `parallel` has the computations that 
 """
 
 import contextlib
-import io
 import json
 import sys
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from flax import serialization
 
 from errors import TryAgain, UserError, one_line
 from train_lib.distributed import shell
@@ -216,21 +216,20 @@ def bytes_from_first(make: Callable[[], bytes]) -> bytes:
 
 def arrays_from_first(make: Callable[[], dict]) -> dict[str, np.ndarray]:
     """Sends the named arrays that `make()` returns from the first process to all."""
-    return _unpack(bytes_from_first(lambda: _pack(make())))
+    content = bytes_from_first(lambda: serialization.msgpack_serialize(make()))
+    return serialization.msgpack_restore(content)
 
 
 def tree_from_first(tree):
     """Sends the first process's tree of arrays to all, bit for bit.
 
-    The trees of the other processes must have the same structure, shapes and dtypes.
+    The trees of the other processes must have the same structure.
     """
     if count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    named = {str(i): leaf for i, leaf in enumerate(leaves)}
-    arrays = arrays_from_first(lambda: named)
-    # npz has no bfloat16: such an array arrives as bytes.
-    return structure.unflatten(arrays[name].view(leaf.dtype) for name, leaf in named.items())
+    arrays = arrays_from_first(lambda: {str(i): leaf for i, leaf in enumerate(leaves)})
+    return structure.unflatten(arrays[str(i)] for i in range(len(leaves)))
 
 
 def gather(**arrays: np.ndarray) -> list[dict[str, np.ndarray]]:
@@ -239,22 +238,14 @@ def gather(**arrays: np.ndarray) -> list[dict[str, np.ndarray]]:
         return [arrays]
     from jax.experimental import multihost_utils
 
-    content = np.frombuffer(_pack(arrays), np.uint8)
+    content = np.frombuffer(serialization.msgpack_serialize(arrays), np.uint8)
     _peers.wait_for_peers()  # collectives have a time limit, so all processes must start together
     size = np.array([len(content)], np.uint32)
     sizes = np.asarray(multihost_utils.process_allgather(size))[:, 0]
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(content)] = content
     rows = np.asarray(multihost_utils.process_allgather(padded))
-    return [_unpack(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
-
-
-def _pack(arrays: dict) -> memoryview:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getbuffer()
-
-
-def _unpack(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as npz:
-        return dict(npz)
+    return [
+        serialization.msgpack_restore(row[:size].tobytes())
+        for row, size in zip(rows, sizes, strict=True)
+    ]

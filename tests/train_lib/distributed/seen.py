@@ -76,11 +76,11 @@ def written(folder: pathlib.Path):
     def keep_begin(exp, train_step, state, *rest):
         leaves = {jax.tree_util.keystr(p): v for p, v in jax.tree.leaves_with_path(state)}
         for device in exp.devices:
-            found = {}
+            actual = {}
             for name, leaf in leaves.items():
                 (here,) = [one for one in leaf.addressable_shards if one.device == device]
-                found[name] = _digest(here.data)
-            write(f"begun {int(state.step)} {processes.index()} {device.id}", found)
+                actual[name] = _digest(here.data)
+            write(f"begun {int(state.step)} {processes.index()} {device.id}", actual)
         return loop(exp, train_step, state, *rest)
 
     def keep_save(self, step, state, *rest):
@@ -98,10 +98,10 @@ def written(folder: pathlib.Path):
 
 
 def _read(folder: pathlib.Path, kind: str) -> dict:
-    found = {}
+    actual = {}
     for path in folder.glob(f"{kind} *"):
-        found[tuple(map(int, path.name.split()[1:]))] = json.loads(path.read_text())
-    return found
+        actual[tuple(map(int, path.name.split()[1:]))] = json.loads(path.read_text())
+    return actual
 
 
 def batches(folder: pathlib.Path) -> dict:

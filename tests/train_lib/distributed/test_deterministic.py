@@ -22,7 +22,7 @@ FLAG = "--xla_gpu_deterministic_ops=true"
 
 @pytest.fixture(autouse=True)
 def late():
-    """JAX has started in this process, so its flags, which other tests read, do not change."""
+    """Checks that XLA's flags do not change, because JAX has started in this process."""
     jax.devices()
     before = os.environ["XLA_FLAGS"]
     assert FLAG not in before
@@ -57,18 +57,18 @@ def run_in_a_process(folder, deterministic):
 
 
 @pytest.mark.slow
-def test_every_program_of_a_run_is_compiled_as_the_switch_says_and_runs_repeat(tmp_path):
-    """XLA writes its options down. It reads its flags once, when JAX first looks for devices."""
-    found = {}
+def test_the_option_reaches_every_compiled_program_and_runs_repeat(tmp_path):
+    """XLA dumps its options. It reads its flags once, when JAX first looks for devices."""
+    actual = {}
     for name, deterministic in (("one", True), ("again", True), ("without", False)):
-        found[name], options = run_in_a_process(tmp_path / name, deterministic)
+        actual[name], options = run_in_a_process(tmp_path / name, deterministic)
         assert any("train_steps" in program for program in options)  # the train step is among them
         for program, text in options.items():
             assert ("xla_gpu_deterministic_ops: true" in text) == deterministic, program
-    jax.tree.map(np.testing.assert_array_equal, found["one"], found["again"])
+    jax.tree.map(np.testing.assert_array_equal, actual["one"], actual["again"])
 
 
-def test_xlas_other_flags_stay(monkeypatch):
+def test_other_xla_flags_are_kept(monkeypatch):
     from jax._src import xla_bridge
 
     monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
@@ -79,7 +79,7 @@ def test_xlas_other_flags_stay(monkeypatch):
             assert os.environ["XLA_FLAGS"].split() == [*before.split(), FLAG]
 
 
-def test_where_it_comes_too_late_a_gpu_refuses_and_a_cpu_needs_nothing(monkeypatch, tmp_path):
+def test_setting_the_option_too_late_is_refused_on_gpus_only(monkeypatch, tmp_path):
     flags = os.environ["XLA_FLAGS"]
     parallel.use_deterministic_kernels()
     assert os.environ["XLA_FLAGS"] == flags

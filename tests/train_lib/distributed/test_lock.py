@@ -39,24 +39,24 @@ def start(folder, patience, seconds):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def test_the_second_process_refuses_and_names_the_first(tmp_path):
+def test_a_second_process_is_refused_and_told_the_first(tmp_path):
     first = start(tmp_path, 0, 60)
     try:
         assert first.stdout.readline() == "held\n"
-        said, _ = (second := start(tmp_path, 0, 0)).communicate()
+        message, _ = (second := start(tmp_path, 0, 0)).communicate()
         assert second.returncode == 2
-        assert f"process {first.pid} on " in said
-        assert "choose another --workdir" in said
+        assert f"process {first.pid} on " in message
+        assert "choose another --workdir" in message
         first.send_signal(signal.SIGKILL)
         first.wait()
-        said, _ = (third := start(tmp_path, 0, 0)).communicate()  # the crash does not block
-        assert (third.returncode, said) == (0, "held\n")
+        output, _ = (third := start(tmp_path, 0, 0)).communicate()  # the crash does not block
+        assert (third.returncode, output) == (0, "held\n")
     finally:
         first.kill()
         first.communicate()
 
 
-def test_of_100_processes_at_once_one_wins(tmp_path):
+def test_one_of_100_simultaneous_processes_gets_the_lock(tmp_path):
     starting, go = os.pipe()  # they all wait for its end
     command = [sys.executable, "-c", WHEN_TOLD + HOLD, str(tmp_path), "0", "600"]
     pipes = {"stdin": starting, "stdout": subprocess.PIPE, "text": True, "pass_fds": ()}
@@ -65,11 +65,11 @@ def test_of_100_processes_at_once_one_wins(tmp_path):
         for process in several:
             assert process.stdout.readline() == "ready\n"
         os.close(go)
-        said = [process.stdout.readline() for process in several]
-        assert said.count("held\n") == 1
-        winner = several[said.index("held\n")]
+        lines = [process.stdout.readline() for process in several]
+        assert lines.count("held\n") == 1
+        winner = several[lines.index("held\n")]
         assert winner.poll() is None
-        for process, line in zip(several, said, strict=True):
+        for process, line in zip(several, lines, strict=True):
             if process is not winner:
                 assert process.wait() == 2
                 assert "is training in" in line
@@ -79,7 +79,7 @@ def test_of_100_processes_at_once_one_wins(tmp_path):
             process.communicate()
 
 
-def test_it_waits_a_moment_for_what_a_killed_run_left(tmp_path):
+def test_it_waits_briefly_for_the_workers_of_a_killed_run(tmp_path):
     first = start(tmp_path, 0, 0.5)
     assert first.stdout.readline() == "held\n"
     with lock.held(tmp_path, patience=20):
@@ -87,7 +87,7 @@ def test_it_waits_a_moment_for_what_a_killed_run_left(tmp_path):
     first.communicate()
 
 
-def test_without_locks_it_says_so(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys):
     def none(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -97,7 +97,7 @@ def test_without_locks_it_says_so(tmp_path, monkeypatch, capsys):
     assert "cannot be locked" in capsys.readouterr().err
 
 
-def test_a_run_refuses_a_folder_in_use(tmp_path, tiny):
+def test_training_in_a_locked_workdir_is_refused(tmp_path, tiny):
     from train_lib.train import train_and_evaluate
 
     (tmp_path / "run").mkdir()

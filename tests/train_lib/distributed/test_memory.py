@@ -33,7 +33,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_the_second_step_finds_its_pages():
+def test_later_steps_reuse_their_memory():
     def pages(word: str) -> int:
         command = [sys.executable, "-c", SECOND_BLOCK, word]
         return int(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)

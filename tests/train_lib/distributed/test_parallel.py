@@ -52,7 +52,7 @@ def test_twenty_steps_on_several_devices_equal_those_on_one():
 
 
 def test_augmentation_is_the_same_on_any_number_of_devices():
-    """Compares the distorted images that the step makes, bit for bit."""
+    """Compares the distorted images of the step, bit for bit."""
     config = tiny_config(batch_size=64)
     exp = experiment.resolve(config)
     split = sources.load(config.dataset, "train")
@@ -97,7 +97,7 @@ def test_augmentation_is_the_same_on_any_number_of_devices():
     ],
     ids=["dropout", "dropconnect", "standout", "maxout"],
 )
-def test_nets_that_drop_train_the_same_on_any_number_of_devices(file, argument, overrides):
+def test_networks_with_dropout_train_the_same_on_any_number_of_devices(file, argument, overrides):
     config = importlib.import_module(f"configs.{file}").get_config(argument)
     # Weights so large that masks matter from the first step on.
     fixed = {"dataset.name": "digits", "model.initializer": "he"}
@@ -140,7 +140,7 @@ class Probe(nn.Module):
         pytest.param("standout", marks=pytest.mark.slow),
     ],
 )
-def test_a_mask_is_of_its_seed_step_and_example_on_any_number_of_devices(regulariser):
+def test_masks_depend_only_on_seed_step_and_example(regulariser):
     """The gradient of a table with one row for each example shows the masks, bit for bit."""
     examples, units, steps = 16, 40, 3
     images = np.eye(examples, dtype=np.uint8)[:, None, :, None]
@@ -174,7 +174,7 @@ def test_a_mask_is_of_its_seed_step_and_example_on_any_number_of_devices(regular
     assert (masks_on(1, seed=1) != masks).mean() > 0.3
 
 
-def test_a_batch_that_does_not_divide_is_refused_in_one_line(tmp_path):
+def test_a_batch_size_that_does_not_divide_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"config\.batch_size=100 is not divisible by .* devices \(8\): use 96"
     ):
@@ -182,18 +182,18 @@ def test_a_batch_that_does_not_divide_is_refused_in_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_more_devices_than_there_are_is_refused():
+def test_more_devices_than_available_are_refused():
     with pytest.raises(UserError, match=r"num_devices=9 is more than .* devices \(8\)"):
         parallel.local_devices(9)
 
 
-def test_a_device_that_is_too_small_is_one_line():
-    said = pytest.raises(UserError, match=r"not have enough memory .*: lower config\.batch_size")
-    with said, parallel.explain_device_errors():
+def test_running_out_of_device_memory_is_reported_in_one_line():
+    refused = pytest.raises(UserError, match=r"not have enough memory .*: lower config\.batch_size")
+    with refused, parallel.explain_device_errors():
         jnp.zeros(2**50, jnp.uint8).block_until_ready()
 
 
-def test_one_process_of_a_pod_that_does_not_know_it_is_refused(monkeypatch):
+def test_a_pod_process_without_distributed_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     with pytest.raises(UserError, match=r"one of 4 processes of a TPU pod: .* --distributed"):
         parallel.local_devices(0)

@@ -25,15 +25,15 @@ from train_lib.distributed import coordinator, processes
 from train_lib.train import train_and_evaluate
 
 
-def assert_close(found, expected):
-    assert [r.keys() for r in found] == [r.keys() for r in expected]
-    for one, other in zip(found, expected, strict=True):
+def assert_close(actual, expected):
+    assert [r.keys() for r in actual] == [r.keys() for r in expected]
+    for one, other in zip(actual, expected, strict=True):
         for name, value in other.items():
             tolerance = 0.02 if name.endswith("error") else 2e-4 * abs(value)
             assert abs(one[name] - value) <= tolerance, (name, one, other)
 
 
-def test_their_batches_are_parts_of_one():
+def test_batches_of_processes_are_parts_of_one_batch():
     split = sources.load(tiny_config().dataset, "train")
     whole = batches.train_batches(split, batches.Order(3, 96, 8), 13, 4)  # over the end of a pass
     for hosts in (1, 2, 4, 8):
@@ -45,15 +45,15 @@ def test_their_batches_are_parts_of_one():
             np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), values)
 
 
-def test_parts_of_a_split_make_it_whole():
+def test_parts_of_a_split_cover_it():
     split = sources.load(tiny_config().dataset, "test")
     for parts in (1, 2, 3, 8, 400):
-        found = [part_of(split, i, parts) for i in range(parts)]
-        assert sum(map(len, found)) == len(split) == 355
-        np.testing.assert_array_equal(np.concatenate([p.labels for p in found]), split.labels)
+        actual = [part_of(split, i, parts) for i in range(parts)]
+        assert sum(map(len, actual)) == len(split) == 355
+        np.testing.assert_array_equal(np.concatenate([p.labels for p in actual]), split.labels)
 
 
-def test_slurm_says_who_is_who(monkeypatch):
+def test_a_slurm_group_is_detected(monkeypatch):
     with pytest.raises(UserError, match=r"neither SLURM, .* nor a TPU pod has started this"):
         processes.detect_group()
     for name, value in {
@@ -70,11 +70,11 @@ def test_slurm_says_who_is_who(monkeypatch):
 
 
 def on_a_pod(monkeypatch, **metadata):
-    """As on a host of a TPU pod slice. metadata: of Google's server, with _ instead of -."""
+    """Simulates a host of a TPU pod slice. metadata: of Google's server, with _ instead of -."""
 
     def get_metadata(key):
-        found = metadata.get(key.replace("-", "_"))
-        return ("", 404) if found is None else (found, 200)
+        actual = metadata.get(key.replace("-", "_"))
+        return ("", 404) if actual is None else (actual, 200)
 
     for module in (cluster, cloud_tpu_cluster):  # each has its own copy
         monkeypatch.setattr(module, "running_in_cloud_tpu_vm", True)
@@ -82,7 +82,7 @@ def on_a_pod(monkeypatch, **metadata):
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where there is no TPU
 
 
-def test_a_tpu_pod_says_who_is_who(monkeypatch):
+def test_a_tpu_pod_is_detected(monkeypatch):
     endpoints = ["unknown:unknown:127.0.0.7", "unknown:unknown:127.0.0.8"]
     on_a_pod(
         monkeypatch,
@@ -95,7 +95,7 @@ def test_a_tpu_pod_says_who_is_who(monkeypatch):
     )  # all of its chips
 
 
-def test_a_tpu_pod_in_kubernetes_says_who_is_who(monkeypatch):
+def test_a_tpu_pod_in_kubernetes_is_detected(monkeypatch):
     on_a_pod(monkeypatch)
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "127.0.0.7,127.0.0.8,127.0.0.9")
     monkeypatch.setenv("TPU_WORKER_ID", "2")
@@ -103,7 +103,7 @@ def test_a_tpu_pod_in_kubernetes_says_who_is_who(monkeypatch):
     assert processes.detect_group() == processes.Group("127.0.0.7:1234", 3, 2, None)
 
 
-def test_a_first_host_that_is_not_yet_known_asks_for_a_new_start(monkeypatch):
+def test_an_unknown_first_host_asks_to_try_again(monkeypatch):
     on_a_pod(monkeypatch)
 
     def waits(address, seconds):
@@ -117,7 +117,7 @@ def test_a_first_host_that_is_not_yet_known_asks_for_a_new_start(monkeypatch):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One process with four devices: the run that the others must equal."""
+    """A run of one process with four devices, which the other runs must equal."""
     workdir = tmp_path_factory.mktemp("alone")
     with seen.written(workdir / "seen"):
         state = jax.device_get(train_and_evaluate(tiny_config(**OF_FOUR), workdir))
@@ -131,12 +131,12 @@ OF_FOUR = {"num_devices": 4, "log_every_steps": 1, "steps_per_dispatch": 2}
 
 
 def assert_begins_with(saved_by, begun_by, step, processes):
-    """Every leaf on each of the four devices is, bit for bit, the one that was saved."""
+    """Every leaf of the state on each of the four devices equals the saved one, bit for bit."""
     begun, expected = seen.begun(begun_by), seen.saved(saved_by)[step,]
     assert len(expected) > 20
     assert len(begun) == 4
     assert {(at, process) for at, process, _ in begun} == {(step, i) for i in range(processes)}
-    assert all(found == expected for found in begun.values())
+    assert all(actual == expected for actual in begun.values())
 
 
 def newest(workdir):
@@ -144,8 +144,8 @@ def newest(workdir):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_and_one_with_as_many_devices_goes_on(tmp_path, alone):
-    """SIGTERM goes to a process that does not write. One process resumes, then two resume again."""
+def test_two_processes_stop_together_and_one_process_resumes(tmp_path, alone):
+    """SIGTERM goes to the process that does not write. One process resumes, then two."""
     expected, lines, batches_seen = alone
     workdir, folders = tmp_path / "run", [tmp_path / name for name in ("two", "one", "again")]
     ends = run_together(
@@ -168,14 +168,14 @@ def test_two_processes_stop_together_and_one_with_as_many_devices_goes_on(tmp_pa
         state = train_and_evaluate(tiny_config(**OF_FOUR), workdir)
     assert_begins_with(folders[0], folders[1], stopped_at, 1)
     # Every device's images, augmented, and labels are those of the run of one process.
-    found = [seen.batches(folder) for folder in folders[:2]]
-    assert max(found[0])[0] == stopped_at - 1
-    assert min(found[1])[0] == stopped_at
-    assert found[0] | found[1] == batches_seen
+    actual = [seen.batches(folder) for folder in folders[:2]]
+    assert max(actual[0])[0] == stopped_at - 1
+    assert min(actual[1])[0] == stopped_at
+    assert actual[0] | actual[1] == batches_seen
     assert_close(records(workdir), lines)
     for path, leaf in jax.tree.leaves_with_path(expected.params):
-        found = state.params[path[0].key][path[1].key]
-        np.testing.assert_allclose(found, leaf, atol=2e-5, err_msg=str(path))
+        actual = state.params[path[0].key][path[1].key]
+        np.testing.assert_allclose(actual, leaf, atol=2e-5, err_msg=str(path))
     shutil.rmtree(workdir / "checkpoints" / "29")
     for code, _, err, _ in run_together(workdir, 2, config=OF_FOUR, seen=str(folders[2])):
         assert code == 0, err
@@ -184,7 +184,7 @@ def test_two_processes_stop_together_and_one_with_as_many_devices_goes_on(tmp_pa
 
 
 @pytest.mark.slow
-def test_four_processes_and_then_two_train_as_one_and_test_as_one(tmp_path, alone):
+def test_four_and_then_two_processes_train_and_evaluate_like_one(tmp_path, alone):
     folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("four", "two")]
     harm = ("SIGTERM", "dispatch", 12)
     ends = run_together(tmp_path, 4, harm=harm, victim=0, config=OF_FOUR, seen=str(folders[0]))
@@ -216,7 +216,7 @@ def test_four_processes_and_then_two_train_as_one_and_test_as_one(tmp_path, alon
 # A sample; `python -m tests.stress.together` has every process, moment and signal.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "victim, harm, said",
+    "victim, harm, message",
     [
         (0, ("SIGKILL", "between", 10), "process 0 of 2 (on {host}) ended without notice"),
         (1, ("SIGKILL", "restoring", 0), "process 1 of 2 (on {host}) ended without notice"),
@@ -226,19 +226,19 @@ def test_four_processes_and_then_two_train_as_one_and_test_as_one(tmp_path, alon
     ],
     ids=lambda value: "-".join(map(str, value[:2])) if isinstance(value, tuple) else None,
 )
-def test_one_that_is_lost_ends_the_others_by_name(tmp_path, victim, harm, said):
+def test_a_lost_process_is_named_and_ends_the_others(tmp_path, victim, harm, message):
     ends = run_together(tmp_path, 2, harm=harm, victim=victim, silence=6, net="mlp", devices=1)
     code, _, err, _ = ends[1 - victim]
     assert code == 75
     assert err.splitlines()[-1] == (
-        f"run_one_of.py: {said.format(host=socket.gethostname())}: this process ends too; the"
+        f"run_one_of.py: {message.format(host=socket.gethostname())}: this process ends too; the"
         " same commands resume from the last checkpoint"
     )
 
 
 @pytest.mark.slow
-def test_without_the_coordinator_they_end_and_do_not_abort(tmp_path):
-    """As if process 0's whole container were killed. JAX's client aborts in that case."""
+def test_processes_exit_without_abort_when_the_coordinator_is_lost(tmp_path):
+    """As when process 0's container is killed. JAX's client would abort."""
     harm = ("SIGKILL", "connecting", 0)
     ends = run_together(tmp_path, 2, harm=harm, victim="coordinator", net="mlp", devices=1)
     for code, _, err, _ in ends:
@@ -246,7 +246,7 @@ def test_without_the_coordinator_they_end_and_do_not_abort(tmp_path):
         assert "process 0's coordinator at 127.0.0.1 has ended" in err.splitlines()[-1]
 
 
-def test_the_coordinator_outlives_signals_to_all(tmp_path):
+def test_the_coordinator_ignores_signals(tmp_path):
     """Signals may be sent to all processes of a command. It ends after those that train."""
     command = [sys.executable, coordinator.__file__, "127.0.0.1", str(free_port()), "1", "1", "30"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -257,7 +257,7 @@ def test_the_coordinator_outlives_signals_to_all(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_save_under_way_is_finished_when_another_is_lost(tmp_path):
+def test_a_save_is_finished_when_another_process_is_lost(tmp_path):
     harm = ("SIGKILL", "saving", 10)
     ends = run_together(tmp_path, 2, harm=harm, victim=1, net="mlp", devices=1)
     assert [code for code, *_ in ends] == [75, -9], ends
@@ -265,7 +265,7 @@ def test_a_save_under_way_is_finished_when_another_is_lost(tmp_path):
 
 
 @pytest.mark.slow
-def test_those_that_do_not_come_are_named(tmp_path):
+def test_missing_processes_are_named(tmp_path):
     ends = run_together(tmp_path, 3, starts=[0, 2], patience=20)
     for code, _, err, _ in ends:
         assert (code, err.count("\n")) == (75, 1)
@@ -273,19 +273,19 @@ def test_those_that_do_not_come_are_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_other_configs_and_doubles_are_refused(tmp_path):
-    for starts, options, said in (
+def test_different_configs_and_duplicate_ids_are_refused(tmp_path):
+    for starts, options, message in (
         ([0, 1], {"odd": 1}, "processes 0 and 1 were started with different configs"),
         ([0, 1, 1], {}, "two processes have --process_id=1"),
     ):
         ends = run_together(tmp_path, 3, starts=starts, patience=30, **options)
         for code, _, err, _ in ends:
             assert code == 2, err
-        assert said in ends[0][2].replace("processes 1 and 0", "processes 0 and 1")
+        assert message in ends[0][2].replace("processes 1 and 0", "processes 0 and 1")
 
 
-def test_an_error_of_one_is_the_end_of_all(tmp_path):
-    """The first process cannot write. The other one never opens the folder."""
+def test_an_error_in_one_process_ends_all(tmp_path):
+    """The first process cannot write. The other process does not open the folder."""
     (tmp_path / "file").write_text("")
     ends = run_together(tmp_path / "file" / "run", 2)
     assert [code for code, *_ in ends] == [2, 2], ends
@@ -294,8 +294,8 @@ def test_an_error_of_one_is_the_end_of_all(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_in_the_middle_is_the_end_of_all(tmp_path):
-    """The others wait in a step for the process that fails."""
+def test_an_error_during_training_ends_all(tmp_path):
+    """The other process waits in a step for the one that fails."""
     harm = ("ERROR", "dispatch", 7)
     ends = run_together(tmp_path, 2, harm=harm, victim=1, net="mlp", devices=1)
     assert [code for code, *_ in ends] == [2, 2], ends
@@ -304,8 +304,8 @@ def test_an_error_in_the_middle_is_the_end_of_all(tmp_path):
 
 
 @pytest.mark.slow
-def test_they_roll_back_together_with_statistics_of_the_first(tmp_path):
-    """The network subtracts a mean image. Then they evaluate it alone and as an ensemble."""
+def test_processes_roll_back_together_with_the_statistics_of_the_first(tmp_path):
+    """The network subtracts a mean image. Afterwards it is evaluated alone and as an ensemble."""
     config = {
         "preprocess.mean": "pixel",
         "preprocess.low": 0.0,

@@ -24,7 +24,7 @@ with StopRequest(owns_process=True) as stop:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize(("moment", "signals"), [("start", 1), ("step", 2)])
-def test_a_busy_process_ends_where_it_may(name, moment, signals):
+def test_a_signal_ends_a_busy_process_that_has_nothing_to_save(name, moment, signals):
     number = getattr(signal, name)
     command = [sys.executable, "-c", BUSY, moment]
     with subprocess.Popen(
@@ -33,19 +33,22 @@ def test_a_busy_process_ends_where_it_may(name, moment, signals):
         assert process.stdout.readline() == "busy\n"
         for i in range(signals):
             if i:
-                time.sleep(0.9)  # far from the 0.3 s within which two count as one
+                time.sleep(0.9)  # more than the 0.3 s within which two signals are one request
                 assert process.poll() is None  # the first one waits for the loop
             process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        _, message = process.communicate(timeout=30)
     if signals == 1:
-        assert (process.returncode, said) == (75, f"-c: stopped before the first step, by {name}\n")
+        assert (process.returncode, message) == (
+            75,
+            f"-c: stopped before the first step, by {name}\n",
+        )
     else:
-        assert (process.returncode, said) == (128 + number, f"-c: stopped at once, by {name}\n")
+        assert (process.returncode, message) == (128 + number, f"-c: stopped at once, by {name}\n")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_a_start_that_is_stopped_asks_to_be_started_again(tmp_path):
-    """From the first moment, before JAX is imported. The next start is not hindered."""
+def test_a_run_stopped_before_its_first_step_asks_to_be_started_again(tmp_path):
+    """Also before JAX is imported. A stopped run does not prevent the next start."""
     arguments = ["--config=configs/mlp.py:10", "--config.dataset.name=digits"]
     command = [sys.executable, "main.py", *arguments, f"--workdir={tmp_path / 'run'}"]
     for seconds in (0, 2):
@@ -54,9 +57,9 @@ def test_a_start_that_is_stopped_asks_to_be_started_again(tmp_path):
                 time.sleep(0.01)
             time.sleep(seconds)
             process.send_signal(signal.SIGTERM)
-            _, said = process.communicate(timeout=60)
-        assert process.returncode == 75, said
-        assert "stopped" in said.splitlines()[-1]
+            _, message = process.communicate(timeout=60)
+        assert process.returncode == 75, message
+        assert "stopped" in message.splitlines()[-1]
 
 
 def _catches(pid, number):
@@ -66,8 +69,8 @@ def _catches(pid, number):
     return bool(mask >> (number - 1) & 1)
 
 
-def test_two_at_once_are_one_request():
-    """`timeout` sends a signal to its child and then to the child's group. A later one is new."""
+def test_two_signals_at_once_are_one_request():
+    """`timeout` sends a signal to its child, then to the child's group. A later signal counts."""
     with subprocess.Popen(
         [sys.executable, "-c", BUSY, "step"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -81,7 +84,7 @@ def test_two_at_once_are_one_request():
     assert process.returncode == 128 + signal.SIGINT
 
 
-def test_outside_of_it_signals_are_as_they_were():
+def test_signal_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopRequest(owns_process=True) as stop:
         assert not stop()
