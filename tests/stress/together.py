@@ -1,9 +1,10 @@
 """Several processes on the loopback interface, one of which may be killed or stopped.
 
-    python -m tests.stress.together [--count=2] [--silence=30] [--patience=50] [--moments=A,B]
+    python -m tests.stress.together [--count=2] [--moments=A,B]
+        [--peer_timeout=30] [--start_timeout=50]
 
 runs a training of COUNT processes for each combination of victim, signal (SIGKILL or SIGSTOP) and
-moment (see run_one_of.py), and harms the victim at that moment. The other processes must end with
+moment (see run_process.py), and harms the victim at that moment. The other processes must end with
 status 75 and a last line that names the victim, or with 0 if all was done before. Prints the time
 from the signal to the end of the last process.
 """
@@ -20,7 +21,7 @@ import tempfile
 import time
 
 TESTS = pathlib.Path(__file__).parents[1]
-SCRIPT = TESTS / "train_lib" / "distributed" / "run_one_of.py"
+SCRIPT = TESTS / "train_lib" / "distributed" / "run_process.py"
 MOMENTS = {  # and the step where there is one
     "starting": 0,
     "connecting": 0,
@@ -43,7 +44,7 @@ def free_port():
 def run_together(workdir, count, harm=None, victim=None, seconds=150, starts=None, **options):
     """[(exit status or None if left alone, standard output and error, time of its end)] of each.
 
-    harm: [SIGNAL, MOMENT, STEP] for process `victim`; options: see run_one_of.py.
+    harm: [SIGNAL, MOMENT, STEP] for process `victim`; options: see run_process.py.
     """
     port, options = free_port(), {"devices": 4 // count, **options}
     if harm:
@@ -61,27 +62,27 @@ def run_together(workdir, count, harm=None, victim=None, seconds=150, starts=Non
                 text=True,
             )
         )
-    found = []
+    ends = []
     try:
         for index, process in enumerate(started):
             if harm and harm[0] == "SIGSTOP" and index == victim:
-                found.append((None, "", "", 0))
+                ends.append((None, "", "", 0))
                 continue
             out, err = process.communicate(timeout=seconds)
-            found.append((process.returncode, out, err, time.time()))
+            ends.append((process.returncode, out, err, time.time()))
     finally:
         for process in started:
             process.kill()
             process.communicate()
-    return found
+    return ends
 
 
 def main() -> int:
     """The number of cases that did not end as they should."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2)
-    parser.add_argument("--silence", type=float, default=30)
-    parser.add_argument("--patience", type=float, default=50)
+    parser.add_argument("--peer_timeout", type=float, default=30)
+    parser.add_argument("--start_timeout", type=float, default=50)
     parser.add_argument("--moments", default=",".join(MOMENTS))
     arguments = parser.parse_args()
     failures, longest = 0, 0.0
@@ -96,11 +97,11 @@ def main() -> int:
                 victim=victim,
                 net="mlp",
                 devices=1,
-                silence=arguments.silence,
-                patience=arguments.patience,
-                note=str(pathlib.Path(folder) / "note"),
+                peer_timeout=arguments.peer_timeout,
+                start_timeout=arguments.start_timeout,
+                time_file=str(pathlib.Path(folder) / "time"),
             )
-            harmed = float((pathlib.Path(folder) / "note").read_text())
+            harmed = float((pathlib.Path(folder) / "time").read_text())
         others = [end for i, end in enumerate(ends) if i != victim]
         # One that never came is missing; without process 0 nobody is there to say who.
         names = (f"process {victim} of", f"processes {victim} of", "process 0 cannot")

@@ -21,7 +21,7 @@ FLAG = "--xla_gpu_deterministic_ops=true"
 
 
 @pytest.fixture(autouse=True)
-def late():
+def flags_do_not_change():
     """Checks that XLA's flags do not change, because JAX has started in this process."""
     jax.devices()
     before = os.environ["XLA_FLAGS"]
@@ -30,7 +30,7 @@ def late():
     assert os.environ["XLA_FLAGS"] == before
 
 
-def run_in_a_process(folder, deterministic):
+def run_in_process(folder, deterministic):
     """(parameters, {program: the options with which XLA compiled it}) of a short training."""
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment["XLA_FLAGS"] = f"--xla_dump_to={folder / 'dump'} --xla_dump_hlo_as_text"
@@ -61,7 +61,7 @@ def test_the_option_reaches_every_compiled_program_and_runs_repeat(tmp_path):
     """XLA dumps its options. It reads its flags once, when JAX first looks for devices."""
     actual = {}
     for name, deterministic in (("one", True), ("again", True), ("without", False)):
-        actual[name], options = run_in_a_process(tmp_path / name, deterministic)
+        actual[name], options = run_in_process(tmp_path / name, deterministic)
         assert any("train_steps" in program for program in options)  # the train step is among them
         for program, text in options.items():
             assert ("xla_gpu_deterministic_ops: true" in text) == deterministic, program
@@ -74,7 +74,7 @@ def test_other_xla_flags_are_kept(monkeypatch):
     monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
     for before in ("", "--xla_dump_to=a"):
         monkeypatch.setenv("XLA_FLAGS", before)
-        for _ in range(2):  # the second time it is there already
+        for _ in range(2):  # the second call changes nothing
             parallel.use_deterministic_kernels()
             assert os.environ["XLA_FLAGS"].split() == [*before.split(), FLAG]
 
@@ -87,6 +87,6 @@ def test_setting_the_option_too_late_is_refused_on_gpus_only(monkeypatch, tmp_pa
     config = tiny_config(deterministic=True)
     with pytest.raises(UserError, match=f"before JAX starts: set XLA_FLAGS={FLAG}"):
         train_and_evaluate(config, tmp_path / "run")
-    experiment.resolve(config, read_only=True)  # its net may be evaluated all the same
+    experiment.resolve(config, read_only=True)  # its network may still be evaluated
     monkeypatch.setenv("XLA_FLAGS", f"{flags} {FLAG}")
     parallel.use_deterministic_kernels()

@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-import seen
+import recorded
 from conftest import tiny_config
 from jax._src.clusters import cloud_tpu_cluster, cluster
 
@@ -36,10 +36,10 @@ def assert_close(actual, expected):
 def test_batches_of_processes_are_parts_of_one_batch():
     split = sources.load(tiny_config().dataset, "train")
     whole = batches.train_batches(split, batches.Order(3, 96, 8), 13, 4)  # over the end of a pass
-    for hosts in (1, 2, 4, 8):
+    for count in (1, 2, 4, 8):
         parts = [
-            batches.train_batches(split, batches.Order(3, 96, 8 // hosts, host, hosts), 13, 4)
-            for host in range(hosts)
+            batches.train_batches(split, batches.Order(3, 96, 8 // count, index, count), 13, 4)
+            for index in range(count)
         ]
         for name, values in whole.items():
             np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), values)
@@ -119,24 +119,24 @@ def test_an_unknown_first_host_asks_to_try_again(monkeypatch):
 def alone(tmp_path_factory):
     """A run of one process with four devices, which the other runs must equal."""
     workdir = tmp_path_factory.mktemp("alone")
-    with seen.written(workdir / "seen"):
+    with recorded.recording(workdir / "recorded"):
         state = jax.device_get(train_and_evaluate(tiny_config(**OF_FOUR), workdir))
-    batches_seen = seen.batches(workdir / "seen")
-    assert batches_seen.keys() == set(itertools.product(range(29), range(4)))
-    assert len({images for images, _ in batches_seen.values()}) == 29 * 4
-    return state, records(workdir), batches_seen
+    expected_batches = recorded.batches(workdir / "recorded")
+    assert expected_batches.keys() == set(itertools.product(range(29), range(4)))
+    assert len({images for images, _ in expected_batches.values()}) == 29 * 4
+    return state, records(workdir), expected_batches
 
 
 OF_FOUR = {"num_devices": 4, "log_every_steps": 1, "steps_per_dispatch": 2}
 
 
-def assert_begins_with(saved_by, begun_by, step, processes):
+def assert_resumes_from(saved, resumed, step, processes):
     """Every leaf of the state on each of the four devices equals the saved one, bit for bit."""
-    begun, expected = seen.begun(begun_by), seen.saved(saved_by)[step,]
+    initial, expected = recorded.initial_states(resumed), recorded.saved_states(saved)[step,]
     assert len(expected) > 20
-    assert len(begun) == 4
-    assert {(at, process) for at, process, _ in begun} == {(step, i) for i in range(processes)}
-    assert all(actual == expected for actual in begun.values())
+    assert len(initial) == 4
+    assert {(at, process) for at, process, _ in initial} == {(step, i) for i in range(processes)}
+    assert all(actual == expected for actual in initial.values())
 
 
 def newest(workdir):
@@ -146,7 +146,7 @@ def newest(workdir):
 @pytest.mark.slow
 def test_two_processes_stop_together_and_one_process_resumes(tmp_path, alone):
     """SIGTERM goes to the process that does not write. One process resumes, then two."""
-    expected, lines, batches_seen = alone
+    expected, lines, expected_batches = alone
     workdir, folders = tmp_path / "run", [tmp_path / name for name in ("two", "one", "again")]
     ends = run_together(
         workdir,
@@ -154,32 +154,32 @@ def test_two_processes_stop_together_and_one_process_resumes(tmp_path, alone):
         harm=("SIGTERM", "dispatch", 12),
         victim=1,
         config=OF_FOUR,
-        seen=str(folders[0]),
+        record_to=str(folders[0]),
     )
     for index, (code, out, err, _) in enumerate(ends):
         assert code == 75, err
         name = "SIGTERM at" if index == 1 else "SIGTERM in process 1 at"
         assert f"stopped by {name} step" in err
-        assert ("resumed at" in err or "to train" in err) == (index == 0)  # one speaks
+        assert ("resumed at" in err or "to train" in err) == (index == 0)  # one process prints
         assert "test error" not in out
     stopped_at = newest(workdir)
     assert 12 <= stopped_at < 20
-    with seen.written(folders[1]):
+    with recorded.recording(folders[1]):
         state = train_and_evaluate(tiny_config(**OF_FOUR), workdir)
-    assert_begins_with(folders[0], folders[1], stopped_at, 1)
+    assert_resumes_from(folders[0], folders[1], stopped_at, 1)
     # Every device's images, augmented, and labels are those of the run of one process.
-    actual = [seen.batches(folder) for folder in folders[:2]]
+    actual = [recorded.batches(folder) for folder in folders[:2]]
     assert max(actual[0])[0] == stopped_at - 1
     assert min(actual[1])[0] == stopped_at
-    assert actual[0] | actual[1] == batches_seen
+    assert actual[0] | actual[1] == expected_batches
     assert_close(records(workdir), lines)
     for path, leaf in jax.tree.leaves_with_path(expected.params):
         actual = state.params[path[0].key][path[1].key]
         np.testing.assert_allclose(actual, leaf, atol=2e-5, err_msg=str(path))
     shutil.rmtree(workdir / "checkpoints" / "29")
-    for code, _, err, _ in run_together(workdir, 2, config=OF_FOUR, seen=str(folders[2])):
+    for code, _, err, _ in run_together(workdir, 2, config=OF_FOUR, record_to=str(folders[2])):
         assert code == 0, err
-    assert_begins_with(folders[1], folders[2], 25, 2)
+    assert_resumes_from(folders[1], folders[2], 25, 2)
     assert_close(records(workdir), lines)
 
 
@@ -187,21 +187,23 @@ def test_two_processes_stop_together_and_one_process_resumes(tmp_path, alone):
 def test_four_and_then_two_processes_train_and_evaluate_like_one(tmp_path, alone):
     folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("four", "two")]
     harm = ("SIGTERM", "dispatch", 12)
-    ends = run_together(tmp_path, 4, harm=harm, victim=0, config=OF_FOUR, seen=str(folders[0]))
+    ends = run_together(tmp_path, 4, harm=harm, victim=0, config=OF_FOUR, record_to=str(folders[0]))
     assert [code for code, *_ in ends] == [75] * 4, ends
     stopped_at = newest(tmp_path)
-    for code, _, err, _ in run_together(tmp_path, 2, config=OF_FOUR, seen=str(folders[1])):
+    for code, _, err, _ in run_together(tmp_path, 2, config=OF_FOUR, record_to=str(folders[1])):
         assert code == 0, err
-    assert_begins_with(folders[0], folders[1], stopped_at, 2)
-    assert seen.batches(folders[0]).keys() == set(itertools.product(range(stopped_at), range(4)))
-    assert seen.batches(folders[0]) | seen.batches(folders[1]) == alone[2]
+    assert_resumes_from(folders[0], folders[1], stopped_at, 2)
+    assert recorded.batches(folders[0]).keys() == set(
+        itertools.product(range(stopped_at), range(4))
+    )
+    assert recorded.batches(folders[0]) | recorded.batches(folders[1]) == alone[2]
     assert_close(records(tmp_path), alone[1])
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     config = OF_FOUR | {"evaluate.batch_size": 64, "evaluate.split": "test"}
     ends = run_together(tmp_path, 2, mode="evaluate", config=config)
     assert [code for code, *_ in ends] == [0, 0], ends
     last = alone[1][-1]
-    for line in map(json.loads, ends[0][1].splitlines()[-2:]):  # by itself, and as an ensemble
+    for line in map(json.loads, ends[0][1].splitlines()[-2:]):  # the run alone, and as an ensemble
         assert line["examples"] == last["test/examples"] == 355
         assert abs(line["top1_error"] - last["test/top1_error"]) < 0.01
         if "ensemble" not in line:
@@ -227,11 +229,11 @@ def test_four_and_then_two_processes_train_and_evaluate_like_one(tmp_path, alone
     ids=lambda value: "-".join(map(str, value[:2])) if isinstance(value, tuple) else None,
 )
 def test_a_lost_process_is_named_and_ends_the_others(tmp_path, victim, harm, message):
-    ends = run_together(tmp_path, 2, harm=harm, victim=victim, silence=6, net="mlp", devices=1)
+    ends = run_together(tmp_path, 2, harm=harm, victim=victim, peer_timeout=6, net="mlp", devices=1)
     code, _, err, _ = ends[1 - victim]
     assert code == 75
     assert err.splitlines()[-1] == (
-        f"run_one_of.py: {message.format(host=socket.gethostname())}: this process ends too; the"
+        f"run_process.py: {message.format(host=socket.gethostname())}: this process ends too; the"
         " same commands resume from the last checkpoint"
     )
 
@@ -247,13 +249,13 @@ def test_processes_exit_without_abort_when_the_coordinator_is_lost(tmp_path):
 
 
 def test_the_coordinator_ignores_signals(tmp_path):
-    """Signals may be sent to all processes of a command. It ends after those that train."""
+    """Signals may be sent to all processes of a command. It ends after the processes that train."""
     command = [sys.executable, coordinator.__file__, "127.0.0.1", str(free_port()), "1", "1", "30"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         for name in ("SIGTERM", "SIGINT"):
             process.send_signal(getattr(signal, name))
-        assert process.wait(60) == 0  # nobody came for a second
+        assert process.wait(60) == 0  # no process connected within a second
 
 
 @pytest.mark.slow
@@ -266,7 +268,7 @@ def test_a_save_is_finished_when_another_process_is_lost(tmp_path):
 
 @pytest.mark.slow
 def test_missing_processes_are_named(tmp_path):
-    ends = run_together(tmp_path, 3, starts=[0, 2], patience=20)
+    ends = run_together(tmp_path, 3, starts=[0, 2], start_timeout=20)
     for code, _, err, _ in ends:
         assert (code, err.count("\n")) == (75, 1)
         assert "processes 1 of 3 did not start within 20 s: start all of them" in err
@@ -275,10 +277,10 @@ def test_missing_processes_are_named(tmp_path):
 @pytest.mark.slow
 def test_different_configs_and_duplicate_ids_are_refused(tmp_path):
     for starts, options, message in (
-        ([0, 1], {"odd": 1}, "processes 0 and 1 were started with different configs"),
+        ([0, 1], {"other_task": 1}, "processes 0 and 1 were started with different configs"),
         ([0, 1, 1], {}, "two processes have --process_id=1"),
     ):
-        ends = run_together(tmp_path, 3, starts=starts, patience=30, **options)
+        ends = run_together(tmp_path, 3, starts=starts, start_timeout=30, **options)
         for code, _, err, _ in ends:
             assert code == 2, err
         assert message in ends[0][2].replace("processes 1 and 0", "processes 0 and 1")
@@ -290,7 +292,7 @@ def test_an_error_in_one_process_ends_all(tmp_path):
     ends = run_together(tmp_path / "file" / "run", 2)
     assert [code for code, *_ in ends] == [2, 2], ends
     assert ends[0][2].startswith("cannot write to")
-    assert ends[1][2].splitlines()[-1].startswith("run_one_of.py: process 0: cannot write to")
+    assert ends[1][2].splitlines()[-1].startswith("run_process.py: process 0: cannot write to")
 
 
 @pytest.mark.slow
@@ -299,7 +301,7 @@ def test_an_error_during_training_ends_all(tmp_path):
     harm = ("ERROR", "dispatch", 7)
     ends = run_together(tmp_path, 2, harm=harm, victim=1, net="mlp", devices=1)
     assert [code for code, *_ in ends] == [2, 2], ends
-    assert ends[0][2].splitlines()[-1] == "run_one_of.py: process 1: an image is gone"
+    assert ends[0][2].splitlines()[-1] == "run_process.py: process 1: an image is gone"
     assert ends[1][2].splitlines()[-1] == "an image is gone"
 
 

@@ -24,7 +24,7 @@ with StopRequest(owns_process=True) as stop:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize(("moment", "signals"), [("start", 1), ("step", 2)])
-def test_a_signal_ends_a_busy_process_that_has_nothing_to_save(name, moment, signals):
+def test_signals_end_a_process_that_is_busy_in_c_code(name, moment, signals):
     number = getattr(signal, name)
     command = [sys.executable, "-c", BUSY, moment]
     with subprocess.Popen(
@@ -75,7 +75,7 @@ def test_two_signals_at_once_are_one_request():
         [sys.executable, "-c", BUSY, "step"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "busy\n"
-        for name in ("SIGTERM", "SIGINT"):  # the system would make one of two of a kind
+        for name in ("SIGTERM", "SIGINT"):  # the system merges two of the same kind
             process.send_signal(getattr(signal, name))
         time.sleep(0.9)
         assert process.poll() is None

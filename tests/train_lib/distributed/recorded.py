@@ -29,8 +29,8 @@ def _from_all_devices(values):
 
 
 @contextlib.contextmanager
-def written(folder: pathlib.Path):
-    """A context in which each training writes what the functions below read.
+def recording(folder: pathlib.Path):
+    """A context in which each training records what the functions below read.
 
     These are the augmented images and labels of each device of this process in each step, the
     state of each save, and the state with which each device begins.
@@ -58,29 +58,29 @@ def written(folder: pathlib.Path):
         def train_step(state, batch):
             state, record = step(state, batch)
             return state, record | {
-                "seen": (_from_all_devices(images[0]), _from_all_devices(batch["label"]))
+                "recorded": (_from_all_devices(images[0]), _from_all_devices(batch["label"]))
             }
 
         return train_step
 
     def keep_log(self, first, records, held=None):
         records = dict(records)
-        images, labels = map(np.asarray, records.pop("seen"))  # [steps, devices, share, ...]
-        own = len(self.exp.devices)
-        for step, device in np.ndindex(images.shape[0], own):
-            device += processes.index() * own
-            one = [_digest(images[step, device]), _digest(labels[step, device])]
-            write(f"batch {first + step} {device}", one)
+        images, labels = map(np.asarray, records.pop("recorded"))  # [steps, devices, share, ...]
+        device_count = len(self.exp.devices)
+        for step, device in np.ndindex(images.shape[0], device_count):
+            device += processes.index() * device_count
+            digests = [_digest(images[step, device]), _digest(labels[step, device])]
+            write(f"batch {first + step} {device}", digests)
         log(self, first, records, held)
 
     def keep_begin(exp, train_step, state, *rest):
         leaves = {jax.tree_util.keystr(p): v for p, v in jax.tree.leaves_with_path(state)}
         for device in exp.devices:
-            actual = {}
+            digests = {}
             for name, leaf in leaves.items():
-                (here,) = [one for one in leaf.addressable_shards if one.device == device]
-                actual[name] = _digest(here.data)
-            write(f"begun {int(state.step)} {processes.index()} {device.id}", actual)
+                (shard,) = [s for s in leaf.addressable_shards if s.device == device]
+                digests[name] = _digest(shard.data)
+            write(f"begun {int(state.step)} {processes.index()} {device.id}", digests)
         return loop(exp, train_step, state, *rest)
 
     def keep_save(self, step, state, *rest):
@@ -98,10 +98,10 @@ def written(folder: pathlib.Path):
 
 
 def _read(folder: pathlib.Path, kind: str) -> dict:
-    actual = {}
-    for path in folder.glob(f"{kind} *"):
-        actual[tuple(map(int, path.name.split()[1:]))] = json.loads(path.read_text())
-    return actual
+    return {
+        tuple(map(int, path.name.split()[1:])): json.loads(path.read_text())
+        for path in folder.glob(f"{kind} *")
+    }
 
 
 def batches(folder: pathlib.Path) -> dict:
@@ -109,11 +109,11 @@ def batches(folder: pathlib.Path) -> dict:
     return _read(folder, "batch")
 
 
-def begun(folder: pathlib.Path) -> dict:
+def initial_states(folder: pathlib.Path) -> dict:
     """{(step, process, device): digests of the state's leaves}."""
     return _read(folder, "begun")
 
 
-def saved(folder: pathlib.Path) -> dict:
+def saved_states(folder: pathlib.Path) -> dict:
     """{(step,): digests of the state's leaves}."""
     return _read(folder, "saved")

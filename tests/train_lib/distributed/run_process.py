@@ -1,16 +1,16 @@
-"""One process of several that train a tiny network. One of them may be harmed meanwhile.
+"""Runs one process of a group that trains a tiny network. A process may be harmed meanwhile.
 
-    python run_one_of.py PORT COUNT INDEX WORKDIR OPTIONS_JSON
+    python run_process.py PORT COUNT INDEX WORKDIR OPTIONS_JSON
 
 options:
     net      lenet5 or mlp
     config   overrides with dotted names
     devices  number of devices of each process
-    patience, silence   start_timeout and peer_timeout of the group, in seconds
+    start_timeout, peer_timeout   of the group, in seconds
     mode     train, or evaluate: the run alone, then twice as an ensemble
-    odd      index of a process that names another task than the others
-    note     file for the time of the harm
-    seen     folder for what `seen` writes
+    other_task   index of a process that names another task than the others
+    time_file    file for the time of the harm
+    record_to    folder for what `recorded` writes
     harm     [SIGNAL, MOMENT, STEP]; SIGNAL may be ERROR, an exception
     victim   index of the process that is harmed, or "coordinator"
 
@@ -36,7 +36,7 @@ import sys
 import time
 
 import conftest
-import seen
+import recorded
 
 
 def main(port, count, index, workdir, options):
@@ -50,10 +50,10 @@ def main(port, count, index, workdir, options):
 
     run_plots.write_all = lambda *_: None  # they take seconds
     if "harm" in options:
-        _arrange(index, workdir, options)
+        _prepare_harm(index, workdir, options)
     overrides = {"num_devices": count * options["devices"]} | options.get("config", {})
     config = conftest.tiny_config(**overrides)
-    if options.get("net") == "mlp":  # compiled in no time
+    if options.get("net") == "mlp":  # it compiles fast
         from configs import mlp
 
         fields = conftest.TINY | overrides
@@ -64,13 +64,13 @@ def main(port, count, index, workdir, options):
             f"127.0.0.1:{port}",
             count,
             index,
-            start_timeout=options.get("patience", 60),
-            peer_timeout=options.get("silence", 30),
+            start_timeout=options.get("start_timeout", 60),
+            peer_timeout=options.get("peer_timeout", 30),
         )
-        processes.join(group, "a test" if options.get("odd") != index else "another")
+        processes.join(group, "a test" if options.get("other_task") != index else "another")
         with contextlib.ExitStack() as around:
-            if "seen" in options:
-                around.enter_context(seen.written(pathlib.Path(options["seen"])))
+            if "record_to" in options:
+                around.enter_context(recorded.recording(pathlib.Path(options["record_to"])))
             around.enter_context(processes.all_finish_or_fail())
             if options.get("mode") == "evaluate":
                 from train_lib.commands import evaluate
@@ -85,8 +85,8 @@ def main(port, count, index, workdir, options):
         shell.exit_now(error.exit_code)
 
 
-def _arrange(index, workdir, options):
-    """The harm, where it is this process that does it."""
+def _prepare_harm(index, workdir, options):
+    """Prepares the harm if this process has to do it."""
     from jax._src import compiler
     from jax.experimental import multihost_utils
 
@@ -96,7 +96,7 @@ def _arrange(index, workdir, options):
     from train_lib.distributed import parallel, processes
 
     (name, moment, step), victim = options["harm"], options["victim"]
-    # A process sees to itself, but process 0 knows when it saves, and what it has started.
+    # A process harms itself. But only process 0 knows when it saves, and starts the coordinator.
     pid = workdir.with_name(f"{workdir.name}.pid")
     if index == victim and moment == "saving":
         pid.write_text(str(os.getpid()))
@@ -104,8 +104,8 @@ def _arrange(index, workdir, options):
         return
 
     def now():
-        if "note" in options:
-            pathlib.Path(options["note"]).write_text(str(time.time()))
+        if "time_file" in options:
+            pathlib.Path(options["time_file"]).write_text(str(time.time()))
         if name == "ERROR":
             raise UserError("an image is gone")
         harmed = os.getpid() if victim == index else None
