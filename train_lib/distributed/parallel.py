@@ -168,16 +168,14 @@ def _devices_of_all_processes(devices: Sequence[jax.Device]) -> Sequence[jax.Dev
     """In the order of the processes, as many devices of each process as `devices`."""
     if processes.count() == 1:
         return devices
-    by_process: dict[int, list] = {}
-    for device in sorted(jax.devices(), key=lambda device: device.id):
-        by_process.setdefault(device.process_index, []).append(device)
-    counts = {len(its_devices) for its_devices in by_process.values()}
+    by_process = [jax.local_devices(process_index=i) for i in range(processes.count())]
+    counts = {len(available) for available in by_process}
     if len(counts) > 1:
         raise UserError(
             f"processes have different numbers of devices ({sorted(counts)}): give each the same"
             " number"
         )
-    return [device for i in sorted(by_process) for device in by_process[i][: len(devices)]]
+    return [device for available in by_process for device in available[: len(devices)]]
 
 
 def device_index() -> jax.Array:

@@ -187,8 +187,7 @@ def check_same(name: str, value) -> None:
 
     value: any value that JSON can represent.
     """
-    encoded = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    first, *others = [arrays["value"].tobytes().decode() for arrays in gather(value=encoded)]
+    first, *others = [values["value"] for values in gather(value=json.dumps(value))]
     for process, other in enumerate(others, 1):
         if other != first:
             raise UserError(
@@ -204,7 +203,7 @@ def bytes_from_first(make: Callable[[], bytes]) -> bytes:
     from jax.experimental import multihost_utils
 
     content = make() if is_first() else b""
-    size = int(gather(size=np.int64(len(content)))[0]["size"])
+    size = gather(size=len(content))[0]["size"]
     parts = []
     for start in range(0, size, _BROADCAST_BYTES):
         part = np.zeros(min(_BROADCAST_BYTES, size - start), np.uint8)
@@ -232,13 +231,16 @@ def tree_from_first(tree):
     return structure.unflatten(arrays[str(i)] for i in range(len(leaves)))
 
 
-def gather(**arrays: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """The arrays of every process, in process order, in all processes. Lengths may differ."""
+def gather(**values) -> list[dict]:
+    """The values of every process, in process order, in all processes.
+
+    values: NumPy arrays, whose lengths may differ between processes, numbers or strings.
+    """
     if count() == 1:
-        return [arrays]
+        return [values]
     from jax.experimental import multihost_utils
 
-    content = np.frombuffer(serialization.msgpack_serialize(arrays), np.uint8)
+    content = np.frombuffer(serialization.msgpack_serialize(values), np.uint8)
     _peers.wait_for_peers()  # collectives have a time limit, so all processes must start together
     size = np.array([len(content)], np.uint32)
     sizes = np.asarray(multihost_utils.process_allgather(size))[:, 0]
