@@ -1,4 +1,4 @@
-"""Each augmentation against NumPy or Pillow on fixed keys, and how often it does what."""
+"""Each augmentation against NumPy or Pillow with fixed keys, and the distribution of its draws."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Copies with smaller images: made by the command, read as sets of their own, resumed, refused."""
+"""Copies with smaller images: the command that makes them, reading, resuming, and refusals."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Decoding of every kind of picture, against Pillow step by step and against known pixels."""
+"""Decoding of all formats and modes, against Pillow step by step and against known pixels."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Folders of images as splits: what is found, in which order, and what is refused."""
+"""Folders of images as splits: files, order, splits, and refusals."""
 
 import math
 import os

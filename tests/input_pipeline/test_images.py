@@ -1,4 +1,4 @@
-"""The user's own image files: any kind of picture, for networks with fixed shapes or views."""
+"""The user's own image files in any format, for networks with fixed shapes or views."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Statistics against NumPy's, and where they are kept."""
+"""Statistics against NumPy, and where they are stored."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""TFDS sets written here, read through the cache, and the errors of missing and damaged sets."""
+"""TFDS sets that the tests write: reading, the cache, and errors of missing and damaged sets."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The whole device-side pipeline: order, ranges, means, and what a key decides."""
+"""The device-side transform: order of operations, ranges, means, and randomness."""
 
 import jax
 import numpy as np
@@ -231,9 +231,7 @@ def test_adding_an_augmentation_does_not_change_the_draws_of_others():
         made_statistics(8, 8),
     )
     shift = np.asarray(more(images, keys(30))) - np.asarray(some(images, keys(30)))
-    assert (
-        shift.std(axis=(1, 2)).max() < 1e-4
-    )  # one shift per image: the same crop and the same flip
+    assert shift.std(axis=(1, 2)).max() < 1e-4  # one shift per image: same crop and flip
     assert np.abs(shift).max() > 0.005
 
 

@@ -1,4 +1,4 @@
-"""Two runs in one workdir: the second refuses, and a crash does not block."""
+"""The lock of a workdir: a second run is refused, and a crash leaves no lock."""
 
 import errno
 import os

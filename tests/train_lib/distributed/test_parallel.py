@@ -1,4 +1,4 @@
-"""One device and eight: the same batches, augmentation and masks, and so the same training."""
+"""One device and several: the same batches, augmentation, masks and training."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Signals at the start, and while the main thread runs C++ code, as in a compilation."""
+"""Signals at the start of a run, and while the main thread runs C++ code, as in a compilation."""
 
 import pathlib
 import signal
