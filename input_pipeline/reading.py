@@ -30,11 +30,6 @@ class Reading:
     on_bad_image: str = "error"
     workers: Callable | None = None
 
-    @classmethod
-    def from_sections(cls, dataset, view, workers: Callable | None = None) -> "Reading":
-        """From the sections `dataset` and `view` of a config. Raises UserError for a bad view."""
-        return cls(View.from_section(view), dataset.on_bad_image, workers)
-
     def in_memory(self, split: Split) -> bool:
         """Whether batches are gathered from arrays: no image is decoded or cut."""
         return isinstance(split, ArraySplit) and not self.view.size

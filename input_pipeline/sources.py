@@ -83,14 +83,13 @@ def split_name(dataset, split: str) -> str:
     return "validation" if "test" not in names and "validation" in names else split
 
 
-def load(dataset, split: str, info: Info | None = None) -> Split:
+def load(dataset, split: str) -> Split:
     """One split. split: a name (see `split_name`); for TFDS sets also "train[:45000]" etc.
 
-    info: the set's `dataset_info`, if it is known already.
     Raises UserError for a missing set, an unknown or empty split, and labels out of range.
     """
     if dataset.name == FOLDER:
         return _folder(dataset).load(split)
     if dataset.name == DIGITS:
-        return ArraySplit(info or dataset_info(dataset), *digits.load(split))
-    return _prepared(dataset).load(split_name(dataset, split), dataset.cache_dir, info)
+        return ArraySplit(dataset_info(dataset), *digits.load(split))
+    return _prepared(dataset).load(split_name(dataset, split), dataset.cache_dir)

@@ -107,13 +107,13 @@ class PreparedSet:
         names = list(self.builder.info.splits)
         return [n for n in names if n != "test"] if self.name in UNLABELLED_TEST else names
 
-    def load(self, split: str, cache_dir: str = "", info: Info | None = None) -> Split:
+    def load(self, split: str, cache_dir: str = "") -> Split:
         """A split, in memory if its images have one size and need at most 4 GB.
 
-        Arrays are decoded once, then read from a cache on disk. info: `dataset_info`, if it is
-        known already. Raises UserError for an unknown or empty split and for labels out of range.
+        Arrays are decoded once, then read from a cache on disk. Raises UserError for an unknown or
+        empty split and for labels out of range.
         """
-        info, splits = info or self.dataset_info(), self.builder.info.splits
+        info, splits = self.dataset_info(), self.builder.info.splits
         problem, advice = f"{self.name} has no split {split!r}", f"it has {', '.join(splits)}"
         with reported(problem, advice, ValueError, KeyError, AssertionError):
             count = splits[split].num_examples

@@ -25,6 +25,7 @@ from input_pipeline import statistics as statistics_lib
 from input_pipeline.reading import Reading
 from input_pipeline.split import Info, Split
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
+from input_pipeline.views import View
 from models import registry
 from train_lib import losses, optimizers, schedules
 from train_lib import state as state_lib
@@ -105,11 +106,11 @@ class Experiment:
 
     @functools.cached_property
     def train_split(self) -> Split:
-        return sources.load(self.config.dataset, self.config.dataset.train_split, self.info)
+        return sources.load(self.config.dataset, self.config.dataset.train_split)
 
     @functools.cached_property
     def test_split(self) -> Split:
-        return sources.load(self.config.dataset, self.config.dataset.test_split, self.info)
+        return sources.load(self.config.dataset, self.config.dataset.test_split)
 
     @property
     def train_examples(self) -> int:
@@ -336,8 +337,10 @@ def resolve(
         info = sources.dataset_info(config.dataset)
         if workdir:
             sources.check_outside(config.dataset, workdir)
-    reading = Reading.from_sections(
-        config.dataset, config.view, workers.prefetch_in_processes(config.dataset.workers)
+    reading = Reading(
+        View.from_section(config.view),
+        config.dataset.on_bad_image,
+        workers.prefetch_in_processes(config.dataset.workers),
     )
     if info.copy:
         info.copy.check_view(reading.view)
