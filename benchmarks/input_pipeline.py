@@ -305,7 +305,7 @@ class TensorFlow:
                         shares[name].append(found[2] * found[3] / (shape[0] * shape[1]))
             else:
                 place = self.place(data).numpy()
-                box = views.square_at(*shape, SHORTER_SIDE, *map(int, place), SIZE)
+                box = views.square_at(*shape, SHORTER_SIDE, tuple(map(int, place)), SIZE)
             a = picture.cut(box, (SIZE, SIZE), views.INTERPOLATIONS["bilinear"]).astype(int)
             b = self.same(data, np.array(place, np.int32)).numpy().astype(int)
             assert abs(a - b)[4:-4, 4:-4].mean() < 2, f"image {i} differs"  # an area's border may

@@ -52,8 +52,8 @@ def shrink(data: bytes | np.ndarray, side: int, square: bool) -> Image.Image:
     width, height = picture.size
     if square:
         rows, columns = views.rescaled(height, width, side)
-        top, left = views.central(rows, side), views.central(columns, side)
-        y, x, h, w = views.square_at(height, width, side, top, left, side)
+        corner = views.central(rows, side), views.central(columns, side)
+        y, x, h, w = views.square_at(height, width, side, corner, side)
         return picture.resize((side, side), Image.Resampling.BICUBIC, (x, y, x + w, y + h))
     if min(width, height) <= side:
         return picture

@@ -22,6 +22,11 @@ from collections.abc import Sequence
 
 from errors import UserError, one_line, reported
 
+# Files that the user has to download. Given only one of them, TFDS would prepare one split only,
+# which training refuses.
+_IMAGENET = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+_MANUAL_FILES = {"imagenet2012": _IMAGENET, "imagenet2012_subset": _IMAGENET}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepares one set. Returns the exit status, after one line on standard error if not 0."""
@@ -105,7 +110,12 @@ def _download(arguments) -> str:
     if pathlib.Path(builder.data_dir, "dataset_info.json").exists():
         return f"already prepared: {builder.data_dir}"
     manual = tfds_sets.root(arguments.data_dir) / "downloads" / "manual"  # TFDS's rule
-    _check_manual_files(builder.name, manual)
+    missing = [f for f in _MANUAL_FILES.get(builder.name, ()) if not (manual / f).is_file()]
+    if missing:
+        raise UserError(
+            f"{builder.name} cannot be downloaded without an account at image-net.org: download"
+            f" {' and '.join(missing)} by hand into {manual}, then run the same command again"
+        )
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
@@ -148,22 +158,6 @@ def _builder(arguments):
             f"{arguments.name!r} is neither a set in TFDS's catalogue nor a folder: check the"
             " name or path"
         ) from error
-
-
-# Files that the user has to download. Given only one of them, TFDS would prepare one split only,
-# which training refuses.
-_IMAGENET = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
-MANUAL_FILES = {"imagenet2012": _IMAGENET, "imagenet2012_subset": _IMAGENET}
-
-
-def _check_manual_files(name: str, manual: pathlib.Path) -> None:
-    """Raises UserError if a set of MANUAL_FILES lacks files in the folder `manual`."""
-    missing = [file for file in MANUAL_FILES.get(name, ()) if not (manual / file).is_file()]
-    if missing:
-        raise UserError(
-            f"{name} cannot be downloaded without an account at image-net.org: download"
-            f" {' and '.join(missing)} by hand into {manual}, then run the same command again"
-        )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from errors import UserError, reported
-from input_pipeline import cache, sources
+from input_pipeline import cache, sources, stream
+from input_pipeline.reading import Reading
 from input_pipeline.split import ArraySplit, Split
+from input_pipeline.views import View
 
 _CHUNK = 2**22  # pixel values that are added up at once: 32 MB in float64
 
@@ -161,11 +163,8 @@ def _images(dataset, split: Split, view, workers: Callable | None) -> Iterable[n
         if isinstance(split, ArraySplit):
             return split.images
         raise UserError(f"the images of {dataset.name} differ in size: set config.view.size")
-    from input_pipeline import stream, views
-    from input_pipeline.reading import Reading
-
     counted = {"size": side, "test_scale": scale, "train": "center", "square": False}
-    view = dataclasses.replace(views.View.from_section(view), interpolation="bilinear", **counted)
+    view = dataclasses.replace(View.from_section(view), interpolation="bilinear", **counted)
     reading = Reading(view, dataset.on_bad_image, workers)
     return (
         image

@@ -95,8 +95,8 @@ class View:
         # The part of the rescaled image in which the square lies.
         part_rows, part_columns = (shorter, shorter) if self.square else (rows, columns)
         top, left = start(part_rows, self.size), start(part_columns, self.size)
-        y, x = central(rows, part_rows) + top, central(columns, part_columns) + left
-        box = square_at(height, width, shorter, y, x, self.size)
+        corner = central(rows, part_rows) + top, central(columns, part_columns) + left
+        box = square_at(height, width, shorter, corner, self.size)
         return box, (top, left) if self.square else (0, 0)
 
     def random_area(self, height: int, width: int, rng: np.random.Generator) -> Box:
@@ -135,14 +135,14 @@ def central(length: int, part: int) -> int:
     return round((length - part) / 2)
 
 
-def square_at(height: int, width: int, shorter: int, top: int, left: int, size: int) -> Box:
+def square_at(height: int, width: int, shorter: int, corner: tuple[int, int], size: int) -> Box:
     """The box, in a height x width image, of a square of the image rescaled to a shorter side.
 
-    top, left, size: of the square, in whole pixels of the rescaled image.
+    corner, size: (top, left) and side of the square, in whole pixels of the rescaled image.
     """
     rows, columns = rescaled(height, width, shorter)
     y, x = height / rows, width / columns
-    return Box(top * y, left * x, size * y, size * x)
+    return Box(corner[0] * y, corner[1] * x, size * y, size * x)
 
 
 def resampling(interpolation: str, rng: np.random.Generator | None) -> Resampling:

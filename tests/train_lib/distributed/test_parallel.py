@@ -56,13 +56,13 @@ def test_augmentation_is_the_same_on_any_number_of_devices():
     config = tiny_config(batch_size=64)
     exp = experiment.resolve(config)
     split = sources.load(config.dataset, "train")
-    seen = {}
+    by_devices = {}
     for devices in (1, 2, 4, 8):
 
         def record(images, keys=None, offsets=None):
-            moved = exp.transform(images, keys, offsets)
-            record.images = moved
-            return moved
+            transformed = exp.transform(images, keys, offsets)
+            record.images = transformed
+            return transformed
 
         optimizer = optimizers.make_optimizer(config.optimizer, lambda step: 0.001)
         step = make_train_step(Recipe(exp.module, exp.loss, optimizer, record))
@@ -79,11 +79,11 @@ def test_augmentation_is_the_same_on_any_number_of_devices():
         )
         state = state_lib.create(exp.module, optimizer, 0, exp.input_shape)
         images = np.asarray(run(state, train_batches(split, Order(0, 64, devices), 3, 1)))
-        seen[devices] = images.reshape(64, 32, 32, 1)
+        by_devices[devices] = images.reshape(64, 32, 32, 1)
     for devices in (2, 4, 8):
-        np.testing.assert_array_equal(seen[1], seen[devices])
+        np.testing.assert_array_equal(by_devices[1], by_devices[devices])
     plain = np.asarray(exp.transform(train_batches(split, Order(0, 64, 1), 3, 1)["image"][0, 0]))
-    assert np.abs(seen[1] - plain).max() > 0.5  # they are distorted at all
+    assert np.abs(by_devices[1] - plain).max() > 0.5  # the images are distorted
 
 
 @pytest.mark.slow
@@ -91,9 +91,9 @@ def test_augmentation_is_the_same_on_any_number_of_devices():
     ("file", "argument", "overrides"),
     [
         ("mlp", "30-20", {"model.regulariser": "dropout", "model.input_drop_rate": 0.2}),
-        pytest.param("mlp", "30-20", {"model.regulariser": "dropconnect"}, marks=pytest.mark.slow),
-        pytest.param("mlp", "30-20", {"model.regulariser": "standout"}, marks=pytest.mark.slow),
-        pytest.param("maxout", "mnist_dense", {}, marks=pytest.mark.slow),
+        ("mlp", "30-20", {"model.regulariser": "dropconnect"}),
+        ("mlp", "30-20", {"model.regulariser": "standout"}),
+        ("maxout", "mnist_dense", {}),
     ],
     ids=["dropout", "dropconnect", "standout", "maxout"],
 )
@@ -111,7 +111,7 @@ def test_networks_with_dropout_train_the_same_on_any_number_of_devices(file, arg
         np.testing.assert_allclose(losses_on(devices), one, rtol=2e-5)
     config.model.regulariser = "none"
     plain = losses_on(1)
-    assert np.abs(plain - one).min() > 1e-2  # at each step they drop
+    assert np.abs(plain - one).min() > 1e-2  # masks change the loss of each step
 
 
 class Probe(nn.Module):
@@ -147,7 +147,7 @@ def test_masks_depend_only_on_seed_step_and_example(regulariser):
     module, optimizer = Probe(regulariser, units), optax.sgd(1e-2)
 
     def masks_on(devices, seed=0):
-        on = jax.devices()[:devices]
+        used = jax.devices()[:devices]
         recipe = Recipe(
             module,
             lambda logits, labels: logits.sum(axis=-1),
@@ -155,10 +155,10 @@ def test_masks_depend_only_on_seed_step_and_example(regulariser):
             lambda images, keys, offsets: images.astype(jnp.float32),
             seed,
         )
-        run = parallel.train_step(make_train_step(recipe), on)
+        run = parallel.train_step(make_train_step(recipe), used)
         batch = {"image": images, "label": np.zeros(examples, np.int32)}
         batch = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), batch)
-        state = parallel.replicate(state_lib.create(module, optimizer, 0, (1, examples, 1)), on)
+        state = parallel.replicate(state_lib.create(module, optimizer, 0, (1, examples, 1)), used)
         tables = [np.asarray(state.params["table"]["kernel"])]
         for _ in range(steps):
             state, _ = run(state, batch)
