@@ -81,9 +81,10 @@ def run(config, given: dict, stop: StopRequest | None) -> str | None:
 
         return predict_images(config, workdir, IMAGES.value, given)
     elif MODE.value == "inspect":
-        from train_lib.commands.inspect import inspect_run  # Matplotlib
+        from train_lib.commands.inspect import Selection, inspect_run  # Matplotlib
 
-        inspect_run(config, workdir, IMAGES.value, LAYER.value, COMPARE.value, given)
+        selection = Selection(IMAGES.value, LAYER.value, COMPARE.value)
+        inspect_run(config, workdir, selection, given)
     elif MODE.value == "summary":
         from train_lib.commands.summary import summarise
 

@@ -74,24 +74,24 @@ def protocols_table(arguments) -> None:
 
     images = smooth_noise(arguments.images, 256)
     print(f"{'':24}{'passes':>9}{'images/s':>10}{'time / center':>15}{'time / ten crops':>18}")
-    for net in arguments.nets.split(","):
+    for network in arguments.nets.split(","):
         cases, macs = {}, {}
         for protocol in PROTOCOLS:
-            config = config_of(net)
+            config = config_of(network)
             config.num_devices = 1
             config.evaluate.update({"protocol": protocol, "batch_size": arguments.batch})
             exp, state, split = opened(config, images)
             cases[protocol] = protocols.of(exp).passes(), state, split
-            once = summary.describe(exp.module, net, exp.input_shape)["total"]["macs"]
+            once = summary.describe(exp.module, network, exp.input_shape)["total"]["macs"]
             sliding = exp.module.clone(class_map=True)
-            map_macs = summary.describe(sliding, net, (256, 256, 3))["total"]["macs"]
+            map_macs = summary.describe(sliding, network, (256, 256, 3))["total"]["macs"]
             views = {"center": 1, "ten_crop": 10, "multi_crop": 50, "dense": 2 * map_macs / once}
             macs[protocol] = views[protocol]
         times: dict = {protocol: [] for protocol in PROTOCOLS}
         for turn in range(arguments.rounds + 1):
             for protocol, (protocol_passes, state, split) in cases.items():
                 start = time.perf_counter()
-                passes.predict(protocol_passes, state, split, progress.Meter(len(split), net))
+                passes.predict(protocol_passes, state, split, progress.Meter(len(split), network))
                 if turn:  # the first turn compiles
                     times[protocol].append(time.perf_counter() - start)
 
@@ -102,7 +102,7 @@ def protocols_table(arguments) -> None:
         for protocol in PROTOCOLS:
             speed = arguments.images / statistics.median(times[protocol])
             cells = f"{macs[protocol]:>9.2f}{speed:>10.2f}{ratio(protocol, 'center'):>15.2f}"
-            print(f"{net + ' ' + protocol:24}{cells}{ratio(protocol, 'ten_crop'):>18.2f}")
+            print(f"{network + ' ' + protocol:24}{cells}{ratio(protocol, 'ten_crop'):>18.2f}")
 
 
 def loop(arguments) -> None:

@@ -227,7 +227,7 @@ class JaxSteps:
 
 
 def load_config(family: Family):
-    """The family's config with images of the net's own size, no augmentation, and plain SGD."""
+    """The family's config with images of the network's own size, no augmentation, and plain SGD."""
     config = importlib.import_module(f"configs.{family.config}").get_config(family.argument)
     neutral = base()
     config.optimizer, config.augment = neutral.optimizer, neutral.augment

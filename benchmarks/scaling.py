@@ -259,8 +259,8 @@ class Cluster:
     latency: float
 
 
-# ASSUMED: the share of the peak at which nets compute. A guess, and a high one for most of these:
-# a net that computes slower needs less data a second, and waits less for its links.
+# ASSUMED: the share of the peak at which networks compute. A guess, too high for most of them. A
+# network that computes more slowly needs less data per second, and waits less for its links.
 UTILISATION = 0.3
 SHORT = 1e-3  # seconds of computing: shorter steps take longer, for what is left out here
 INSIDE_LATENCY = 3e-6

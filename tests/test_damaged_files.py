@@ -344,7 +344,7 @@ def test_damaged_records_are_left_out(content):
         for record in records:
             assert type(record["step"]) is int and record["step"] >= 0
             assert all(np.isfinite(value) for value in record.values())
-        run_plots.learning_curves(records)
+        run_plots.curves({"": records})
 
     check(recorder.FILE, content, read)
 

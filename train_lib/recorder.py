@@ -347,7 +347,7 @@ class Recorder:
             if result is None:
                 self._all_know_of_stop = True
                 return
-            line |= result.metrics()
+            line |= {f"test/{name}": value for name, value in result.metrics().items()}
             self.result = (step, result)
         self._write(line)
 

@@ -40,14 +40,9 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[st
     output = result_files.make_folder(workdir, settings) if processes.is_first() else None
     title = f"{dataset.name} {split_name}"
     result, steps, speed = ensemble.evaluate(members, split, title)
-    line = settings | {
-        "examples": result.examples,
-        "loss": result.loss,
-        "top1_error": result.top1_error,
-        "top5_error": result.top5_error,
-        "step": steps[0] if len(steps) == 1 else steps,
-        "images_per_second": round(speed, 1),
-    }
+    line = settings | {"examples": result.examples} | result.metrics()
+    line["step"] = steps[0] if len(steps) == 1 else steps
+    line["images_per_second"] = round(speed, 1)
     if processes.is_first():
         exp = members[0].exp
         result_files.write(output, line, result, split, lambda i: exp.picture(split, i))

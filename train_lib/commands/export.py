@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from errors import UserError, one_line
+from errors import UserError, reported
 from input_pipeline import views
 from models import pretrained
 from train_lib.evaluation import ensemble, exported, trained
@@ -40,60 +40,56 @@ def export_run(
         raise UserError(
             f"--output={output}: the file's name must end in {suffix} with --format={form}"
         )
-    net = ensemble.find_one(config, workdir, given).open()
-    try:
+    network = ensemble.find_one(config, workdir, given).open()
+    with reported(f"cannot write {path}", "free some space, or choose another file", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        note = write(path, net)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({one_line(error)}): free some space, or choose another file"
-        ) from error
-    count = sum(leaf.size for leaf in jax.tree.leaves(net.params))
-    return f"written: {path} ({count:,} parameters, step {net.step}){note}"
+        note = write(path, network)
+    count = sum(leaf.size for leaf in jax.tree.leaves(network.params))
+    return f"written: {path} ({count:,} parameters, step {network.step}){note}"
 
 
-def _canon(path: pathlib.Path, net: trained.Trained) -> str:
+def _canon(path: pathlib.Path, network: trained.Trained) -> str:
     """Everything that `exported` stores. Paths and devices of this machine are left out."""
-    config = ConfigDict(net.config)
+    config = ConfigDict(network.config)
     config.dataset.update({"data_dir": "", "cache_dir": ""})
     config.num_devices = 0
     if not config.init_from.startswith(pretrained.HUB):
         config.update({"init_from": "", "init_names": "", "init_layers": ()})
     info = dataclasses.replace(
-        net.exp.info, name=config.dataset.name, class_names=tuple(net.class_names)
+        network.exp.info, name=config.dataset.name, class_names=tuple(network.class_names)
     )
-    weights = exported.Weights(config, info, net.step, net.variables, net.statistics)
+    weights = exported.Weights(config, info, network.step, network.variables, network.statistics)
     exported.save(path, weights)
     return ""
 
 
-def _torchvision(path: pathlib.Path, net: trained.Trained) -> str:
+def _torchvision(path: pathlib.Path, network: trained.Trained) -> str:
     """The state dict of the same network in torchvision, as safetensors."""
     import safetensors.numpy
 
-    tensors = pretrained.to_torchvision(net.module, net.variables, net.input_shape)
+    tensors = pretrained.to_torchvision(network.module, network.variables, network.input_shape)
     # "pt" is PyTorch's layout in safetensors. `models.pretrained` reads the other entries.
     metadata = {
         "format": "pt",
-        "class_names": json.dumps(list(net.class_names)),
-        "settings": json.dumps(_settings(net)),
+        "class_names": json.dumps(list(network.class_names)),
+        "settings": json.dumps(_settings(network)),
     }
     write_bytes(path, safetensors.numpy.save(tensors, metadata))
     simplified = ""
-    if net.config.preprocess.mean == "pixel":
+    if network.config.preprocess.mean == "pixel":
         simplified = " (of the mean image, the mean of each colour)"
     return f"; classes and preprocessing{simplified} are in its metadata"
 
 
-def _settings(net: trained.Trained) -> dict[str, Any]:
+def _settings(network: trained.Trained) -> dict[str, Any]:
     """The config fields that turn images into network input, with the values of a mean."""
-    config, view = net.config, _test_view(net.config)
+    config, view = network.config, _test_view(network.config)
     fields = {f"preprocess.{name}": value for name, value in config.preprocess.items()}
     fields |= {f"view.{name}": view[name] for name in ("size", "test_scale", "interpolation")}
     if config.preprocess.mean in ("channel", "pixel"):
-        mean = np.asarray(net.statistics.mean)
+        mean = np.asarray(network.statistics.mean)
         if config.preprocess.mean == "pixel":
-            mean = np.asarray(net.statistics.image).mean(axis=(0, 1))
+            mean = np.asarray(network.statistics.image).mean(axis=(0, 1))
         fields["preprocess.mean"] = "given"
         fields["preprocess.given_mean"] = [float(value) / 255 for value in mean]
     return fields
@@ -107,22 +103,22 @@ def _test_view(config: ConfigDict) -> dict[str, Any]:
     return view
 
 
-def _jax(path: pathlib.Path, net: trained.Trained) -> str:
+def _jax(path: pathlib.Path, network: trained.Trained) -> str:
     """The jitted inference function with its weights, which JAX runs without Canon.
 
     A JSON file beside it describes its input and output.
     """
-    view = net.config.view.size
-    height, width, channels = net.exp.info.image_shape
+    view = network.config.view.size
+    height, width, channels = network.exp.info.image_shape
     shape = (view or height, view or width, channels)
-    content = serialise(net.inference(), net.variables, shape)
+    content = serialise(network.inference(), network.variables, shape)
     description = {
         "input": {"dtype": "uint8", "shape": ["batch", *shape]},
-        "output": {"dtype": "float32", "shape": ["batch", len(net.class_names)]},
-        "class_names": list(net.class_names),
-        "view": _test_view(net.config) if view else None,
+        "output": {"dtype": "float32", "shape": ["batch", len(network.class_names)]},
+        "class_names": list(network.class_names),
+        "view": _test_view(network.config) if view else None,
         "platforms": list(PLATFORMS),
-        "step": net.step,
+        "step": network.step,
     }
     write_bytes(path, content)
     description_path = path.with_name(f"{path.name}.json")
@@ -143,7 +139,7 @@ def serialise(infer: Callable, variables, shape: tuple[int, int, int]) -> bytes:
     return bytes(export.export(function, platforms=PLATFORMS)(images).serialize())
 
 
-# The file's name in a workdir, and the function that writes it: (path, net) -> a note to print.
+# The file's name in a workdir, and the function that writes it: (path, network) -> a note to print.
 FORMS: dict[str, tuple[pathlib.PurePath, Callable]] = {
     "canon": (pathlib.PurePath(f"weights{exported.SUFFIX}"), _canon),
     "torchvision": (pathlib.PurePath(f"torchvision{exported.SUFFIX}"), _torchvision),

@@ -1,5 +1,6 @@
 """--mode=inspect: figures and tables of a run's network, in WORKDIR/inspection."""
 
+import dataclasses
 import itertools
 import pathlib
 import re
@@ -36,43 +37,53 @@ WRITTEN = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What an inspection shows.
+
+    images: paths of files and folders; by default some test images of the data set, if it exists.
+    layer: the layer whose feature maps are shown, by default the first.
+    compare: other runs' folders, exported files, or steps of this run's checkpoints.
+    """
+
+    images: Sequence[str] = ()
+    layer: str = ""
+    compare: Sequence[str] = ()
+
+
 def inspect_run(
     config: ConfigDict,
     workdir: pathlib.Path,
-    images: Sequence[str],
-    layer: str = "",
-    compare: Sequence[str] = (),
+    selection: Selection = Selection(),
     given: Collection[str] = (),
 ) -> None:
     """Writes figures and tables of a run to WORKDIR/inspection, and prints each file's name.
 
-    images: paths of files and folders; by default some test images of the data set, if it is there.
-    layer: the layer whose feature maps are shown, by default the first.
-    compare: other runs' folders, exported files, or steps of this run's checkpoints.
     given: the config's fields that the user gave, see `experiment.resolve`.
 
     Replaces the files of an earlier inspection. Raises UserError, before anything is written, for
     a run, image, layer or checkpoint that does not exist.
     """
-    net = ensemble.find_one(config, workdir, given).open()
-    layer, most = _layer_and_images(net, layer)
+    network = ensemble.find_one(config, workdir, given).open()
+    layer, most = _layer_and_images(network, selection.layer)
     notes: list[str] = []  # on files that are left out
-    tables, runs = _compare(net, workdir, compare, notes)
-    if images:
-        subject = _own_images(net, image_files.find(images)[:most], layer, notes)
+    tables, runs = _compare(network, workdir, selection.compare, notes)
+    if selection.images:
+        paths = image_files.find(selection.images)[:most]
+        subject = _user_images(network, paths, layer, notes)
     else:
-        subject = _test_images(net, layer, most, notes)
+        subject = _test_images(network, layer, most, notes)
     output = workdir / FOLDER
     result_files.check_writable(output / "parameters.txt")
     for path in itertools.chain.from_iterable(map(output.glob, WRITTEN)):
         path.unlink()
-    parameters = parameter_tables.text(parameter_tables.parameters(net.variables)) + "\n"
+    parameters = parameter_tables.text(parameter_tables.parameters(network.variables)) + "\n"
     for name, text in {"parameters": parameters, **tables}.items():
         write_text(output / f"{name}.txt", text)
         processes.print_once(f"written: {output / name}.txt")
     figures = itertools.chain(
         [("learning_curves", pictures.curves(runs))] if runs else [],
-        inspect_figures.weight_figures(net),
+        inspect_figures.weight_figures(network),
         inspect_figures.image_figures(subject) if subject else [],
     )
     for name, figure in figures:
@@ -82,16 +93,16 @@ def inspect_run(
         processes.print_once(note)
 
 
-def _layer_and_images(net: Trained, layer: str) -> tuple[str, int]:
+def _layer_and_images(network: Trained, layer: str) -> tuple[str, int]:
     """The name of the activation to show, and the number of images to hold all activations of.
 
     Raises UserError for an unknown layer.
     """
-    image = jax.ShapeDtypeStruct((1, *net.input_shape), np.float32)
+    image = jax.ShapeDtypeStruct((1, *network.input_shape), np.float32)
     names: list[str] = []
 
     def activations(image):
-        values = inspection.activations(net.module, net.variables, image)
+        values = inspection.activations(network.module, network.variables, image)
         names.extend(values)  # in the layers' order, which JAX does not keep
         return values
 
@@ -101,7 +112,7 @@ def _layer_and_images(net: Trained, layer: str) -> tuple[str, int]:
     return inspection.activated(dict.fromkeys(names), layer or names[0]), most
 
 
-def _compare(net: Trained, workdir: pathlib.Path, compare: Sequence[str], notes: list[str]):
+def _compare(network: Trained, workdir: pathlib.Path, compare: Sequence[str], notes: list[str]):
     """Tables of the differences from other networks by file name, and runs' records by label.
 
     Adds a note for each network that cannot be compared.
@@ -116,11 +127,11 @@ def _compare(net: Trained, workdir: pathlib.Path, compare: Sequence[str], notes:
             if pathlib.Path(name).expanduser().is_dir():
                 runs[label] = recorder.read(pathlib.Path(name).expanduser())
         try:
-            rows = parameter_tables.differences(net.variables, other.variables)
+            rows = parameter_tables.differences(network.variables, other.variables)
         except UserError as error:
             notes.append(f"no difference from {label}: {error}")
             continue
-        title = f"from {workdir}, step {net.step}, to {label}, step {other.step}"
+        title = f"from {workdir}, step {network.step}, to {label}, step {other.step}"
         file = "difference_" + re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[-100:]
         while file in tables:
             file += "-too"
@@ -128,32 +139,32 @@ def _compare(net: Trained, workdir: pathlib.Path, compare: Sequence[str], notes:
     return tables, {label: records for label, records in runs.items() if records}
 
 
-def _own_images(net: Trained, paths: Sequence[str], layer: str, notes: list[str]) -> Subject:
+def _user_images(network: Trained, paths: Sequence[str], layer: str, notes: list[str]) -> Subject:
     """The user's picture files. Adds a note for each that cannot be read, if they are skipped."""
     readable, views = [], []
     for path in paths:
         try:
-            views.append(net.views(path)[0])
+            views.append(network.views(path)[0])
             readable.append(path)
         except UserError as error:
-            if net.config.dataset.on_bad_image == "error":
+            if network.config.dataset.on_bad_image == "error":
                 raise
             notes.append(f"skipped {printable(path)} ({error})")
     if not views:
         raise UserError("no image can be read: give other images with --images")
     views = np.stack(views)
-    labels = np.argmax(net.probabilities(net.on_device, views), axis=1)
+    labels = np.argmax(network.probabilities(network.on_device, views), axis=1)
     captions = [
-        f"{printable(pathlib.Path(path).name)} (predicted: {net.class_names[label]})"
+        f"{printable(pathlib.Path(path).name)} (predicted: {network.class_names[label]})"
         for path, label in zip(readable, labels, strict=True)
     ]
     shown = min(MOST_SHOWN, len(readable))
-    return Subject(net, views, labels, captions, shown, layer, has_true_labels=False)
+    return Subject(network, views, labels, captions, shown, layer, has_true_labels=False)
 
 
-def _test_images(net: Trained, layer: str, most: int, notes: list[str]) -> Subject | None:
+def _test_images(network: Trained, layer: str, most: int, notes: list[str]) -> Subject | None:
     """Some images of the data set's test split; None, and a note, if it is not there."""
-    dataset = net.config.dataset
+    dataset = network.config.dataset
     try:
         split = sources.load(dataset, sources.split_name(dataset, dataset.test_split))
     except UserError as error:
@@ -163,11 +174,11 @@ def _test_images(net: Trained, layer: str, most: int, notes: list[str]) -> Subje
     views, labels, captions = [], [], []
     for i in np.unique(np.linspace(0, len(split) - 1, most).astype(int)):
         try:
-            views.append(net.exp.picture(split, i))
+            views.append(network.exp.picture(split, i))
         except decode.BadImage:
             continue
         labels.append(split.read(i)[1])
-        captions.append(f"test image {split.id(i)} ({net.class_names[labels[-1]]})")
+        captions.append(f"test image {split.id(i)} ({network.class_names[labels[-1]]})")
     if not views:
         raise UserError("no image of the test split can be read: give images with --images")
-    return Subject(net, np.stack(views), np.array(labels), captions, shown=1, layer=layer)
+    return Subject(network, np.stack(views), np.array(labels), captions, shown=1, layer=layer)

@@ -113,7 +113,7 @@ def predict(members: Sequence[Trained], split, title: str):
     Probabilities are float32 [n, classes]. A label is -1 if a member could not read the image.
     Only one member's weights are in memory at a time. title: text of the progress bar.
     """
-    steps, total, labels = [], None, None
+    steps, total, labels = [], 0.0, np.iinfo(np.int32).max
     all_passes = [protocols.of(member.exp).passes() for member in members]
     num_passes = sum(map(len, all_passes))
     with contextlib.closing(_meter(split, title, num_passes)) as meter:
@@ -123,11 +123,8 @@ def predict(members: Sequence[Trained], split, title: str):
             share, member_labels = passes.predict(member_passes, state, split, meter)
             steps.append(int(state.step))
             del state
-            share = share / len(members)
-            total = share if total is None else np.add(total, share, out=total)
-            if labels is None:
-                labels = member_labels
-            labels = np.where(member_labels < 0, member_labels, labels)
+            total = total + share / len(members)
+            labels = np.minimum(labels, member_labels)  # -1 stays
     return total, labels, steps, _speed(meter) / num_passes
 
 

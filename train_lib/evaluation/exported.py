@@ -16,7 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from errors import UserError, one_line
+from errors import UserError, reported
 from input_pipeline.split import Info
 from input_pipeline.statistics import Statistics, from_arrays
 from train_lib import state as state_lib
@@ -52,19 +52,19 @@ def with_checksum(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> d
     The tensors' memory must be in C order.
     """
     metadata = {key: value for key, value in metadata.items() if key != _CHECKSUM}
-    arrays = [tensors[name] for name in sorted(tensors)]
-    kinds = [(name, tensors[name].dtype.str, tensors[name].shape) for name in sorted(tensors)]
-    digest = hashlib.sha256(json.dumps([sorted(metadata.items()), kinds]).encode())
-    for array in arrays:
+    arrays = dict(sorted(tensors.items()))
+    types = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+    digest = hashlib.sha256(json.dumps([sorted(metadata.items()), types]).encode())
+    for array in arrays.values():
         digest.update(array.reshape(-1).view(np.uint8))
     return metadata | {_CHECKSUM: digest.hexdigest()}
 
 
 def save(path: pathlib.Path, weights: Weights) -> None:
-    """Writes a file completely or not at all. Raises UserError, one line, if that fails."""
+    """Writes a file completely or not at all. Raises OSError."""
     import safetensors.numpy
 
-    tensors = {"/".join(keys): leaf for keys, leaf in flatten_dict(weights.variables).items()}
+    tensors = flatten_dict(weights.variables, sep="/")
     if weights.statistics:
         tensors |= {f"statistics/{k}": v for k, v in vars(weights.statistics).items()}
     metadata = {
@@ -79,14 +79,8 @@ def save(path: pathlib.Path, weights: Weights) -> None:
     if weights.info.train_examples:
         metadata["train_examples"] = str(weights.info.train_examples)
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    try:
-        content = safetensors.numpy.save(arrays, with_checksum(metadata, arrays))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        workdir_lib.write_bytes(path, content)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({one_line(error)}): free some space, or choose another file"
-        ) from error
+    content = safetensors.numpy.save(arrays, with_checksum(metadata, arrays))
+    workdir_lib.write_bytes(path, content)
 
 
 def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
@@ -100,7 +94,8 @@ def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
 
     if not path.is_file():
         raise UserError(f"no weight file {path}: write one with --mode=export")
-    try:
+    # safetensors, JSON and flax raise many types of exceptions.
+    with reported(f"cannot read the weight file {path}", "write it again with --mode=export"):
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("canon") != VERSION:
@@ -117,13 +112,6 @@ def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
         if not shapes_only and with_checksum(metadata, tensors) != metadata:
             raise ValueError("its checksum is wrong")
         return _read(metadata, tensors)
-    except UserError:
-        raise
-    except Exception as error:  # safetensors, JSON and flax raise many types
-        raise UserError(
-            f"cannot read the weight file {path} ({one_line(error)}): write it again with"
-            " --mode=export"
-        ) from error
 
 
 def shapes_of(variables) -> dict[tuple, tuple[int, ...]]:
@@ -146,7 +134,7 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
     """Raises ValueError, KeyError or TypeError for content that `save` does not write."""
     prefix = "statistics/"
     statistics = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    variables = {tuple(k.split("/")): v for k, v in tensors.items() if not k.startswith(prefix)}
+    variables = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
     step = int(metadata["step"])
     if not 0 <= step < 2**31:
         raise ValueError(f"its step is {step}")
@@ -158,4 +146,4 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
     )
     config = workdir_lib.config_from_json(metadata["config"])
     statistics = from_arrays(statistics) if statistics else None
-    return Weights(config, info, step, unflatten_dict(variables), statistics)
+    return Weights(config, info, step, unflatten_dict(variables, sep="/"), statistics)

@@ -37,13 +37,21 @@ class Result:
         """bool [n]: the examples that could be read."""
         return self.labels >= 0
 
-    def metrics(self) -> dict:
-        return {
-            "test/loss": self.loss,
-            "test/top1_error": self.top1_error,
-            "test/top5_error": self.top5_error,
-            "test/examples": self.examples,
-        }
+    @property
+    def labels_and_predictions(self) -> tuple[np.ndarray, np.ndarray]:
+        """The true and the predicted classes of the counted examples."""
+        return self.labels[self.counted], self.classes[self.counted, 0]
+
+    def metrics(self) -> dict[str, float]:
+        names = ("loss", "top1_error", "top5_error", "examples")
+        return {name: getattr(self, name) for name in names}
+
+
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """int [classes, classes]: counts of examples by true (row) and predicted (column) class."""
+    matrix = np.zeros((num_classes, num_classes), int)
+    np.add.at(matrix, (labels, predicted), 1)
+    return matrix
 
 
 # The sums of `make_eval_step`. A process without examples has zeros.

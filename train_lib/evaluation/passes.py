@@ -20,8 +20,6 @@ from input_pipeline.transform import make_transform
 from models import layers
 from train_lib.distributed import parallel, processes
 
-_UNSEEN = -2  # the label of an example before the first pass
-
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
@@ -185,8 +183,8 @@ def _with_mirrors(x: jax.Array) -> jax.Array:
 
 def _mean_of_mirrors(outputs: jax.Array) -> jax.Array:
     """[2 b, classes] of `_with_mirrors` -> [b, classes]."""
-    count = len(outputs) // 2
-    return (outputs[:count] + outputs[count:]) / 2
+    images, mirrored = jnp.split(outputs, 2)
+    return (images + mirrored) / 2
 
 
 def predict(passes: Sequence[Pass], state, split, meter) -> tuple[np.ndarray, np.ndarray]:
@@ -198,16 +196,14 @@ def predict(passes: Sequence[Pass], state, split, meter) -> tuple[np.ndarray, np
     """
     part = part_of(split, processes.index(), processes.count())
     sums = np.zeros((len(part), split.info.num_classes), np.float32)
-    labels = np.full(len(part), _UNSEEN, np.int32)
+    labels = np.full(len(part), np.iinfo(np.int32).max, np.int32)
     for one_pass in passes if len(part) else ():
         for batch, outputs in _outputs(one_pass, state, part, meter):
             is_example = batch["index"] >= 0
             index = batch["index"][is_example]
             sums[index] += np.float32(one_pass.weight) * np.asarray(outputs)[is_example]
             batch_labels = np.where(batch["mask"] > 0, batch["label"], -1)[is_example]
-            previous = labels[index]  # -1 stays, if an earlier pass could not read the image
-            keep = (batch_labels >= 0) & (previous != _UNSEEN)
-            labels[index] = np.where(keep, previous, batch_labels)
+            labels[index] = np.minimum(labels[index], batch_labels)  # -1 stays
             meter.done(len(index))
     parts = processes.gather(sums=sums, labels=labels)
     return tuple(np.concatenate([part[name] for part in parts]) for name in ("sums", "labels"))

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from errors import UserError, printable
+from errors import printable, reported
 from input_pipeline import decode
-from train_lib.evaluation.metrics import Result
+from train_lib.evaluation.metrics import Result, confusion_counts
 from train_lib.workdir import write_text
 
 
@@ -37,13 +37,10 @@ def make_folder(workdir: pathlib.Path, settings: dict) -> pathlib.Path:
 
 def check_writable(file: str | pathlib.Path) -> None:
     """Makes the folder of a file. Raises UserError if it cannot be written to."""
-    path = pathlib.Path(file).expanduser().parent
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {path} ({error}): choose another folder") from error
+    folder = pathlib.Path(file).expanduser().parent
+    with reported(f"cannot write to {folder}", "choose another folder", OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.NamedTemporaryFile(dir=folder).close()
 
 
 def _table(rows) -> str:
@@ -82,8 +79,7 @@ def per_class(result: Result, names: Sequence[str]) -> str:
 
 def confusion(result: Result, names: Sequence[str]) -> str:
     """CSV of counts: one row for each true class, one column for each predicted class."""
-    matrix = np.zeros((len(names), len(names)), int)
-    np.add.at(matrix, (result.labels[result.counted], result.classes[result.counted, 0]), 1)
+    matrix = confusion_counts(*result.labels_and_predictions, len(names))
     rows = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)]
     return _table([["true \\ predicted", *names], *rows])
 
@@ -99,14 +95,12 @@ def write(
     """
     from train_lib.pictures import run_plots  # Matplotlib is imported for drawing only
 
-    names, counted = split.info.class_names, result.counted
+    names = split.info.class_names
     write_text(output / "result.json", json.dumps(line, indent=2) + "\n")
     write_text(output / "predictions.csv", predictions(result, names, split.id))
     write_text(output / "per_class.csv", per_class(result, names))
     write_text(output / "confusion.csv", confusion(result, names))
-    matrix = run_plots.confusion_matrix(result.labels[counted], result.classes[counted, 0], names)
-    run_plots.save(matrix, output / "confusion_matrix.png")
-    run_plots.save(run_plots.misclassified(result, names, picture), output / "misclassified.png")
+    run_plots.write_result(output, result, names, picture)
 
 
 def write_contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]) -> None:

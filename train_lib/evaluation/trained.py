@@ -2,10 +2,10 @@
 
     from train_lib.evaluation.trained import load_run
 
-    net = load_run("runs/lenet5")
-    net.params["c3"]["kernel"].shape          # (5, 5, 60)
-    net.top(["seven.png"])                    # [[("7", 0.98), ("1", 0.01), ...]]
-    net.activations(["seven.png"])["s4"]      # an array [1, 5, 5, 16]
+    network = load_run("runs/lenet5")
+    network.params["c3"]["kernel"].shape          # (5, 5, 60)
+    network.top(["seven.png"])                    # [[("7", 0.98), ("1", 0.01), ...]]
+    network.activations(["seven.png"])["s4"]      # an array [1, 5, 5, 16]
 
 It needs the run's folder or the file, but no flags, no workdir and no data set.
 """
@@ -365,7 +365,7 @@ def load_pretrained(
 ) -> Trained:
     """A network with pretrained weights from another framework, and their preprocessing.
 
-        net = load_pretrained("resnet:50-v1.5", "resnet50.pth")
+        network = load_pretrained("resnet:50-v1.5", "resnet50.pth")
 
     model: a config, or its file and argument as --config has them: "resnet:50-v1.5", "vgg:D".
     file: of torchvision, timm, Caffe or Keras, or "hub:ORG/NAME" (docs/weights.md).

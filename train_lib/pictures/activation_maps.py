@@ -1,5 +1,6 @@
 """Figures of layers' outputs: feature maps, histograms, units that are always off."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -43,11 +44,10 @@ def feature_maps(maps: np.ndarray, title: str = "") -> Figure:
 
 def as_square(vector: np.ndarray) -> np.ndarray:
     """A vector [n] in the rows of a map [h, w] that is nearly square, filled up with zeros."""
-    width = max(1, round(len(vector) ** 0.5))
-    while width < 2 * len(vector) ** 0.5 and len(vector) % width:
-        width += 1  # 84 units: 7 rows of 12
-    if len(vector) % width:
-        width = max(1, round(len(vector) ** 0.5))
+    root = len(vector) ** 0.5
+    widths = range(max(1, round(root)), math.ceil(2 * root) + 1)
+    # Without zeros if possible: 84 units are 7 rows of 12.
+    width = next((width for width in widths if len(vector) % width == 0), widths[0])
     height = -(-len(vector) // width)
     return np.pad(vector, (0, height * width - len(vector))).reshape(height, width)
 

@@ -17,13 +17,13 @@ BATCH = 16  # covered images in every call of the network, so that it compiles o
 
 
 def occlusion(
-    predict: Callable, image: np.ndarray, label: int, window: int, stride: int, fill
+    probability: Callable, image: np.ndarray, window: int, stride: int, fill
 ) -> np.ndarray:
     """The probability of a class while a square hides a part (Zeiler, Fergus 2014, fig. 7).
 
-    predict: images [16, height, width, channels] -> class probabilities [16, classes]; for a
-        `Trained` net, `lambda views: net.probabilities(net.variables, views)`.
-    image: [height, width, channels], as predict takes it: one of `net.views`.
+    probability: images [16, height, width, channels] -> the class's probabilities [16]. For a
+        `Trained` network, `lambda v: network.probabilities(network.variables, v)[:, label]`.
+    image: [height, width, channels]: one of `network.views`.
     window: the square's side, in pixels. fill: its value, or one for each channel.
 
     Returns [ceil(height / stride), ceil(width / stride)], one value for each stride x stride cell,
@@ -42,7 +42,7 @@ def occlusion(
         for covered, (i, j) in zip(batch, cells[start : start + BATCH], strict=False):
             top, left = i + shift, j + shift
             covered[max(0, top) : top + window, max(0, left) : left + window] = fill
-        values.append(np.asarray(predict(batch))[:, label])
+        values.append(np.asarray(probability(batch)))
     return np.concatenate(values)[: len(cells)].reshape(-(-height // stride), -1)
 
 

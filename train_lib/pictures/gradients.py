@@ -50,19 +50,19 @@ def _norms(module, loss, variables, inputs, labels):
     return {name: jnp.linalg.norm(kernel.reshape(-1)) for name, kernel in kernels.items()}
 
 
-def gradient_norm_curves(nets: Mapping[str, Mapping[str, float]]) -> Figure:
+def gradient_norm_curves(networks: Mapping[str, Mapping[str, float]]) -> Figure:
     """Gradient norms over depth, one line for each network, on a logarithmic axis.
 
-    nets: label -> `gradient_norms`. The axis shows the layers' names if all networks have the same,
-    and numbers otherwise. A norm of exactly 0 leaves a gap.
+    networks: label -> `gradient_norms`. The axis shows the layers' names if all networks have the
+    same, and numbers otherwise. A norm of exactly 0 leaves a gap.
     """
     figure, axis = panels.single(8, 5)
-    for label, norms in nets.items():
+    for label, norms in networks.items():
         values = [norm or float("nan") for norm in norms.values()]
         axis.plot(range(1, len(values) + 1), values, "o-", markersize=3, label=label)
     axis.set_yscale("log")
     axis.grid(alpha=0.3)
-    all_names = {tuple(norms) for norms in nets.values()}
+    all_names = {tuple(norms) for norms in networks.values()}
     if len(all_names) == 1:
         (names,) = all_names
         shown = panels.evenly_spaced(names, MOST_NAMED)
@@ -73,6 +73,6 @@ def gradient_norm_curves(nets: Mapping[str, Mapping[str, float]]) -> Figure:
     else:
         axis.set_xlabel("layer, counted from the image")
     axis.set_ylabel("norm of the gradient")
-    if len(nets) > 1 or any(nets):
+    if len(networks) > 1 or any(networks):
         axis.legend()
     return figure

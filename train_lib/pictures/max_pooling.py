@@ -31,27 +31,23 @@ def max_pool_routing(x: np.ndarray, window: int, stride: int) -> Figure:
     pooled, gradient = pool_routes(x, window, stride)
     low, high = float(x.min()), max(float(x.max()), float(x.min()) + 1e-12)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    for axis, values, title, cmap, (least, most) in zip(
-        figure.subplots(1, 3),
-        (x, pooled, gradient),
-        ("input (frames: the maxima)", "output", "gradient of the sum of the outputs"),
-        ("Blues", "Blues", "Oranges"),
-        ((low, high), (low, high), (0, max(1, gradient.max()))),
-        strict=True,
-    ):
+    panes = (
+        ("input (frames: the maxima)", x, "Blues", low, high),
+        ("output", pooled, "Blues", low, high),
+        ("gradient of the sum of the outputs", gradient, "Oranges", 0, max(1, gradient.max())),
+    )
+    for axis, pane in zip(figure.subplots(1, 3), panes, strict=True):
+        title, values, cmap, least, most = pane
         axis.imshow(values, cmap=cmap, vmin=least, vmax=least + 1.5 * (most - least))
         axis.set_title(title, fontsize=9)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
         if max(values.shape) <= 12:
             for row, column in np.ndindex(values.shape):
                 text = f"{values[row, column]:.2g}"
                 axis.text(column, row, text, ha="center", va="center", fontsize=7)
         if values is not pooled:
             for row, column in np.argwhere(gradient > 0):
-                corner = column - 0.46, row - 0.46
-                axis.add_patch(
-                    Rectangle(corner, 0.92, 0.92, fill=False, color="tab:red", linewidth=1.5)
-                )
+                corner, style = (column - 0.46, row - 0.46), {"color": "tab:red", "linewidth": 1.5}
+                axis.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, **style))
     figure.suptitle(f"max pooling {window}x{window}, stride {stride}", fontsize=9)
     return figure

@@ -40,11 +40,11 @@ def plain_legend(legend) -> None:
         text.set_parse_math(False)
 
 
-def mosaic(tiles: np.ndarray, columns: int, frame) -> np.ndarray:
-    """Tiles [n, h, w, 3] of 0..1 in rows of `columns`, one pixel of `frame` (RGB) around each.
+def draw_mosaic(axis, tiles: np.ndarray, columns: int, frame, first: int = 0) -> None:
+    """Draws tiles [n, h, w, 3] of 0..1 in rows of `columns`, in frames of one pixel (RGB).
 
-    Returns [rows * (h + 1) + 1, columns * (w + 1) + 1, 3]; places without a tile are white. One
-    image is drawn many times faster than hundreds of axes.
+    The number of a tile is the number at its row plus the number at its column. first: the number
+    of the first tile. One image is drawn many times faster than hundreds of axes.
     """
     count, height, width, _ = tiles.shape
     rows = -(-count // columns)
@@ -54,18 +54,7 @@ def mosaic(tiles: np.ndarray, columns: int, frame) -> np.ndarray:
         left = number % columns * (width + 1)
         sheet[top : top + height + 2, left : left + width + 2] = frame
         sheet[top + 1 : top + height + 1, left + 1 : left + width + 1] = tile
-    return sheet
-
-
-def draw_mosaic(axis, tiles: np.ndarray, columns: int, frame=(1, 1, 1), first: int = 0) -> None:
-    """Draws a mosaic with numbers at its left and top.
-
-    The number of a tile is the number at its row plus the number at its column. first: the number
-    of the first tile.
-    """
-    _, height, width, _ = tiles.shape
-    axis.imshow(mosaic(tiles, columns, frame), interpolation="nearest")
-    rows = -(-len(tiles) // columns)
+    axis.imshow(sheet, interpolation="nearest")
     row_names = [str(first + row * columns) for row in range(rows)]
     axis.set_yticks((np.arange(rows) + 0.5) * (height + 1), row_names)
     column_names = [f"+{column}" for column in range(columns)]

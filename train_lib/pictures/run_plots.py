@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from errors import UserError
-from train_lib.evaluation.metrics import Result
+from errors import reported
+from train_lib.evaluation.metrics import Result, confusion_counts
 from train_lib.pictures import panels, weights
 
 MOST_IMAGES = 100  # in one figure
@@ -34,16 +34,10 @@ def curves(runs: Mapping[str, Sequence[dict]]) -> Figure:
                 points = [(r["epoch"], scale * r[key]) for r in records if key in r]
                 if not points:
                     continue
-                # A line of few points is hard to see without markers.
-                marked = part == "test" and len(points) < 40
-                axis.plot(
-                    *zip(*points, strict=True),
-                    style,
-                    color=f"C{number % 10}",
-                    linewidth=width,
-                    label=f"{run} {part}".strip(),
-                    **({"marker": "o", "markersize": 3} if marked else {}),
-                )
+                (line,) = axis.plot(*zip(*points, strict=True), style, linewidth=width)
+                line.set(color=f"C{number % 10}", label=f"{run} {part}".strip())
+                if part == "test" and len(points) < 40:  # hard to see without markers
+                    line.set(marker="o", markersize=3)
         axis.set(xlabel="epoch", ylabel=label)
         values = [y for line in axis.get_lines() for y in line.get_ydata()]
         if values and min(values) > 0:
@@ -59,16 +53,10 @@ def curves(runs: Mapping[str, Sequence[dict]]) -> Figure:
     return figure
 
 
-def learning_curves(records: list[dict]) -> Figure:
-    """`curves` of a single run."""
-    return curves({"": records})
-
-
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names) -> Figure:
     """Counts by true (row) and predicted (column) class; the errors are coloured."""
     count = len(names)
-    matrix = np.zeros((count, count), int)
-    np.add.at(matrix, (labels, predicted), 1)
+    matrix = confusion_counts(labels, predicted, count)
     errors = matrix - np.diag(np.diag(matrix))
     figure, axis = panels.single(7, 6.2)
     image = axis.imshow(errors, cmap="Reds", vmin=0, vmax=max(1, errors.max()))
@@ -133,32 +121,34 @@ def _image_sheet(picture: Callable, captions: Sequence[str], inches: float) -> F
     return figure
 
 
+def write_result(folder: pathlib.Path, result: Result, names, picture: Callable) -> None:
+    """Writes confusion_matrix and misclassified of an evaluation. picture: see `misclassified`."""
+    matrix = confusion_matrix(*result.labels_and_predictions, names)
+    save(matrix, folder / "confusion_matrix.png")
+    save(misclassified(result, names, picture), folder / "misclassified.png")
+
+
 def write_all(exp, records: Sequence[dict], params, result: Result) -> None:
     """Writes learning_curves, confusion_matrix, misclassified and first_layer_filters.
 
     exp: the run's `Experiment`. records: see `curves`. result: of the test split.
     """
-    counted, names = result.counted, exp.info.class_names
-    labels, predicted = result.labels[counted], result.classes[counted, 0]
-    figures = {
-        "learning_curves": learning_curves(records),
-        "confusion_matrix": confusion_matrix(labels, predicted, names),
-        "misclassified": misclassified(result, names, lambda i: exp.picture(exp.test_split, i)),
-    }
+    folder = exp.workdir / "plots"
+    save(curves({"": records}), folder / "learning_curves.png")
+    write_result(folder, result, exp.info.class_names, lambda i: exp.picture(exp.test_split, i))
     kernel = weights.first_kernel(params)
     if kernel is not None:
-        figures["first_layer_filters"] = weights.filters(kernel, getattr(exp.module, "towers", 1))
-    for name, figure in figures.items():
-        save(figure, exp.workdir / "plots" / f"{name}.png")
+        filters = weights.filters(kernel, getattr(exp.module, "towers", 1))
+        save(filters, folder / "first_layer_filters.png")
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a PNG file. Raises UserError, one line, if it cannot be written."""
-    try:
+    """Writes a PNG file. Raises UserError if it cannot be written."""
+    with (
+        reported(f"cannot write {path}", "free some space, run again", OSError),
+        warnings.catch_warnings(),
+    ):
+        # For class names that are too long, or in a script that the font lacks.
+        warnings.simplefilter("ignore", UserWarning)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            # For class names that are too long, or in a script that the font lacks.
-            warnings.simplefilter("ignore", UserWarning)
-            figure.savefig(path, dpi=150, format="png")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}): free some space, run again") from error
+        figure.savefig(path, dpi=150, format="png")

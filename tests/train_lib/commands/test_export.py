@@ -36,12 +36,12 @@ import numpy as np
 from jax import export
 
 file = pathlib.Path(sys.argv[1])
-net = export.deserialize(bytearray(file.read_bytes()))
+network = export.deserialize(bytearray(file.read_bytes()))
 about = json.loads(file.with_name("net.jax.json").read_text())
 assert about["input"] == {"dtype": "uint8", "shape": ["batch", 28, 28, 1]}, about
 assert about["class_names"] == list("0123456789")
 images = np.load(sys.argv[2])
-np.save(sys.argv[3], np.concatenate([net.call(images[:1]), net.call(images[1:])]))
+np.save(sys.argv[3], np.concatenate([network.call(images[:1]), network.call(images[1:])]))
 assert "flax" not in sys.modules and "models" not in sys.modules
 """
 
@@ -123,9 +123,9 @@ def test_torchvision_names_and_metadata(tmp_path):
     exp = experiment.resolve(config, known=experiment.KnownData(info, statistics))
     shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
     variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), dict(shapes))
-    net = Trained(exp, list("0123456789"), lambda: (7, variables))
+    network = Trained(exp, list("0123456789"), lambda: (7, variables))
     _, write = export_command.FORMS["torchvision"]
-    assert "are in its metadata" in write(tmp_path / "net.safetensors", net)
+    assert "are in its metadata" in write(tmp_path / "net.safetensors", network)
     with safetensors.safe_open(tmp_path / "net.safetensors", "numpy") as file:
         assert file.metadata()["format"] == "pt"
         assert json.loads(file.metadata()["class_names"]) == list("0123456789")
@@ -138,7 +138,7 @@ def test_torchvision_names_and_metadata(tmp_path):
         theirs = file.get_tensor("layer2.0.downsample.0.weight")
         np.testing.assert_array_equal(theirs, np.transpose(kernel, (3, 2, 0, 1)))
 
-    # Read again it is the same net, but for the mean image, which has one value a colour now.
+    # Read again it is the same network, but for the mean image, which has one value a colour now.
     back = load_pretrained("resnet:18", tmp_path / "net.safetensors")
     assert list(back.class_names) == list("0123456789")
     assert (back.input_shape, back.config.preprocess.high) == ((32, 32, 3), 255.0)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from errors import UserError
 from models import inspection, layers
-from train_lib.commands.inspect import inspect_run
+from train_lib.commands.inspect import Selection, inspect_run
 from train_lib.evaluation.trained import load_run
 from train_lib.pictures import inspect_figures
 from train_lib.train import train_and_evaluate
@@ -59,7 +59,7 @@ def said(capsys) -> list[str]:
 @pytest.mark.slow
 def test_a_published_lenet_and_another_step(runs, capsys):
     workdir, config = runs["lenet"]
-    inspect_run(config, workdir, (), compare=["10"])
+    inspect_run(config, workdir, Selection(compare=["10"]))
     expected = {*WEIGHTS, *LENET, *SEEN, "confusion_matrix.png", "f6_and_codes.png"}
     expected.add("difference_step-10.txt")
     assert written(workdir) == expected
@@ -83,7 +83,7 @@ def test_figures_of_given_images(runs, capsys, tmp_path):
         pixels[4:24, 10 + number] = 255
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     other = runs["lenet"][0]
-    inspect_run(config, workdir, [str(tmp_path)], "c3", [str(other)])
+    inspect_run(config, workdir, Selection([str(tmp_path)], "c3", [str(other)]))
     names = written(workdir)
     more = {"dead_units.png", "dropout_masks.png", "dropout_average.png", "max_pool_routing.png"}
     twice = {name.replace("_1", "_2") for name in SEEN}
@@ -95,10 +95,10 @@ def test_figures_of_given_images(runs, capsys, tmp_path):
 
 
 def test_a_layer_is_shown_after_its_activation_and_pooling_is_that_of_the_network(runs):
-    net = load_run(runs["relu"][0])
+    network = load_run(runs["relu"][0])
     views = np.zeros((2, 28, 28, 1), np.uint8)
     views[:, 4:20, 9] = 200
-    seen = inspect_figures.Subject(net, views, np.array([1, 7]), ["a", "b"], 1, "c3_relu")
+    seen = inspect_figures.Subject(network, views, np.array([1, 7]), ["a", "b"], 1, "c3_relu")
     titles = {
         name: figure.get_suptitle() for name, figure in inspect_figures.activation_figures(seen)
     }
@@ -106,13 +106,12 @@ def test_a_layer_is_shown_after_its_activation_and_pooling_is_that_of_the_networ
     assert titles["dead_units"] == "of 2 images"
     (pooled,) = inspect_figures.pooling_figures(seen)
     assert pooled[1].get_suptitle() == "max pooling 2x2, stride 2"
-    layer, value = inspection.first_input(
-        net.module, net.variables, seen.inputs, lambda m: isinstance(m, layers.Pool)
-    )
+    where = network.module, network.variables, seen.inputs
+    layer, value = inspection.first_input(*where, lambda m: isinstance(m, layers.Pool))
     assert layer.window == 2
     np.testing.assert_allclose(value, seen.activations["c1_relu"], atol=1e-6)
-    assert inspection.first_input(net.module, net.variables, seen.inputs, lambda m: False) is None
-    boxes = inspect_figures.receptive_fields(dataclasses.replace(net, read=lambda: (0, {})))
+    assert inspection.first_input(*where, lambda m: False) is None
+    boxes = inspect_figures.receptive_fields(dataclasses.replace(network, read=lambda: (0, {})))
     assert {name: box[2:] for name, box in boxes.items()} == {
         "c1": (5, 5),
         "s2": (6, 6),
@@ -132,7 +131,7 @@ def test_without_the_data_set_figures_that_need_images_are_left_out(runs, capsys
     (workdir / "inspection").mkdir(exist_ok=True)
     for name in ("saliency_3.png", "difference_a.txt", "notes.txt"):  # of before, and somebody's
         (workdir / "inspection" / name).write_text("")
-    inspect_run(config, workdir, ())
+    inspect_run(config, workdir)
     assert written(workdir) == {*WEIGHTS, "notes.txt"}
     (workdir / "inspection" / "notes.txt").unlink()
     assert said(capsys)[-1].startswith(
@@ -141,7 +140,7 @@ def test_without_the_data_set_figures_that_need_images_are_left_out(runs, capsys
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("selected", "message"),
     [
         ({"layer": "c9"}, "there is no layer c9: the network has c1, c1_scaled_tanh, s2, "),
         ({"images": ["nothing.png"]}, "no image file nothing.png"),
@@ -150,34 +149,34 @@ def test_without_the_data_set_figures_that_need_images_are_left_out(runs, capsys
     ],
 )
 def test_missing_layers_images_and_checkpoints_are_one_line_before_anything_is_written(
-    runs, tmp_path, asked, message
+    runs, tmp_path, selected, message
 ):
     made, config = runs["lenet"]
     workdir = tmp_path / "run"
     shutil.copytree(made, workdir, ignore=shutil.ignore_patterns("inspection", "events", "plots"))
     with pytest.raises(UserError, match=message) as error:
-        inspect_run(config, workdir, **({"images": ()} | asked))
+        inspect_run(config, workdir, Selection(**selected))
     assert "\n" not in str(error.value)
     assert not (workdir / "inspection").exists()
     with pytest.raises(UserError, match="no run in"):
-        inspect_run(config, tmp_path, ())
+        inspect_run(config, tmp_path)
 
 
 @pytest.mark.slow
 def test_gradients_of_untrained_networks_are_drawn_too(runs):
-    net = load_run(runs["lenet"][0])
+    network = load_run(runs["lenet"][0])
     views = np.random.default_rng(0).integers(0, 255, (4, 28, 28, 1)).astype(np.uint8)
-    seen = inspect_figures.Subject(net, views, np.arange(4), list("abcd"), 1, "c1")
+    seen = inspect_figures.Subject(network, views, np.arange(4), list("abcd"), 1, "c1")
     ((name, figure),) = inspect_figures.gradient_figures(seen)
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].get_lines()}
     assert name == "gradient_norms"
     assert list(lines) == ["this run, step 15", "untrained, sigmoid", "untrained, relu"]
 
     def loss(params):
-        logits = net.module.apply({"params": params}, seen.inputs)
-        return net.exp.loss(logits, seen.labels).mean()
+        logits = network.module.apply({"params": params}, seen.inputs)
+        return network.exp.loss(logits, seen.labels).mean()
 
-    gradient = jax.jit(jax.grad(loss))(dict(net.params))
+    gradient = jax.jit(jax.grad(loss))(dict(network.params))
     expected = [np.linalg.norm(gradient[name]["kernel"]) for name in ("c1", "c3", "c5", "f6")]
     np.testing.assert_allclose(lines["this run, step 15"], expected, rtol=1e-3)
     assert lines["untrained, sigmoid"][0] < 0.01 * lines["untrained, relu"][0]

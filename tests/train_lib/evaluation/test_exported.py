@@ -49,11 +49,11 @@ def exported_run(tmp_path_factory):
 def test_the_file_holds_exactly_the_run(exported_run):
     workdir, file = exported_run
     (member,) = ensemble.find(config_of(), workdir)
-    net = member.open()
+    network = member.open()
     stored = exported.load(file)
-    assert stored.step == net.step
+    assert stored.step == network.step
     assert stored.class_names == list("0123456789")
-    jax.tree.map(np.testing.assert_array_equal, stored.variables, dict(net.variables))
+    jax.tree.map(np.testing.assert_array_equal, stored.variables, dict(network.variables))
     np.testing.assert_array_equal(stored.statistics.image, member.exp.statistics.image)
     assert stored.statistics.examples == member.exp.statistics.examples
     expected = compare.flatten(config_of(num_devices=0))  # of any machine

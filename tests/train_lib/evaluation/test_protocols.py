@@ -118,7 +118,7 @@ def rescaled(path, scales):
 
 def crop_by_crop(exp, state, split, kind, scales):
     """A loop over images, scales, crops and mirrors, one at a time."""
-    net, found = forward(exp, state), []
+    network, found = forward(exp, state), []
     mean = exp.statistics.image if exp.config.preprocess.mean == "pixel" else exp.statistics.mean
     for i in range(len(split)):
         outputs = []
@@ -133,7 +133,7 @@ def crop_by_crop(exp, state, split, kind, scales):
                 less = mean[y : y + SIZE, x : x + SIZE] if mean.ndim == 3 else mean
                 pixels = (part - np.asarray(less, np.float32)) * np.float32(4 / 255)
                 for one in (pixels, pixels[:, ::-1]):
-                    outputs.append(softmax(net(one[None].astype(np.float32))[0]))
+                    outputs.append(softmax(network(one[None].astype(np.float32))[0]))
         found.append(np.mean(outputs, axis=0))
     return np.array(found)
 
@@ -177,15 +177,15 @@ def class_map():
 
     Each image is computed once: all of the tests evaluate the same run.
     """
-    nets, maps = [], {}
+    networks, maps = [], {}
 
     def compute(exp, state, image):
-        if not nets:
+        if not networks:
             module = exp.module.clone(class_map=True, image_size=SIZE)
-            nets.append(forward(exp, state, module))
+            networks.append(forward(exp, state, module))
         key = image.shape, image.tobytes()
         if key not in maps:
-            maps[key] = np.asarray(nets[0](image[None]))[0]
+            maps[key] = np.asarray(networks[0](image[None]))[0]
         return maps[key]
 
     return compute
@@ -322,14 +322,14 @@ def test_ten_crops_that_are_cut_on_the_device():
     split = sources.load(config.dataset, "test")
     split = ArraySplit(split.info, split.images[:23], split.labels[:23])
     found, _ = predicted(exp, state, split)
-    net, outputs = forward(exp, state), []
+    network, outputs = forward(exp, state), []
     low, high = config.preprocess.low, config.preprocess.high
     side = split.images.shape[1]
     for top, left in crops.corners_and_center(side, 6):
         part = split.images[:, top : top + 6, left : left + 6]
         for one in (part, part[:, :, ::-1]):
             pixels = low + one.astype(np.float32) * np.float32((high - low) / 255)
-            outputs.append(softmax(net(pixels)))
+            outputs.append(softmax(network(pixels)))
     np.testing.assert_allclose(found, np.mean(outputs, axis=0), atol=1e-5)
 
 

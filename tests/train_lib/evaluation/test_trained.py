@@ -64,19 +64,19 @@ def folder(tmp_path_factory):
 
 def test_a_run_has_everything_that_it_was_trained_with(digits):
     workdir, state = digits
-    net = load_run(workdir)
-    assert net.step == 29
-    assert net.params["c3"]["kernel"].shape == (5, 5, 60)
-    jax.tree.map(np.testing.assert_array_equal, net.params, dict(state.params))
-    assert (net.input_shape, list(net.class_names)) == ((32, 32, 1), list("0123456789"))
-    assert net.config.loss.name == "map"
-    split = sources.load(net.config.dataset, net.config.dataset.test_split)
-    logits = net.module.apply(net.variables, net.preprocess(split.images))
-    evaluate.evaluate_run(net.config, workdir)
+    network = load_run(workdir)
+    assert network.step == 29
+    assert network.params["c3"]["kernel"].shape == (5, 5, 60)
+    jax.tree.map(np.testing.assert_array_equal, network.params, dict(state.params))
+    assert (network.input_shape, list(network.class_names)) == ((32, 32, 1), list("0123456789"))
+    assert network.config.loss.name == "map"
+    split = sources.load(network.config.dataset, network.config.dataset.test_split)
+    logits = network.module.apply(network.variables, network.preprocess(split.images))
+    evaluate.evaluate_run(network.config, workdir)
     (file,) = workdir.glob("evaluation/*/predictions.csv")
     rows = list(csv.DictReader(file.open()))
     assert [row["class1"] for row in rows] == [str(i) for i in np.argmax(logits, axis=1)]
-    found = net.predict(split.images).max(axis=1)
+    found = network.predict(split.images).max(axis=1)
     expected = [float(row["probability1"]) for row in rows]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
@@ -102,23 +102,23 @@ def test_a_run_that_was_never_evaluated_has_no_best_checkpoint(digits, monkeypat
 
 def test_a_file_is_the_same_network(digits):
     workdir, _ = digits
-    net, run = load_run(workdir / "weights.safetensors"), load_run(workdir)
-    jax.tree.map(np.testing.assert_array_equal, dict(net.variables), dict(run.variables))
+    network, run = load_run(workdir / "weights.safetensors"), load_run(workdir)
+    jax.tree.map(np.testing.assert_array_equal, dict(network.variables), dict(run.variables))
     digit = np.full((28, 28), 200, np.uint8)
-    np.testing.assert_array_equal(net.predict(digit), run.predict(digit))
-    assert net.top(digit)[0][0][1] == net.predict(digit).max()
+    np.testing.assert_array_equal(network.predict(digit), run.predict(digit))
+    assert network.top(digit)[0][0][1] == network.predict(digit).max()
 
 
 def test_paths_arrays_and_pil_images_give_the_same_view(digits, tmp_path):
-    net = load_run(digits[0])
+    network = load_run(digits[0])
     pixels = np.random.default_rng(0).integers(0, 100, (28, 28)).astype(np.uint8)
     pixels[0] = pixels[-1] = pixels[:, 0] = pixels[:, -1] = 0  # dark: as the digits are
     Image.fromarray(pixels).save(tmp_path / "a.png")
     kinds = [pixels, pixels[..., None], Image.fromarray(pixels), tmp_path / "a.png"]
     for kind in [*kinds, [kinds[2]], np.stack([pixels[..., None]])]:
-        np.testing.assert_array_equal(net.views(kind), pixels[None, ..., None])
-    assert net.predict([*kinds, str(tmp_path / "a.png")]).shape == (5, 10)
-    assert net.activations(pixels)["s4"].shape == (1, 5, 5, 16)
+        np.testing.assert_array_equal(network.views(kind), pixels[None, ..., None])
+    assert network.predict([*kinds, str(tmp_path / "a.png")]).shape == (5, 10)
+    assert network.activations(pixels)["s4"].shape == (1, 5, 5, 16)
 
 
 @pytest.mark.parametrize(
@@ -145,15 +145,15 @@ def test_a_wrong_picture_is_one_line(digits, pictures, said):
 
 def test_the_data_set_may_be_missing(folder, tmp_path):
     root, config, line = folder
-    net = load_run(root / "run")
-    probabilities = dict(net.top(root / "cat.png")[0])
+    network = load_run(root / "run")
+    probabilities = dict(network.top(root / "cat.png")[0])
     assert line.endswith(", ".join(f"{name} {p:.4f}" for name, p in probabilities.items()))
     assert predict.predict_images(config, root / "run", [str(root / "cat.png")]) == line
     pixels = np.asarray(Image.open(root / "cat.png"))
-    np.testing.assert_array_equal(net.predict(pixels), net.predict(str(root / "cat.png")))
+    np.testing.assert_array_equal(network.predict(pixels), network.predict(str(root / "cat.png")))
     export.export_run(config, root / "run", str(tmp_path / "a.safetensors"))
     stored = load_run(tmp_path / "a.safetensors")
-    np.testing.assert_array_equal(stored.predict(pixels), net.predict(pixels))
+    np.testing.assert_array_equal(stored.predict(pixels), network.predict(pixels))
     config.evaluate.ensemble = str(tmp_path / "a.safetensors")
     assert predict.predict_images(config, tmp_path, [str(root / "cat.png")]) == line
 
@@ -185,10 +185,10 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_a_run(tmp_path):
     own["num_devices"] = 4000
     path.write_text(json.dumps(own))
     digit = np.full((28, 28), 200, np.uint8)
-    net, file = load_run(tmp_path / "run"), load_run(tmp_path / "run" / "weights.safetensors")
+    network, file = load_run(tmp_path / "run"), load_run(tmp_path / "run" / "weights.safetensors")
     assert file.config.num_devices == 1
     assert exported.load(tmp_path / "run" / "weights.safetensors").config.num_devices == 0
-    np.testing.assert_array_equal(net.predict(digit), file.predict(digit))
+    np.testing.assert_array_equal(network.predict(digit), file.predict(digit))
     config.dataset.update({"name": "mnist", "data_dir": "/nowhere"})
     config.num_devices = 4000
     assert folder_lib.different_fields(tmp_path / "run", config) == []

@@ -199,13 +199,12 @@ def test_dead_units_are_0_for_every_image(tmp_path):
 def test_occlusion_of_a_network_that_depends_on_one_pixel(tmp_path):
     asked = []
 
-    def predict(images):
+    def probability(images):
         asked.append(len(images))
-        seen = images[:, 5, 7, 0] / 255
-        return np.stack([1 - seen, seen], axis=1)
+        return images[:, 5, 7, 0] / 255
 
     image = np.full((12, 14, 1), 255, np.uint8)
-    heat = pictures.occlusion(predict, image, 1, window=4, stride=2, fill=0)
+    heat = pictures.occlusion(probability, image, window=4, stride=2, fill=0)
     # Cells of 2x2; the 4x4 square on cell (i, j) covers rows 2i - 1 .. 2i + 2.
     rows = [i for i in range(6) if 2 * i - 1 <= 5 <= 2 * i + 2]
     columns = [j for j in range(7) if 2 * j - 1 <= 7 <= 2 * j + 2]
@@ -214,12 +213,12 @@ def test_occlusion_of_a_network_that_depends_on_one_pixel(tmp_path):
     np.testing.assert_array_equal(heat, expected)
     assert set(asked) == {16}  # one size: one compilation
     assert (image == 255).all()
-    odd = pictures.occlusion(predict, image, 0, window=5, stride=5, fill=51)
+    odd = pictures.occlusion(lambda images: 1 - probability(images), image, 5, 5, fill=51)
     assert odd.shape == (3, 3)
     assert odd[1, 1] == pytest.approx(0.8)
     assert len(drawn(pictures.heat_on(image, heat, "7"), tmp_path)) == 3
     with pytest.raises(UserError, match="window=0"):
-        pictures.occlusion(predict, image, 0, 0, 1, 0)
+        pictures.occlusion(probability, image, 0, 1, 0)
 
 
 def test_saliency_against_finite_differences():
@@ -266,7 +265,7 @@ def test_curves_of_several_runs(tmp_path):
     np.testing.assert_allclose(lines[0].get_xdata(), [0.5, 1, 1.5, 2])
     assert [line.get_linestyle() for line in (lines[0], losses.get_lines()[0])] == ["-", "--"]
     assert lines[0].get_color() != lines[1].get_color()
-    single = run_plots.learning_curves(records)
+    single = run_plots.curves({"": records})
     assert [line.get_label() for line in single.axes[0].get_lines()] == ["test"]
 
 
