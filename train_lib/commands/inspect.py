@@ -170,7 +170,7 @@ def _test_images(network: Trained, layer: str, most: int, notes: list[str]) -> S
     except UserError as error:
         notes.append(f"figures that need images are left out: give images with --images ({error})")
         return None
-    check_classes(net.name, net.class_names, split.info)
+    check_classes(network.name, network.class_names, split.info)
     views, labels, captions = [], [], []
     for i in np.unique(np.linspace(0, len(split) - 1, most).astype(int)):
         try:
