@@ -50,10 +50,10 @@ _OPERATIONS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-al
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.+?) ({_OPERATIONS})(-start)?\(", re.M)
 _TENSOR = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 # In StableHLO the type of the result follows the arrow, perhaps some lines below, after a region.
-_ASKED = re.compile(
+_REQUESTED = re.compile(
     rf'"?stablehlo\.({_OPERATIONS.replace("-", "_")}|collective_broadcast)"?\(.*?-> ([^\n]+)', re.S
 )
-_ASKED_TENSOR = re.compile(r"tensor<((?:\d+x)*)(\w+)>")
+_REQUESTED_TENSOR = re.compile(r"tensor<((?:\d+x)*)(\w+)>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +78,9 @@ def _bits(dtype: str) -> int:
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """The collectives in the text of a compiled module, each as often as it is written down.
+    """The collectives in the text of a compiled module.
 
-    One inside the body of a loop over steps therefore counts once: it happens once a step.
+    A collective inside the body of a loop over steps counts once: it happens once per step.
     """
     found = []
     for result, operation, start in _COLLECTIVE.findall(hlo):
@@ -95,16 +95,16 @@ def collectives(hlo: str) -> list[Collective]:
     return found
 
 
-def asked(lowered) -> list[Collective]:
-    """The collectives that a lowered step asks for, before the compiler merges them.
+def requested(lowered) -> list[Collective]:
+    """The collectives in a lowered step, before the compiler merges them.
 
     The step is written for one device (`pmap`), so that a compiler has no reason to add others.
     """
     found = []
-    for operation, result in _ASKED.findall(lowered.as_text()):
+    for operation, result in _REQUESTED.findall(lowered.as_text()):
         tensors = tuple(
             ({"i1": "pred"}.get(dtype, dtype), tuple(map(int, sizes.split("x")[:-1])))
-            for sizes, dtype in _ASKED_TENSOR.findall(result)
+            for sizes, dtype in _REQUESTED_TENSOR.findall(result)
         )
         found.append(Collective(operation.replace("_", "-"), tensors))
     return found
@@ -192,10 +192,10 @@ def reduced(state) -> dict[str, list[int]]:
 
 
 def read(recipe: str) -> dict:
-    """What is known of a recipe without running it.
+    """The row of a recipe in the tables, without running it.
 
-    Raises AssertionError where its step sends anything but what `reduced` says, tensor by tensor.
-    Some may be missing, a thousandth of the bytes: XLA sums once what is the same twice.
+    Raises AssertionError if its step sends other tensors than `reduced` lists. Up to a thousandth
+    of the bytes may be missing: XLA sums two equal tensors only once.
     """
     start = time.perf_counter()
     exp = prepare(load(recipe))
@@ -209,7 +209,7 @@ def read(recipe: str) -> dict:
         "batch": config.batch_size,
         "share": share,
         **{name: sum(sizes) for name, sizes in expected.items()},
-        "asked": len(asked(lowered)),
+        "sums": len(requested(lowered)),
         "reductions": len(found),
         "bytes": sum(one.bytes for one in found),
         "macs": _macs(exp),
@@ -332,7 +332,7 @@ def table(rows: list[tuple]) -> str:
 
 
 def table_of_collectives(rows: list[dict]) -> str:
-    names = ("gradient", "statistics", "scalars", "merged", "bytes", "asked", "reductions")
+    names = ("gradient", "statistics", "scalars", "merged", "bytes", "sums", "reductions")
     lines = [("", *names)]
     lines += [(row["recipe"], *(f"{row[name]:,}" for name in names)) for row in rows]
     return table(lines)

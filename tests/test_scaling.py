@@ -1,4 +1,4 @@
-"""What a step sends between eight devices: its gradient, and next to nothing else."""
+"""A training step sends its gradient between eight devices, and very little else."""
 
 import types
 
@@ -48,8 +48,8 @@ STABLEHLO = """
 """
 
 
-def test_every_collective_that_is_asked_for_is_read():
-    found = scaling.asked(types.SimpleNamespace(as_text=lambda: STABLEHLO))
+def test_every_collective_before_compilation_is_read():
+    found = scaling.requested(types.SimpleNamespace(as_text=lambda: STABLEHLO))
     assert [(one.operation, one.sizes) for one in found] == [
         ("all-reduce", [300]),
         ("all-reduce", [4, 3]),
@@ -65,15 +65,15 @@ def test_every_collective_that_is_asked_for_is_read():
         for name in scaling.RECIPES
     ],
 )
-def test_every_recipe_asks_for_one_sum_of_its_gradient_whatever_the_batch(recipe):
-    """Tensor by tensor, before it is compiled: which for most would take too long here."""
+def test_every_recipe_sums_its_gradient_once_for_any_batch_size(recipe):
+    """Each tensor, before compilation, which takes too long for most recipes."""
     exp = scaling.prepare(scaling.load(recipe))
     for share in (1, 2):
         lowered, state = scaling.lower(exp, share)
-        found = scaling.asked(lowered)
+        found = scaling.requested(lowered)
         assert {one.operation for one in found} == {"all-reduce"}
         leaves = jax.tree.leaves((state.params, state.model_state))
-        # The sums of loss, errors and examples for the log, and of who was asked to stop.
+        # The sums of loss, errors and examples for the log, and of the processes that stop.
         expected = [("f32", leaf.shape) for leaf in leaves] + [("f32", ())] * 3 + [("i32", ())]
         assert sorted(tensor for one in found for tensor in one.tensors) == sorted(expected)
 
@@ -101,13 +101,13 @@ SMALL = {"preprocess.crop": 16}
         ),
     ],
 )
-def test_a_step_sends_its_gradient_once_whatever_the_batch(
+def test_a_compiled_step_sends_its_gradient_once_for_any_batch_size(
     recipe, overrides, parameters, statistics
 ):
     for share in (1, 2):
         found, state = sent(recipe, share, **overrides)
         assert {one.operation for one in found} == {"all-reduce"}
-        # The sums of loss, errors and examples for the log, and of who was asked to stop.
+        # The sums of loss, errors and examples for the log, and of the processes that stop.
         assert sum(one.bytes for one in found) == 4 * (parameters + statistics + 4)
         # And tensor by tensor: no gradient is sent in place of another.
         leaves = jax.tree.leaves((state.params, state.model_state))
