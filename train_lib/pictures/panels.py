@@ -86,9 +86,10 @@ def show(axis, image: np.ndarray) -> None:
 
 
 def kernels(params: Mapping) -> dict[str, np.ndarray]:
-    """The layers' weights by path, {"conv1": array}, without biases."""
+    """The layers' weights by path, {"conv1": array}, without biases, in `natural_order`."""
     leaves, suffix = flatten_dict(params, sep="/"), "/kernel"
-    return {n.removesuffix(suffix): leaf for n, leaf in leaves.items() if n.endswith(suffix)}
+    names = [name.removesuffix(suffix) for name in leaves if name.endswith(suffix)]
+    return {name: leaves[name + suffix] for name in natural_order(names)}
 
 
 def natural_order(names: Sequence[str]) -> list[str]:

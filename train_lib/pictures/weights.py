@@ -77,11 +77,7 @@ def first_kernel(params: Mapping[str, Any], input_shape=None) -> np.ndarray | No
     input_shape: (height, width, channels). If it is given, the weights of a first layer that is
     fully connected count as filters of the image's size.
     """
-    for name in panels.natural_order(list(params)):
-        layer = params[name]
-        kernel = layer.get("kernel") if hasattr(layer, "get") else None
-        if kernel is None:
-            continue
+    for kernel in panels.kernels(params).values():
         if kernel.ndim == 4 and kernel.shape[2] in (1, 3):
             return np.asarray(kernel)
         if kernel.ndim == 2 and input_shape and kernel.shape[0] == math.prod(input_shape):
@@ -95,8 +91,9 @@ def weight_histograms(variables: Mapping[str, Any]) -> Figure:
     variables: {"params": ...}, or parameters alone. Layers are in the order of their names, h2
     before h10, at most panels.MOST_HISTOGRAMS of them.
     """
-    kernels = panels.kernels(variables.get("params", variables))
-    ordered = {name: kernels[name] for name in panels.natural_order(list(kernels))}
     return panels.histograms(
-        ordered, "weights", lambda v: f"{v.mean():.2g} ± {v.std():.2g}", log=False
+        panels.kernels(variables.get("params", variables)),
+        "weights",
+        lambda v: f"{v.mean():.2g} ± {v.std():.2g}",
+        log=False,
     )
