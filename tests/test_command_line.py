@@ -29,12 +29,12 @@ def run(*arguments, module=("main.py",), timeout=300):
     )
 
 
-def refused(done, *said):
+def refused(done, *messages):
     """One line on standard error that says these things, nothing on standard output."""
     assert done.returncode != 0, done.stdout
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
-    for words in said:
+    for words in messages:
         assert words in lines[0], lines[0]
     assert done.stdout == ""
 
@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
     return workdir, run(CONFIG, f"--workdir={workdir}", *SHORT)
 
 
-def test_training_writes_what_it_says(trained):
+def test_training_writes_the_files_that_it_prints(trained):
     workdir, done = trained
     assert done.returncode == 0, done.stderr
     assert "test error" in done.stdout
@@ -81,10 +81,10 @@ def test_evaluate_prints_one_json_line_last(trained):
     workdir, _ = trained
     done = run("--mode=evaluate", CONFIG, f"--workdir={workdir}", *SHORT)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    result = json.loads(done.stdout.strip().splitlines()[-1])
     last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
-    assert found["top1_error"] == last["test/top1_error"]
-    assert found["loss"] == pytest.approx(last["test/loss"], rel=1e-6)
+    assert result["top1_error"] == last["test/top1_error"]
+    assert result["loss"] == pytest.approx(last["test/loss"], rel=1e-6)
     expected = {
         "dataset": "digits",
         "split": "test",
@@ -92,20 +92,20 @@ def test_evaluate_prints_one_json_line_last(trained):
         "examples": 355,
         "step": 289,
     }
-    assert {k: found[k] for k in expected} == expected
-    assert set(found) == {*expected, "loss", "top1_error", "top5_error", "images_per_second"}
+    assert {k: result[k] for k in expected} == expected
+    assert set(result) == {*expected, "loss", "top1_error", "top5_error", "images_per_second"}
 
 
-def test_a_run_needs_no_config_again(trained, tmp_path):
+def test_commands_on_a_run_need_no_config(trained, tmp_path):
     """Its own is changed field by field; the differences are shown as with a file."""
     workdir, _ = trained
     given = run("--mode=evaluate", CONFIG, f"--workdir={workdir}", *SHORT)
     stored = run("--mode=evaluate", f"--workdir={workdir}", "--config.evaluate.batch_size=50")
     assert stored.returncode == 0, stored.stderr
-    expected, found = (json.loads(done.stdout.splitlines()[-1]) for done in (given, stored))
+    expected, result = (json.loads(done.stdout.splitlines()[-1]) for done in (given, stored))
     for name in ("step", "examples", "top1_error", "top5_error"):
-        assert found[name] == expected[name]
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        assert result[name] == expected[name]
+    assert result["loss"] == pytest.approx(expected["loss"], rel=1e-6)
     assert (
         run("--mode=summary", "--workdir", workdir).stdout == run("--mode=summary", CONFIG).stdout
     )
@@ -147,7 +147,7 @@ def test_predict_names_class_and_probability_of_each_image(trained, tmp_path):
     assert hits >= 5
 
 
-def test_inspect_says_what_it_wrote(trained):
+def test_inspect_prints_the_files_that_it_writes(trained):
     workdir, _ = trained
     flags = (CONFIG, f"--workdir={workdir}", *SHORT)
     refused(run("--mode=inspect", "--layer=c9", *flags), "no layer c9", "c1, c1_scaled_tanh")
@@ -165,9 +165,9 @@ def test_inspect_says_what_it_wrote(trained):
 
 def test_summary_as_json_and_as_table():
     done = run("--mode=summary", CONFIG, "--format=json")
-    found = json.loads(done.stdout)
-    assert found["total"] == {"params": 60000, "macs": 328096, "connections": 340908}
-    assert found["input_shape"] == [32, 32, 1]
+    result = json.loads(done.stdout)
+    assert result["total"] == {"params": 60000, "macs": 328096, "connections": 340908}
+    assert result["input_shape"] == [32, 32, 1]
     layer = {
         "name": "c3",
         "type": "TableConv",
@@ -178,14 +178,14 @@ def test_summary_as_json_and_as_table():
         "receptive_field": 14,
         "stride": 2,
     }
-    assert layer in found["layers"]
+    assert layer in result["layers"]
     table = run("--mode=summary", CONFIG).stdout
     assert "340,908" in table
     assert "1,516" in table
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "messages"),
     [
         ((CONFIG, "--workdir=x", "--images=a.png"), ("--images is for --mode=predict or inspect",)),
         (
@@ -229,9 +229,9 @@ def test_summary_as_json_and_as_table():
         ),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, arguments, said):
+def test_mistakes_are_one_line(tmp_path, arguments, messages):
     workdir = tmp_path / "run"
-    refused(run(f"--workdir={workdir}", *arguments), *said)
+    refused(run(f"--workdir={workdir}", *arguments), *messages)
     assert not workdir.exists()
 
 
@@ -241,12 +241,12 @@ def test_a_run_needs_a_folder_that_can_be_written(tmp_path):
     refused(run(CONFIG, f"--workdir={tmp_path / 'file'}"), "cannot write to", "--workdir")
 
 
-def test_files_that_are_no_images_are_one_line(trained, tmp_path):
+def test_unreadable_images_are_one_line(trained, tmp_path):
     workdir, _ = trained
     (tmp_path / "a.png").write_text("text")
-    for name, said in (("a.png", "as an image"), ("b.png", "no image file")):
+    for name, messages in (("a.png", "as an image"), ("b.png", "no image file")):
         flags = (f"--workdir={workdir}", f"--images={tmp_path / name}", *SHORT)
-        refused(run("--mode=predict", CONFIG, *flags), name, said)
+        refused(run("--mode=predict", CONFIG, *flags), name, messages)
 
 
 def test_evaluating_with_another_model_is_refused(trained):
@@ -256,7 +256,7 @@ def test_evaluating_with_another_model_is_refused(trained):
     refused(done, "model.subsampling: trainable -> max")
 
 
-def test_devices_that_are_not_there_are_one_line(trained, monkeypatch):
+def test_missing_devices_are_one_line(trained, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,tpu")
     done = run(CONFIG, "--mode=evaluate", f"--workdir={trained[0]}")
     refused(done, "JAX finds no devices", "JAX_PLATFORMS=cpu")

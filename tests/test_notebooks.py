@@ -26,7 +26,7 @@ def source(cell) -> str:
     return "".join(cell["source"])
 
 
-def test_all_lessons_are_there():
+def test_the_list_of_notebooks_is_complete():
     assert {path.stem for path in NOTEBOOKS} >= {
         "alexnet_first_layer",
         "depth",
@@ -42,7 +42,7 @@ def test_format(notebook):
     assert len(set(names)) == len(names)
 
 
-def test_nothing_of_a_run_is_committed(notebook):
+def test_notebooks_are_committed_without_outputs(notebook):
     for cell in of(notebook, "code"):
         assert cell["outputs"] == [], CLEAR
         assert cell["execution_count"] is None, CLEAR
@@ -54,7 +54,7 @@ def test_nothing_of_a_run_is_committed(notebook):
     }
 
 
-def test_no_path_of_a_machine(notebook):
+def test_no_path_of_a_machine_is_committed(notebook):
     text = json.dumps(notebook)
     assert not re.findall(r"[\"' (=]/(?:home|root|tmp|Users|usr|opt|work|mnt)\b", text)
 
@@ -65,7 +65,7 @@ def test_code_compiles(notebook):
         ast.parse("\n".join(line for line in lines if not line.startswith("%")))
 
 
-def test_each_is_a_lesson(notebook):
+def test_each_notebook_explains_its_code(notebook):
     first, *_, last = notebook["cells"]
     assert first["cell_type"] == last["cell_type"] == "markdown"
     assert source(first).startswith("# ")

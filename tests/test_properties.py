@@ -104,7 +104,7 @@ def test_any_command_line_gives_a_config_or_one_line(case):
 
 
 @given(cases())
-def test_any_config_from_python_is_good_or_refused(case):
+def test_any_config_from_python_is_valid_or_refused(case):
     check_config(changed(*case))
 
 
@@ -114,7 +114,7 @@ def test_any_config_builds_or_is_refused(case):
 
 
 @given(st.sampled_from(sorted(FIELDS["configs/lenet5.py"])), JSON | VALUES)
-def test_any_config_from_a_file_is_good_or_refused(name, value):
+def test_any_config_from_a_file_is_valid_or_refused(name, value):
     """Where no ConfigDict has checked the kind of a value."""
     stored = BASES["configs/lenet5.py"].to_dict()
     *sections, last = name.split(".")
@@ -138,7 +138,7 @@ def everything(path) -> set[str]:
 
 
 @given(WORDS, WORDS, st.lists(WORDS, max_size=3))
-def test_no_name_is_a_path_out_of_the_folder(dataset, split, ensemble):
+def test_no_name_leads_out_of_the_folder(dataset, split, ensemble):
     settings = {"dataset": dataset, "split": split, "protocol": "full", "scales": [256]}
     name = result_files.folder_name(settings | {"ensemble": ensemble})
     with tempfile.TemporaryDirectory() as root:
@@ -200,7 +200,7 @@ def write_reports(output: pathlib.Path, split) -> None:
 @settings(max_examples=SOME)
 @given(st.lists(WORDS.map(printable), min_size=1, max_size=3))
 @example(["$\\frac$"])
-def test_a_sheet_takes_any_caption(captions):
+def test_a_contact_sheet_takes_any_caption(captions):
     picture = np.zeros((8, 8, 3), np.uint8)
     with tempfile.TemporaryDirectory() as root:
         figure = run_plots.contact_sheet(lambda i: picture, captions)
@@ -209,7 +209,7 @@ def test_a_sheet_takes_any_caption(captions):
 
 
 @pytest.mark.parametrize("split", ["../train", "a/b", "", ".", "a\nb", "/"])
-def test_a_copy_has_no_file_named_after_such_a_split(split, tmp_path):
+def test_a_copy_refuses_names_of_splits_that_are_paths(split, tmp_path):
     with pytest.raises(UserError, match="has a split called"):
         copies.make({split: []}, CopyInfo("photos", 256, False, 95, "error", {}), tmp_path, 1)
     assert not everything(tmp_path)

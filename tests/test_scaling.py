@@ -24,8 +24,8 @@ ENTRY %main {
 
 
 def test_every_form_of_a_collective_is_read():
-    found = [(one.operation, one.bytes) for one in scaling.collectives(HLO)]
-    assert found == [
+    collectives = [(one.operation, one.bytes) for one in scaling.collectives(HLO)]
+    assert collectives == [
         ("all-reduce", 6 * 4 + 150 * 2 + 4),
         ("all-to-all", 16),
         ("all-reduce", 4),
@@ -49,13 +49,13 @@ STABLEHLO = """
 
 
 def test_every_collective_before_compilation_is_read():
-    found = scaling.requested(types.SimpleNamespace(as_text=lambda: STABLEHLO))
-    assert [(one.operation, one.sizes) for one in found] == [
+    collectives = scaling.requested(types.SimpleNamespace(as_text=lambda: STABLEHLO))
+    assert [(one.operation, one.sizes) for one in collectives] == [
         ("all-reduce", [300]),
         ("all-reduce", [4, 3]),
         ("all-gather", [32]),
     ]
-    assert found[0].tensors == (("bf16", (5, 5, 1, 6)),)
+    assert collectives[0].tensors == (("bf16", (5, 5, 1, 6)),)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_every_recipe_sums_its_gradient_once_for_any_batch_size(recipe):
     exp = scaling.prepare(scaling.load(recipe))
     for share in (1, 2):
         lowered, state = scaling.lower(exp, share)
-        found = scaling.requested(lowered)
-        assert {one.operation for one in found} == {"all-reduce"}
+        collectives = scaling.requested(lowered)
+        assert {one.operation for one in collectives} == {"all-reduce"}
         leaves = jax.tree.leaves((state.params, state.model_state))
         # The sums of loss, errors and examples for the log, and of the processes that stop.
         expected = [("f32", leaf.shape) for leaf in leaves] + [("f32", ())] * 3 + [("i32", ())]
-        assert sorted(tensor for one in found for tensor in one.tensors) == sorted(expected)
+        assert sorted(tensor for one in collectives for tensor in one.tensors) == sorted(expected)
 
 
 def sent(recipe, share, **overrides):
@@ -105,14 +105,14 @@ def test_a_compiled_step_sends_its_gradient_once_for_any_batch_size(
     recipe, overrides, parameters, statistics
 ):
     for share in (1, 2):
-        found, state = sent(recipe, share, **overrides)
-        assert {one.operation for one in found} == {"all-reduce"}
+        collectives, state = sent(recipe, share, **overrides)
+        assert {one.operation for one in collectives} == {"all-reduce"}
         # The sums of loss, errors and examples for the log, and of the processes that stop.
-        assert sum(one.bytes for one in found) == 4 * (parameters + statistics + 4)
+        assert sum(one.bytes for one in collectives) == 4 * (parameters + statistics + 4)
         # And tensor by tensor: no gradient is sent in place of another.
         leaves = jax.tree.leaves((state.params, state.model_state))
         expected = [leaf.size * leaf.dtype.itemsize for leaf in leaves] + [4] * 4
-        assert sorted(size for one in found for size in one.sizes) == sorted(expected)
+        assert sorted(size for one in collectives for size in one.sizes) == sorted(expected)
 
 
 def test_predictions_follow_the_closed_forms():

@@ -48,8 +48,8 @@ assert "flax" not in sys.modules and "models" not in sys.modules
 
 def test_jax_runs_the_file_without_canon_for_any_number_of_images(run, tmp_path):
     file = tmp_path / "net.jax"
-    said = export_run(tiny_config(), run, str(file), "jax")
-    assert said.startswith(f"written: {file} (60,000 parameters, step 29)")
+    printed = export_run(tiny_config(), run, str(file), "jax")
+    assert printed.startswith(f"written: {file} (60,000 parameters, step 29)")
     (tmp_path / "net.json").write_text("somebody's")
     export_run(tiny_config(), run, str(file), "jax")
     assert (tmp_path / "net.json").read_text() == "somebody's"
@@ -90,17 +90,17 @@ def test_every_family_is_exported_for_any_number_of_images(name):
     else:  # all values are one: nothing is computed with them
         shapes = jax.eval_shape(module.init, jax.random.key(0), images)
         variables = jax.tree.map(lambda s: np.full(s.shape, 0.01, s.dtype), shapes)
-    found = export.deserialize(bytearray(export_command.serialise(infer, variables, shape)))
-    (output,) = found.out_avals
+    function = export.deserialize(bytearray(export_command.serialise(infer, variables, shape)))
+    (output,) = function.out_avals
     assert (str(output.shape), output.dtype) == ("(batch, 10)", np.float32)
-    assert set(export_command.PLATFORMS) == set(found.platforms)
+    assert set(export_command.PLATFORMS) == set(function.platforms)
     if name in SMALL:
         images = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.uint8)
         expected = jax.jit(infer)(variables, images)
-        np.testing.assert_allclose(found.call(images), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(function.call(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_network_that_a_format_cannot_hold_is_one_line(run, tmp_path):
+def test_export_refuses_a_wrong_suffix_and_an_unsupported_network(run, tmp_path):
     with pytest.raises(UserError, match=r"must end in \.jax with --format=jax"):
         export_run(tiny_config(), run, str(tmp_path / "net.safetensors"), "jax")
     with pytest.raises(UserError, match="torchvision has no LeNet5"):

@@ -40,30 +40,30 @@ def runs(tmp_path_factory):
         }.items()
     }
     configs = {"lenet": {}, "relu": options | {"loss.name": "softmax"}}
-    found = {}
+    made = {}
     for name, overrides in configs.items():
         config = tiny_config(epochs=1.0, **overrides)
         train_and_evaluate(config, root / name)
-        found[name] = (root / name, config)
-    return found
+        made[name] = (root / name, config)
+    return made
 
 
 def written(workdir) -> set[str]:
     return {path.name for path in (workdir / "inspection").iterdir()}
 
 
-def said(capsys) -> list[str]:
+def printed(capsys) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.slow
-def test_a_published_lenet_and_another_step(runs, capsys):
+def test_files_for_the_published_lenet_compared_with_another_step(runs, capsys):
     workdir, config = runs["lenet"]
     inspect_run(config, workdir, Selection(compare=["10"]))
     expected = {*WEIGHTS, *LENET, *SEEN, "confusion_matrix.png", "f6_and_codes.png"}
     expected.add("difference_step-10.txt")
     assert written(workdir) == expected
-    lines = said(capsys)
+    lines = printed(capsys)
     assert sorted(lines) == sorted(f"written: {workdir / 'inspection' / n}" for n in expected)
     text = (workdir / "inspection" / "difference_step-10.txt").read_text().splitlines()
     assert text[0] == f"from {workdir}, step 15, to step 10 of this run, step 10"
@@ -76,7 +76,7 @@ def test_a_published_lenet_and_another_step(runs, capsys):
 
 
 @pytest.mark.slow
-def test_figures_of_given_images(runs, capsys, tmp_path):
+def test_files_for_images_of_the_user(runs, capsys, tmp_path):
     workdir, config = runs["relu"]
     for number in range(2):
         pixels = np.zeros((28, 28), np.uint8)
@@ -88,28 +88,28 @@ def test_figures_of_given_images(runs, capsys, tmp_path):
     more = {"dead_units.png", "dropout_masks.png", "dropout_average.png", "max_pool_routing.png"}
     twice = {name.replace("_1", "_2") for name in SEEN}
     assert names == {*WEIGHTS, *SEEN, *twice, *more}
-    lines = said(capsys)
+    lines = printed(capsys)
     assert len(lines) == len(names) + 1
     expected = f"no difference from {other}: these states are not of the same network: "
     assert lines[-1].startswith(expected)
 
 
-def test_a_layer_is_shown_after_its_activation_and_pooling_is_that_of_the_network(runs):
+def test_values_in_the_figures_of_a_rectified_network(runs):
     network = load_run(runs["relu"][0])
     views = np.zeros((2, 28, 28, 1), np.uint8)
     views[:, 4:20, 9] = 200
-    seen = inspect_figures.Subject(network, views, np.array([1, 7]), ["a", "b"], 1, "c3_relu")
+    subject = inspect_figures.Subject(network, views, np.array([1, 7]), ["a", "b"], 1, "c3_relu")
     titles = {
-        name: figure.get_suptitle() for name, figure in inspect_figures.activation_figures(seen)
+        name: figure.get_suptitle() for name, figure in inspect_figures.activation_figures(subject)
     }
     assert titles["feature_maps_1"].startswith("c3_relu of a")
     assert titles["dead_units"] == "of 2 images"
-    (pooled,) = inspect_figures.pooling_figures(seen)
+    (pooled,) = inspect_figures.pooling_figures(subject)
     assert pooled[1].get_suptitle() == "max pooling 2x2, stride 2"
-    where = network.module, network.variables, seen.inputs
+    where = network.module, network.variables, subject.inputs
     layer, value = inspection.first_input(*where, lambda m: isinstance(m, layers.Pool))
     assert layer.window == 2
-    np.testing.assert_allclose(value, seen.activations["c1_relu"], atol=1e-6)
+    np.testing.assert_allclose(value, subject.activations["c1_relu"], atol=1e-6)
     assert inspection.first_input(*where, lambda m: False) is None
     boxes = inspect_figures.receptive_fields(dataclasses.replace(network, read=lambda: (0, {})))
     assert {name: box[2:] for name, box in boxes.items()} == {
@@ -134,7 +134,7 @@ def test_without_the_data_set_figures_that_need_images_are_left_out(runs, capsys
     inspect_run(config, workdir)
     assert written(workdir) == {*WEIGHTS, "notes.txt"}
     (workdir / "inspection" / "notes.txt").unlink()
-    assert said(capsys)[-1].startswith(
+    assert printed(capsys)[-1].startswith(
         "figures that need images are left out: give images with --images (no data"
     )
 
@@ -148,9 +148,7 @@ def test_without_the_data_set_figures_that_need_images_are_left_out(runs, capsys
         ({"compare": ["nothing"]}, "--compare=nothing: there is no run with a checkpoint"),
     ],
 )
-def test_missing_layers_images_and_checkpoints_are_one_line_before_anything_is_written(
-    runs, tmp_path, selected, message
-):
+def test_mistakes_are_reported_before_anything_is_written(runs, tmp_path, selected, message):
     made, config = runs["lenet"]
     workdir = tmp_path / "run"
     shutil.copytree(made, workdir, ignore=shutil.ignore_patterns("inspection", "events", "plots"))
@@ -166,15 +164,15 @@ def test_missing_layers_images_and_checkpoints_are_one_line_before_anything_is_w
 def test_gradients_of_untrained_networks_are_drawn_too(runs):
     network = load_run(runs["lenet"][0])
     views = np.random.default_rng(0).integers(0, 255, (4, 28, 28, 1)).astype(np.uint8)
-    seen = inspect_figures.Subject(network, views, np.arange(4), list("abcd"), 1, "c1")
-    ((name, figure),) = inspect_figures.gradient_figures(seen)
+    subject = inspect_figures.Subject(network, views, np.arange(4), list("abcd"), 1, "c1")
+    ((name, figure),) = inspect_figures.gradient_figures(subject)
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].get_lines()}
     assert name == "gradient_norms"
     assert list(lines) == ["this run, step 15", "untrained, sigmoid", "untrained, relu"]
 
     def loss(params):
-        logits = network.module.apply({"params": params}, seen.inputs)
-        return network.exp.loss(logits, seen.labels).mean()
+        logits = network.module.apply({"params": params}, subject.inputs)
+        return network.exp.loss(logits, subject.labels).mean()
 
     gradient = jax.jit(jax.grad(loss))(dict(network.params))
     expected = [np.linalg.norm(gradient[name]["kernel"]) for name in ("c1", "c3", "c5", "f6")]

@@ -14,7 +14,7 @@ from train_lib.evaluation.metrics import evaluate
 
 
 @pytest.mark.parametrize(("devices", "batch"), [(1, 64), (8, 64), (8, 1000)])
-def test_evaluation_equals_a_plain_loop_for_a_size_without_divisors(devices, batch):
+def test_evaluation_equals_a_plain_loop_if_the_size_is_prime(devices, batch):
     config = tiny_config(**{"num_devices": devices, "evaluate.batch_size": batch})
     exp = experiment.resolve(config)
     test = sources.load(config.dataset, "test")
@@ -22,7 +22,7 @@ def test_evaluation_equals_a_plain_loop_for_a_size_without_divisors(devices, bat
     optimizer = optimizers.make_optimizer(config.optimizer, lambda step: 0.1)
     state = state_lib.create(exp.module, optimizer, 3, exp.input_shape)
     state = parallel.replicate(state, exp.devices)
-    found = evaluate(exp, state, test)
+    result = evaluate(exp, state, test)
 
     loss = top1 = top5 = 0
     forward = jax.jit(lambda x: exp.module.apply(state.variables(), exp.transform(x)))
@@ -32,13 +32,13 @@ def test_evaluation_equals_a_plain_loop_for_a_size_without_divisors(devices, bat
         order = np.argsort(y, kind="stable")
         top1 += order[0] != label
         top5 += label not in order[:5]
-    assert found.examples == 151
-    assert found.loss == pytest.approx(loss / 151, rel=1e-5)
-    assert found.top1_error == top1 / 151
-    assert found.top5_error == top5 / 151
-    assert found.classes.shape == (151, 5)
-    assert (found.classes[:, 0] != test.labels).sum() == top1
+    assert result.examples == 151
+    assert result.loss == pytest.approx(loss / 151, rel=1e-5)
+    assert result.top1_error == top1 / 151
+    assert result.top5_error == top5 / 151
+    assert result.classes.shape == (151, 5)
+    assert (result.classes[:, 0] != test.labels).sum() == top1
     probabilities = exp.loss.probabilities(forward(test.images[:4]))
     np.testing.assert_allclose(
-        found.probabilities[:4, 0], np.asarray(probabilities).max(axis=1), rtol=1e-4
+        result.probabilities[:4, 0], np.asarray(probabilities).max(axis=1), rtol=1e-4
     )

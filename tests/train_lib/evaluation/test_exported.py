@@ -41,8 +41,8 @@ def exported_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     train_and_evaluate(config_of(), folder / "run")
     file = folder / "net.safetensors"
-    said = export.export_run(config_of(), folder / "run", str(file))
-    assert str(file) in said
+    printed = export.export_run(config_of(), folder / "run", str(file))
+    assert str(file) in printed
     return folder / "run", file
 
 
@@ -67,9 +67,9 @@ def test_the_file_is_evaluated_like_the_run(exported_run, tmp_path):
     run = json.loads(evaluate.evaluate_run(config_of(), workdir))
     for names in (str(file), f"{file},{workdir}"):  # the mean of equals
         config = config_of(**{"evaluate.ensemble": names})
-        found = json.loads(evaluate.evaluate_run(config, tmp_path))
-        assert found["loss"] == pytest.approx(run["loss"], rel=1e-5)
-        assert found["top1_error"] == run["top1_error"]
+        result = json.loads(evaluate.evaluate_run(config, tmp_path))
+        assert result["loss"] == pytest.approx(run["loss"], rel=1e-5)
+        assert result["top1_error"] == run["top1_error"]
 
 
 def test_a_run_starts_from_the_file(exported_run, tmp_path):
@@ -77,26 +77,26 @@ def test_a_run_starts_from_the_file(exported_run, tmp_path):
     start = {"init_from": str(file), "epochs": 0.01, "schedule.learning_rate": 1e-30}
     state = train_and_evaluate(config_of(**start), tmp_path / "a")
     start["init_from"] = str(workdir)
-    wanted = train_and_evaluate(config_of(**start), tmp_path / "b")
-    jax.tree.map(np.testing.assert_array_equal, state.params, wanted.params)
+    expected = train_and_evaluate(config_of(**start), tmp_path / "b")
+    jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
     with pytest.raises(UserError, match="no such file"):
         train_and_evaluate(config_of(init_from="/nowhere.safetensors"), tmp_path / "c")
 
 
-@pytest.mark.parametrize("what", ["empty", "cut", "header", "other", "missing", "no tensor"])
-def test_a_wrong_file_is_refused_in_one_line(exported_run, tmp_path, what):
+@pytest.mark.parametrize("damage", ["empty", "cut", "header", "other", "missing", "no tensor"])
+def test_a_wrong_file_is_refused_in_one_line(exported_run, tmp_path, damage):
     import safetensors.numpy
 
     content, path = exported_run[1].read_bytes(), tmp_path / "a.safetensors"
-    if what == "other":  # somebody else's
+    if damage == "other":  # somebody else's
         content = safetensors.numpy.save({"x": np.zeros(3)})
-    if what == "no tensor":  # a header of ours with other tensors
+    if damage == "no tensor":  # a header of ours with other tensors
         with safetensors.safe_open(exported_run[1], framework="numpy") as file:
             content = safetensors.numpy.save({"params/a": np.zeros(3)}, file.metadata())
-    if what == "header":
+    if damage == "header":
         content = b"\xff" * 8 + content[8:]
-    if what != "missing":
-        path.write_bytes({"empty": b"", "cut": content[:-9]}.get(what, content))
+    if damage != "missing":
+        path.write_bytes({"empty": b"", "cut": content[:-9]}.get(damage, content))
     with pytest.raises(UserError) as error:
         evaluate.evaluate_run(config_of(**{"evaluate.ensemble": str(path)}), tmp_path)
     assert "\n" not in str(error.value)
@@ -158,8 +158,8 @@ def test_weights_of_every_family_are_read_exactly(name, tmp_path):
     variables = jax.tree.map(lambda s: rng.random(s.shape, np.float32), dict(shapes))
     stored = exported.Weights(config, info, 7, variables)
     exported.save(tmp_path / "a.safetensors", stored)
-    found = exported.load(tmp_path / "a.safetensors")
-    exported.check_fits(found, exp, tmp_path)
-    assert jax.tree.structure(found.variables) == jax.tree.structure(variables)
-    jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
-    assert compare.flatten(found.config) == compare.flatten(config)
+    result = exported.load(tmp_path / "a.safetensors")
+    exported.check_fits(result, exp, tmp_path)
+    assert jax.tree.structure(result.variables) == jax.tree.structure(variables)
+    jax.tree.map(np.testing.assert_array_equal, result.variables, variables)
+    assert compare.flatten(result.config) == compare.flatten(config)

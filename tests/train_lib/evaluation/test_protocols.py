@@ -118,7 +118,7 @@ def rescaled(path, scales):
 
 def crop_by_crop(exp, state, split, kind, scales):
     """A loop over images, scales, crops and mirrors, one at a time."""
-    network, found = forward(exp, state), []
+    network, result = forward(exp, state), []
     mean = exp.statistics.image if exp.config.preprocess.mean == "pixel" else exp.statistics.mean
     for i in range(len(split)):
         outputs = []
@@ -134,8 +134,8 @@ def crop_by_crop(exp, state, split, kind, scales):
                 pixels = (part - np.asarray(less, np.float32)) * np.float32(4 / 255)
                 for one in (pixels, pixels[:, ::-1]):
                     outputs.append(softmax(network(one[None].astype(np.float32))[0]))
-        found.append(np.mean(outputs, axis=0))
-    return np.array(found)
+        result.append(np.mean(outputs, axis=0))
+    return np.array(result)
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
@@ -164,11 +164,11 @@ def crop_by_crop(exp, state, split, kind, scales):
 )
 def test_crops_equal_a_plain_loop(runs, pictures, devices, kind, overrides, crops_kind, scales):
     exp, state, split = opened(runs, kind, pictures, num_devices=devices, **overrides)
-    found, labels = predicted(exp, state, split)
-    wanted = crop_by_crop(exp, state, split, crops_kind, scales)
-    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    result, labels = predicted(exp, state, split)
+    expected = crop_by_crop(exp, state, split, crops_kind, scales)
+    np.testing.assert_allclose(result, expected, atol=2e-5)
     np.testing.assert_array_equal(labels, split.labels)
-    assert wanted.std() > 0.01
+    assert expected.std() > 0.01
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def class_map():
 
 
 def dense_by_image(class_map, exp, state, split, scales, average="scores"):
-    found, mean = [], np.asarray(exp.statistics.mean, np.float32)
+    result, mean = [], np.asarray(exp.statistics.mean, np.float32)
     for i in range(len(split)):
         outputs = []
         for whole in rescaled(split.path(i), scales):
@@ -203,8 +203,8 @@ def dense_by_image(class_map, exp, state, split, scales, average="scores"):
                     outputs.append(softmax(scores.mean(axis=0)))
                 else:
                     outputs.append(softmax(scores).mean(axis=0))
-        found.append(np.mean(outputs, axis=0))
-    return np.array(found)
+        result.append(np.mean(outputs, axis=0))
+    return np.array(result)
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
@@ -233,14 +233,14 @@ def test_dense_equals_the_network_on_each_image_alone(
     exp, state, split = opened(
         runs, "cifar", pictures, num_devices=devices, **{"evaluate.protocol": "dense", **overrides}
     )
-    found, labels = predicted(exp, state, split)
-    wanted = dense_by_image(class_map, exp, state, split, scales, average)
-    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    result, labels = predicted(exp, state, split)
+    expected = dense_by_image(class_map, exp, state, split, scales, average)
+    np.testing.assert_allclose(result, expected, atol=2e-5)
     np.testing.assert_array_equal(labels, split.labels)
 
 
 @pytest.mark.slow
-def test_dense_at_the_native_size_is_the_central_crop_of_square_images(runs, tmp_path):
+def test_dense_at_the_network_size_equals_the_crop_of_square_images(runs, tmp_path):
     for name in NAMES:
         for part in ("train", "val"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -268,7 +268,7 @@ def test_dense_and_multi_crop_are_averaged(runs, pictures):
 
 
 @pytest.mark.slow
-def test_few_shapes_are_compiled(runs, tmp_path):
+def test_images_of_many_sizes_need_few_compilations(runs, tmp_path):
     rng = np.random.default_rng(0)
     for part in ("train", "val"):
         for i in range(40):
@@ -298,7 +298,7 @@ def test_few_shapes_are_compiled(runs, tmp_path):
     assert sum(1 for _ in one.batches(split)) > len(shapes)
 
 
-def test_ten_crops_that_are_cut_on_the_device():
+def test_ten_crops_cut_on_the_device_equal_a_plain_loop():
     """As cuda-convnet's 24x24 of 32x32; here 6x6 of the digits."""
     config = mlp.get_config()
     config.update_from_flattened_dict(
@@ -321,7 +321,7 @@ def test_ten_crops_that_are_cut_on_the_device():
     )
     split = sources.load(config.dataset, "test")
     split = ArraySplit(split.info, split.images[:23], split.labels[:23])
-    found, _ = predicted(exp, state, split)
+    result, _ = predicted(exp, state, split)
     network, outputs = forward(exp, state), []
     low, high = config.preprocess.low, config.preprocess.high
     side = split.images.shape[1]
@@ -330,7 +330,7 @@ def test_ten_crops_that_are_cut_on_the_device():
         for one in (part, part[:, :, ::-1]):
             pixels = low + one.astype(np.float32) * np.float32((high - low) / 255)
             outputs.append(softmax(network(pixels)))
-    np.testing.assert_allclose(found, np.mean(outputs, axis=0), atol=1e-5)
+    np.testing.assert_allclose(result, np.mean(outputs, axis=0), atol=1e-5)
 
 
 def evaluated(runs, workdir, config):
@@ -346,14 +346,14 @@ def test_an_ensemble_averages_probabilities_of_different_networks(runs, pictures
     mean = (single["cifar"] + single["mlp"]) / 2
     config = config_of("cifar", pictures)
     config.evaluate.ensemble = f"{runs / 'cifar'},{runs / 'mlp'}"
-    found = json.loads(evaluate.evaluate_run(config, tmp_path))
-    assert found["loss"] == pytest.approx(-np.log(mean[np.arange(7), split.labels]).mean(), 1e-5)
-    assert found["top1_error"] == pytest.approx((mean.argmax(1) != split.labels).mean())
-    assert found["step"] == [6, 6]
-    assert found["ensemble"] == [str(runs / "cifar"), str(runs / "mlp")]
-    (found_name,) = [path.name for path in (tmp_path / "evaluation").iterdir()]
-    assert found_name.startswith("folder_test_center_ensemble-")
-    with open(tmp_path / "evaluation" / found_name / "predictions.csv") as file:
+    result = json.loads(evaluate.evaluate_run(config, tmp_path))
+    assert result["loss"] == pytest.approx(-np.log(mean[np.arange(7), split.labels]).mean(), 1e-5)
+    assert result["top1_error"] == pytest.approx((mean.argmax(1) != split.labels).mean())
+    assert result["step"] == [6, 6]
+    assert result["ensemble"] == [str(runs / "cifar"), str(runs / "mlp")]
+    (folder_name,) = [path.name for path in (tmp_path / "evaluation").iterdir()]
+    assert folder_name.startswith("folder_test_center_ensemble-")
+    with open(tmp_path / "evaluation" / folder_name / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [split.id(i) for i in range(7)]
     for row, probabilities, label in zip(rows, mean, split.labels, strict=True):
@@ -387,14 +387,14 @@ def test_files_of_an_evaluation(runs, pictures):
         Image.open(folder / name).verify()
 
 
-def test_a_single_view_has_the_same_result_by_both_functions(runs, pictures):
+def test_both_ways_to_evaluate_a_single_view_agree(runs, pictures):
     """`evaluate`, as training does it, and the probabilities that ensembles average."""
     config = config_of("cifar", pictures)
     line = evaluated(runs, "cifar", config)
     exp, state, split = opened(runs, "cifar", pictures)
-    found, labels = predicted(exp, state, split)
-    assert line["loss"] == pytest.approx(-np.log(found[np.arange(7), labels]).mean(), rel=1e-5)
-    assert line["top1_error"] == pytest.approx((found.argmax(1) != labels).mean())
+    result, labels = predicted(exp, state, split)
+    assert line["loss"] == pytest.approx(-np.log(result[np.arange(7), labels]).mean(), rel=1e-5)
+    assert line["top1_error"] == pytest.approx((result.argmax(1) != labels).mean())
 
 
 def test_predict_follows_the_protocol_and_writes_a_contact_sheet(runs, pictures, tmp_path):
@@ -403,11 +403,11 @@ def test_predict_follows_the_protocol_and_writes_a_contact_sheet(runs, pictures,
     folder = pictures / "val"
     lines = predict.predict_images(config, runs / "cifar", [str(folder)]).splitlines()
     exp, state, split = opened(runs, "cifar", pictures, **{"evaluate.protocol": "dense"})
-    found, _ = predicted(exp, state, split)
+    result, _ = predicted(exp, state, split)
     assert len(lines) == 7
     for i, line in enumerate(lines):  # folders come in order, as the split's files
-        best = found[i].argmax()
-        assert line.startswith(f"{split.path(i)}: {NAMES[best]} {found[i, best]:.4f}")
+        best = result[i].argmax()
+        assert line.startswith(f"{split.path(i)}: {NAMES[best]} {result[i, best]:.4f}")
     Image.open(tmp_path / "sheet.png").verify()
 
 
@@ -418,16 +418,16 @@ def test_predict_with_an_unreadable_file(runs, pictures, tmp_path, capsys):
     with pytest.raises(UserError, match=r"bad\.jpg"):
         predict.predict_images(config, runs / "cifar", [str(tmp_path)])
     config.dataset.on_bad_image = "skip"
-    found = predict.predict_images(config, runs / "cifar", [str(tmp_path)]).splitlines()
-    assert len(found) == 1
-    assert "good.jpg" in found[0]
+    result = predict.predict_images(config, runs / "cifar", [str(tmp_path)]).splitlines()
+    assert len(result) == 1
+    assert "good.jpg" in result[0]
     assert "bad.jpg" in capsys.readouterr().err
     with pytest.raises(UserError, match="no image files"):
         predict.predict_images(config, runs / "cifar", [str(runs / "cifar" / "checkpoints")])
 
 
 @pytest.mark.parametrize(
-    ("kind", "overrides", "said"),
+    ("kind", "overrides", "message"),
     [
         ("mlp", {"evaluate.protocol": "dense"}, "mlp cannot be applied to larger images"),
         ("mlp", {"evaluate.protocol": "full"}, "choose center"),
@@ -450,15 +450,17 @@ def test_predict_with_an_unreadable_file(runs, pictures, tmp_path, capsys):
         ),
     ],
 )
-def test_protocols_that_do_not_fit_are_refused_in_one_line(runs, pictures, kind, overrides, said):
+def test_protocols_that_do_not_fit_are_refused_in_one_line(
+    runs, pictures, kind, overrides, message
+):
     if kind == "mlp":
         overrides = {"view.square": True, "preprocess.mean": "pixel", **overrides}
     config = config_of(kind, pictures, **overrides)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         evaluate.evaluate_run(config, runs / kind)
 
 
-def test_a_view_that_is_cut_again_is_refused(pictures):
+def test_ten_crop_refuses_a_view_that_preprocessing_crops(pictures):
     """All crops would be cut again: to the same centre, or to a part of each."""
     overrides = {"evaluate.protocol": "ten_crop", "preprocess.crop": 12}
     with pytest.raises(UserError, match="makes 12 of them"):
@@ -488,9 +490,9 @@ def test_a_copy_of_squares_has_no_whole_images(runs, pictures, tmp_path):
     assert prepare.main([str(pictures), *flags]) == 0
     name = next(path.name for path in tmp_path.iterdir())
     config = config_of("cifar", tmp_path, **{"dataset.name": name, "view.square": True})
-    for protocol, said in (("dense", "needs whole images"), ("multi_crop", "whole images")):
+    for protocol, message in (("dense", "needs whole images"), ("multi_crop", "whole images")):
         config.evaluate.protocol = protocol
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             evaluate.evaluate_run(config, runs / "cifar")
     config.evaluate.protocol, config.evaluate.scales = "ten_crop", (24,)
     with pytest.raises(UserError, match="prepare a larger copy"):
@@ -519,18 +521,18 @@ def test_published_scales():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "wanted", "refused"),
+    ("overrides", "expected", "refused"),
     [
         ({}, "full", ("center", "ten_crop")),
         ({"preprocess.pad": 0, "preprocess.crop": 24}, "center", ("full",)),
         ({"preprocess.pad": 4, "preprocess.crop": 0}, "full", ("dense",)),  # 40x40 of 32x32
     ],
 )
-def test_whether_small_images_are_cut(overrides, wanted, refused):
+def test_the_single_view_protocol_of_small_images(overrides, expected, refused):
     config = resnet_cifar10.get_config()
     config.update_from_flattened_dict(overrides)
     exp = experiment.resolve(config)
-    assert protocols.of(exp).name == wanted
+    assert protocols.of(exp).name == expected
     for protocol in refused:
         config.evaluate.protocol = protocol
         with pytest.raises(UserError, match=r"choose|less than the 40"):
@@ -538,7 +540,7 @@ def test_whether_small_images_are_cut(overrides, wanted, refused):
 
 
 @pytest.mark.slow
-def test_an_image_that_one_pass_cannot_read_does_not_count(
+def test_an_image_that_any_pass_cannot_read_is_not_counted(
     runs, pictures, tmp_path, capsys, monkeypatch
 ):
     """A long picture fits at one scale and is too large at another."""
@@ -563,7 +565,7 @@ def test_an_image_that_one_pass_cannot_read_does_not_count(
     assert "is too large" in capsys.readouterr().err
 
 
-def test_batches_of_few_images_are_small(runs, pictures):
+def test_a_small_split_is_evaluated_in_small_batches(runs, pictures):
     overrides = {"evaluate.batch_size": 1000, "evaluate.protocol": "ten_crop"}
     exp, _, split = opened(runs, "mlp", pictures, **overrides)
     (one,) = protocols.of(exp).passes()
@@ -575,7 +577,7 @@ def test_batches_of_few_images_are_small(runs, pictures):
         assert batch["label"].size < 2 * (batch["index"] >= 0).sum()
 
 
-def test_a_file_name_that_is_not_utf_8(runs, pictures, tmp_path):
+def test_file_names_that_are_not_utf_8_are_escaped(runs, pictures, tmp_path):
     root = tmp_path / "pictures"
     shutil.copytree(pictures, root)
     odd = os.fsencode(root / "val" / "blue") + b"/caf\xe9.png"
@@ -587,8 +589,8 @@ def test_a_file_name_that_is_not_utf_8(runs, pictures, tmp_path):
     table = (runs / "cifar" / "evaluation" / "folder_test_center" / "predictions.csv").read_text()
     assert line["examples"] == 7
     assert r"caf\xe9.png" in table
-    found = predict.predict_images(config_of("cifar", root), runs / "cifar", [str(root / "val")])
-    assert r"caf\xe9.png" in found
+    result = predict.predict_images(config_of("cifar", root), runs / "cifar", [str(root / "val")])
+    assert r"caf\xe9.png" in result
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_evaluation(

@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
     return root, config, line
 
 
-def test_a_run_has_everything_that_it_was_trained_with(digits):
+def test_a_run_opens_with_its_weights_classes_and_preprocessing(digits):
     workdir, state = digits
     network = load_run(workdir)
     assert network.step == 29
@@ -76,9 +76,9 @@ def test_a_run_has_everything_that_it_was_trained_with(digits):
     (file,) = workdir.glob("evaluation/*/predictions.csv")
     rows = list(csv.DictReader(file.open()))
     assert [row["class1"] for row in rows] == [str(i) for i in np.argmax(logits, axis=1)]
-    found = network.predict(split.images).max(axis=1)
+    probabilities = network.predict(split.images).max(axis=1)
     expected = [float(row["probability1"]) for row in rows]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
 
 
 def test_other_checkpoints_of_a_run(digits):
@@ -100,7 +100,7 @@ def test_a_run_that_was_never_evaluated_has_no_best_checkpoint(digits, monkeypat
         load_run(digits[0], "best")
 
 
-def test_a_file_is_the_same_network(digits):
+def test_an_exported_file_gives_the_predictions_of_its_run(digits):
     workdir, _ = digits
     network, run = load_run(workdir / "weights.safetensors"), load_run(workdir)
     jax.tree.map(np.testing.assert_array_equal, dict(network.variables), dict(run.variables))
@@ -122,7 +122,7 @@ def test_paths_arrays_and_pil_images_give_the_same_view(digits, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "said"),
+    ("pictures", "message"),
     [
         (
             np.zeros((28, 28), np.float32),
@@ -137,8 +137,8 @@ def test_paths_arrays_and_pil_images_give_the_same_view(digits, tmp_path):
         ([], "there are no images"),
     ],
 )
-def test_a_wrong_picture_is_one_line(digits, pictures, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_a_wrong_picture_is_one_line(digits, pictures, message):
+    with pytest.raises(UserError, match=message) as error:
         load_run(digits[0]).predict(pictures)
     assert "\n" not in str(error.value)
 
@@ -178,12 +178,12 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_a_run(tmp_path):
     train_and_evaluate(config, tmp_path / "run")
     export.export_run(config, tmp_path / "run", "")
     path = tmp_path / "run" / "config.json"
-    own = json.loads(path.read_text())
-    del own["model"]["c3"], own["model"]["standout_beta"]
-    own["model"]["lrn"] = "none"  # an option that LeNet-5 no longer has
-    own["dataset"] |= {"name": "mnist", "data_dir": "/nowhere"}
-    own["num_devices"] = 4000
-    path.write_text(json.dumps(own))
+    stored = json.loads(path.read_text())
+    del stored["model"]["c3"], stored["model"]["standout_beta"]
+    stored["model"]["lrn"] = "none"  # an option that LeNet-5 no longer has
+    stored["dataset"] |= {"name": "mnist", "data_dir": "/nowhere"}
+    stored["num_devices"] = 4000
+    path.write_text(json.dumps(stored))
     digit = np.full((28, 28), 200, np.uint8)
     network, file = load_run(tmp_path / "run"), load_run(tmp_path / "run" / "weights.safetensors")
     assert file.config.num_devices == 1
@@ -193,8 +193,8 @@ def test_a_machine_with_fewer_devices_and_no_data_opens_a_run(tmp_path):
     config.num_devices = 4000
     assert folder_lib.different_fields(tmp_path / "run", config) == []
     config.model.c3 = "full"
-    found = folder_lib.different_fields(tmp_path / "run", config)
-    assert found == ["model.c3: table -> full"]
+    differences = folder_lib.different_fields(tmp_path / "run", config)
+    assert differences == ["model.c3: table -> full"]
     # The config must be that of the run, also in its data set and view.
     config = tiny_config(**{"view.test_scale": 20})
     with pytest.raises(UserError, match=r"view\.test_scale: 256 -> 20; dataset\.name"):

@@ -33,7 +33,7 @@ def mlp(activation, hidden, **options):
     return module, module.init(jax.random.key(0), images), images, jnp.arange(6) % 3
 
 
-def test_filters_of_two_towers_are_two_blocks_in_their_frames(tmp_path):
+def test_filters_of_two_towers_have_frames_of_two_colours(tmp_path):
     kernel = np.zeros((11, 11, 3, 96), np.float32)
     kernel[..., 0, 50] = 1.0  # a red filter of the second tower
     one, two = drawn(pictures.filters(kernel, towers=2), tmp_path)
@@ -44,7 +44,7 @@ def test_filters_of_two_towers_are_two_blocks_in_their_frames(tmp_path):
     assert np.abs(frames[0] - frames[1]).max() > 0.3
 
 
-def test_filters_of_many_channels_are_rows(tmp_path):
+def test_filters_of_many_channels_are_drawn_in_rows(tmp_path):
     kernel = np.random.default_rng(0).normal(size=(5, 5, 48, 256)).astype(np.float32)
     figure = pictures.filters(kernel)
     (sheet,) = drawn(figure, tmp_path)
@@ -62,19 +62,19 @@ def test_filters_of_many_channels_are_rows(tmp_path):
         pictures.filters(kernel, towers=3)
 
 
-def test_first_kernels():
+def test_first_kernel_of_a_dense_network():
     shapes = {"h10": (300, 3), "h2": (16, 300), "output": (3, 3)}
     params = {name: {"kernel": np.zeros(shape)} for name, shape in shapes.items()}
     params["h2"]["kernel"][5, 7] = 1
     assert pictures.first_kernel(params) is None
-    found = pictures.first_kernel(params, (4, 4, 1))
-    assert found.shape == (4, 4, 1, 300)
-    assert found[1, 1, 0, 7] == 1
+    kernel = pictures.first_kernel(params, (4, 4, 1))
+    assert kernel.shape == (4, 4, 1, 300)
+    assert kernel[1, 1, 0, 7] == 1
     assert AlexNet().towers == 2
     assert AlexNet(variant="one_tower").towers == 1
 
 
-def test_feature_maps_are_in_their_places(tmp_path):
+def test_feature_maps_are_drawn_in_order(tmp_path):
     maps = np.zeros((6, 5, 80), np.float32)
     maps[2, 3, 17] = 4.0
     figure = pictures.feature_maps(maps, "conv9")
@@ -98,12 +98,12 @@ def test_histograms_of_weights_and_activations(tmp_path):
     assert titles[9] == f"h10\n{kernel.mean():.2g} ± {kernel.std():.2g}"
     heights = [patch.get_height() for patch in figure.axes[9].patches]
     assert sum(heights) == kernel.size
-    found = inspection.activations(module, variables, images)
-    figure = pictures.activation_histograms(found)
+    activations = inspection.activations(module, variables, images)
+    figure = pictures.activation_histograms(activations)
     drawn(figure, tmp_path)
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert len(titles) == 21
-    assert f"{np.mean(found['h3_relu'] == 0):.0%} are 0" in titles[5]
+    assert f"{np.mean(activations['h3_relu'] == 0):.0%} are 0" in titles[5]
     many = {f"layer{i}": np.ones(3) for i in range(100)}
     figure = pictures.activation_histograms(many)
     assert figure.get_suptitle().endswith("(24 of 100 layers)")
@@ -111,7 +111,7 @@ def test_histograms_of_weights_and_activations(tmp_path):
 
 def test_gradient_norms_by_hand():
     module, variables, images, labels = mlp("tanh", (5, 4))
-    found = pictures.gradient_norms(module, variables, images, labels, cross_entropy)
+    norms = pictures.gradient_norms(module, variables, images, labels, cross_entropy)
 
     def loss(kernels):
         x = images.reshape(6, -1)
@@ -122,8 +122,8 @@ def test_gradient_norms_by_hand():
 
     kernels = {name: variables["params"][name]["kernel"] for name in ("h1", "h2", "output")}
     expected = {name: float(jnp.sqrt(jnp.sum(g**2))) for name, g in jax.grad(loss)(kernels).items()}
-    assert list(found) == ["h1", "h2", "output"]
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert list(norms) == ["h1", "h2", "output"]
+    assert norms == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_gradient_of_sigmoids_vanishes(tmp_path):
@@ -148,19 +148,19 @@ def test_the_gradient_of_sigmoids_vanishes(tmp_path):
     np.testing.assert_allclose(axis.get_lines()[0].get_ydata(), sigmoid)
 
 
-def test_networks_that_normalise_over_devices_have_gradients_on_one():
+def test_gradient_norms_of_batch_norm_across_devices():
     images, labels = jax.random.normal(jax.random.key(1), (4, 8, 8, 3)), jnp.arange(4) % 2
-    found = []
+    norms = []
     for batch_norm in ("per_device", "across_devices"):
         module = CifarResNet(num_classes=2, depth=8, batch_norm=batch_norm)
         variables = jax.jit(module.init)(jax.random.key(0), images)
-        found.append(pictures.gradient_norms(module, variables, images, labels, cross_entropy))
-    assert found[0] == found[1]
-    assert list(found[0])[:3] == ["conv1", "conv2_1/conv1", "conv2_1/conv2"]
-    assert min(found[0].values()) > 0
+        norms.append(pictures.gradient_norms(module, variables, images, labels, cross_entropy))
+    assert norms[0] == norms[1]
+    assert list(norms[0])[:3] == ["conv1", "conv2_1/conv1", "conv2_1/conv2"]
+    assert min(norms[0].values()) > 0
 
 
-def test_auxiliary_heads_and_layers_without_kernels_are_left_out():
+def test_gradient_norms_leave_out_auxiliary_heads_and_layers_without_kernels():
     module = GoogLeNet(num_classes=2, normalisation="batch_norm")
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
     from models import graph
@@ -180,15 +180,19 @@ def test_dead_units_are_0_for_every_image(tmp_path):
     params["c1"]["bias"] = params["c1"]["bias"].at[:2].set(-1e3)  # two maps of six
     params["f6"]["bias"] = params["f6"]["bias"].at[:21].set(-1e3)  # a quarter of 84
     params["c5"]["bias"] = params["c5"]["bias"] + 1e3  # none
-    found = inspection.activations(module, {"params": params}, images)
-    shares = pictures.dead_units(found)
+    activations = inspection.activations(module, {"params": params}, images)
+    shares = pictures.dead_units(activations)
     assert list(shares) == ["c1_relu", "c3_relu", "c5_relu", "f6_relu"]
     assert shares["c1_relu"] == pytest.approx(2 / 6)
     assert shares["c5_relu"] == 0
     assert 0.25 <= shares["f6_relu"] <= 0.99
-    one_fires = np.zeros((2, 4, 4, 5))
-    one_fires[1, 3, 0, 2] = 1e-3
-    crafted = {"a_leaky_relu": one_fires - 1e-6, "a_prelu": one_fires, "a_tanh": one_fires - 1}
+    one_unit_fires = np.zeros((2, 4, 4, 5))
+    one_unit_fires[1, 3, 0, 2] = 1e-3
+    crafted = {
+        "a_leaky_relu": one_unit_fires - 1e-6,
+        "a_prelu": one_unit_fires,
+        "a_tanh": one_unit_fires - 1,
+    }
     assert pictures.dead_units(crafted) == pytest.approx({"a_leaky_relu": 0.8, "a_prelu": 0.8})
     figure = pictures.dead_unit_bars(shares)
     drawn(figure, tmp_path)
@@ -197,10 +201,10 @@ def test_dead_units_are_0_for_every_image(tmp_path):
 
 
 def test_occlusion_of_a_network_that_depends_on_one_pixel(tmp_path):
-    asked = []
+    batch_sizes = []
 
     def probability(images):
-        asked.append(len(images))
+        batch_sizes.append(len(images))
         return images[:, 5, 7, 0] / 255
 
     image = np.full((12, 14, 1), 255, np.uint8)
@@ -211,11 +215,11 @@ def test_occlusion_of_a_network_that_depends_on_one_pixel(tmp_path):
     expected = np.ones((6, 7))
     expected[np.ix_(rows, columns)] = 0
     np.testing.assert_array_equal(heat, expected)
-    assert set(asked) == {16}  # one size: one compilation
+    assert set(batch_sizes) == {16}  # so it compiles once
     assert (image == 255).all()
-    odd = pictures.occlusion(lambda images: 1 - probability(images), image, 5, 5, fill=51)
-    assert odd.shape == (3, 3)
-    assert odd[1, 1] == pytest.approx(0.8)
+    larger = pictures.occlusion(lambda images: 1 - probability(images), image, 5, 5, fill=51)
+    assert larger.shape == (3, 3)
+    assert larger[1, 1] == pytest.approx(0.8)
     assert len(drawn(pictures.heat_on(image, heat, "7"), tmp_path)) == 3
     with pytest.raises(UserError, match="window=0"):
         pictures.occlusion(probability, image, 0, 1, 0)
@@ -225,7 +229,7 @@ def test_saliency_against_finite_differences():
     module = MLP(hidden=(6,), num_classes=3, activation="tanh")
     image = jax.random.normal(jax.random.key(1), (3, 4, 2))
     variables = module.init(jax.random.key(0), image[None])
-    found = pictures.saliency(module, variables, image, 2)
+    saliency = pictures.saliency(module, variables, image, 2)
 
     def logit(x):
         with jax.enable_x64():
@@ -236,11 +240,11 @@ def test_saliency_against_finite_differences():
         step = np.zeros((3, 4, 2))
         step[place] = 0.05
         expected[place] = abs(logit(image + step) - logit(image - step)) / 0.1
-    np.testing.assert_allclose(found, expected.max(axis=-1), rtol=0.02, atol=1e-4)
-    np.testing.assert_array_equal(found, pictures.saliency(module, variables, image[None], 2))
+    np.testing.assert_allclose(saliency, expected.max(axis=-1), rtol=0.02, atol=1e-4)
+    np.testing.assert_array_equal(saliency, pictures.saliency(module, variables, image[None], 2))
 
 
-def test_boxes_are_drawn_where_they_are(tmp_path):
+def test_receptive_fields_are_drawn_at_their_places(tmp_path):
     figure = pictures.receptive_field_on(
         np.zeros((32, 32, 1), np.uint8), {"c1": (3, 4, 5, 6), "c5": (0, 0, 32, 32)}
     )
@@ -269,14 +273,14 @@ def test_curves_of_several_runs(tmp_path):
     assert [line.get_label() for line in single.axes[0].get_lines()] == ["test"]
 
 
-def test_the_table_of_c3(tmp_path):
+def test_connections_of_c3(tmp_path):
     figure = pictures.c3_table()
-    (joined,) = drawn(figure, tmp_path)
-    assert joined.shape == (6, 16)
+    (table,) = drawn(figure, tmp_path)
+    assert table.shape == (6, 16)
     # LeCun 1998: six maps of three, nine of four, one of all; 60 in all, and table I's last rows.
-    assert joined.sum(0).tolist() == [3] * 6 + [4] * 9 + [6]
-    assert joined.sum(1).tolist() == [10] * 6
-    assert np.flatnonzero(joined[5]).tolist() == [3, 4, 5, 8, 9, 10, 11, 13, 14, 15]
+    assert table.sum(0).tolist() == [3] * 6 + [4] * 9 + [6]
+    assert table.sum(1).tolist() == [10] * 6
+    assert np.flatnonzero(table[5]).tolist() == [3, 4, 5, 8, 9, 10, 11, 13, 14, 15]
     assert len([text for text in figure.axes[0].texts if text.get_text() == "X"]) == 60
 
 
@@ -297,7 +301,7 @@ def test_codes_and_outputs_of_f6(tmp_path):
     assert [axis.get_title() for axis in pictures.rbf_codes(f6).axes][20] == "code 3: 0.0"
 
 
-def test_masks_drop_their_share(tmp_path):
+def test_dropout_masks_drop_the_given_share(tmp_path):
     figure = pictures.dropout_masks(np.linspace(0, 1, 900), 0.3, seed=0, count=4)
     whole, *masked = drawn(figure, tmp_path)
     red = [(image[..., 0] > image[..., 1] + 0.3) for image in masked]
@@ -320,35 +324,35 @@ class Linear(nn.Module):
         return nn.Dense(4)(layers.Dropout(0.5, "train")(x, train))
 
 
-def test_the_average_over_masks_converges_to_the_evaluation(tmp_path):
+def test_the_mean_over_dropout_masks_converges_to_the_evaluation(tmp_path):
     module, x = Linear(), jax.random.normal(jax.random.key(1), (8, 20))
     variables = module.init(jax.random.key(0), x)
-    found = pictures.dropout_average(module, variables, x, (1, 16, 1024), seed=0)
-    assert found["counts"] == [1, 16, 1024]
-    one, some, many = found["geometric"]
-    assert one == pytest.approx(found["arithmetic"][0], rel=1e-3)
+    distances = pictures.dropout_average(module, variables, x, (1, 16, 1024), seed=0)
+    assert distances["counts"] == [1, 16, 1024]
+    one, some, many = distances["geometric"]
+    assert one == pytest.approx(distances["arithmetic"][0], rel=1e-3)
     # The error of a mean falls with the root of the number: 4 and 32 times.
     assert 2 < one / some < 8
     assert 16 < one / many < 64
-    # The arithmetic mean's limit is another one: the mean of the softmax over all masks.
-    assert found["arithmetic"][2] > 3 * many
-    # Another way: the mean of 1,024 masked passes, drawn by hand.
+    # The arithmetic mean has another limit: the mean of the softmax over all masks.
+    assert distances["arithmetic"][2] > 3 * many
+    # The same from the mean over 4,096 masks that are drawn here.
     masks = jax.random.bernoulli(jax.random.key(5), 0.5, (4096, *x.shape))
     dense = variables["params"]["Dense_0"]
     logits = (2 * masks * x) @ dense["kernel"] + dense["bias"]
     test = jax.nn.softmax(x @ dense["kernel"] + dense["bias"])
     arithmetic = jnp.abs(jax.nn.softmax(logits).mean(0) - test).sum(-1).mean() / 2
-    assert found["arithmetic"][2] == pytest.approx(float(arithmetic), rel=0.15)
-    figure = pictures.dropout_average_curve(found)
+    assert distances["arithmetic"][2] == pytest.approx(float(arithmetic), rel=0.15)
+    figure = pictures.dropout_average_curve(distances)
     drawn(figure, tmp_path)
     assert len(figure.axes[0].get_lines()) == 3
 
 
 @pytest.mark.parametrize("regulariser", ["dropconnect", "standout"])
-def test_other_regularisers_drop_too_and_batch_norm_does_not_change(regulariser):
+def test_dropout_average_of_dropconnect_standout_and_no_regulariser(regulariser):
     module, variables, images, _ = mlp("relu", (16,), regulariser=regulariser)
-    found = pictures.dropout_average(module, variables, images, (1, 64), seed=0)
-    assert found["geometric"][0] > 1.5 * found["geometric"][1] > 0
+    distances = pictures.dropout_average(module, variables, images, (1, 64), seed=0)
+    assert distances["geometric"][0] > 1.5 * distances["geometric"][1] > 0
     module, variables, images, _ = mlp("relu", (16,))
     with pytest.raises(UserError, match="the network drops nothing"):
         pictures.dropout_average(module, variables, images, (1,), seed=0)
@@ -358,7 +362,7 @@ def test_the_gradient_of_max_pooling_goes_to_the_maxima(tmp_path):
     x = np.array([[1, 2, 0, 0], [3, 1, 0, 5], [0, 7, 7, 0], [7, 0, 0, 0]], np.float32)
     pooled, gradient = pictures.pool_routes(x, 2, 2)
     np.testing.assert_array_equal(pooled, [[3, 5], [7, 7]])
-    # Of the two 7s of a window, the upper one; the window below right has its own.
+    # Of two 7s in a window, the upper one receives the gradient.
     expected = [[0, 0, 0, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]]
     np.testing.assert_array_equal(gradient, expected)
     # Overlapping 3x3 of stride 1: the first 7, (2, 1), wins all four windows.
