@@ -38,11 +38,11 @@ def config_of(name: str):
 
 def smooth_noise(count: int, side: int, channels: int = 3) -> np.ndarray:
     rng = np.random.default_rng(0)
-    found = []
+    images = []
     for _ in range(count):
         small = rng.integers(0, 256, (side // 8, side // 8, channels)).astype(np.uint8)
-        found.append(np.asarray(Image.fromarray(small).resize((side, side))))
-    return np.stack(found)
+        images.append(np.asarray(Image.fromarray(small).resize((side, side))))
+    return np.stack(images)
 
 
 def opened(config, images: np.ndarray):
@@ -119,8 +119,8 @@ def loop(arguments) -> None:
     def bare() -> float:
         start = time.perf_counter()
         for _ in range(count):
-            found = step(state, batch)
-        jax.block_until_ready(found)
+            outputs = step(state, batch)
+        jax.block_until_ready(outputs)
         return len(split) / (time.perf_counter() - start)
 
     def whole() -> float:
@@ -174,12 +174,12 @@ def border(arguments) -> None:
         count = len(cells)
         places = [(i, j) for i in range(count) for j in range(count)]
         parts = [whole[32 * i : 32 * i + size, 32 * j : 32 * j + size] for i, j in places]
-        wanted = np.asarray(alone(jnp.stack(parts)))
-        for (i, j), probabilities in zip(places, wanted, strict=True):
+        expected = np.asarray(alone(jnp.stack(parts)))
+        for (i, j), probabilities in zip(places, expected, strict=True):
             where = "inside" if 0 < i < count - 1 and 0 < j < count - 1 else "border"
-            found = cells[i, j]
-            distance = float(np.abs(found - probabilities).sum() / 2)
-            rows[where].append((distance, found.argmax() == probabilities.argmax()))
+            cell = cells[i, j]
+            distance = float(np.abs(cell - probabilities).sum() / 2)
+            rows[where].append((distance, cell.argmax() == probabilities.argmax()))
     print(f"{arguments.workdir}: {size} pixels, slid over {side}, {count} x {count} cells")
     for where, values in rows.items():
         if values:

@@ -125,20 +125,20 @@ def family() -> list[int]:
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()
             parents[int(entry)] = int(fields[1])
-    found = [os.getpid()]
-    for pid in found:  # the list grows meanwhile
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found
+    processes = [os.getpid()]
+    for pid in processes:  # the list grows meanwhile
+        processes += [child for child, parent in parents.items() if parent == pid]
+    return processes
 
 
 def cpu_seconds() -> float:
     """Processor time that this process and its living workers have used."""
-    own, others = time.process_time(), family()[1:]
+    seconds, others = time.process_time(), family()[1:]
     for pid in others:
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            own += (int(fields[11]) + int(fields[12])) / TICKS
-    return own
+            seconds += (int(fields[11]) + int(fields[12])) / TICKS
+    return seconds
 
 
 def held(pid: int) -> tuple[float, int, int]:
@@ -301,8 +301,8 @@ class TensorFlow:
             if self.view == "area":
                 for _ in range(25):
                     box = place = view.random_area(*shape, rng)
-                    for name, found in (("ours", box), ("tf", self.place(data).numpy())):
-                        shares[name].append(found[2] * found[3] / (shape[0] * shape[1]))
+                    for name, area in (("ours", box), ("tf", self.place(data).numpy())):
+                        shares[name].append(area[2] * area[3] / (shape[0] * shape[1]))
             else:
                 place = self.place(data).numpy()
                 box = views.square_at(*shape, SHORTER_SIDE, tuple(map(int, place)), SIZE)
@@ -318,8 +318,8 @@ class TensorFlow:
 def measure(iterator, seconds: float, batch: int) -> tuple[float, float, int]:
     """Images per second, images per second of processor time, and bytes per image."""
     for _ in range(WARM):
-        found = next(iterator)
-    to_device = sum(found[name].nbytes for name in ("image", "label", "offset") if name in found)
+        arrays = next(iterator)
+    to_device = sum(arrays[name].nbytes for name in ("image", "label", "offset") if name in arrays)
     images, start, cpu = 0, time.perf_counter(), cpu_seconds()
     while time.perf_counter() - start < seconds:
         next(iterator)
@@ -368,8 +368,8 @@ def throughput(arguments, root: Path, cores: int) -> dict:
     return {"speeds": speeds, "bytes": sizes, "areas": areas, "loads": loads}
 
 
-def table(found: dict, cores: int) -> str:
-    speeds = found["speeds"]
+def table(results: dict, cores: int) -> str:
+    speeds = results["speeds"]
 
     def ratio(ours_name: str, name: str, which: int) -> str:
         pairs = zip(speeds.get(ours_name, ()), speeds[name], strict=False)
@@ -386,16 +386,17 @@ def table(found: dict, cores: int) -> str:
         cells = [ratio(ours, name, k).rjust(8) for ours in of for k in (0, 1)]
         if values:
             clock, cpu = (statistics.median(v[k] for v in values) for k in (0, 1))
-            figures = (clock, clock / cores, cpu, found["bytes"][name])
+            figures = (clock, clock / cores, cpu, results["bytes"][name])
             cells += [f"{figure:>9,.0f}" for figure in figures]
         else:
             cells += ["-".rjust(9)] * 4
         lines.append(f"{name:<27}{''.join(cells)}")
-    if found["areas"]:
+    if results["areas"]:
         lines.append(
-            "mean area of the boxes: ours {:.3f} of the image, tf {:.3f}".format(*found["areas"])
+            "mean area of the boxes: ours {:.3f} of the image, tf {:.3f}".format(*results["areas"])
         )
-    lines.append("load at the start of each round: " + " ".join(f"{v:.1f}" for v in found["loads"]))
+    loads = " ".join(f"{load:.1f}" for load in results["loads"])
+    lines.append(f"load at the start of each round: {loads}")
     return "\n".join(lines)
 
 
@@ -532,10 +533,10 @@ def main():
             return memory(arguments, root, cores)
         if arguments.wait:
             return wait(arguments, root)
-        found = throughput(arguments, root, cores)
-    print(table(found, cores))
+        results = throughput(arguments, root, cores)
+    print(table(results, cores))
     if arguments.out:
-        arguments.out.write_text(json.dumps(setting(cores, count) | found, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(setting(cores, count) | results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

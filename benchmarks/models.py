@@ -369,8 +369,8 @@ def setting(use_torch: bool, cores: int) -> dict:
     """Versions and hardware, on which the figures depend; configures torch like XLA."""
     device = jax.devices()[0]
     processors = Path("/proc/cpuinfo")
-    found = processors.read_text().splitlines() if processors.exists() else []
-    names = [text.split(":")[1].strip() for text in found if text.startswith("model name")]
+    lines = processors.read_text().splitlines() if processors.exists() else []
+    names = [text.split(":")[1].strip() for text in lines if text.startswith("model name")]
     facts = {
         "device": f"{device.platform} {device.device_kind}",
         "processor": names[0] if names else platform.machine(),
@@ -413,9 +413,9 @@ def main():
     parser.add_argument("--linen_in_scan", action="store_true")
     parser.add_argument("--out", default="", help="JSON file to write")
     arguments = parser.parse_args()
-    wanted = tuple(filter(None, arguments.only.split(",")))
+    families = tuple(filter(None, arguments.only.split(",")))
     sizes = tuple(int(size) for size in arguments.batch.split(",") if size)
-    for name in wanted:
+    for name in families:
         if not any(family.startswith(name) for family in FAMILIES):
             parser.error(f"--only={name}: there are {', '.join(FAMILIES)}")
 
@@ -438,7 +438,7 @@ def main():
     }
     rows: list[dict] = []
     for name, family in FAMILIES.items():
-        if wanted and not name.startswith(wanted):
+        if families and not name.startswith(families):
             continue
         for batch in sizes or (family.batch,):
             rows.append(measure(name, family, batch, arguments))

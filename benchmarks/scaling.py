@@ -82,7 +82,7 @@ def collectives(hlo: str) -> list[Collective]:
 
     A collective inside the body of a loop over steps counts once: it happens once per step.
     """
-    found = []
+    operations = []
     for result, operation, start in _COLLECTIVE.findall(hlo):
         # Those in two halves give their operands first, then their results; all-reduce does not.
         if start and operation != "all-reduce":
@@ -91,8 +91,8 @@ def collectives(hlo: str) -> list[Collective]:
             (dtype, tuple(int(size) for size in sizes.split(",") if size))
             for dtype, sizes in _TENSOR.findall(result)
         )
-        found.append(Collective(operation, tensors))
-    return found
+        operations.append(Collective(operation, tensors))
+    return operations
 
 
 def requested(lowered) -> list[Collective]:
@@ -100,14 +100,14 @@ def requested(lowered) -> list[Collective]:
 
     The step is written for one device (`pmap`), so that a compiler has no reason to add others.
     """
-    found = []
+    operations = []
     for operation, result in _REQUESTED.findall(lowered.as_text()):
         tensors = tuple(
             ({"i1": "pred"}.get(dtype, dtype), tuple(map(int, sizes.split("x")[:-1])))
             for sizes, dtype in _REQUESTED_TENSOR.findall(result)
         )
-        found.append(Collective(operation.replace("_", "-"), tensors))
-    return found
+        operations.append(Collective(operation.replace("_", "-"), tensors))
+    return operations
 
 
 def sent(lowered) -> list[Collective]:
@@ -202,7 +202,7 @@ def read(recipe: str) -> dict:
     config = exp.config
     share = max(1, round(config.batch_size / DEVICES))  # a batch of 100 becomes one of 96
     lowered, state = lower(exp, share)
-    found = sent(lowered)
+    operations = sent(lowered)
     expected = reduced(state)
     row = {
         "recipe": recipe,
@@ -210,18 +210,19 @@ def read(recipe: str) -> dict:
         "share": share,
         **{name: sum(sizes) for name, sizes in expected.items()},
         "sums": len(requested(lowered)),
-        "reductions": len(found),
-        "bytes": sum(one.bytes for one in found),
+        "reductions": len(operations),
+        "bytes": sum(one.bytes for one in operations),
         "macs": _macs(exp),
         "image": math.prod(image_shape(exp)),
         "view": _view(config.view),
         "seconds": time.perf_counter() - start,
     }
-    summed = collections.Counter(size for one in found for size in one.sizes)
-    wanted = collections.Counter(size for sizes in expected.values() for size in sizes)
-    row["merged"] = sum((wanted - summed).elements())
-    assert {one.operation for one in found} == {"all-reduce"}, found
-    assert not summed - wanted and row["merged"] < row["bytes"] / 1000, (row, summed - wanted)
+    summed = collections.Counter(size for one in operations for size in one.sizes)
+    expected_sizes = collections.Counter(size for sizes in expected.values() for size in sizes)
+    row["merged"] = sum((expected_sizes - summed).elements())
+    assert {one.operation for one in operations} == {"all-reduce"}, operations
+    unexpected = summed - expected_sizes
+    assert not unexpected and row["merged"] < row["bytes"] / 1000, (row, unexpected)
     return row
 
 
