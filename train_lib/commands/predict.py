@@ -28,25 +28,24 @@ def predict_images(
     if config.predict.contact_sheet:
         result_files.check_writable(config.predict.contact_sheet)
     members = ensemble.find(config, workdir, given, needs_data=False)
-    total, skipped = 0.0, np.zeros(len(paths), bool)
-    for member in members:  # their images may differ in size and colours
-        split, inverted = _as_split(member.exp, paths)
-        probabilities, labels, _, _ = ensemble.predict([member], split, "predicting")
-        total, skipped = total + probabilities / len(members), skipped | (labels < 0)
+    # The members' images may differ in size and colours.
+    splits, inverted = zip(*(_as_split(member.exp, paths) for member in members), strict=True)
+    probabilities, labels, _, _ = ensemble.predict(members, splits, "predicting")
     names = members[0].class_names
     other_class = next(filter(None, (member.exp.loss.other_class for member in members)), "")
     lines, captions = [], []
     for i, path in enumerate(paths):
-        if skipped[i]:  # which was reported
+        if labels[i] < 0:  # it was skipped, which was reported
             captions.append("not readable")
             continue
-        best = np.argsort(-total[i], kind="stable")[:5]
-        line = ", ".join(f"{names[k]} {total[i, k]:.4f}" for k in best)
+        row = probabilities[i]
+        best = np.argsort(-row, kind="stable")[:5]
+        line = ", ".join(f"{names[k]} {row[k]:.4f}" for k in best)
         if other_class:
-            line += f"; {other_class} {max(0.0, 1 - total[i].sum()):.4f}"
-        note = " (dark on light: inverted)" if inverted[i] else ""
+            line += f"; {other_class} {max(0.0, 1 - row.sum()):.4f}"
+        note = " (dark on light: inverted)" if inverted[-1][i] else ""
         lines.append(f"{printable(path)}: {line}{note}")
-        captions.append(f"{names[best[0]]} {total[i, best[0]]:.0%}")
+        captions.append(f"{names[best[0]]} {row[best[0]]:.0%}")
     if config.predict.contact_sheet and processes.is_first():
         result_files.write_contact_sheet(config.predict.contact_sheet, paths, captions)
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError
-from input_pipeline.split import part_of
+from input_pipeline.split import Split, part_of
 from train_lib import progress, warm_start
 from train_lib import workdir as workdir_lib
 from train_lib.distributed import processes
@@ -92,14 +92,14 @@ def _member(
     return dataclasses.replace(network, name=name)
 
 
-def evaluate(members: Sequence[Trained], split, title: str):
+def evaluate(members: Sequence[Trained], split: Split, title: str):
     """Returns (result, steps of the members, images per second) on a split.
 
     title: text of the progress bar.
     """
     exp = members[0].exp
     if len(members) > 1 or not protocols.of(exp).is_single_view:
-        probabilities, labels, steps, speed = predict(members, split, title)
+        probabilities, labels, steps, speed = predict(members, [split] * len(members), title)
         return metrics.from_probabilities(probabilities, labels), steps, speed
     state = members[0].state()
     with contextlib.closing(_meter(split, title)) as meter:
@@ -107,17 +107,19 @@ def evaluate(members: Sequence[Trained], split, title: str):
     return result, [int(state.step)], _speed(meter)
 
 
-def predict(members: Sequence[Trained], split, title: str):
-    """Returns (mean probabilities, labels, steps of the members, images per second) on a split.
+def predict(members: Sequence[Trained], splits: Sequence[Split], title: str):
+    """Returns (mean probabilities, labels, steps of the members, images per second).
+
+    splits: the examples, as each member reads them. title: text of the progress bar.
 
     Probabilities are float32 [n, classes]. A label is -1 if a member could not read the image.
-    Only one member's weights are in memory at a time. title: text of the progress bar.
+    Only one member's weights are in memory at a time.
     """
     steps, total, labels = [], 0.0, np.iinfo(np.int32).max
     all_passes = [protocols.of(member.exp).passes() for member in members]
     num_passes = sum(map(len, all_passes))
-    with contextlib.closing(_meter(split, title, num_passes)) as meter:
-        for member, member_passes in zip(members, all_passes, strict=True):
+    with contextlib.closing(_meter(splits[0], title, num_passes)) as meter:
+        for member, member_passes, split in zip(members, all_passes, splits, strict=True):
             with meter.paused():
                 state = member.state()
             share, member_labels = passes.predict(member_passes, state, split, meter)
@@ -128,7 +130,7 @@ def predict(members: Sequence[Trained], split, title: str):
     return total, labels, steps, _speed(meter) / num_passes
 
 
-def _meter(split, title: str, num_passes: int = 1) -> progress.Meter:
+def _meter(split: Split, title: str, num_passes: int = 1) -> progress.Meter:
     """Counts the examples of this process's part of the split, once per pass."""
     part = part_of(split, processes.index(), processes.count())
     return progress.Meter(len(part) * num_passes, title, quiet=not processes.is_first())
