@@ -108,15 +108,13 @@ def _jax(path: pathlib.Path, network: trained.Trained) -> str:
 
     A JSON file beside it describes its input and output.
     """
-    view = network.config.view.size
-    height, width, channels = network.exp.info.image_shape
-    shape = (view or height, view or width, channels)
+    shape = network.view_shape
     content = serialise(network.inference(), network.variables, shape)
     description = {
         "input": {"dtype": "uint8", "shape": ["batch", *shape]},
         "output": {"dtype": "float32", "shape": ["batch", len(network.class_names)]},
         "class_names": list(network.class_names),
-        "view": _test_view(network.config) if view else None,
+        "view": _test_view(network.config) if network.config.view.size else None,
         "platforms": list(PLATFORMS),
         "step": network.step,
     }

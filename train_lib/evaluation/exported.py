@@ -73,11 +73,9 @@ def save(path: pathlib.Path, weights: Weights) -> None:
         "class_names": json.dumps(weights.class_names),
         "dataset": weights.info.name,
         "step": str(weights.step),
+        "image_shape": json.dumps(weights.info.image_shape),
+        "train_examples": str(weights.info.train_examples),
     }
-    if weights.info.image_shape:
-        metadata["image_shape"] = json.dumps(weights.info.image_shape)
-    if weights.info.train_examples:
-        metadata["train_examples"] = str(weights.info.train_examples)
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     content = safetensors.numpy.save(arrays, with_checksum(metadata, arrays))
     workdir_lib.write_bytes(path, content)

@@ -33,14 +33,10 @@ class Result:
     labels: np.ndarray
 
     @property
-    def counted(self) -> np.ndarray:
-        """bool [n]: the examples that could be read."""
-        return self.labels >= 0
-
-    @property
     def labels_and_predictions(self) -> tuple[np.ndarray, np.ndarray]:
-        """The true and the predicted classes of the counted examples."""
-        return self.labels[self.counted], self.classes[self.counted, 0]
+        """The true and the predicted classes of the examples that could be read."""
+        is_read = self.labels >= 0
+        return self.labels[is_read], self.classes[is_read, 0]
 
     def metrics(self) -> dict[str, float]:
         names = ("loss", "top1_error", "top5_error", "examples")

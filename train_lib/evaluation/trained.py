@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 import configs
 from configs.rules import choice
-from errors import UserError, printable
+from errors import UserError, printable, reported
 from input_pipeline import decode
 from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
@@ -97,6 +97,12 @@ class Trained:
     def statistics(self) -> Statistics | None:
         """The training set's mean and colours, if the preprocessing needs them."""
         return self.exp.statistics
+
+    @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of a view of an image."""
+        size, shape = self.exp.reading.view.size, tuple(self.exp.info.image_shape)
+        return (size, size, shape[2]) if size else shape
 
     def views(self, pictures) -> np.ndarray:
         """Pictures as an evaluation shows them to the network: uint8 [n, height, width, channels].
@@ -177,23 +183,19 @@ class Trained:
 
     def _view(self, picture) -> np.ndarray:
         exp, is_file = self.exp, isinstance(picture, str | pathlib.Path)
-        shape, name = exp.info.image_shape, printable(str(picture)) if is_file else "a picture"
-        if is_file and not (exp.reading.view.size and shape[2] == 3):
+        name = printable(str(picture)) if is_file else "a picture"
+        if is_file and not (exp.reading.view.size and exp.info.image_shape[2] == 3):
             return exp.read_picture(str(picture))[0]
         if is_file:
             picture = image_files.content(str(picture))
         elif not isinstance(picture, bytes):
             picture = _as_pixels(picture)
-        try:
+        with reported(f"cannot read {name}", "give an image file", decode.BadImage):
             view = exp.reading.view.cut(picture)[0]
-        except decode.BadImage as error:
-            raise UserError(f"cannot read {name} ({error}): give an image file") from error
-        size = exp.reading.view.size
-        expected = (*((size, size) if size else shape[:2]), shape[2])
-        if view.shape != expected:
+        if view.shape != self.view_shape:
             raise UserError(
                 f"the image has the shape {list(view.shape)}, and the network takes"
-                f" {list(expected)}: give it in this shape, or as a file"
+                f" {list(self.view_shape)}: give it in this shape, or as a file"
             )
         return view
 
