@@ -1,173 +1,122 @@
-"""Rules that join several fields of a config. Each raises UserError if they do not go together."""
+"""Rules that join several fields of a config: what is wrong with fields that do not go together."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
 
-from errors import UserError
 
-# The output of the network that each loss is defined for. A network has `model.output` only if it
-# offers both; all others return logits for the softmax.
-OUTPUTS = {"map": "rbf", "mse": "rbf", "softmax": "softmax"}
-
-
-def _weights_need_a_source(config: ConfigDict) -> None:
+def conflicts(config: ConfigDict) -> Iterator[str]:
+    """A message for each group of fields that do not go together."""
     for field in ("init_layers", "init_names"):
         if config[field] and not config.init_from:
-            raise UserError(
-                f"config.{field} needs config.init_from: give the file or run with the weights"
-            )
+            yield f"config.{field} needs config.init_from: give the file or run with the weights"
+    yield from _image_conflicts(config)
+    yield from _loss_conflicts(config)
+    yield from _need_each_other(config, "optimizer", "momentum_end", "momentum_epochs")
+    yield from _schedule_conflicts(config)
 
 
-def _view_fits_mean_image(config: ConfigDict) -> None:
-    view = config.view
-    fixed = tuple(view.train_scale) == (view.test_scale, view.test_scale)
-    if view.size and view.square and config.preprocess.mean == "pixel" and not fixed:
-        raise UserError(
-            f"config.view.train_scale={view.train_scale} and .test_scale={view.test_scale}: must be"
-            " the same size with config.view.square and config.preprocess.mean=pixel, because the"
-            " mean image is that of squares of this size"
-        )
-
-
-def _view_fits_scales(config: ConfigDict) -> None:
-    view = config.view
+def _image_conflicts(config: ConfigDict) -> Iterator[str]:
+    view, preprocess = config.view, config.preprocess
+    low, mean, given_mean = preprocess.low, preprocess.mean, tuple(preprocess.given_mean)
+    scale, test_scale = tuple(view.train_scale), view.test_scale
+    or_more = f"must be config.view.size={view.size} or more"
     if view.square and view.train != "scale":
-        raise UserError(
-            "config.view.square=True needs config.view.train=scale: set both, or neither"
+        yield "config.view.square=True needs config.view.train=scale: set both, or neither"
+    if view.train == "scale" and view.size > scale[0]:
+        yield f"config.view.train_scale={scale}: {or_more}"
+    if view.size > test_scale:
+        yield f"config.view.test_scale={test_scale}: {or_more}"
+    if view.size and view.square and mean == "pixel" and scale != (test_scale, test_scale):
+        yield (
+            f"config.view.train_scale={scale} and .test_scale={test_scale}: must be the same size"
+            " with config.view.square and config.preprocess.mean=pixel, because the mean image is"
+            " that of squares of this size"
         )
-    if view.train == "scale" and view.size > view.train_scale[0]:
-        raise UserError(
-            f"config.view.train_scale={tuple(view.train_scale)}: must be"
-            f" config.view.size={view.size} or more"
+    if low and mean != "none":
+        yield (
+            f"config.preprocess.low={low}: must be 0 with config.preprocess.mean={mean}, because"
+            " the mean becomes 0"
         )
-    if view.size > view.test_scale:
-        raise UserError(
-            f"config.view.test_scale={view.test_scale}: must be config.view.size={view.size} or"
-            " more"
-        )
-
-
-def _mean_fits_range(config: ConfigDict) -> None:
-    section = config.preprocess
-    if section.low and section.mean != "none":
-        raise UserError(
-            f"config.preprocess.low={section.low}: must be 0 with config.preprocess.mean="
-            f"{section.mean}, because the mean becomes 0"
-        )
-
-
-def _given_mean_is_used(config: ConfigDict) -> None:
-    section = config.preprocess
-    if bool(section.given_mean) != (section.mean == "given"):
-        raise UserError(
-            f"config.preprocess.mean={section.mean} and .given_mean={tuple(section.given_mean)}:"
-            " set both mean=given and given_mean, or neither"
+    if bool(given_mean) != (mean == "given"):
+        yield (
+            f"config.preprocess.mean={mean} and .given_mean={given_mean}: set both mean=given and"
+            " given_mean, or neither"
         )
 
 
-def _loss_fits_output(config: ConfigDict) -> None:
-    loss, output = config.loss.name, config.model.get("output", "softmax")
-    fitting = [name for name, needed in OUTPUTS.items() if needed == output]
-    if fitting and loss not in fitting:
-        raise UserError(
-            f"config.loss.name={loss} does not fit config.model.output={output}:"
-            f" set config.loss.name to {' or '.join(fitting)}"
+def _loss_conflicts(config: ConfigDict) -> Iterator[str]:
+    loss = config.loss
+    # A network has `model.output` only if it offers both; others return logits for the softmax.
+    output = config.model.get("output", "softmax")
+    fitting = {"rbf": ("map", "mse"), "softmax": ("softmax",)}.get(output, (loss.name,))
+    if loss.name not in fitting:
+        yield (
+            f"config.loss.name={loss.name} does not fit config.model.output={output}: set"
+            f" config.loss.name to {' or '.join(fitting)}"
         )
-    if loss == "map" and not config.loss.j:
-        raise UserError(
-            f"config.loss.j={config.loss.j}: must be more than 0 with config.loss.name=map"
-        )
+    if loss.name == "map" and not loss.j:
+        yield f"config.loss.j={loss.j}: must be more than 0 with config.loss.name=map"
 
 
-def _momentum_change_is_complete(config: ConfigDict) -> None:
-    _need_each_other(config.optimizer, "optimizer", "momentum_end", "momentum_epochs")
-
-
-def _boundaries_fit_factors(config: ConfigDict) -> None:
+def _schedule_conflicts(config: ConfigDict) -> Iterator[str]:
     schedule = config.schedule
-    boundaries = list(schedule.boundaries)
+    boundaries, warmup = tuple(schedule.boundaries), schedule.warmup_epochs
+    with_name = f"with config.schedule.name={schedule.name}"
     if len(boundaries) != len(schedule.factors):
-        raise UserError("config.schedule.boundaries and .factors must have the same length")
-    if boundaries != sorted(boundaries):
-        raise UserError(f"config.schedule.boundaries={schedule.boundaries}: must increase")
-    if boundaries and boundaries[0] < schedule.warmup_epochs:
-        raise UserError(
-            f"config.schedule.boundaries={schedule.boundaries}: the first must not be less than"
-            f" config.schedule.warmup_epochs={schedule.warmup_epochs}"
+        yield "config.schedule.boundaries and .factors must have the same length"
+    if boundaries != tuple(sorted(boundaries)):
+        yield f"config.schedule.boundaries={boundaries}: must increase"
+    if boundaries and boundaries[0] < warmup:
+        yield (
+            f"config.schedule.boundaries={boundaries}: the first must not be less than"
+            f" config.schedule.warmup_epochs={warmup}"
         )
-
-
-def _decay_changes_the_rate(config: ConfigDict) -> None:
-    schedule = config.schedule
     if schedule.name in ("exponential", "linear") and schedule.decay == 1:
-        raise UserError(
-            "config.schedule.decay=1: must be less than 1 with"
-            f" config.schedule.name={schedule.name}"
-        )
+        yield f"config.schedule.decay=1: must be less than 1 {with_name}"
     if schedule.name == "linear" and not schedule.decay_epochs:
-        raise UserError(
-            "config.schedule.decay_epochs=0: must be more than 0 with config.schedule.name=linear"
-        )
-
-
-def _warmups_fit(config: ConfigDict) -> None:
-    schedule = config.schedule
-    if schedule.warmup_epochs >= config.epochs:
-        raise UserError(
-            f"config.schedule.warmup_epochs={schedule.warmup_epochs}: must be less than"
+        yield f"config.schedule.decay_epochs=0: must be more than 0 {with_name}"
+    if warmup >= config.epochs:
+        yield (
+            f"config.schedule.warmup_epochs={warmup}: must be less than"
             f" config.epochs={config.epochs}"
         )
-    _need_each_other(schedule, "schedule", "warmup_rate", "warmup_error")
-    if schedule.warmup_error and schedule.warmup_epochs:
-        raise UserError(
-            "config.schedule.warmup_error and .warmup_epochs are two kinds of warm-up: set one"
-            " of them to 0"
+    yield from _need_each_other(config, "schedule", "warmup_rate", "warmup_error")
+    if schedule.warmup_error and warmup:
+        yield (
+            "config.schedule.warmup_error and .warmup_epochs are two kinds of warm-up: set one of"
+            " them to 0"
         )
 
 
-def _need_each_other(section: ConfigDict, path: str, first: str, second: str) -> None:
+def _need_each_other(config: ConfigDict, path: str, first: str, second: str) -> Iterator[str]:
+    section = config[path]
     if bool(section[first]) != bool(section[second]):
-        raise UserError(
+        yield (
             f"config.{path}.{first}={section[first]} and .{second}={section[second]}: set both, or"
             " neither"
         )
 
 
-def _random_crop_has_a_size(config: ConfigDict, given: Collection[str]) -> None:
+def without_effect(config: ConfigDict, given: Collection[str]) -> Iterator[str]:
+    """A message for each field without effect, which a stored config may have.
+
+    given: names of the fields that the command line sets.
+    """
+    name, boundaries = config.schedule.name, tuple(config.schedule.boundaries)
     if config.augment.crop and not config.preprocess.crop:
-        raise UserError(
+        yield (
             "config.augment.crop=True has no effect with config.preprocess.crop=0: set"
             " config.preprocess.crop=PIXELS too, or config.augment.crop=False"
         )
-
-
-def _steps_have_boundaries(config: ConfigDict, given: Collection[str]) -> None:
-    schedule = config.schedule
-    if schedule.name == "steps" and not schedule.boundaries:
-        raise UserError(
+    if name == "steps" and not boundaries:
+        yield (
             "config.schedule.name=steps: without config.schedule.boundaries and .factors the rate"
             " never changes: set both, or config.schedule.name=constant"
         )
     # Those of a config file are ignored when the command line chooses another schedule.
-    if schedule.name != "steps" and schedule.boundaries and "schedule.boundaries" in given:
-        raise UserError(
-            f"config.schedule.boundaries={schedule.boundaries}: config.schedule.name="
-            f"{schedule.name} has no boundaries: leave them out, or set config.schedule.name=steps"
+    if name != "steps" and boundaries and "schedule.boundaries" in given:
+        yield (
+            f"config.schedule.boundaries={boundaries}: config.schedule.name={name} has no"
+            " boundaries: leave them out, or set config.schedule.name=steps"
         )
-
-
-COMBINATIONS = (
-    _weights_need_a_source,
-    _view_fits_scales,
-    _view_fits_mean_image,
-    _mean_fits_range,
-    _given_mean_is_used,
-    _loss_fits_output,
-    _momentum_change_is_complete,
-    _boundaries_fit_factors,
-    _decay_changes_the_rate,
-    _warmups_fit,
-)
-# Fields without effect, which a stored config may have. given: fields that the command line gives.
-EFFECTS = (_random_crop_has_a_size, _steps_have_boundaries)

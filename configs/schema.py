@@ -5,12 +5,13 @@ from them, such as the number of steps, are computed where they are used. `confi
 the tables of docs/config.md from this file.
 """
 
+import itertools
 from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.combinations import COMBINATIONS, EFFECTS
+from configs.combinations import conflicts, without_effect
 from configs.rules import (
     FRACTION,
     FROM_0,
@@ -381,10 +382,9 @@ def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
         for name, field in fields.items() if path != "model" else ():
             if field.rule:
                 field.rule.check(_full_name(path, name), _section(config, path)[name])
-    for check in COMBINATIONS:
-        check(config)
-    for check in EFFECTS if given is not None else ():
-        check(config, given)
+    ineffective = () if given is None else without_effect(config, given)
+    for message in itertools.chain(conflicts(config), ineffective):
+        raise UserError(message)
 
 
 def check_types(config: ConfigDict) -> None:

@@ -16,6 +16,7 @@ from models.pretrained import caffe, files, keras, timm, torchvision
 from models.pretrained import names as names_lib
 from models.pretrained.entries import class_bias, load
 from models.pretrained.files import HUB, SUFFIXES, is_pretrained, locate
+from models.pretrained.frameworks import Framework
 from models.pretrained.torchvision import from_torchvision, to_torchvision
 
 __all__ = [
@@ -29,7 +30,11 @@ __all__ = [
     "to_torchvision",
 ]
 
-_FORMATS = {"torchvision": torchvision, "timm": timm, "caffe": caffe, "keras": keras}
+_FRAMEWORKS = {
+    "torchvision": torchvision.FRAMEWORK,
+    "timm": timm.FRAMEWORK,
+    "caffe": caffe.FRAMEWORK,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +66,13 @@ class WeightFile:
         """
         if self.source == "names":
             return {}
-        return _FORMATS[self.source].settings(model, self.tensors) | self.stored_settings
+        if model["name"] == "vgg" and self.source in ("torchvision", "timm"):
+            torchvision.refuse_batch_norm(self.tensors)
+        return self._framework.settings(model, self.tensors) | self.stored_settings
+
+    @property
+    def _framework(self) -> Framework:
+        return _FRAMEWORKS.get(self.source) or keras.framework(self.tensors)
 
     def num_classes(self, module: nn.Module, input_shape: tuple[int, int, int]) -> int:
         """The number of classes of the file's network; the module's where the file shows none.
@@ -71,7 +82,7 @@ class WeightFile:
         if self.source == "names":
             keys = {("params", *name.split("/")): key for name, key in self.names.items()}
         else:
-            entries = _FORMATS[self.source].name_map(module, self.tensors)
+            entries = self._framework.entries(module)
             keys = {entry.path: entry.key for entry in entries if entry.path}
         bias = self.tensors.get(keys.get(class_bias(module, input_shape), ""))
         return module.num_classes if bias is None else bias.size
@@ -86,12 +97,10 @@ class WeightFile:
         if self.source == "names":
             channels_last = self.path.suffix.lower() in files.HDF5
             return names_lib.variables(module, self.tensors, input_shape, self.names, channels_last)
-        entries = _FORMATS[self.source].name_map(module, self.tensors)
-        tensors = self.tensors
-        if self.source == "caffe":
-            tensors = caffe.converted(module, tensors, self.layers)
-        elif self.source == "keras":
-            tensors = keras.converted(module, tensors)
+        entries, tensors = self._framework.entries(module), self.tensors
+        if self.source in ("caffe", "keras"):
+            caffe.refuse_caffenet(module, self.layers)
+            tensors = caffe.converted(entries, tensors)
         return load(module, entries, tensors, input_shape)
 
 

@@ -5,7 +5,7 @@ trip is exact to the bit.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -61,23 +61,6 @@ class Entry(NamedTuple):
 
     def _sides(self, shape) -> tuple[int, int]:
         return shape[:2] if self.layout == "conv" else (self.side, self.side)
-
-
-def layer(
-    path, name, layout="conv", side=1, bias=True, roles=("weight", "bias")
-) -> Iterator[Entry]:
-    """The tensors of a convolution or a linear layer. roles: names of weights and biases."""
-    yield Entry(("params", *path, "kernel"), f"{name}.{roles[0]}", layout, side)
-    if bias:
-        yield Entry(("params", *path, "bias"), f"{name}.{roles[1]}")
-
-
-def batch_norm(path, gamma: str, beta: str, mean: str, var: str) -> Iterator[Entry]:
-    """The tensors of a BatchNorm, by their names in the other framework."""
-    yield Entry(("params", *path, "scale"), gamma)
-    yield Entry(("params", *path, "bias"), beta)
-    yield Entry(("batch_stats", *path, "mean"), mean)
-    yield Entry(("batch_stats", *path, "var"), var)
 
 
 def load(module, entries: Sequence[Entry], tensors, input_shape) -> dict[str, Any]:
@@ -138,50 +121,3 @@ def check(expected: Mapping[str, tuple], given: Mapping[str, tuple]) -> None:
     ]
     if parts:
         raise UserError(f"the weights do not fit the model: {', '.join(parts)}")
-
-
-class Network(NamedTuple):
-    """A network of another framework.
-
-    entries: a function of our module: its tensors. options: allowed values of our options that the
-    tensors do not show.
-    """
-
-    entries: Callable[[nn.Module], Iterator[Entry]]
-    options: Mapping[str, Sequence]
-
-
-def entries_of(framework: str, module: nn.Module, networks: Mapping[type, Network]) -> list[Entry]:
-    """The tensors of `module` in the files of a framework that has these networks.
-
-    Raises UserError unless one of the networks computes what `module` computes. All need ReLU,
-    published pooling, and no regulariser or dropout, scaled in training (weights for the other
-    scaling are larger by 1 / (1 - rate)).
-    """
-    if type(module) not in networks:
-        raise refuse(framework, type(module).__name__, [net.__name__ for net in networks])
-    entries, options = networks[type(module)]
-    options = {
-        **options,
-        "activation": ["relu"],
-        "regulariser": ["none", "dropout"],
-        "pooling": ["published"],
-    }
-    if module.regulariser == "dropout":
-        options["dropout_scaling"] = ["train"]
-    for option, allowed in options.items():
-        value = getattr(module, option, None)
-        if value is not None and value not in allowed:
-            raise UserError(
-                f"model.{option}={value}: {framework}'s {type(module).__name__} needs"
-                f" {' or '.join(map(str, allowed))}"
-            )
-    return list(entries(module))
-
-
-def refuse(framework: str, name: str, nets: Sequence[str]) -> UserError:
-    """The error for a network that a framework does not have."""
-    return UserError(
-        f"{framework} has no {name}: weights are exchanged for {', '.join(nets)}; for others give"
-        " the names of the tensors in a JSON file (docs/weights.md)"
-    )

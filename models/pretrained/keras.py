@@ -9,99 +9,47 @@ file. It is read as that network.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import flax.linen as nn
 import numpy as np
 
 from models import resnet, vgg
-from models.pretrained import config_fields
-from models.pretrained.caffe import VGG_MEAN, reverse_colours, units, without_biases
-from models.pretrained.entries import Entry, Network, batch_norm, entries_of, layer, refuse
-
-_ROLES = ("kernel", "bias")
+from models.pretrained.caffe import VGG_VIEW, resnet_layer
+from models.pretrained.frameworks import Framework, Network
 
 
-def _vgg(module) -> Iterator[Entry]:
-    for block, sizes in enumerate(vgg.VARIANTS[module.variant], 1):
-        for number in range(1, len(sizes) + 1):
-            name = f"block{block}_conv{number}"
-            yield from layer((f"conv{block}_{number}",), name, "same", roles=_ROLES)
-    for ours, theirs in (("fc6", "fc1"), ("fc7", "fc2"), ("fc8", "predictions")):
-        yield from layer((ours,), theirs, "rows", roles=_ROLES)
+def _vgg_layer(module, layer: str) -> str:
+    names = {"fc6": "fc1", "fc7": "fc2", "fc8": "predictions"}
+    return names.get(layer) or layer.replace("conv", "block").replace("_", "_conv")
 
 
-def _is_old(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether the names are those of the first file of ResNet50."""
-    return "bn_conv1.gamma" in tensors
+def _resnet_layer(module, layer: str, last: str) -> str:
+    """last: the name of the last layer."""
+    fixed = {"conv1": "conv1_conv", "bn1": "conv1_bn", "fc": last}
+    if layer in fixed:
+        return fixed[layer]
+    block, name = layer.split("/")
+    number = 0 if name.startswith("projection") else name[-1]
+    return f"{block.replace('_', '_block')}_{number}_{'bn' if 'bn' in name else 'conv'}"
 
 
-def _units(module, old: bool) -> Iterator[tuple[tuple, tuple, str, str]]:
-    """Path of each convolution and of its BatchNorm, and the names of both."""
-    if old:
-        yield ("conv1",), ("bn1",), "conv1", "bn_conv1"
-        for path, bn_path, name in units(module.depth):
-            yield path, bn_path, f"res{name}", f"bn{name}"
-        return
-    yield ("conv1",), ("bn1",), "conv1_conv", "conv1_bn"
-    numbers = {"conv1": 1, "conv2": 2, "conv3": 3, "projection": 0}
-    for path, bn_path, _ in units(module.depth):
-        stage, block = path[0].removeprefix("conv").split("_")
-        name = f"conv{stage}_block{block}_{numbers[path[1]]}"
-        yield path, bn_path, f"{name}_conv", f"{name}_bn"
-
-
-def _resnet(module, tensors) -> Iterator[Entry]:
-    old = _is_old(tensors)
-    for path, bn_path, name, bn in _units(module, old):
-        yield from layer(path, name, "same", bias=False, roles=_ROLES)
-        roles = ("gamma", "beta", "mean", "variance")
-        yield from batch_norm(bn_path, *(f"{bn}.{role}" for role in roles))
+def framework(tensors: Mapping[str, np.ndarray]) -> Framework:
+    """Keras's networks. tensors: those of the file, which show how old it is."""
+    is_first = "bn_conv1.gamma" in tensors  # the first file of ResNet50
     # The last layer has been called "probs", too.
-    last = "fc1000" if old else "probs" if "probs.kernel" in tensors else "predictions"
-    yield from layer(("fc",), last, "rows", roles=_ROLES)
-
-
-def name_map(module: nn.Module, tensors: Mapping[str, np.ndarray]) -> list[Entry]:
-    """Every tensor of `module` with its name in the Keras file of that network (`hdf5.read`).
-
-    tensors: those of the file, which show how old it is. Raises UserError if there is no such file:
-    another model, or options with which ours computes something else.
-    """
-    vgg_options = {"variant": ["D", "E"], "image_size": [224], "lrn": ["published", "none"]}
-    resnet_options = {"depth": [50, 101, 152], "stride": ["v1"], "shortcut": ["B"]}
-    resnet_options["pool1_padding"] = [_pool1_padding(tensors)]
+    last = "probs" if "probs.kernel" in tensors else "predictions"
     networks = {
-        vgg.VGG: Network(_vgg, vgg_options),
-        resnet.ResNet: Network(functools.partial(_resnet, tensors=tensors), resnet_options),
+        vgg.VGG: Network(
+            _vgg_layer,
+            VGG_VIEW,
+            {"image_size": 224},
+            {"variant": ["D", "E"], "lrn": ["published", "none"]},
+        ),
+        resnet.ResNet: Network(
+            resnet_layer if is_first else functools.partial(_resnet_layer, last=last),
+            VGG_VIEW,
+            {"stride": "v1", "pool1_padding": 0 if is_first else 1},
+            {"depth": [50, 101, 152], "shortcut": ["B"]},
+        ),
     }
-    return entries_of("Keras", module, networks)
-
-
-def _pool1_padding(tensors) -> int:
-    return 0 if _is_old(tensors) else 1
-
-
-def converted(module: nn.Module, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors for a network that takes red, green, blue and has no biases before BatchNorm."""
-    first = name_map(module, tensors)[0].key
-    tensors = reverse_colours(tensors, first, axis=2)
-    if isinstance(module, resnet.ResNet):
-        pairs = [(name, bn) for _, _, name, bn in _units(module, _is_old(tensors))]
-        tensors = without_biases(tensors, pairs)
-    return tensors
-
-
-def settings(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The config fields that belong to the Keras weights of the model in a config's section.
-
-    Raises UserError for a model without such a file.
-    """
-    if model["name"] == "vgg":
-        fields = {"model.image_size": 224, "model.dropout_scaling": "train"}
-    elif model["name"] == "resnet":
-        fields = {"model.stride": "v1", "model.pool1_padding": _pool1_padding(tensors)}
-    else:
-        raise refuse("Keras", model["name"], ["vgg", "resnet"])
-    return config_fields.view(VGG_MEAN, high=255.0) | fields
+    return Framework("Keras", networks, "{}.{}".format, layouts=("same", "rows"))

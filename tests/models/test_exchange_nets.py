@@ -34,11 +34,11 @@ def foreign(source, tensors=None, path="net", **more):
 @pytest.mark.parametrize(
     ("names", "net", "tensors", "some"),
     [
-        (caffe.name_map, BVLC_ALEXNET, 16, "conv1.weight conv5.bias fc8.weight"),
-        (caffe.name_map, VGG(variant="D"), 32, "conv1_1.weight conv5_3.bias fc8.weight"),
-        (caffe.name_map, VGG(variant="E"), 38, "conv5_4.bias"),
+        (caffe.FRAMEWORK.entries, BVLC_ALEXNET, 16, "conv1.weight conv5.bias fc8.weight"),
+        (caffe.FRAMEWORK.entries, VGG(variant="D"), 32, "conv1_1.weight conv5_3.bias fc8.weight"),
+        (caffe.FRAMEWORK.entries, VGG(variant="E"), 38, "conv5_4.bias"),
         (
-            caffe.name_map,
+            caffe.FRAMEWORK.entries,
             GoogLeNet(lrn="caffe"),
             2 * (57 + 1 + 2 * 3),
             "conv1/7x7_s2.weight conv2/3x3_reduce.bias inception_3a/5x5_reduce.weight"
@@ -46,53 +46,53 @@ def foreign(source, tensors=None, path="net", **more):
             " loss3/classifier.weight",
         ),
         (
-            caffe.name_map,
+            caffe.FRAMEWORK.entries,
             CAFFES_50,
             53 * 5 + 2,
             "conv1.weight bn_conv1.mean scale_conv1.bias res2a_branch1.weight"
             " bn4f_branch2c.variance scale5c_branch2a.weight fc1000.bias",
         ),
         (
-            caffe.name_map,
+            caffe.FRAMEWORK.entries,
             ResNet(depth=101, pool1_padding=0),
             104 * 5 + 2,
             "res2c_branch2a.weight res3b3_branch2a.weight bn4b22_branch2c.mean"
             " res5a_branch1.weight",
         ),
         (
-            caffe.name_map,
+            caffe.FRAMEWORK.entries,
             ResNet(depth=152, pool1_padding=0),
             155 * 5 + 2,
             "res3b7_branch2c.weight res4b35_branch2c.weight",
         ),
         (
-            lambda net: keras.name_map(net, {}),
+            keras.framework({}).entries,
             VGG(variant="D"),
             32,
             "block1_conv1.kernel block5_conv3.bias fc1.kernel fc2.bias predictions.kernel",
         ),
-        (lambda net: keras.name_map(net, {}), VGG(variant="E"), 38, "block5_conv4.kernel"),
+        (keras.framework({}).entries, VGG(variant="E"), 38, "block5_conv4.kernel"),
         (
-            lambda net: keras.name_map(net, {}),
+            keras.framework({}).entries,
             ResNet(depth=50),
             53 * 5 + 2,
             "conv1_conv.kernel conv1_bn.mean conv2_block1_0_conv.kernel conv2_block1_0_bn.gamma"
             " conv4_block6_3_bn.variance conv5_block3_1_conv.kernel predictions.bias",
         ),
         (
-            lambda net: keras.name_map(net, {"bn_conv1.gamma": 1}),
+            keras.framework({"bn_conv1.gamma": 1}).entries,
             CAFFES_50,
             53 * 5 + 2,
             "conv1.kernel bn_conv1.gamma res2a_branch1.kernel bn5c_branch2c.mean fc1000.kernel",
         ),
         (
-            lambda net: keras.name_map(net, {"probs.kernel": 1}),
+            keras.framework({"probs.kernel": 1}).entries,
             ResNet(depth=152),
             155 * 5 + 2,
             "conv4_block36_3_conv.kernel probs.kernel",
         ),
         (
-            timm.name_map,
+            timm.FRAMEWORK.entries,
             VGG(variant="A"),
             22,
             "features.0.weight features.18.bias pre_logits.fc1.weight pre_logits.fc2.bias"
@@ -271,7 +271,7 @@ def filled(entries, module, input_shape):
 
 
 def test_colours_are_reversed_and_biases_are_merged_into_the_mean(shallow):
-    tensors = filled(caffe.name_map(shallow), shallow, SHAPE)
+    tensors = filled(caffe.FRAMEWORK.entries(shallow), shallow, SHAPE)
     bias = np.arange(64, dtype=np.float32)
     with_bias = {**tensors, "conv1.bias": bias}
     actual = foreign("caffe", with_bias).variables(shallow, SHAPE)
@@ -290,7 +290,7 @@ def test_colours_are_reversed_and_biases_are_merged_into_the_mean(shallow):
 
 def test_a_keras_resnet_from_its_file(shallow, tmp_path):
     module = shallow.clone(pool1_padding=1)
-    tensors = filled(keras.name_map(module, {}), module, SHAPE)
+    tensors = filled(keras.framework({}).entries(module), module, SHAPE)
     biases = {
         key.replace(".kernel", ".bias"): np.full(array.shape[-1], 0.25, np.float32)
         for key, array in tensors.items()

@@ -26,7 +26,7 @@ def state_dict(module):
     ours = shapes(module, SHAPE)
     return {
         e.key: rng.normal(size=e.their_shape(ours[e.path])).astype(np.float32)
-        for e in torchvision.name_map(module)
+        for e in torchvision.FRAMEWORK.entries(module)
         if e.path
     }
 
@@ -60,7 +60,7 @@ def test_a_kernel_keeps_its_place_and_maps():
     ],
 )
 def test_the_list_names_every_tensor_once(net, tensors):
-    entries = torchvision.name_map(net)
+    entries = torchvision.FRAMEWORK.entries(net)
     paths = [e.path for e in entries if e.path]
     assert len({e.key for e in entries}) == len(entries) == tensors
     assert sorted(paths) == sorted(shapes(net, SHAPE))
@@ -113,4 +113,4 @@ def test_every_tensor_that_does_not_fit_is_named_in_one_line(module, state_dict)
 )
 def test_networks_that_torchvision_does_not_have_are_refused(net, message):
     with pytest.raises(UserError, match=message):
-        torchvision.name_map(net)
+        torchvision.FRAMEWORK.entries(net)

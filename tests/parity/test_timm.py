@@ -71,7 +71,8 @@ def test_names_of_larger_networks(name, module):
     source = names if "vgg" in name else torchvision
     ours = shapes(module, SHAPE)
     expected = {
-        e.key: e.their_shape(ours[e.path]) if e.path else () for e in source.name_map(module)
+        e.key: e.their_shape(ours[e.path]) if e.path else ()
+        for e in source.FRAMEWORK.entries(module)
     }
     actual = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
     assert actual == expected

@@ -93,5 +93,5 @@ def test_training_step(name, options, batch, side):
     constructor = tv.models.GoogLeNet if "blocks" in options else constructor
     net = random_net(constructor, **more, **options)
     variables = from_torchvision(module, arrays(net), (224, 224, 3))
-    entries = names.name_map(module)
+    entries = names.FRAMEWORK.entries(module)
     assert_same_training_step(module, variables, entries, net, images(batch, side))

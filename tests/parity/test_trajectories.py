@@ -33,12 +33,12 @@ MOMENTUM, DECAY = 0.9, 0.1
 
 def alexnet():
     module = AlexNet(10, variant="one_tower", regulariser="none", initializer="he", bias_start=0.1)
-    return module, tv.models.alexnet(num_classes=10, dropout=0.0), names.name_map(module)
+    return module, tv.models.alexnet(num_classes=10, dropout=0.0), names.FRAMEWORK.entries(module)
 
 
 def resnet18():
     module = ResNet(10, depth=18)
-    return module, tv.models.resnet18(num_classes=10), names.name_map(module)
+    return module, tv.models.resnet18(num_classes=10), names.FRAMEWORK.entries(module)
 
 
 def resnet20():

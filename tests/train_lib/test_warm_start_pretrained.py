@@ -186,7 +186,7 @@ def test_by_a_list_of_names_the_config_says_how_images_enter(root, tmp_path):
     config = config_of(root)
     config.preprocess.update({"mean": "given", "given_mean": MEAN, "deviation": DEVIATION})
     config.preprocess.high = 1.0
-    entries = pretrained.torchvision.name_map(ResNet(depth=18, num_classes=3))
+    entries = pretrained.torchvision.FRAMEWORK.entries(ResNet(depth=18, num_classes=3))
     names = {"/".join(entry.path[1:]): entry.key for entry in entries if entry.path}
     (tmp_path / "names.json").write_text(json.dumps(names))
     net = load_pretrained(config, root / "net.safetensors", tmp_path / "names.json")
