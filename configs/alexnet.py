@@ -42,16 +42,14 @@ Ablations (sec. 3.3, 3.4): --config.model.lrn=none, --config.model.pooling=non_o
 
 from ml_collections import ConfigDict
 
-from configs.common import base, choose, imagenet
+from configs.common import choose, imagenet
 
 ARGUMENTS = ("two_tower", "one_tower")
 
 
 def get_config(argument: str = "two_tower") -> ConfigDict:
     """The config of one of ARGUMENTS. Raises ValueError for any other."""
-    config = base()
-    imagenet(config)
-    config.model.name = "alexnet"
+    config = imagenet("alexnet")
     config.model.variant = choose("configs/alexnet.py", argument, ARGUMENTS)
     config.model.image_size = 224  # or 227, with view.size=227
     two = argument == "two_tower"

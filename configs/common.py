@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
-from configs.schema import base  # noqa: F401
+from configs.schema import base
 
 
 def choose(file: str, argument: str, arguments: Collection[str]) -> str:
@@ -16,13 +16,16 @@ def choose(file: str, argument: str, arguments: Collection[str]) -> str:
     return argument
 
 
-def imagenet(config: ConfigDict) -> None:
-    """Sets what the papers' ImageNet recipes share: 224x224 crops, flips, RGB values in 0..255.
+def imagenet(model: str) -> ConfigDict:
+    """A config with what the papers' ImageNet recipes share: 224x224 crops, flips, RGB in 0..255.
 
     Images have a shorter side of 256. Training crops at a random place, evaluation in the centre.
     """
+    config = base()
+    config.model.name = model
     config.dataset.name = "imagenet2012"
     config.view.update({"size": 224, "train_scale": (256, 256), "test_scale": 256})
     config.preprocess.high = 255.0
     config.augment.flip = True
     config.evaluate.batch_size = 128
+    return config

@@ -40,16 +40,14 @@ epochs, 3.3 after 220, 0.0 after 260, 2.0 at the end. With patches from 8 % of t
 
 from ml_collections import ConfigDict
 
-from configs.common import base, choose, imagenet
+from configs.common import choose, imagenet
 
 ARGUMENTS = ("lrn", "batch_norm")
 
 
 def get_config(argument: str = "lrn") -> ConfigDict:
     """The config of one of ARGUMENTS. Raises ValueError for any other."""
-    config = base()
-    imagenet(config)
-    config.model.name = "googlenet"
+    config = imagenet("googlenet")
     config.model.normalisation = choose("configs/googlenet.py", argument, ARGUMENTS)
     config.model.batch_norm = "per_device"  # or across_devices, with BatchNorm
     config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map

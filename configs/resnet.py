@@ -42,7 +42,7 @@ their central crops was 2.0 % at the end.
 
 from ml_collections import ConfigDict
 
-from configs.common import base, choose, imagenet
+from configs.common import choose, imagenet
 
 ARGUMENTS = (
     *("50", "18", "34", "101", "152"),
@@ -55,9 +55,7 @@ ARGUMENTS = (
 def get_config(argument: str = "50") -> ConfigDict:
     """The config of one of ARGUMENTS. Raises ValueError for any other."""
     choose("configs/resnet.py", argument, ARGUMENTS)
-    config = base()
-    imagenet(config)
-    config.model.name = "resnet"
+    config = imagenet("resnet")
     depth, _, variant = argument.removeprefix("plain-").partition("-")
     config.model.depth = int(depth)
     config.model.stride = "v1.5" if variant == "v1.5" else "v1"

@@ -55,16 +55,14 @@ the end. With Glorot's initialisation the loss was still that of guessing, 5.0, 
 
 from ml_collections import ConfigDict
 
-from configs.common import base, choose, imagenet
+from configs.common import choose, imagenet
 
 ARGUMENTS = ("D", "A", "A-LRN", "B", "C", "E", "B-5x5")
 
 
 def get_config(argument: str = "D") -> ConfigDict:
     """The config of one of ARGUMENTS. Raises ValueError for any other."""
-    config = base()
-    imagenet(config)
-    config.model.name = "vgg"
+    config = imagenet("vgg")
     config.model.variant = choose("configs/vgg.py", argument, ARGUMENTS)
     config.model.image_size = 224  # or another multiple of 32, with view.size
     config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map

@@ -44,9 +44,6 @@ class AlexNet(layers.Net):
     bias_start: of the biases in conv2, conv4, conv5, fc6 and fc7 (sec. 5: 1). The others start
         at 0.
 
-    class_map: larger images are allowed, and the logits are a map [batch, height, width, classes]
-    of the network applied at every place.
-
     Dropout acts on the outputs of fc6 and fc7 (sec. 4.2), in the one-tower network on their inputs.
     Raises ValueError for an image of another size, and for an lrn_over without effect.
     """

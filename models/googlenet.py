@@ -96,7 +96,6 @@ class GoogLeNet(layers.Net):
         with BatchNorm after every convolution, no biases there, no LRN, and 3x3 windows where the
         paper has 5x5. Its auxiliary heads pool as the paper's. torchvision's pool adaptively to
         4x4, so they differ in training.
-    batch_norm: "per_device" or "across_devices": the images over which BatchNorm normalises.
     lrn: "published" is AlexNet's (the paper gives no constants), none with normalisation
         "batch_norm".
     pooling: the published windows are 3x3, of stride 2, and of stride 1 in the modules.
@@ -104,10 +103,6 @@ class GoogLeNet(layers.Net):
         logits are sown as `auxiliary/aux1/logits`, `aux2`. The weights of their fc1 fit the size of
         the images with which the network is initialised.
     bias_start: of all biases but those of the three classifiers, which start at 0.
-
-    class_map: the logits are a map [batch, height, width, classes] of the network applied at every
-        place: pool5 takes windows as large as the map of an image of `image_size`. At that size the
-        map has one cell, equal to the vector.
 
     Dropout acts on the input of `fc` (40 %), and of the auxiliary classifiers (70 %). Raises
     ValueError for an image too small. The paper says nothing about the initialisation: it is that

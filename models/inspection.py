@@ -26,32 +26,40 @@ def activations(
     train: as in training: BatchNorm uses the statistics of the batch, and dropout drops. seed: of
     dropout.
     """
-    names: list[str] = []
-    module = on_one_device(module)
+
+    def named(layer, x, output):
+        return ("/".join(layer.path), output) if layer.path else None
+
+    options: dict[str, Any] = {"train": train}
+    if train:
+        options |= {"mutable": [*variables, "auxiliary"], "rngs": {"dropout": jax.random.key(seed)}}
+    return dict(_recorded(on_one_device(module), variables, images, named, options))
+
+
+def _recorded(module, variables, images, record, options) -> list[tuple[Any, jax.Array]]:
+    """What `record(layer, input, output)` returns for each call of a layer: (label, array) or None.
+
+    options: of module.apply.
+    """
+    labels = []
 
     def run(variables, images):
-        values = []
+        arrays = []
 
         def keep(next_call, args, kwargs, context):
             output = next_call(*args, **kwargs)
-            path = context.module.path
-            if context.method_name == "__call__" and path and isinstance(output, jax.Array):
-                names.append("/".join(path))
-                values.append(output)
+            if context.method_name == "__call__" and isinstance(output, jax.Array):
+                recorded = record(context.module, args[0], output)
+                if recorded:
+                    labels.append(recorded[0])
+                    arrays.append(recorded[1])
             return output
 
-        options: dict[str, Any] = {}
-        if train:
-            options = {
-                "mutable": [*variables, "auxiliary"],
-                "rngs": {"dropout": jax.random.key(seed)},
-            }
         with nn.intercept_methods(keep):
-            module.apply(variables, images, train=train, **options)
-        return values
+            module.apply(variables, images, **options)
+        return arrays
 
-    values = jax.jit(run)(variables, images)
-    return dict(zip(names, values, strict=True))
+    return list(zip(labels, jax.jit(run)(variables, images), strict=True))
 
 
 def on_one_device(module: nn.Module) -> nn.Module:
@@ -70,23 +78,15 @@ def first_input(
     None if there is no such layer. The layer's fields can be read (`layer.window`); it cannot be
     called.
     """
-    layers = []
+    seen = []
 
-    def run(variables, images):
-        values = []
+    def first(layer, x, output):
+        if seen or not wanted(layer):
+            return None
+        seen.append(layer)
+        return layer, x
 
-        def keep(next_call, args, kwargs, context):
-            if context.method_name == "__call__" and not values and wanted(context.module):
-                layers.append(context.module)
-                values.append(args[0])
-            return next_call(*args, **kwargs)
-
-        with nn.intercept_methods(keep):
-            module.apply(variables, images, train=False)
-        return values
-
-    values = jax.jit(run)(variables, images)
-    return (layers[0], values[0]) if values else None
+    return next(iter(_recorded(module, variables, images, first, {"train": False})), None)
 
 
 def activated(outputs: Mapping[str, Any], layer: str) -> str:

@@ -12,17 +12,7 @@ from ml_collections import ConfigDict
 
 from configs.rules import Rule, choice
 from errors import UserError
-from models import (
-    alexnet,
-    cuda_convnet,
-    googlenet,
-    layers,
-    lenet,
-    maxout,
-    mlp,
-    resnet,
-    vgg,
-)
+from models import alexnet, cuda_convnet, googlenet, layers, lenet, maxout, mlp, resnet, vgg
 
 MODELS: dict[str, type[layers.Net]] = {
     "lenet5": lenet.LeNet5,

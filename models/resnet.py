@@ -31,10 +31,10 @@ class Block(nn.Module):
 
     maps: int
     stride: int
-    bottleneck: bool
     shortcut: str
-    stride_at: int
     zero_gamma: bool
+    bottleneck: bool = False
+    stride_at: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, build: layers.Builder) -> jax.Array:
@@ -76,11 +76,7 @@ class _Stages(layers.Net):
         "C": projections everywhere (sec. 3.3, 4.1); "none": the plain network without shortcuts.
     zero_gamma: each block's last BatchNorm starts with gamma 0, so that blocks start as
         identities (Goyal 2017; not in this paper).
-    batch_norm: BatchNorm uses the statistics of the images "per_device" or "across_devices".
-    class_map: the network is applied at every place of a larger image ("the fully-convolutional
-        form", sec. 3.4), and the logits are a map [batch, height, width, classes]. The windows of
-        the last pooling are as large as the last map of an image of `image_size`. For an image of
-        this size the map has one cell, which is equal to the usual logits.
+    class_map: "the fully-convolutional form" of sec. 3.4.
     """
 
     initializer: str = "he"
@@ -91,10 +87,11 @@ class _Stages(layers.Net):
     image_size: int = 224
 
     @nn.nowrap
-    def stages(self, x, build, maps, blocks, bottleneck=False, stride_at=1) -> jax.Array:
+    def stages(self, x, build, maps, blocks, **options) -> jax.Array:
         """Blocks named conv2_1, conv2_2, ...
 
-        maps: number of maps in the first stage. blocks: number of blocks in each stage.
+        maps: number of maps in the first stage. blocks: number of blocks in each stage. options:
+        `Block`'s bottleneck, stride_at.
         """
         if self.shortcut == "none" and self.zero_gamma:
             raise ValueError(
@@ -106,10 +103,9 @@ class _Stages(layers.Net):
                 x = Block(
                     maps=maps * 2**stage,
                     stride=2 if stage > 0 and number == 0 else 1,
-                    bottleneck=bottleneck,
                     shortcut=self.shortcut,
-                    stride_at=stride_at,
                     zero_gamma=self.zero_gamma,
+                    **options,
                     name=f"conv{stage + 2}_{number + 1}",
                 )(x, build)
         return x
@@ -132,7 +128,7 @@ class ResNet(_Stages):
     Options in addition to those of `layers.Net`:
 
     depth: a key of `DEPTHS`.
-    shortcut, zero_gamma, batch_norm, class_map: see `_Stages`. In the paper's table 2, 18 and 34
+    shortcut, zero_gamma, class_map: see `_Stages`. In the paper's table 2, 18 and 34
         layers have shortcut A, and thus as many parameters as the plain networks; 50 and more
         layers have B. ResNet-18 and -34 of other projects have B.
     stride: the convolution with stride 2, in bottlenecks that halve the map: "v1" the first 1x1
@@ -165,7 +161,8 @@ class ResNet(_Stages):
         x = build.conv(x, 64, 7, "conv1", bias=None, strides=2, padding=3)
         x = build.activate(build.batch_norm(x, "bn1"), "conv1")
         x = build.pool(x, "pool1", "max", 3, 2, **padding)
-        x = self.stages(x, build, 64, blocks, bottleneck, 1 if self.stride == "v1" else 2)
+        stride_at = 1 if self.stride == "v1" else 2
+        x = self.stages(x, build, 64, blocks, bottleneck=bottleneck, stride_at=stride_at)
         side = build.pooled_size(_halved(self.image_size), 3, 2, **padding)
         return self.classify(x, build, _halved(side, times=3))
 
@@ -178,7 +175,7 @@ class CifarResNet(_Stages):
     Options in addition to those of `layers.Net`:
 
     depth: 6 n + 2, one of `CIFAR_DEPTHS`.
-    shortcut, zero_gamma, batch_norm, class_map: see `_Stages`. The paper uses shortcut A, so that
+    shortcut, zero_gamma, class_map: see `_Stages`. The paper uses shortcut A, so that
         residual and plain networks have the same number of parameters.
 
     A regulariser acts on the input of `fc`; the paper has none.

@@ -5,12 +5,12 @@ Connections are LeCun's (biases are counted). The receptive field is in input pi
 longest path to the layer.
 """
 
-import dataclasses
 import math
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from models import graph, parameter_tables
 
@@ -39,34 +39,22 @@ def describe(module: nn.Module, name: str, input_shape: tuple[int, int, int]) ->
     return description
 
 
-@dataclasses.dataclass
-class _Field:
-    """A unit's receptive field, and the distance to that of the next unit, in pixels."""
-
-    size: tuple[int, int] = (1, 1)
-    step: tuple[int, int] = (1, 1)
-
-
-def _receptive_fields(calls: list[graph.Call]) -> list[_Field]:
-    """The receptive field of each call, along the longest path."""
-    fields = {graph.IMAGE: _Field()}
+def _receptive_fields(calls: list[graph.Call]) -> list[np.ndarray]:
+    """For each call, int [2, 2]: height and width of a unit's receptive field, along the longest
+    path, and the distances to that of the next unit, in pixels."""
+    fields = {graph.IMAGE: np.ones((2, 2), int)}
     for number, call in enumerate(calls):
         inputs = [fields[feeder] for feeder in call.feeders]
+        size, step = np.max([np.zeros((2, 2), int), *inputs], axis=0)
         cost = call.layer.cost(call.in_shape, call.out_shape)
-        size, step = (
-            tuple(map(max, *values, (0, 0)))
-            for values in ([f.size for f in inputs], [f.step for f in inputs])
-        )
-        fields[number] = _Field(
-            tuple(n + (w - 1) * s for n, w, s in zip(size, cost.window, step, strict=True)),
-            tuple(s * by for s, by in zip(step, cost.stride, strict=True)),
-        )
+        window, stride = np.array(cost.window), np.array(cost.stride)
+        fields[number] = np.array([size + (window - 1) * step, step * stride])
     return [fields[number] for number in range(len(calls))]
 
 
 def _rows(calls: list[graph.Call], variables) -> list[dict[str, Any]]:
     rows = []
-    for call, field in zip(calls, _receptive_fields(calls), strict=True):
+    for call, (size, step) in zip(calls, _receptive_fields(calls), strict=True):
         leaves = jax.tree.leaves(graph.parameters_of(call.layer, variables.get("params", {})))
         cost = call.layer.cost(call.in_shape, call.out_shape)
         rows.append(
@@ -77,8 +65,8 @@ def _rows(calls: list[graph.Call], variables) -> list[dict[str, Any]]:
                 "params": sum(math.prod(leaf.shape) for leaf in leaves),
                 "macs": cost.macs,
                 "connections": cost.connections,
-                "receptive_field": max(field.size),
-                "stride": max(field.step),
+                "receptive_field": int(size.max()),
+                "stride": int(step.max()),
             }
         )
     return rows

@@ -33,10 +33,6 @@ class VGG(layers.Net):
     lrn: acts after conv1_1. "published" is AlexNet's for A-LRN, and none for the others.
     pooling: the published windows are 2x2, of stride 2.
 
-    class_map: larger images are allowed, and the logits are a map [batch, height, width, classes]
-    of the network applied at every place (sec. 3.2). At image_size the map has one cell, equal to
-    the vector.
-
     Dropout acts on the outputs of fc6 and fc7. Raises ValueError for an image of another size.
     """
 

@@ -10,27 +10,14 @@ shapes leave the batch out: (height, width, channels) or (features,).
 # ruff: noqa: F401  (the names are for the users of the package)
 
 from configs.rules import FRACTION, NUMBER
-from models.layers.activations import (
-    ACTIVATIONS,
-    Activation,
-    leaky_relu,
-    maxout,
-    prelu,
-    scaled_tanh,
-)
+from models.layers.activations import ACTIVATIONS, Activation, leaky_relu, maxout, scaled_tanh
 from models.layers.builder import BATCH_NORM, LRN, POOLING, Builder
 from models.layers.convolution import Conv, FullyConnected, LocalConv, TableConv
-from models.layers.cost import Cost
-from models.layers.dropping import (
-    DropConnect,
-    Dropout,
-    Standout,
-    placed,
-)
-from models.layers.extent import Extents, padded
+from models.layers.dropping import DropConnect, Dropout, Standout, placed
 from models.layers.extent import mask as inside
+from models.layers.extent import padded
+from models.layers.extent import valid as valid_sizes
 from models.layers.initializers import Init
-from models.layers.kernels import convolve
 from models.layers.net import Net, check_size
 from models.layers.normalization import (
     LRN_VARIANTS,

@@ -90,7 +90,11 @@ class Builder:
         return activations.Activation(self.network.activation, self.pieces, name=name)(x, shortcut)
 
     def batch_norm(self, x: jax.Array, name: str, **options: Any) -> jax.Array:
-        """Batch normalisation with the network's option `batch_norm`. options: of `BatchNorm`."""
+        """Batch normalisation over the images that the network's option `batch_norm` says.
+
+        "per_device": each device normalises its images; "across_devices": those of all devices.
+        options: of `BatchNorm`.
+        """
         across = self.network.batch_norm == "across_devices"
         return BatchNorm(
             use_running_average=not self.train,
@@ -160,13 +164,7 @@ class Builder:
         options: window, initializer, bias_start of `FullyConnected`.
         """
         features *= self.pieces
-        if self.network.regulariser == "dropconnect" and drop != "nothing":
-            return self._drop_connect(x, features, name, self.network.activation, **options)
-        if drop == "input":
-            x = self.drop(x, name)
-        before = self._fully_connected(x, features, name, **options)
-        y = self.activate(before, name)
-        return self.drop(y, name, before) if drop == "output" else y
+        return self._fully_connected(x, features, name, drop, self.network.activation, **options)
 
     def classifier(
         self, x: jax.Array, name: str, drop: str = "nothing", **options: Any
@@ -176,12 +174,25 @@ class Builder:
         drop: "input" or "nothing". options: as in `hidden`.
         """
         classes = self.network.num_classes
-        if self.network.regulariser == "dropconnect" and drop == "input":
-            y = self._drop_connect(x, classes, name, None, **options)
-        else:
-            x = self.drop(x, name) if drop == "input" else x
-            y = self._fully_connected(x, classes, name, **options)
-        return y.astype(jnp.float32)
+        return self._fully_connected(x, classes, name, drop, None, **options).astype(jnp.float32)
+
+    def _fully_connected(self, x, features, name, drop, activation, **options) -> jax.Array:
+        network = self.network
+        options = {"initializer": self.init, "dtype": network.dtype, "name": name} | options
+        if network.regulariser == "dropconnect" and drop != "nothing":
+            return DropConnect(
+                features,
+                **options,
+                rate=self.drop_rate,
+                activation=activation,
+                pieces=self.pieces,
+                inference=network.dropconnect_inference,
+                samples=network.dropconnect_samples,
+            )(x, self.train, self.drop_scale)
+        x = self.drop(x, name) if drop == "input" else x
+        before = FullyConnected(features, **options)(x)
+        y = self.activate(before, name) if activation else before
+        return self.drop(y, name, before) if drop == "output" else y
 
     def pooled_classifier(
         self, x: jax.Array, pool: str, name: str, window: int | None, **options: Any
@@ -219,21 +230,3 @@ class Builder:
             standout = Standout(alpha, beta, name=f"{name}_standout")
             return standout(x, before, self.train, self.drop_scale)
         return x
-
-    def _fully_connected(self, x, features, name, **options):
-        return FullyConnected(features, **self._shared(options), name=name)(x)
-
-    def _drop_connect(self, x, features, name, activation, **options):
-        return DropConnect(
-            features,
-            **self._shared(options),
-            rate=self.drop_rate,
-            activation=activation,
-            pieces=self.pieces,
-            inference=self.network.dropconnect_inference,
-            samples=self.network.dropconnect_samples,
-            name=name,
-        )(x, self.train, self.drop_scale)
-
-    def _shared(self, options: dict) -> dict:
-        return {"initializer": self.init, "dtype": self.network.dtype} | options

@@ -4,6 +4,7 @@ Parameters are float32; `dtype` is the dtype of the computation. Padding is expl
 of PyTorch.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from models.layers.cost import Cost, before
+from models.layers.cost import Cost, before, weighted_cost
 from models.layers.initializers import Init
 from models.layers.kernels import convolve
 
@@ -30,15 +31,13 @@ class Conv(nn.Conv):
     conv_general_dilated: Callable | None = convolve
 
     def cost(self, in_shape, out_shape) -> Cost:
-        window = tuple(self.kernel_size)
-        stride = (self.strides,) * 2 if isinstance(self.strides, int) else self.strides
-        fan_in = math.prod(window) * in_shape[-1] // self.feature_group_count
-        units = math.prod(out_shape)
-        return Cost(
-            macs=units * fan_in,
-            connections=units * (fan_in + self.use_bias),
-            window=window,
-            stride=tuple(stride or (1, 1)),
+        strides = self.strides or 1
+        return weighted_cost(
+            out_shape,
+            math.prod(self.kernel_size) * in_shape[-1] // self.feature_group_count,
+            self.use_bias,
+            window=tuple(self.kernel_size),
+            stride=(strides,) * 2 if isinstance(strides, int) else tuple(strides),
             before=before(self.padding),
         )
 
@@ -66,17 +65,13 @@ class TableConv(nn.Module):
         fan_in = np.array([window * len(self.table[m]) for _, m in pairs], np.float32)
         seen_by = np.bincount([i for i, _ in pairs], minlength=x.shape[-1])
         fan_out = np.array([window * seen_by[i] for i, _ in pairs], np.float32)
-
-        def kernel_init(key, shape, dtype=jnp.float32):
-            return self.initializer.draw(key, shape, fan_in, fan_out, dtype)
-
-        kernel = self.param("kernel", kernel_init, (*self.kernel_size, len(pairs)))
+        draw = functools.partial(self.initializer.draw, fan_in=fan_in, fan_out=fan_out)
+        kernel = self.param("kernel", draw, (*self.kernel_size, len(pairs)))
         bias = self.param("bias", nn.initializers.zeros, (len(self.table),))
         # The computation uses a dense kernel: position (input, output) has the slice of its pair,
         # or the zero slice that is appended at the end.
         slot = np.full((x.shape[-1], len(self.table)), len(pairs))
-        for n, (i, m) in enumerate(pairs):
-            slot[i, m] = n
+        slot[tuple(zip(*pairs, strict=True))] = range(len(pairs))
         dense = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1)))[:, :, slot]
         x, dense, bias = nn.dtypes.promote_dtype(x, dense, bias, dtype=self.dtype)
         y = convolve(x, dense, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -115,13 +110,9 @@ class LocalConv(nn.Module):
             size + sum(pad) - k + 1
             for size, pad, k in zip(x.shape[1:3], pads, (kh, kw), strict=True)
         )
-
-        def kernel_init(key, shape, dtype=jnp.float32):
-            window = kh * kw
-            return self.initializer.draw(key, shape, window * shape[-2], window * shape[-1], dtype)
-
+        fans = {"fan_in": kh * kw * x.shape[-1], "fan_out": kh * kw * self.features}
         shape = (out_h, out_w, kh, kw, x.shape[-1], self.features)
-        kernel = self.param("kernel", kernel_init, shape)
+        kernel = self.param("kernel", functools.partial(self.initializer.draw, **fans), shape)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (out_h, out_w, self.features))
@@ -138,14 +129,9 @@ class LocalConv(nn.Module):
         return y if bias is None else y + bias
 
     def cost(self, in_shape, out_shape) -> Cost:
-        fan_in = math.prod(self.kernel_size) * in_shape[-1]
-        units = math.prod(out_shape)
-        return Cost(
-            macs=units * fan_in,
-            connections=units * (fan_in + self.use_bias),
-            window=tuple(self.kernel_size),
-            before=before(self.padding),
-        )
+        fan_in, window = math.prod(self.kernel_size) * in_shape[-1], tuple(self.kernel_size)
+        pads = before(self.padding)
+        return weighted_cost(out_shape, fan_in, self.use_bias, window=window, before=pads)
 
 
 class FullyConnected(nn.Module):
@@ -177,8 +163,7 @@ class FullyConnected(nn.Module):
         else:
             fan_in = math.prod(in_shape)
             window = tuple(in_shape[:2]) if len(in_shape) == 3 else (1, 1)
-        units = math.prod(out_shape)
-        return Cost(units * fan_in, units * (fan_in + self.use_bias), window)
+        return weighted_cost(out_shape, fan_in, self.use_bias, window=window)
 
 
 def weights_and_input(layer, x: jax.Array):
@@ -197,11 +182,8 @@ def weights_and_input(layer, x: jax.Array):
                 f" but its input is {x.shape[1]}x{x.shape[2]}"
             )
         shape = (layer.window, layer.window, x.shape[-1], layer.features)
-
-    def kernel_init(key, shape, dtype=jnp.float32):
-        return layer.initializer.draw(key, shape, math.prod(shape[:-1]), shape[-1], dtype)
-
-    kernel = layer.param("kernel", kernel_init, shape)
+    fans = {"fan_in": math.prod(shape[:-1]), "fan_out": shape[-1]}
+    kernel = layer.param("kernel", functools.partial(layer.initializer.draw, **fans), shape)
     bias = None
     if layer.use_bias:
         start = nn.initializers.constant(layer.bias_start)

@@ -1,6 +1,7 @@
 """The cost of one application of a layer to one example; `models.summary` reads it."""
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,19 @@ class Cost:
     before: tuple[int, int] = (0, 0)
 
 
+def weighted_cost(out_shape, fan_in: int, use_bias: bool, **geometry) -> Cost:
+    """The cost of units with `fan_in` weights each. geometry: the other fields of `Cost`."""
+    units = math.prod(out_shape)
+    return Cost(units * fan_in, units * (fan_in + use_bias), **geometry)
+
+
 def before(padding) -> tuple[int, int]:
     """`Cost.before` of a padding: a number; or for each axis a number or a pair (before, after)."""
     if isinstance(padding, int):
         return padding, padding
     return tuple(side if isinstance(side, int) else side[0] for side in padding)
+
+
+def not_counted(layer, in_shape, out_shape) -> Cost:
+    """The `cost` of a normalisation."""
+    return Cost(macs=0, connections=None)

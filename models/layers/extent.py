@@ -12,46 +12,33 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-_current: contextvars.ContextVar["Extents | None"] = contextvars.ContextVar("extents", default=None)
-
-
-class Extents:
-    """The valid part, at the top left, of every map of a network: int32 [batch, 2], height, width.
-
-    Stored by the size of the whole map: in two maps of the same size the same part is valid,
-    because layers change the sizes of both in the same way.
-    """
-
-    def __init__(self, shape: tuple[int, int], sizes: jax.Array):
-        self._sizes = {tuple(shape): sizes}
-
-    def of(self, x: jax.Array) -> jax.Array:
-        """The valid sizes of a map [batch, h, w, channels] that is a layer's output."""
-        return self._sizes[x.shape[1:3]]
-
-    def note(self, shape: tuple[int, int], sizes: jax.Array) -> None:
-        """Stores that maps of `shape` are valid in `sizes`."""
-        self._sizes[tuple(shape)] = sizes
+# The valid sizes, int32 [batch, 2], of the maps of a network, by the size of the whole map: in two
+# maps of the same size the same part is valid, because layers change the sizes of both in the same
+# way.
+_sizes: contextvars.ContextVar[dict | None] = contextvars.ContextVar("sizes", default=None)
 
 
 @contextlib.contextmanager
 def padded(shape: tuple[int, int], sizes: jax.Array):
     """A context in which only `sizes` of the images [batch, *shape, channels] are valid.
 
-    sizes: int32 [batch, 2]. Gives the `Extents`. All layers must keep the geometry of an image:
-    convolutions, pooling, and fully connected layers with a window.
+    sizes: int32 [batch, 2], height and width at the top left. All layers must keep the geometry of
+    an image: convolutions, pooling, and fully connected layers with a window.
     """
-    token = _current.set(Extents(shape, sizes))
+    token = _sizes.set({tuple(shape): sizes})
     try:
-        yield _current.get()
+        yield
     finally:
-        _current.reset(token)
+        _sizes.reset(token)
 
 
 def valid(x: jax.Array) -> jax.Array | None:
-    """The valid sizes [batch, 2] of a map; None outside of `padded`, where everything is valid."""
-    extents = _current.get()
-    return extents and extents.of(x)
+    """The valid sizes [batch, 2] of a layer's output [batch, h, w, channels].
+
+    None outside of `padded`, where everything is valid.
+    """
+    sizes = _sizes.get()
+    return sizes and sizes[x.shape[1:3]]
 
 
 def mask(shape: tuple[int, int], sizes: jax.Array) -> jax.Array:
@@ -71,8 +58,7 @@ def follow(x: jax.Array, y: jax.Array, *change: Callable) -> None:
 
     change: functions from a size in x to the size in y, for each axis or one for both.
     """
-    extents = _current.get()
-    if extents is not None:
-        sizes = extents.of(x)
+    sizes = valid(x)
+    if sizes is not None:
         both = [rule(sizes[:, axis]) for axis, rule in enumerate(change * (2 // len(change)))]
-        extents.note(y.shape[1:3], jnp.stack(both, axis=1))
+        _sizes.get()[y.shape[1:3]] = jnp.stack(both, axis=1)

@@ -33,13 +33,13 @@ class Init:
 
     def draw(self, key, shape, fan_in, fan_out, dtype=jnp.float32) -> jax.Array:
         """Draws `shape` for units with these fans: numbers, or arrays that broadcast to it."""
-        if self.name in ("gaussian", "he", "he_fan_out"):
-            if self.name == "gaussian":
-                deviation = self.scale
-            else:
-                fan = fan_in if self.name == "he" else fan_out
-                deviation = (2.0 / ((1.0 + self.slope**2) * fan)) ** 0.5
-            return deviation * jax.random.normal(key, shape, dtype)
+        deviations = {
+            "gaussian": lambda: self.scale,
+            "he": lambda: (2.0 / ((1.0 + self.slope**2) * fan_in)) ** 0.5,
+            "he_fan_out": lambda: (2.0 / ((1.0 + self.slope**2) * fan_out)) ** 0.5,
+        }
+        if self.name in deviations:
+            return deviations[self.name]() * jax.random.normal(key, shape, dtype)
         bounds = {
             "uniform": lambda: self.scale,
             "glorot": lambda: (6.0 / (fan_in + fan_out)) ** 0.5,

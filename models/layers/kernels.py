@@ -185,17 +185,8 @@ def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
     return total[:, top : top + height, left : left + width]
 
 
-_CACHE_BYTES = 2**20  # limit for a chunk of images and their gradients: about a core's cache
-_MIN_IMAGES = 8
-
-
-def _images_per_chunk(image_bytes: int, sum_bytes: int) -> int:
-    """The number of images in a chunk.
-
-    A chunk fits in the cache, except where the kernel is so large that adding the sums of the
-    chunks would take longer.
-    """
-    return max(_MIN_IMAGES, max(_CACHE_BYTES, 4 * sum_bytes) // image_bytes)
+# Limit for a chunk of images and their gradients: about a core's cache.
+_CACHE_BYTES = 2**20
 
 
 def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
@@ -234,10 +225,10 @@ def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
             preferred_element_type=wide,
         )
 
-    size = _images_per_chunk(
-        math.prod(x.shape[1:]) * x.dtype.itemsize + math.prod(g.shape[1:]) * g.dtype.itemsize,
-        kh * kw * channels * features * wide.itemsize,
-    )
+    # Chunks are larger where adding the sums of small ones would take longer.
+    sum_bytes = kh * kw * channels * features * wide.itemsize
+    image_bytes = sum(math.prod(t.shape[1:]) * t.dtype.itemsize for t in (x, g))
+    size = max(8, max(_CACHE_BYTES, 4 * sum_bytes) // image_bytes)
     if not isinstance(batch, int) or batch < 2 * size:  # not an int: an export for any batch size
         total = part(x, g)
     else:
@@ -320,49 +311,27 @@ def convolve(x, kernel, window_strides, padding, **kwargs) -> jax.Array:
 
 
 def _convolve(
-    x,
-    kernel,
-    window_strides,
-    padding,
-    lhs_dilation=None,
-    rhs_dilation=None,
-    dimension_numbers=_NHWC,
-    feature_group_count=1,
-    precision=None,
+    x, kernel, window_strides, padding, *, feature_group_count=1, precision=None, **options
 ) -> jax.Array:
-    spread, gaps = tuple(lhs_dilation or (1, 1)), tuple(rhs_dilation or (1, 1))
-    if not isinstance(padding, str):
-        height, width = x.shape[1:3]
-        sides = [(k - 1) * gap + 1 for k, gap in zip(kernel.shape[:2], gaps, strict=True)]
-        sizes = [
-            (n - 1) * s + 1 + sum(pad)
-            for n, s, pad in zip((height, width), spread, padding, strict=True)
-        ]
-        if any(size < side for size, side in zip(sizes, sides, strict=True)):
-            raise ValueError(
-                f"the image is too small: a map of {height}x{width} is smaller than its kernel of"
-                f" {sides[0]}x{sides[1]}"
-            )
-    if isinstance(padding, str) or spread != (1, 1) or gaps != (1, 1) or x.shape[0] == 0:
+    dilations = {options.get("lhs_dilation"), options.get("rhs_dilation")}
+    if isinstance(padding, str) or not dilations <= {None, (1, 1)} or x.shape[0] == 0:
+        options = {"dimension_numbers": _NHWC, "precision": precision, **options}
         return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            dimension_numbers,
-            feature_group_count,
-            precision=precision,
+            x, kernel, window_strides, padding, feature_group_count=feature_group_count, **options
+        )
+    size, window = x.shape[1:3], kernel.shape[:2]
+    if any(n + sum(pad) < k for n, pad, k in zip(size, padding, window, strict=True)):
+        raise ValueError(
+            f"the image is too small: a map of {size[0]}x{size[1]} is smaller than its kernel of"
+            f" {window[0]}x{window[1]}"
         )
     # Negative padding is cut off first: on JAX 0.11.2 XLA convolves with it wrongly.
     x = _pad(x, [(min(low, 0), min(high, 0)) for low, high in padding])
-    padding = [(max(low, 0), max(high, 0)) for low, high in padding]
     geometry = Geometry(
         size=tuple(x.shape[1:3]),
-        kernel=tuple(kernel.shape[:2]),
+        kernel=tuple(window),
         strides=tuple(window_strides or (1, 1)),
-        padding=tuple(map(tuple, padding)),
+        padding=tuple((max(low, 0), max(high, 0)) for low, high in padding),
         groups=feature_group_count,
         precision=precision,
     )

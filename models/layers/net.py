@@ -18,7 +18,12 @@ class Net(nn.Module):
     device_axis: name of the axis of devices, for BatchNorm across devices.
 
     `configs.schema` explains the other options, which every network has. A subclass adds its own
-    options with `option`. Its docstring states where the regulariser is applied.
+    options with `option`. Its docstring states where the regulariser is applied. Options of several
+    networks: `lrn`, `pooling` and `batch_norm`, see `Builder`.
+
+    class_map, of some networks: the network is applied at every place of a larger image, and the
+        logits are a map [batch, height, width, classes] (Simonyan & Zisserman 2015, sec. 3.2). For
+        an image of `image_size` the map has one cell, which is equal to the usual logits.
     """
 
     num_classes: int = 1000

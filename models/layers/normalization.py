@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from models.layers import extent
-from models.layers.cost import Cost
+from models.layers.cost import not_counted
 
 # The three common readings of AlexNet's n=5, alpha=1e-4, beta=0.75: (k, factor on the sum of
 # squares). paper: Krizhevsky 2012, sec. 3.3, to the letter. cuda_convnet: the author's code, which
@@ -49,8 +49,7 @@ class LocalResponseNorm(nn.Module):
         ).reshape(x.shape)
         return (x * _power(self.k + self.alpha * total, self.beta)).astype(dtype)
 
-    def cost(self, in_shape, out_shape) -> Cost:
-        return Cost(macs=0, connections=None)
+    cost = not_counted
 
 
 def alexnet_norm(
@@ -84,9 +83,7 @@ class LocalResponseNormWithinMap(nn.Module):
         total = sum(rows[:, :, i : i + width] for i in range(self.size))
         return (x * _power(self.k + self.alpha * total, self.beta)).astype(dtype)
 
-    def cost(self, in_shape, out_shape) -> Cost:
-        # Each output sees a window, which published receptive fields do not count.
-        return Cost(macs=0, connections=None)
+    cost = not_counted  # an output sees a window, which published receptive fields do not count
 
 
 class BatchNorm(nn.BatchNorm):
@@ -99,5 +96,4 @@ class BatchNorm(nn.BatchNorm):
     momentum: float = 0.9
     epsilon: float = 1e-5
 
-    def cost(self, in_shape, out_shape) -> Cost:
-        return Cost(macs=0, connections=None)
+    cost = not_counted

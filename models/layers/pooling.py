@@ -30,12 +30,17 @@ def output_size(size: int, window: int, stride: int, padding: int, ceil: bool) -
     return count - ((count - 1) * stride >= size + padding)  # sizes may be arrays, too
 
 
-def _reduce_windows(op, x, window: int, stride: int, out_h: int, out_w: int) -> jax.Array:
-    """op over each window: first along rows, then along columns, with 2 * window operands.
+def _first_maximum(a, b):
+    """The maximum (NaN if a or b is). If a = b, the gradient goes to a, as in max pooling."""
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
-    The operands are strided slices, whose gradients are padded sums. `lax.reduce_window` is slower
-    on a CPU, most of all the gradient of its maximum, select-and-scatter. Milliseconds on one core
-    of an Intel Xeon (AVX-512), jaxlib 0.12.0.1, forward / forward and backward:
+
+def _in_slices(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Array:
+    """Maxima or sums of the windows: first along rows, then along columns, by strided slices.
+
+    The gradients of slices are padded sums. `lax.reduce_window` is slower on a CPU, most of all the
+    gradient of its maximum, select-and-scatter. Milliseconds on one core of an Intel Xeon
+    (AVX-512), jaxlib 0.12.0.1, forward / forward and backward:
 
         maximum            slices        reduce_window
         8x112x112x64, 3/2  3.3 / 18.4     10.6 / 114.2
@@ -43,23 +48,13 @@ def _reduce_windows(op, x, window: int, stride: int, out_h: int, out_w: int) -> 
         4x224x224x64, 2/2  2.3 / 22.8      3.2 / 153.7
         8x28x28x192, 3/1   1.3 /  4.7      7.4 /  66.5
     """
-    for axis, count in ((2, out_w), (1, out_h)):
+    start, op = (-jnp.inf, _first_maximum) if kind == "max" else (0.0, jnp.add)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=start)
+    for axis, count in ((2, out_size[1]), (1, out_size[0])):
         span = stride * (count - 1) + 1
         slices = [lax.slice_in_dim(x, i, i + span, stride, axis=axis) for i in range(window)]
         x = functools.reduce(op, slices)
     return x
-
-
-def _first_maximum(a, b):
-    """The maximum (NaN if a or b is). If a = b, the gradient goes to a, as in max pooling."""
-    return jnp.where((a >= b) | jnp.isnan(a), a, b)
-
-
-def _in_slices(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Array:
-    """Maxima or sums of the windows, by strided slices."""
-    start, op = (-jnp.inf, _first_maximum) if kind == "max" else (0.0, jnp.add)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=start)
-    return _reduce_windows(op, x, window, stride, *out_size)
 
 
 def _reduced(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Array:
@@ -85,31 +80,29 @@ def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> ja
 
 
 def _pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> jax.Array:
-    height, width = x.shape[1:3]
-    out_h = output_size(height, window, stride, padding, ceil)
-    out_w = output_size(width, window, stride, padding, ceil)
-    if out_h < 1 or out_w < 1:
+    size = x.shape[1:3]
+    out_size = [output_size(n, window, stride, padding, ceil) for n in size]
+    if min(out_size) < 1:
         raise ValueError(
-            f"the image is too small: a map of {height}x{width} is smaller than its window of"
+            f"the image is too small: a map of {size[0]}x{size[1]} is smaller than its window of"
             f" {window}x{window}"
         )
-    after_h = max(0, (out_h - 1) * stride + window - height - padding)
-    after_w = max(0, (out_w - 1) * stride + window - width - padding)
-    pads = ((padding, after_h), (padding, after_w))
+    spans = [(count - 1) * stride + window for count in out_size]
+    pads = [(padding, max(0, span - n - padding)) for span, n in zip(spans, size, strict=True)]
     if kind == "average" and window == stride and not any(map(any, pads)):
         return window_sum(x, window) / window**2
     if padding or ceil:
         x = extent.fill(x, -jnp.inf if kind == "max" else 0.0)
     reduce = _in_slices if _wants_slices() else _reduced
-    pooled = reduce(x, kind, window, stride, pads, (out_h, out_w))
+    pooled = reduce(x, kind, window, stride, pads, out_size)
     if kind == "max":
         return pooled
     # The number of pixels of each window that lie in the image or its padding, as in torch.
     sizes = extent.valid(x)
-    sizes = np.array([[height, width]]) if sizes is None else sizes
+    sizes = np.array([size]) if sizes is None else sizes
     rows, columns = (
         jnp.clip(sizes[:, axis, None] + 2 * padding - np.arange(n) * stride, 1, window)
-        for axis, n in enumerate((out_h, out_w))
+        for axis, n in enumerate(out_size)
     )
     return pooled / (rows[:, :, None, None] * columns[:, None, :, None]).astype(x.dtype)
 
@@ -180,13 +173,10 @@ class Subsampling(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        fan = self.window**2  # a unit has window^2 inputs, each of which goes to one unit only
-
-        def coefficient_init(key, shape, dtype=jnp.float32):
-            return self.initializer.draw(key, shape, fan, 1, dtype)
-
         shape = (x.shape[-1] * self.pieces,)
-        coefficient = self.param("coefficient", coefficient_init, shape)
+        # A unit has window^2 inputs, each of which goes to one unit only.
+        draw = functools.partial(self.initializer.draw, fan_in=self.window**2, fan_out=1)
+        coefficient = self.param("coefficient", draw, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         x, coefficient, bias = nn.dtypes.promote_dtype(x, coefficient, bias, dtype=self.dtype)
         total = window_sum(x, self.window)

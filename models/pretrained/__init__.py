@@ -3,6 +3,7 @@
 `read` gives a `WeightFile`. Its `settings` are the config fields that belong to the weights, its
 `variables` are the weights. docs/weights.md lists the networks, and what is not exact.
 """
+# ruff: noqa: F401  (the names are for the users of the package)
 
 import dataclasses
 import pathlib
@@ -18,17 +19,6 @@ from models.pretrained.entries import class_bias, load
 from models.pretrained.files import HUB, SUFFIXES, is_pretrained, locate
 from models.pretrained.frameworks import Framework
 from models.pretrained.torchvision import from_torchvision, to_torchvision
-
-__all__ = [
-    "HUB",
-    "SUFFIXES",
-    "WeightFile",
-    "from_torchvision",
-    "is_pretrained",
-    "locate",
-    "read",
-    "to_torchvision",
-]
 
 _FRAMEWORKS = {
     "torchvision": torchvision.FRAMEWORK,

@@ -20,30 +20,17 @@ _ROLES = {
     "BatchNorm": ("mean", "variance", "factor"),
     "Scale": ("weight", "bias"),
 }
-# message -> fields: (name, number, type of FieldDescriptorProto or another message, repeated).
+# message -> fields: (name, number, type of FieldDescriptorProto or another message). A repeated
+# field has a list around its type.
 _SCHEMA = {
-    "BlobShape": [("dim", 1, "INT64", True)],
+    "BlobShape": [("dim", 1, ["INT64"])],
     "BlobProto": [
-        *((name, n, "INT64", False) for n, name in enumerate(("num", "channels"), 1)),
-        *((name, n, "INT64", False) for n, name in enumerate(("height", "width"), 3)),
-        ("data", 5, "BYTES", True),
-        ("shape", 7, "BlobShape", False),
-        ("double_data", 8, "BYTES", True),
+        *((name, n, "INT64") for n, name in enumerate(("num", "channels", "height", "width"), 1)),
+        *(("data", 5, ["BYTES"]), ("shape", 7, "BlobShape"), ("double_data", 8, ["BYTES"])),
     ],
-    "V1LayerParameter": [
-        ("name", 4, "STRING", False),
-        ("type", 5, "INT32", False),
-        ("blobs", 6, "BlobProto", True),
-    ],
-    "LayerParameter": [
-        ("name", 1, "STRING", False),
-        ("type", 2, "STRING", False),
-        ("blobs", 7, "BlobProto", True),
-    ],
-    "NetParameter": [
-        ("layers", 2, "V1LayerParameter", True),
-        ("layer", 100, "LayerParameter", True),
-    ],
+    "V1LayerParameter": [("name", 4, "STRING"), ("type", 5, "INT32"), ("blobs", 6, ["BlobProto"])],
+    "LayerParameter": [("name", 1, "STRING"), ("type", 2, "STRING"), ("blobs", 7, ["BlobProto"])],
+    "NetParameter": [("layers", 2, ["V1LayerParameter"]), ("layer", 100, ["LayerParameter"])],
 }
 
 
@@ -58,8 +45,10 @@ def schema(message: str = "NetParameter"):
     field_type = descriptor_pb2.FieldDescriptorProto
     for name, rows in _SCHEMA.items():
         declared = file.message_type.add(name=name)
-        for field, number, kind, repeated in rows:
-            label = field_type.LABEL_REPEATED if repeated else field_type.LABEL_OPTIONAL
+        for field, number, kind in rows:
+            label = field_type.LABEL_OPTIONAL
+            if isinstance(kind, list):
+                (kind,), label = kind, field_type.LABEL_REPEATED
             added = declared.field.add(name=field, number=number, label=label)
             if kind in _SCHEMA:
                 added.type, added.type_name = field_type.TYPE_MESSAGE, f".canon_caffe.{kind}"
@@ -106,11 +95,8 @@ def _array(blob, layer: str) -> np.ndarray:
     data = np.frombuffer(b"".join(blob.data), "<f4")
     if not data.size:
         data = np.frombuffer(b"".join(blob.double_data), "<f8")
-    if blob.HasField("shape"):
-        raw = blob.shape.dim
-    else:
-        raw = (blob.num, blob.channels, blob.height, blob.width)
-    sizes = tuple(raw)
+    old = (blob.num, blob.channels, blob.height, blob.width)
+    sizes = tuple(blob.shape.dim) if blob.HasField("shape") else old
     if min(sizes, default=1) < 0 or math.prod(sizes) != data.size:
         raise ValueError(f"layer {layer} has {data.size} numbers in the shape {list(sizes)}")
     return data.reshape(sizes)

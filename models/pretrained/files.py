@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import UserError, one_line
+from errors import UserError, reported
 from models.pretrained import caffemodel, hdf5
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".caffemodel", ".h5", ".hdf5")
@@ -26,15 +26,20 @@ def is_pretrained(path: pathlib.Path) -> bool:
     path = pathlib.Path(path)
     if path.suffix.lower() not in SUFFIXES or path.is_dir():
         return False
-    if path.suffix.lower() != ".safetensors":
-        return True
-    import safetensors
-
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return _CANON_KEY not in (file.metadata() or {})
+        return _CANON_KEY not in _texts(path)
     except Exception:  # of safetensors, and of the system
         return False
+
+
+def _texts(path: pathlib.Path) -> dict[str, str]:
+    """The metadata of a .safetensors file; {} for other files."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    import safetensors
+
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -47,21 +52,14 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         raise UserError(f"{path} is not a weight file: give one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"no weight file {path}: check the path")
-    try:
-        if path.suffix.lower() == ".caffemodel":
+    suffix = path.suffix.lower()
+    advice = f"it is damaged, or is not a {suffix} file of weights"
+    with reported(f"cannot read the weights in {path}", advice):
+        if suffix == ".caffemodel":
             return caffemodel.read(path)
-        if path.suffix.lower() in HDF5:
+        if suffix in HDF5:
             return hdf5.read(path), ()
-        if path.suffix.lower() == ".safetensors":
-            return _safetensors(path), ()
-        return _torch(path), ()
-    except UserError:
-        raise
-    except Exception as error:  # five readers raise many kinds
-        raise UserError(
-            f"cannot read the weights in {path} ({one_line(error)}): it is damaged, or is"
-            f" not a {path.suffix.lower()} file of weights"
-        ) from error
+        return (_safetensors if suffix == ".safetensors" else _torch)(path), ()
 
 
 def metadata(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -69,25 +67,17 @@ def metadata(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
     ({}, ()) for any other file. Raises UserError for metadata that Canon does not write.
     """
-    if path.suffix.lower() != ".safetensors":
-        return {}, ()
-    import safetensors
-
-    with safetensors.safe_open(path, framework="numpy") as file:
-        texts = file.metadata() or {}
+    texts = _texts(path)
     if "settings" not in texts or "class_names" not in texts:
         return {}, ()
-    try:
+    advice = "write the file again with --mode=export --format=torchvision"
+    damage = (ValueError, TypeError, AttributeError, RecursionError)
+    with reported(f"cannot read the settings in {path}", advice, *damage):
         settings, names = (json.loads(texts[key]) for key in ("settings", "class_names"))
         known = all(name.startswith(("preprocess.", "view.")) for name in settings)
         if not known or not all(isinstance(name, str) for name in names):
             raise ValueError("Canon did not write them")
         return dict(settings), tuple(names)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"cannot read the settings in {path} ({one_line(error)}): write the file again with"
-            " --mode=export --format=torchvision"
-        ) from error
 
 
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -134,10 +124,8 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not isinstance(content, dict) or not content:
         raise ValueError("it has no dict of tensors")
     tensors = {name: _from_torch(torch, name, value) for name, value in content.items()}
-    prefix = "module."
-    if all(name.startswith(prefix) for name in tensors):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+    prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def _from_torch(torch, name: Any, value: Any) -> np.ndarray:
@@ -171,12 +159,7 @@ def locate(name: str) -> pathlib.Path:
             f"{name} needs huggingface_hub: python -m pip install huggingface_hub, or give a file"
         ) from None
     repository, revision = match.groups()
-    try:
-        return pathlib.Path(
-            huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision)
-        )
-    except Exception as error:  # of the network, the system and the hub
-        raise UserError(
-            f"cannot get {_HUB_FILE} of {name} ({one_line(error)}): download it by other"
-            " means, and give the path of the file"
-        ) from error
+    advice = "download it by other means, and give the path of the file"
+    with reported(f"cannot get {_HUB_FILE} of {name}", advice):
+        file = huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision)
+        return pathlib.Path(file)

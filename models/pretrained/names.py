@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from errors import UserError, one_line
+from errors import UserError, reported
 from models import graph
 from models.pretrained.entries import Entry, load, shapes
 
@@ -23,22 +23,13 @@ _COUNT = "num_batches_tracked"  # torch's; Canon has no such count
 
 def read(path: pathlib.Path) -> dict[str, str]:
     """The names in a JSON file. Raises UserError, one line, for any other file."""
-    try:
+    advice = 'write a JSON object such as {"conv1/kernel": "features.0.weight"}'
+    damage = (OSError, ValueError, RecursionError)
+    with reported(f"cannot read the names in {path}", advice, *damage):
         pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_twins)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"cannot read the names in {path} ({one_line(error)}): write a JSON object such as"
-            ' {"conv1/kernel": "features.0.weight"}'
-        ) from error
-    if (
-        not isinstance(pairs, dict)
-        or not pairs
-        or not all(isinstance(value, str) for value in pairs.values())
-    ):
-        raise UserError(
-            f'{path} holds no names: write a JSON object such as {{"conv1/kernel":'
-            ' "features.0.weight"}'
-        )
+    texts = list(pairs.values()) if isinstance(pairs, dict) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{path} holds no names: {advice}")
     return pairs
 
 

@@ -78,9 +78,9 @@ def test_padding_changes_nothing(case):
 
     @in_a_hurry
     def together(variables, batch, sizes):
-        with layers.padded(shape, sizes) as extents:
+        with layers.padded(shape, sizes):
             maps = module.apply(variables, batch)
-            return maps, extents.of(maps)
+            return maps, layers.valid_sizes(maps)
 
     maps, valid = together(variables, batch, jnp.array(sizes))
     for image, actual, (height, width) in zip(images, maps, valid, strict=True):

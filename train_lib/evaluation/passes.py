@@ -122,14 +122,14 @@ def whole_images(exp, scales: Sequence[int]) -> list[Pass]:
         # Mirrors each image without its padding: column j comes from column width - 1 - j.
         columns = (sizes[:, 1, None] - 1 - jnp.arange(shape[1])) % shape[1]
         mirrored = jnp.take_along_axis(images, columns[:, None, :, None], axis=2)
-        with layers.padded(shape, jnp.concatenate([sizes, sizes])) as extents:
+        with layers.padded(shape, jnp.concatenate([sizes, sizes])):
             maps = module.apply(
                 state.variables(),
                 jnp.concatenate([images, mirrored]),
                 train=False,
                 drop_scale=exp.drop_scale(state.step),
             )
-            inside = layers.inside(maps.shape[1:3], extents.of(maps))
+            inside = layers.inside(maps.shape[1:3], layers.valid_sizes(maps))
         if average_scores:
             outputs = exp.loss.probabilities(maps.mean(axis=(1, 2), where=inside))
         else:
