@@ -67,9 +67,9 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     are sums; "scale.weight", "scale.bias"; "NAME.0", "NAME.1" in other layers.
     Raises ValueError or protobuf's errors for another or a damaged file.
     """
-    net = schema()()
-    net.ParseFromString(path.read_bytes())
-    layers = [*net.layers, *net.layer]
+    network = schema()()
+    network.ParseFromString(path.read_bytes())
+    layers = [*network.layers, *network.layer]
     tensors = {}
     for layer in layers:
         kind = _V1_TYPES.get(layer.type, "") if isinstance(layer.type, int) else layer.type

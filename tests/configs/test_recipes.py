@@ -80,7 +80,7 @@ FILES = [  # those with a recipe
 ]
 
 
-def test_every_config_file_and_every_model_is_here():
+def test_the_table_has_every_config_file_and_every_model():
     assert set(PARAMETERS) == set(FILES)
     models = {importlib.import_module(f"configs.{f}").get_config().model.name for f in FILES}
     assert models == set(registry.MODELS)
@@ -120,7 +120,7 @@ def test_every_argument_gives_its_network(file, argument, parameters):
 
 
 @pytest.mark.parametrize("file", PARAMETERS)
-def test_other_arguments_are_refused_with_those_there_are(file):
+def test_other_arguments_are_refused_and_the_allowed_ones_are_named(file):
     module = importlib.import_module(f"configs.{file}")
     with pytest.raises(ValueError, match=rf"configs/{file}.py has no argument 'x1': "):
         module.get_config("x1")

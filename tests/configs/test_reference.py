@@ -4,7 +4,7 @@ from configs import reference, schema
 
 
 def test_the_page_has_the_tables_of_the_schema():
-    """Otherwise write them again: python -m configs.reference."""
+    """If this fails, write the tables again: python -m configs.reference."""
     text = reference.PAGE.read_text(encoding="utf-8")
     assert sorted(reference.sections(text)) == sorted(schema.SECTIONS)
     assert reference.page(text) == text

@@ -55,6 +55,6 @@ def test_values_of_another_type_are_refused(value, default, message):
         rules.check_type("field", value, default)
 
 
-def test_json_has_other_types_for_the_same_values():
+def test_ints_and_lists_of_json_are_accepted():
     for value, default in ((1, 1.0), ([1], ()), (ConfigDict({"c1": 1.0}), {})):
         rules.check_type("field", value, default)

@@ -15,7 +15,7 @@ from train_lib.evaluation import protocols
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("batch_size", 0, "config.batch_size=0: must be 1 or more"),
         ("epochs", -1.0, "config.epochs=-1.0: must be more than 0"),
@@ -60,10 +60,10 @@ from train_lib.evaluation import protocols
         ("evaluate.map_average", "logits", "choose one of scores, probabilities"),
     ],
 )
-def test_impossible_values_are_refused_by_name(field, value, said):
+def test_impossible_values_are_refused_by_name(field, value, message):
     config = tiny_config()
     config.update_from_flattened_dict({field: value})
-    with pytest.raises(UserError, match=said.replace(".", r"\.")):
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
         schema.validate(config, given={field})
 
 
@@ -84,7 +84,7 @@ def test_fields_without_effect_are_refused_on_the_command_line_only(fields):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"name": "linear", "decay": 0.5}, "config.schedule.decay_epochs=0: must be more"),
         ({"warmup_rate": 0.1, "warmup_error": 0.8, "warmup_epochs": 1.0}, "two kinds of warm-up"),
@@ -94,15 +94,15 @@ def test_fields_without_effect_are_refused_on_the_command_line_only(fields):
         ),
     ],
 )
-def test_impossible_schedules_are_refused(fields, said):
+def test_impossible_schedules_are_refused(fields, message):
     config = tiny_config()
     config.schedule.update(fields)
-    with pytest.raises(UserError, match=said.replace(".", r"\.")):
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
         schema.validate(config, given={f"schedule.{name}" for name in fields})
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"mean": "given"}, "set both mean=given and given_mean, or neither"),
         ({"given_mean": (0.5,)}, "set both mean=given and given_mean, or neither"),
@@ -116,10 +116,10 @@ def test_impossible_schedules_are_refused(fields, said):
         ),
     ],
 )
-def test_impossible_colours_are_refused(fields, said):
+def test_impossible_colours_are_refused(fields, message):
     config = tiny_config()
     config.preprocess.update({"low": 0.0} | fields)
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(message)):
         schema.validate(config)
 
 
@@ -170,5 +170,5 @@ def test_unknown_arguments_are_refused():
         ("view.interpolation", [*views.INTERPOLATIONS, "random"]),
     ],
 )
-def test_modules_have_something_for_every_choice(field, table):
+def test_modules_implement_every_choice(field, table):
     assert set(schema.choices(field)) == set(table)

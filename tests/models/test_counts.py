@@ -127,7 +127,7 @@ def test_alexnet_of_two_towers(side):
     assert params_and_macs(description) == (60_965_224, 724_406_816)
 
 
-def test_alexnets_kernels_see_their_towers_maps():
+def test_alexnet_kernels_see_the_maps_of_their_tower():
     params = parameters(create("alexnet"), IMAGENET)
     assert size(params, "kernel") == 60_954_656
     assert size(params, "bias") == 10_568
@@ -139,7 +139,7 @@ def test_alexnets_kernels_see_their_towers_maps():
     assert kernels["conv5"] == (3, 3, 192, 256)
 
 
-def test_alexnets_neurons():
+def test_numbers_of_neurons_of_alexnet():
     # Krizhevsky 2012, fig. 2: 253,440 for conv1 is a slip (48 for a 55) for 55*55*96 = 290,400.
     neurons = {
         layer["name"]: math.prod(layer["output_shape"])
@@ -239,7 +239,7 @@ def test_vgg(variant):
     assert sum(row[2] for row in rows(description)[-3:]) == 123_642_856
 
 
-def test_the_shallow_net_beside_vggs_b():
+def test_the_shallow_network_with_5x5_windows():
     """Simonyan & Zisserman 2015, sec. 4.1, by hand: a padded 5x5 convolution before each pooling.
 
     Its fields are B's, as two 3x3 see 5x5.
@@ -306,7 +306,7 @@ def test_googlenet_module_by_module():
     assert taken == len(description["layers"])
 
 
-def test_googlenets_totals():
+def test_totals_of_googlenet():
     description = summary("googlenet")
     assert params_and_macs(description) == (6_998_552, 1_582_671_872)
     heads = {"aux1": 0, "aux2": 0}
@@ -321,7 +321,7 @@ def test_googlenets_totals():
     assert "training_only" not in without
 
 
-def test_googlenet_with_batch_norm_is_torchvisions():
+def test_googlenet_with_batch_norm_has_the_counts_of_torchvision():
     description = summary("googlenet", normalisation="batch_norm", auxiliary_heads=False)
     assert params_and_macs(description)[0] == 6_624_904
     assert round(description["total"]["macs"] / 1e9, 3) == 1.498
@@ -464,13 +464,13 @@ def test_cifar_resnet(depth):
         *((depth, "none") for depth in (20, 32, 44, 56, 110)),
     ],
 )
-def test_cifar_resnets_other_shortcuts(depth, shortcut):
+def test_cifar_resnet_with_other_shortcuts(depth, shortcut):
     plain, projected = CIFAR_RESNETS[depth][:2]
     params = parameters(create("resnet_cifar10", 10, depth=depth, shortcut=shortcut), CIFAR)
     assert size(params) == (projected if shortcut == "B" else plain)
 
 
-def test_plain_net_has_the_macs_of_option_a():
+def test_plain_network_has_the_macs_of_shortcut_a():
     plain = summary("resnet_cifar10", CIFAR, 10, depth=56, shortcut="none")
     assert params_and_macs(plain) == (853_018, 125_485_696)
 
@@ -548,7 +548,7 @@ def test_cuda_convnet(variant, side, params, macs):
     ("variant", "expected"),
     [("13pct", (1_901_386, 32_919_552)), ("11pct", (3_672_906, 34_689_024))],
 )
-def test_cuda_convnets_local_layers_on_whole_images(variant, expected):
+def test_local_layers_of_cuda_convnet_on_whole_images(variant, expected):
     assert params_and_macs(summary("cuda_convnet", CIFAR, 10, variant=variant)) == expected
 
 
@@ -566,7 +566,7 @@ y 10 5,010 5,000 83
 """
 
 
-def test_maxout_nets():
+def test_maxout_networks():
     description = summary("maxout", CIFAR, 10, variant="cifar10")
     assert rows(description) == parse(MAXOUT_CIFAR10)
     assert params_and_macs(description) == (16_247_830, 732_290_696)
@@ -608,14 +608,14 @@ def test_stacked_small_windows():
     assert stack(8, (7, 8)) == (49 * 64, 7, 3)
 
 
-def test_bottlenecks_weights():
+def test_weights_of_bottlenecks():
     # He 2015, fig. 5, and the lecture.
     assert stack(256, (1, 64), (3, 64), (1, 256))[0] == 69_632
     assert stack(256, (3, 256), (3, 256))[0] == 1_179_648
     assert stack(64, (3, 64), (3, 64))[0] == 73_728
 
 
-def test_the_lectures_second_kernel():
+def test_second_kernel_of_the_lecture():
     # The first is in test_layers.py.
     image = ["100001", "010010", "001100", "100010", "010010", "001010"]
     image = np.array([[*map(int, row)] for row in image], np.float32).reshape(1, 6, 6, 1)
@@ -631,7 +631,7 @@ def test_the_lectures_second_kernel():
     assert layers.Pool("max").apply({}, actual)[0, :, :, 0].tolist() == [[-1, 1], [0, 3]]
 
 
-# Nets applied to larger images (Simonyan & Zisserman 2015, sec. 3.2).
+# Networks applied to larger images (Simonyan & Zisserman 2015, sec. 3.2).
 
 VGG_MAPS = {224: 1, 256: 2, 384: 6, 512: 10}
 
@@ -685,7 +685,7 @@ def test_class_map_at_native_size_is_the_vector_of_fully_connected_layers():
     np.testing.assert_allclose(actual, x, atol=1e-4)
 
 
-def test_a_fully_connected_layer_slides():
+def test_a_fully_connected_layer_slides_over_a_larger_map():
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(2, 5, 4, 3)).astype(np.float32)
     kernel, bias = rng.normal(size=(3, 3, 3, 6)), rng.normal(size=6)

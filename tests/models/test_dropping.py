@@ -95,7 +95,7 @@ def layer_of_one_unit(keep, **options):
     return layer, {"params": params}, v, w, b
 
 
-def test_dropconnect_in_training_has_the_masks_mean_and_variance():
+def test_dropconnect_in_training_has_the_mean_and_variance_of_its_masks():
     keep = 0.7
     layer, variables, v, w, b = layer_of_one_unit(keep)
     x = jnp.tile(jnp.asarray(v, jnp.float32), (40_000, 1))  # every example has its own mask
@@ -110,7 +110,7 @@ def test_dropconnect_in_training_has_the_masks_mean_and_variance():
     np.testing.assert_allclose(np.unique(actual.round(4)), sorted({round(u, 4) for u, _ in cases}))
 
 
-def test_dropconnect_samples_the_gaussian_of_the_masks_moments():
+def test_dropconnect_samples_a_gaussian_with_the_moments_of_the_masks():
     keep = 0.7
     layer, variables, v, w, b = layer_of_one_unit(keep, activation="relu", samples=20_000)
     m = keep * (w @ v + b)
@@ -163,7 +163,7 @@ def test_dropconnect_slides_over_larger_maps_at_test_time_only():
         layer.apply(variables, x, True, rngs=KEY)
 
 
-def test_standout_keeps_by_a_sigmoid_of_the_units_own_input():
+def test_standout_keeps_a_unit_by_a_sigmoid_of_its_input():
     pre = jnp.tile(jnp.array([-2.0, 0.0, 1.5]), (50_000, 1))
     x = jnp.maximum(pre, 0.0) + 1
     standout = layers.Standout(alpha=0.8, beta=-0.5)
@@ -175,7 +175,7 @@ def test_standout_keeps_by_a_sigmoid_of_the_units_own_input():
     np.testing.assert_allclose(standout.apply({}, x, pre, True, 0.0, rngs=KEY), x)
 
 
-def test_no_gradient_flows_through_standouts_probabilities():
+def test_no_gradient_flows_through_the_probabilities_of_standout():
     def total(pre):
         return layers.Standout().apply({}, jnp.ones(4), pre, False).sum()
 
@@ -184,7 +184,7 @@ def test_no_gradient_flows_through_standouts_probabilities():
 
 @pytest.mark.parametrize("variant", ["mnist_dense", "mnist_conv"])
 @pytest.mark.slow
-def test_maxouts_images_are_not_scaled_and_its_hidden_layers_are(variant):
+def test_maxout_scales_hidden_layers_but_not_images(variant):
     """The authors' files: input_scales 1; for other layers the default, 1 / 0.5 (pylearn2)."""
     section = {"name": "maxout", "dtype": "float32", "variant": variant}
     image = np.random.default_rng(0).uniform(0.5, 1.0, (2, 28, 28, 1)).astype(np.float32)

@@ -96,7 +96,7 @@ def test_damaged_caffe_files(tmp_path, content, message):
         ("{layer}/{layer}/{weight}:0", "kernel", "moving_variance"),
     ],
 )
-def test_keras_names_of_all_times(tmp_path, group, style, kernel, variance):
+def test_weight_names_of_all_keras_versions(tmp_path, group, style, kernel, variance):
     layers = {"input": {}, "conv1": {kernel: CONV}, "bn_conv1": {"gamma": BIAS, variance: BIAS**2}}
     path = tmp_path / "net.h5"
     write_keras(path, layers, group, style)
@@ -106,7 +106,7 @@ def test_keras_names_of_all_times(tmp_path, group, style, kernel, variance):
     np.testing.assert_array_equal(actual["bn_conv1.variance"], BIAS**2)
 
 
-def test_keras_layers_within_layers_keep_their_names(tmp_path):
+def test_nested_keras_layers_keep_their_names(tmp_path):
     path = tmp_path / "net.h5"
     write_keras(path, {"vgg": {"a/kernel:0": CONV, "b/kernel:0": CONV}}, style="{weight}")
     assert tensors(path).keys() == {"vgg/a/kernel:0", "vgg/b/kernel:0"}
@@ -205,9 +205,9 @@ def test_safetensors(tmp_path):
 
 
 def test_which_files_are_pretrained(tmp_path):
-    own = tmp_path / "own.safetensors"
-    safetensors.numpy.save_file({"params/fc/kernel": FC}, own, metadata={"canon": "2"})
-    assert not pretrained.is_pretrained(own)
+    exported = tmp_path / "own.safetensors"
+    safetensors.numpy.save_file({"params/fc/kernel": FC}, exported, metadata={"canon": "2"})
+    assert not pretrained.is_pretrained(exported)
     assert not pretrained.is_pretrained(tmp_path / "run")
     assert not pretrained.is_pretrained(tmp_path / "missing.safetensors")
     (tmp_path / "run.pt").mkdir()
@@ -215,13 +215,13 @@ def test_which_files_are_pretrained(tmp_path):
     assert pretrained.is_pretrained(tmp_path / "vgg.caffemodel")
 
 
-def test_pth_without_torch_is_one_line(tmp_path, monkeypatch):
+def test_pth_without_torch_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"needs torch: .*safetensors"):
         pretrained.read(write(tmp_path, b"", "net.pth"))
 
 
-def test_h5_without_h5py_is_one_line(tmp_path, monkeypatch):
+def test_h5_without_h5py_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match="needs h5py"):
         pretrained.read(write(tmp_path, b"", "net.h5"))
@@ -260,7 +260,7 @@ def test_names_of_the_hub(monkeypatch, name, path):
         ),
     ],
 )
-def test_names_that_the_hub_lacks(monkeypatch, name, message):
+def test_hub_names_that_fail(monkeypatch, name, message):
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub())
     with pytest.raises(UserError, match=message):
         pretrained.locate(name)
@@ -292,7 +292,7 @@ def test_a_pickle_is_not_run(tmp_path):
     assert not touched.exists()
 
 
-def test_state_dicts_as_they_come(tmp_path):
+def test_state_dicts_alone_in_a_checkpoint_and_with_a_prefix(tmp_path):
     torch = pytest.importorskip("torch")
     state = {"fc.weight": torch.from_numpy(FC), "n": torch.tensor(3)}
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
@@ -307,7 +307,7 @@ def test_state_dicts_as_they_come(tmp_path):
             pretrained.read(tmp_path / "net.pt")
 
 
-def test_lists_of_names_that_are_none(tmp_path):
+def test_damaged_lists_of_names_are_refused(tmp_path):
     path, weights = tmp_path / "names.json", tmp_path / "net.safetensors"
     safetensors.numpy.save_file({"fc.weight": FC}, weights)
     for content, message in [

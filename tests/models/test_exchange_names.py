@@ -38,7 +38,7 @@ def ours():
 
 @pytest.fixture
 def theirs(ours):
-    """Laid out as torch has it, each by hand: fc64 sees a 4x4 map of 64 channels."""
+    """The tensors in the layout of torch, written by hand: fc64 sees a 4x4 map of 64 channels."""
     made = {}
     for name, leaf in ours.items():
         if leaf.ndim == 4:

@@ -26,7 +26,7 @@ BVLC_ALEXNET = AlexNet(image_size=227, lrn="caffe", dropout_scaling="train")
 CAFFES_50 = ResNet(depth=50, pool1_padding=0)
 
 
-def foreign(source, tensors=None, path="net", **more):
+def weight_file(source, tensors=None, path="net", **more):
     return pretrained.WeightFile(pathlib.Path(path), source, tensors or {}, **more)
 
 
@@ -128,9 +128,9 @@ def test_the_list_names_every_tensor_once(names, net, tensors, some):
         ("timm", VGG(variant="C"), "model.variant=C"),
     ],
 )
-def test_networks_that_a_framework_does_not_have_are_refused(source, net, message):
+def test_networks_that_a_framework_lacks_are_refused(source, net, message):
     with pytest.raises(UserError, match=message):
-        foreign(source).variables(net, SHAPE)
+        weight_file(source).variables(net, SHAPE)
 
 
 # Settings.
@@ -224,7 +224,7 @@ CAFFE_VGG = (123.68 / 255, 116.779 / 255, 103.939 / 255)
     ],
 )
 def test_settings(source, config, tensors, expected):
-    actual = foreign(source, dict.fromkeys(tensors, np.zeros(1))).settings(config.model)
+    actual = weight_file(source, dict.fromkeys(tensors, np.zeros(1))).settings(config.model)
     assert {field: actual[field] for field in expected} == expected
     for field in actual:  # all but the new fields of preprocess exist in the config
         section, name = field.split(".")
@@ -234,20 +234,20 @@ def test_settings(source, config, tensors, expected):
 
 def test_settings_have_no_stride_without_bottlenecks():
     config = resnet_config.get_config("18")
-    assert "model.stride" not in foreign("torchvision").settings(config.model)
+    assert "model.stride" not in weight_file("torchvision").settings(config.model)
 
 
 @pytest.mark.parametrize("source", ["torchvision", "timm", "caffe", "keras"])
-def test_models_that_a_framework_does_not_have_have_no_settings(source):
+def test_settings_for_a_model_that_a_framework_lacks_are_refused(source):
     with pytest.raises(UserError, match=f"(?i){source} has no lenet5: .* names of the tensors"):
-        foreign(source).settings({"name": "lenet5"})
+        weight_file(source).settings({"name": "lenet5"})
 
 
 @pytest.mark.parametrize("source", ["torchvision", "timm"])
 def test_vgg_with_batch_norm_is_refused(source):
     tensors = {"features.1.running_mean": np.zeros(64)}
     with pytest.raises(UserError, match="VGG with BatchNorm"):
-        foreign(source, tensors).settings({"name": "vgg", "variant": "D"})
+        weight_file(source, tensors).settings({"name": "vgg", "variant": "D"})
 
 
 # Caffe and Keras: colours, biases, order.
@@ -274,7 +274,7 @@ def test_colours_are_reversed_and_biases_are_merged_into_the_mean(shallow):
     tensors = filled(caffe.FRAMEWORK.entries(shallow), shallow, SHAPE)
     bias = np.arange(64, dtype=np.float32)
     with_bias = {**tensors, "conv1.bias": bias}
-    actual = foreign("caffe", with_bias).variables(shallow, SHAPE)
+    actual = weight_file("caffe", with_bias).variables(shallow, SHAPE)
     np.testing.assert_array_equal(
         actual["params"]["conv1"]["kernel"][:, :, 0],
         tensors["conv1.weight"][:, 2].transpose(1, 2, 0),
@@ -285,7 +285,7 @@ def test_colours_are_reversed_and_biases_are_merged_into_the_mean(shallow):
     assert all(leaf.dtype == np.float32 for leaf in flatten_dict(actual).values())
     # A bias that has no place is not passed over.
     with pytest.raises(UserError, match=r"1 unexpected \(conv1.bias\)"):
-        foreign("caffe", {**tensors, "conv1.bias": bias[:3]}).variables(shallow, SHAPE)
+        weight_file("caffe", {**tensors, "conv1.bias": bias[:3]}).variables(shallow, SHAPE)
 
 
 def test_a_keras_resnet_from_its_file(shallow, tmp_path):
@@ -314,7 +314,7 @@ def test_a_keras_resnet_from_its_file(shallow, tmp_path):
     np.testing.assert_array_equal(actual["params"]["fc"]["kernel"], tensors["predictions.kernel"])
 
 
-def test_a_keras_layer_has_our_order_of_rows():
+def test_keras_kernels_have_the_same_order_of_rows():
     rng = np.random.default_rng(0)
     image, weight = rng.normal(size=(2, 2, 3)), rng.normal(size=(12, 5)).astype(np.float32)
     entry = Entry(("params", "fc1", "kernel"), "fc1.kernel", "rows")
@@ -324,16 +324,16 @@ def test_a_keras_layer_has_our_order_of_rows():
     np.testing.assert_array_equal(entry.to_theirs(kernel), weight)
 
 
-def test_caffenet_is_not_alexnet():
+def test_caffenet_is_refused():
     layers = ("conv1", "relu1", "pool1", "norm1", "conv2")
     with pytest.raises(UserError, match="of CaffeNet"):
-        foreign("caffe", layers=layers).variables(BVLC_ALEXNET, (227, 227, 3))
+        weight_file("caffe", layers=layers).variables(BVLC_ALEXNET, (227, 227, 3))
     layers = ("conv1", "relu1", "norm1", "pool1", "conv2")
     with pytest.raises(UserError, match="16 missing"):
-        foreign("caffe", layers=layers).variables(BVLC_ALEXNET, (227, 227, 3))
+        weight_file("caffe", layers=layers).variables(BVLC_ALEXNET, (227, 227, 3))
 
 
-def test_the_wrong_model_is_one_line(tmp_path, shallow):
+def test_weights_of_another_model_are_refused_in_one_line(tmp_path, shallow):
     layers = [("conv1_1", "Convolution", [np.ones((64, 3, 3, 3), np.float32), np.ones(64)])]
     path = tmp_path / "vgg.caffemodel"
     path.write_bytes(caffemodel(layers))

@@ -42,7 +42,7 @@ def test_a_linear_layer_sees_its_map_channel_by_channel(ours):
     np.testing.assert_array_equal(entry.to_theirs(kernel), weight)
 
 
-def test_a_kernel_keeps_its_place_and_maps():
+def test_axes_of_a_convolution_kernel():
     weight = np.random.default_rng(0).normal(size=(5, 4, 3, 3)).astype(np.float32)
     entry = Entry(("params", "conv", "kernel"), "conv.weight", "conv")
     kernel = entry.from_theirs(weight, (3, 3, 4, 5))
@@ -111,6 +111,6 @@ def test_every_tensor_that_does_not_fit_is_named_in_one_line(module, state_dict)
         (ResNet(depth=18, activation="prelu"), "model.activation=prelu"),
     ],
 )
-def test_networks_that_torchvision_does_not_have_are_refused(net, message):
+def test_networks_that_torchvision_lacks_are_refused(net, message):
     with pytest.raises(UserError, match=message):
         torchvision.FRAMEWORK.entries(net)

@@ -29,7 +29,7 @@ NETS = [
 
 
 # These functions run once or twice.
-in_a_hurry = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def label(case):
@@ -76,7 +76,7 @@ def test_padding_changes_nothing(case):
     for i, image in enumerate(images):
         batch[i, : image.shape[0], : image.shape[1]] = image
 
-    @in_a_hurry
+    @quick_jit
     def together(variables, batch, sizes):
         with layers.padded(shape, sizes):
             maps = module.apply(variables, batch)
@@ -84,7 +84,7 @@ def test_padding_changes_nothing(case):
 
     maps, valid = together(variables, batch, jnp.array(sizes))
     for image, actual, (height, width) in zip(images, maps, valid, strict=True):
-        alone = in_a_hurry(module.apply)(variables, image[None])[0]
+        alone = quick_jit(module.apply)(variables, image[None])[0]
         assert alone.shape == (height, width, 7)
         scale = float(jnp.abs(alone).max())
         np.testing.assert_allclose(actual[:height, :width], alone, rtol=1e-4, atol=1e-5 * scale)
@@ -93,14 +93,14 @@ def test_padding_changes_nothing(case):
 @pytest.mark.parametrize(
     "case", slow_where(is_large, [case for case in NETS if case[0] != "vgg"]), ids=label
 )
-def test_one_cell_at_native_size_is_the_vector(case):
+def test_a_class_map_of_one_cell_equals_the_logits(case):
     *_, side = case
     module = create(*case)
     variables = randomised(module, side)
     image = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
-    cells = in_a_hurry(module.clone(class_map=True).apply)(variables, image)
+    cells = quick_jit(module.clone(class_map=True).apply)(variables, image)
     assert cells.shape == (2, 1, 1, 7)
-    vector = in_a_hurry(module.apply)(variables, image)
+    vector = quick_jit(module.apply)(variables, image)
     np.testing.assert_allclose(cells[:, 0, 0], vector, rtol=1e-4, atol=1e-5)
 
 
@@ -116,8 +116,8 @@ class Valid(nn.Module):
         return layers.FullyConnected(7, window=2, name="fc")(x)
 
 
-def test_without_padding_a_cell_is_the_net_on_the_crop_that_it_sees():
-    """Nothing of a crop's border enters then, so that no pixel is computed twice in vain."""
+def test_without_padding_a_cell_is_the_network_on_the_crop_that_it_sees():
+    """Without padding the border of a crop does not change the result."""
     module, side, stride = Valid(), 14, 4
     image = np.random.default_rng(0).normal(size=(1, 30, 38, 3)).astype(np.float32)
     variables = module.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))

@@ -26,7 +26,7 @@ NETS = {
 
 
 def seen(module, shape, layer, place):
-    """The box of the pixels that a change of which changes the unit: by brute force."""
+    """The bounding box of the pixels whose change changes the unit, by brute force."""
     # Weights of one sign: nothing cancels, and no rectifier is off.
     variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1), variables)
@@ -71,7 +71,7 @@ def seen(module, shape, layer, place):
         ("resnet", "conv2_1", (16, 3)),
     ],
 )
-def test_fields_are_the_pixels_that_change_a_unit(net, layer, place):
+def test_receptive_fields_are_the_pixels_that_change_a_unit(net, layer, place):
     module, shape = NETS[net]
     assert receptive_field(module, shape, layer, place) == seen(module, shape, layer, place)
 
@@ -80,7 +80,7 @@ def test_fields_are_the_pixels_that_change_a_unit(net, layer, place):
     ("module", "shape"),
     [(AlexNet(), (224, 224, 3)), (GoogLeNet(), (640, 640, 3)), (LeNet5(), (32, 32, 1))],
 )
-def test_sizes_in_the_middle_are_the_summarys(module, shape):
+def test_sizes_in_the_middle_are_those_of_the_summary(module, shape):
     if shape[0] == 640:
         module = module.clone(auxiliary_heads=False)
     checked = 0
@@ -94,7 +94,7 @@ def test_sizes_in_the_middle_are_the_summarys(module, shape):
     assert checked >= 3
 
 
-def test_units_lie_a_stride_apart_and_alexnets_begins_in_its_padding():
+def test_fields_lie_a_stride_apart_and_begin_in_the_padding():
     # conv1: windows of 11, stride 4, 2 pixels of padding (Krizhevsky 2012, sec. 3.5).
     net = AlexNet()
     assert receptive_field(net, (224, 224, 3), "conv1", (0, 0)) == (0, 0, 9, 9)
@@ -103,7 +103,7 @@ def test_units_lie_a_stride_apart_and_alexnets_begins_in_its_padding():
     assert receptive_field(net, (224, 224, 3), "fc8") == (0, 0, 224, 224)
 
 
-def test_unknown_layers_and_places_are_one_line():
+def test_unknown_layers_and_places_are_refused_in_one_line():
     with pytest.raises(UserError, match="no layer c9: the network has c1, c1_scaled_tanh, "):
         receptive_field(LeNet5(), (32, 32, 1), "c9")
     with pytest.raises(UserError, match=r"no position \(0, 28\) in c1: its map is 28x28"):

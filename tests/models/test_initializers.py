@@ -89,7 +89,7 @@ def test_rules_use_the_fans_of_each_layer(rule, activation):
 
 
 @pytest.mark.parametrize(("rule", "activation"), EXPECTED, ids=str)
-def test_rules_use_the_fans_of_lenets_units(rule, activation):
+def test_rules_use_the_fans_of_the_units_of_lenet5(rule, activation):
     kind, size = EXPECTED[rule, activation]
     net = OneConv(initializer=rule, initializer_scale=0.03, activation=activation)
     init = net.builder(train=False).init
@@ -211,7 +211,7 @@ def test_resnet(zero_gamma):
 
 
 @pytest.mark.slow
-def test_zero_gamma_of_bottlenecks_is_the_third():
+def test_zero_gamma_is_that_of_the_third_batch_norm_of_bottlenecks():
     params = started("resnet", (32, 32, 3), depth=50, zero_gamma=True)
     zero = {name for name, gamma in leaves(params, "scale").items() if not gamma.any()}
     assert len(zero) == 16

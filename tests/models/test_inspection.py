@@ -19,7 +19,7 @@ def draw(module, shape):
     return jax.jit(module.init)(jax.random.key(0), images), images
 
 
-def test_lenets_layers_in_order_with_their_outputs():
+def test_layers_of_lenet5_in_order_with_their_outputs():
     module = LeNet5()
     variables, images = draw(module, (32, 32, 1))
     actual = inspection.activations(module, variables, images)
@@ -76,7 +76,7 @@ def test_names_of_activations():
         (GoogLeNet(), (224, 224, 3), ("inception_4e/5x5_relu", "inception_5b", "pool5")),
     ],
 )
-def test_large_nets_have_these(module, shape, expected):
+def test_names_of_layers_of_large_networks(module, shape, expected):
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), images)
     actual = jax.eval_shape(lambda v, x: inspection.activations(module, v, x), variables, images)

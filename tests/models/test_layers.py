@@ -27,7 +27,7 @@ from models.layers import backend, kernels, pooling
         (9, ((0, 0), (0, 1))),
     ],
 )
-def test_convolution_and_its_derivatives_equal_xlas(
+def test_convolution_and_its_derivatives_equal_those_of_xla(
     batch, groups, stride, size, padding, monkeypatch, product_options
 ):
     """Values, gradients, tangents and a Hessian-vector product; 27 images: 3 chunks of 8 and 3."""
@@ -121,7 +121,7 @@ def test_pooling_on_a_small_example():
     assert average.apply({}, x).ravel().tolist() == [5, 6, 9, 10]
 
 
-def test_the_lectures_example_is_a_correlation_then_max_pooling():
+def test_example_of_the_lecture_a_correlation_and_max_pooling():
     # 6x6 image and 3x3 kernel of the lecture; no kernel is flipped.
     rows = ["100001", "010010", "001100", "100010", "010010", "001010"]
     image = np.array([[int(c) for c in row] for row in rows], np.float32).reshape(1, 6, 6, 1)
@@ -137,7 +137,7 @@ def test_the_lectures_example_is_a_correlation_then_max_pooling():
     assert layers.Pool("max").apply({}, actual)[0, :, :, 0].tolist() == [[3, 0], [3, 1]]
 
 
-def test_max_pooling_sends_a_ties_gradient_to_the_first_and_average_to_all():
+def test_gradient_of_equal_pixels_in_max_and_average_pooling():
     x = jnp.array([[1.0, 3, 3], [3, 0, 3], [3, 3, 3]]).reshape(1, 3, 3, 1)
     gradient = jax.grad(lambda x: layers.Pool("max", 3, 1).apply({}, x).sum())(x)
     assert gradient.ravel().tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 0]
@@ -145,7 +145,7 @@ def test_max_pooling_sends_a_ties_gradient_to_the_first_and_average_to_all():
     np.testing.assert_allclose(gradient.ravel(), 1 / 9, rtol=1e-6)
 
 
-def test_max_pooling_lets_no_nan_pass_unseen():
+def test_max_pooling_keeps_nan():
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 0, 0].set(jnp.nan)
     assert jnp.isnan(layers.Pool("max").apply({}, x)).ravel().tolist() == [
         True,
@@ -216,7 +216,7 @@ def test_local_response_normalisation_on_one_pixel(variant, expected):
     np.testing.assert_allclose(actual.ravel(), expected, rtol=1e-6)
 
 
-def test_towers_of_lrn_do_not_see_each_other():
+def test_groups_of_lrn_are_normalised_separately():
     x = np.random.default_rng(0).normal(size=(2, 3, 3, 8)).astype(np.float32) * 50
     norm = layers.LocalResponseNorm(5, 1e-3)
     halves = np.concatenate([norm.apply({}, half) for half in np.split(x, 2, -1)], axis=-1)
@@ -269,7 +269,7 @@ def test_activations(name, expected):
 
 
 def test_deterministic_pooling_has_no_select_and_scatter_on_other_backends(monkeypatch):
-    """Which XLA would refuse to compile on a GPU; and its gradient is that of the other form."""
+    """On a GPU XLA refuses to compile select-and-scatter under this flag. Gradients are equal."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 9, 3)), jnp.float32)
 
     def loss(x):

@@ -45,7 +45,7 @@ def test_common_modern_variant_has_61706_parameters():
     assert sum(sizes(init(modern)).values()) == 61706
 
 
-def test_summary_has_the_papers_counts():
+def test_summary_has_the_counts_of_the_paper():
     actual = describe(create(), "lenet5", (32, 32, 1))
     rows = {
         layer["name"]: tuple(
@@ -208,7 +208,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
 
 
 @pytest.mark.parametrize(
-    ("section", "classes", "said"),
+    ("section", "classes", "message"),
     [
         ({"name": "lenet"}, 10, "did you mean lenet5"),
         ({"subsampling": "maxx"}, 10, "did you mean max"),
@@ -216,8 +216,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
         ({"dtype": "float64"}, 10, "model.dtype=float64"),
     ],
 )
-def test_wrong_sections_are_refused(section, classes, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_sections_are_refused(section, classes, message):
+    with pytest.raises(UserError, match=message):
         registry.create({**SECTION, **section}, classes)
 
 

@@ -145,7 +145,7 @@ def check_gradient(gradient):
         assert np.abs(leaf).max() > 0, path
 
 
-def test_every_model_is_here():
+def test_the_cases_have_every_model():
     assert {case[0] for case in RUN} == set(registry.MODELS)
 
 
@@ -340,7 +340,7 @@ def test_every_activation_and_regulariser_in_numbers(name, options, shape, pairs
         ("lenet5", {}, GRAY, [6, 6, 16, 16, 120, 84]),
     ],
 )
-def test_prelus_slopes(name, options, shape, widths, regulariser):
+def test_slopes_of_prelu(name, options, shape, widths, regulariser):
     for activation, expected in (
         ("prelu", [(width,) for width in widths]),
         ("prelu_shared", [()] * len(widths)),
@@ -389,7 +389,7 @@ def test_blocks_with_gamma_zero_start_as_identities():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("alexnett", {}, "model.name=alexnett: did you mean alexnet? choose one of lenet5, mlp"),
         ("inception", {}, "choose one of lenet5, mlp, connectivity, alexnet, vgg, googlenet"),
@@ -423,14 +423,14 @@ def test_blocks_with_gamma_zero_start_as_identities():
         ("connectivity", {"window": 2.5}, "must be a whole number from 1 to 1,000,000"),
     ],
 )
-def test_wrong_sections(name, options, said):
-    with pytest.raises(UserError, match=re.escape(said)) as caught:
+def test_wrong_sections_are_refused(name, options, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         registry.create({"name": name, "dtype": "float32", **options}, 10)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "shape", "said"),
+    ("name", "options", "shape", "message"),
     [
         ("alexnet", {}, (223, 224, 3), "too small: it is 223x224, and the network takes 224x224"),
         ("alexnet", {}, (256, 256, 3), "256x256, and the network takes 224x224"),
@@ -476,10 +476,10 @@ def test_wrong_sections(name, options, said):
         ("resnet_cifar10", {"shortcut": "none", "zero_gamma": True}, TINY, "of A, B, C"),
     ],
 )
-def test_networks_and_images_that_do_not_fit(name, options, shape, said):
+def test_networks_and_images_that_do_not_fit_are_refused(name, options, shape, message):
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     module = create(name, **options)
-    with pytest.raises((UserError, ValueError), match=said):
+    with pytest.raises((UserError, ValueError), match=message):
         jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
 
 
@@ -503,7 +503,7 @@ def test_dropconnect_trains_at_the_native_size_only():
 
 
 @pytest.mark.parametrize("name", registry.MODELS)
-def test_normalisation_and_pooling_by_option_in_every_model_that_has_them(name):
+def test_options_lrn_and_pooling_in_every_model_that_has_them(name):
     small, shape = smallest(name, **FORMS.get(name, {}))
     if name == "lenet5":
         small = small.clone(subsampling="max")
@@ -570,7 +570,7 @@ def test_sections_of_older_versions_lose_options_without_effect(lrn):
     registry.create(actual, 10)
 
 
-def test_sections_of_older_versions_with_a_retired_effect_are_refused():
+def test_sections_of_older_versions_whose_retired_option_has_an_effect_are_refused():
     section = upgraded(name="lenet5", lrn="within_map")
     with pytest.raises(UserError, match=r"lrn is not an option of lenet5: it has activation"):
         registry.create(section, 10)

@@ -33,7 +33,7 @@ SMALL = {
 STAGES = {50: (2, 2, 1, 1), 101: (1, 3, 1, 1)}
 
 
-def backwards(net):
+def reversed_colours(net):
     """A network for blue, green, red, applied to red, green, blue."""
     return lambda x: net(x.flip(1))
 
@@ -62,13 +62,13 @@ def loaded(file, section, side, classes):
     """Our module with a file's settings, and its variables."""
     section = {"dtype": "float32", **section}
     fields = file.settings(section)
-    own = {field.removeprefix("model."): v for field, v in fields.items() if "model." in field}
-    module = registry.create(section | own, classes)
+    options = {field.removeprefix("model."): v for field, v in fields.items() if "model." in field}
+    module = registry.create(section | options, classes)
     return module, file.variables(module, (side, side, 3))
 
 
 @pytest.mark.parametrize("v1", [False, True])
-def test_caffes_alexnet(tmp_path, monkeypatch, v1):
+def test_alexnet_of_caffe(tmp_path, monkeypatch, v1):
     maps, groups = (16, 32, 48, 48, 32), alexnet.VARIANTS["two_tower"][1]
     monkeypatch.setitem(alexnet.VARIANTS, "two_tower", (maps, groups))  # a smaller file
     net = random_net(TwoTowerAlexNet, padding=0, norm=caffes_lrn, maps=maps, classes=7)
@@ -77,10 +77,10 @@ def test_caffes_alexnet(tmp_path, monkeypatch, v1):
     path.write_bytes(caffemodel([*layers, ("norm1", "LRN", []), ("pool1", "Pooling", [])], v1))
     section = {"name": "alexnet", "variant": "two_tower", "regulariser": "dropout"}
     module, variables = loaded(pretrained.read(path), section, 227, 7)
-    assert_same_logits(module, variables, backwards(net), pixels(2, 227))
+    assert_same_logits(module, variables, reversed_colours(net), pixels(2, 227))
 
 
-def test_caffes_googlenet(tmp_path):
+def test_googlenet_of_caffe(tmp_path):
     def name(ours):
         fixed = {
             "conv1": "conv1/7x7_s2",
@@ -102,7 +102,7 @@ def test_caffes_googlenet(tmp_path):
     section = {"name": "googlenet", "normalisation": "lrn", "regulariser": "dropout"}
     module, variables = loaded(pretrained.read(path), section, 224, 1000)
     assert module.auxiliary_heads and {"aux1", "aux2"} <= variables["params"].keys()
-    assert_same_logits(module, variables, backwards(net), pixels(2, 224))
+    assert_same_logits(module, variables, reversed_colours(net), pixels(2, 224))
 
 
 @pytest.mark.parametrize("framework", ["caffe", "keras"])
@@ -125,17 +125,17 @@ def test_vgg(tmp_path, monkeypatch, framework):
         write_keras(path, layers)
     section = {"name": "vgg", "variant": "D", "regulariser": "dropout"}
     module, variables = loaded(pretrained.read(path), section, 224, 7)
-    assert_same_logits(module, variables, backwards(net), pixels(2, 224))
+    assert_same_logits(module, variables, reversed_colours(net), pixels(2, 224))
 
 
 @pytest.mark.parametrize(("depth", "side"), [(50, 66), (101, 64)])
-def test_the_authors_resnets(tmp_path, monkeypatch, depth, side):
+def test_resnets_of_the_authors(tmp_path, monkeypatch, depth, side):
     monkeypatch.setitem(resnet.DEPTHS, depth, (STAGES[depth], True))
     net = random_net(ReleasedResNet, blocks=SMALL[depth], classes=7)
     path = tmp_path / "ResNet.caffemodel"
     path.write_bytes(caffemodel(caffe_layers(net)))
     module, variables = loaded(pretrained.read(path), {"name": "resnet", "depth": depth}, side, 7)
-    assert_same_logits(module, variables, backwards(net), pixels(2, side))
+    assert_same_logits(module, variables, reversed_colours(net), pixels(2, side))
 
 
 def keras_layers(net, name):
@@ -183,10 +183,10 @@ def test_keras_resnets(tmp_path, monkeypatch, name, padding):
     write_keras(path, keras_layers(net, name))
     module, variables = loaded(pretrained.read(path), {"name": "resnet", "depth": 50}, 66, 7)
     assert module.pool1_padding == padding
-    assert_same_logits(module, variables, backwards(net), pixels(2, 66))
+    assert_same_logits(module, variables, reversed_colours(net), pixels(2, 66))
 
 
-def test_a_net_of_ones_own_by_names(tmp_path):
+def test_a_network_by_a_list_of_names(tmp_path):
     """ResNet-20 with names as in a file from elsewhere: layer1.0.conv1.weight, linear.weight."""
 
     def theirs(ours):

@@ -51,7 +51,7 @@ def test_local_response_normalisation(name, groups):
     assert_same_function(lambda x: module.apply({}, x), towers, 3 * normal(2, 4, 3, 16))
 
 
-def test_the_caffe_reading_has_torchs_constants():
+def test_caffe_lrn_has_the_constants_of_torch():
     module = layers.LocalResponseNorm(5, layers.LRN_VARIANTS["caffe"][1], k=1.0)
     reference = torch.nn.LocalResponseNorm(5)  # alpha 1e-4, beta 0.75, k 1
     assert_same_function(lambda x: module.apply({}, x), nchw(reference), 100 * normal(2, 4, 3, 16))

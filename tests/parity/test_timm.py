@@ -31,7 +31,7 @@ def constructor(name):
         ("resnet50", ResNet(depth=50, stride="v1.5"), ".safetensors"),
     ],
 )
-def test_resnets_by_way_of_a_file(tmp_path, name, module, suffix):
+def test_resnets_through_a_file(tmp_path, name, module, suffix):
     net = random_net(constructor(name))
     path = tmp_path / f"net{suffix}"
     if suffix == ".pth":
@@ -78,7 +78,7 @@ def test_names_of_larger_networks(name, module):
     assert actual == expected
 
 
-def test_a_deep_stem_does_not_pass(tmp_path):
+def test_a_deep_stem_is_refused(tmp_path):
     net = random_net(constructor("resnet50d"))
     file = pretrained.WeightFile(tmp_path / "net.pth", "torchvision", arrays(net))
     with pytest.raises(UserError, match=r"missing .*unexpected \(conv1\.0\.weight"):

@@ -25,7 +25,7 @@ from models.pretrained.entries import load
 
 
 def pixels(batch, side):
-    """Images in the papers' units, of which LRN's constants take notice: deviation 60."""
+    """Images in the papers' units (deviation 60), on which the effect of LRN depends."""
     return 20 * images(batch, side)
 
 
@@ -54,7 +54,7 @@ def test_training_step_of_two_tower_alexnet(monkeypatch):
     assert_same_training_step(module, variables, entries, net, pixels(1, 227), jit=jax.jit)
 
 
-def test_the_papers_googlenet():
+def test_googlenet_of_the_paper():
     net = random_net(PaperGoogLeNet)
     module = GoogLeNet(regulariser="none")
     entries = same_names(net, {"fc1": 4})

@@ -43,7 +43,7 @@ def lrn():
 
 
 def caffes_lrn():
-    """As torch, Caffe divides alpha by n; its k is 1."""
+    """Caffe divides alpha by n, as torch does; its k is 1."""
     return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
 
 
