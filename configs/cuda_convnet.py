@@ -24,14 +24,14 @@ from ml_collections import ConfigDict
 
 from configs.common import base, choose
 
-# Weight decay where it is not 0.004 (the layer files).
-_DECAYS = {
-    "18pct": {"fc10": 1.0},
-    "26pct": {"fc64": 0.03, "fc10": 0.03},
-    "13pct": {"conv1": 0.0, "conv2": 0.0},
-    "11pct": {"conv1": 0.0, "conv2": 0.0, "fc10": 0.01},
+# Epochs; epochs after which the rate falls; weight decays other than 0.004 (the layer files).
+_VARIANTS = {
+    "18pct": (140.0, (120.0, 130.0), {"fc10": 1.0}),
+    "26pct": (10.0, (8.0,), {"fc64": 0.03, "fc10": 0.03}),
+    "13pct": (520.0, (500.0, 510.0), {"conv1": 0.0, "conv2": 0.0}),
+    "11pct": (520.0, (500.0, 510.0), {"conv1": 0.0, "conv2": 0.0, "fc10": 0.01}),
 }
-ARGUMENTS = tuple(_DECAYS)
+ARGUMENTS = tuple(_VARIANTS)
 
 
 def get_config(argument: str = "18pct") -> ConfigDict:
@@ -44,19 +44,13 @@ def get_config(argument: str = "18pct") -> ConfigDict:
     config.model.pooling = "published"  # max, average, overlapping, non_overlapping
     config.dataset.name = "cifar10"
     config.preprocess.update({"high": 255.0, "mean": "pixel"})
+    config.epochs, boundaries, layer_decays = _VARIANTS[argument]
     config.batch_size = 128
     config.optimizer.update({"momentum_form": "caffe", "weight_decay": 0.004, "bias_rate": 2.0})
-    config.optimizer.layer_decays = ConfigDict(_DECAYS[argument])
-    config.schedule.update({"name": "steps", "learning_rate": 0.001})
-    if argument == "26pct":
-        config.epochs = 10.0
-        config.schedule.update({"boundaries": (8.0,), "factors": (0.1,)})
-    elif argument == "18pct":
-        config.epochs = 140.0
-        config.schedule.update({"boundaries": (120.0, 130.0), "factors": (0.1, 0.01)})
-    else:
+    config.optimizer.layer_decays = ConfigDict(layer_decays)
+    config.schedule.update({"name": "steps", "learning_rate": 0.001, "boundaries": boundaries})
+    config.schedule.factors = (0.1, 0.01)[: len(boundaries)]
+    if argument in ("13pct", "11pct"):
         config.preprocess.crop = 24
         config.augment.update({"crop": True, "flip": True})
-        config.epochs = 520.0
-        config.schedule.update({"boundaries": (500.0, 510.0), "factors": (0.1, 0.01)})
     return config

@@ -1,5 +1,6 @@
 """Reads the HDF5 weight files of Keras, with h5py, which only these files need."""
 
+import itertools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -93,12 +94,9 @@ def _inside(h5py, group, name: str):
 
 def _names(group, attribute: str) -> list[str]:
     """A list of names among a group's attributes. Keras splits a long list into numbered pieces."""
-    pieces = [attribute] if attribute in group.attrs else []
-    while not pieces or pieces[-1] != attribute:
-        piece = f"{attribute}{len(pieces)}"
-        if piece not in group.attrs:
-            break
-        pieces.append(piece)
+    numbered = (f"{attribute}{number}" for number in itertools.count())
+    pieces = itertools.takewhile(group.attrs.__contains__, numbered)
+    pieces = [attribute] if attribute in group.attrs else pieces
     names = [name for piece in pieces for name in group.attrs[piece]]
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 

@@ -91,22 +91,17 @@ def _sides(module: nn.Module, input_shape) -> dict[tuple[str, ...], int]:
     torch flattens a map channel by channel, Canon pixel by pixel. Raises UserError for a map that
     is not square.
     """
+    variables, images, rngs = graph.abstract(module, input_shape)
+    calls, _ = graph.trace(module, variables, images, train=True, rngs=rngs)
     sides = {}
-
-    def note(call, args, kwargs, context):
-        layer = context.module
-        if context.method_name == "__call__" and getattr(layer, "window", 0) is None:
-            shape = args[0].shape
-            if len(shape) == 4 and shape[1] != shape[2]:
+    for layer, shape in ((call.layer, call.in_shape) for call in calls):
+        if getattr(layer, "window", 0) is None:
+            if len(shape) == 3 and shape[0] != shape[1]:
                 raise UserError(
-                    f"the input of {'/'.join(layer.path)} is a map of {shape[1]}x{shape[2]}: give a"
+                    f"the input of {'/'.join(layer.path)} is a map of {shape[0]}x{shape[1]}: give a"
                     " square image size"
                 )
-            sides[layer.path] = shape[1] if len(shape) == 4 else 1
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(note):
-        graph.abstract(module, input_shape)
+            sides[layer.path] = shape[0] if len(shape) == 3 else 1
     return sides
 
 
