@@ -100,7 +100,7 @@ def write_whole(path: pathlib.Path, write: Callable, prefix: str = ".") -> None:
         raise
 
 
-def stored(paths: list[pathlib.Path], parse: Callable[[dict], Any], make: Callable[[], dict]):
+def load_or_make(paths: list[pathlib.Path], parse: Callable[[dict], Any], make: Callable[[], dict]):
     """parse(arrays) of the first file that exists, or of make(), whose arrays are then stored.
 
     They are stored in the first file that can be written. Damaged files are made again. An error

@@ -147,7 +147,7 @@ def _write_shards(
     bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
     # Spawned: a fork would copy the locks that other threads hold.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _share, (splits, copy))
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _keep_shared, (splits, copy))
     with bar, pool:
         for shard in shards:
             if shard.path.exists():  # written before an interruption
@@ -176,7 +176,7 @@ def _write_shards(
 _shared: tuple = ()  # in a worker process: the splits and the CopyInfo, sent once
 
 
-def _share(*values) -> None:
+def _keep_shared(*values) -> None:
     global _shared
     _shared = values
 

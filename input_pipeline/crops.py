@@ -114,7 +114,7 @@ class Crops:
         image: as in `View.cut`. rng: not used. Raises decode.BadImage as `rescale`.
         """
         resample = views.resampling(self.interpolation, None)
-        picture, parts, offsets = decode.opened(image), [], []
+        picture, parts, offsets = decode.open_image(image), [], []
         for shorter in self.scales:
             whole = rescale(picture, shorter, resample)
             for crop in KINDS[self.kind](*whole.shape[:2], self.size):
@@ -136,7 +136,7 @@ class Whole:
     def cut(self, image: bytes | np.ndarray, rng=None) -> tuple[np.ndarray, tuple[int, int]]:
         """uint8 [height, width, channels], and no offset; see `Crops.cut`."""
         resample = views.resampling(self.interpolation, None)
-        return rescale(decode.opened(image), self.shorter, resample), (0, 0)
+        return rescale(decode.open_image(image), self.shorter, resample), (0, 0)
 
 
 def bucket(length: int) -> int:

@@ -27,7 +27,7 @@ EXTENSIONS = (
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size while that is at least this many times the needed
 # size; the rest is resampled. Pillow's `thumbnail` uses the same number. On photographs the result
 # differs from the full resolution by less than a grey level on average.
-GAP = 2.0
+REDUCING_GAP = 2.0
 
 # By EXIF orientation: what turns the stored picture upright, and whether its rows and its columns
 # run backwards. From 5 on, rows become columns.
@@ -108,14 +108,15 @@ class Picture:
         """The part `box` of the upright picture, resized: uint8 RGB [height, width, 3], read-only.
 
         As if the whole picture were resized and then cropped (see `resize`), except for the effect
-        of decoding at reduced size (see GAP). Raises BadImage for truncated and damaged files.
+        of decoding at reduced size (see REDUCING_GAP). Raises BadImage for truncated and damaged
+        files.
         """
         if self._turn:
             box, size = self._stored(box), size[::-1] if self._is_transposed else size
         shrink = box[2] / size[0], box[3] / size[1]
         # Nearest takes single pixels, not averages of pixels.
         is_nearest = resample == Image.Resampling.NEAREST
-        scale = 1 if is_nearest else _scale(min(shrink) / GAP)
+        scale = 1 if is_nearest else _scale(min(shrink) / REDUCING_GAP)
         # Below the box, the resampling filter needs up to 3 pixels of the result (Lanczos), and
         # the decoder's upsampling of colours needs the next block of up to 32 rows.
         bottom = int(box[0] + box[2] + 3 * max(shrink[0], 1) + 32)
@@ -187,7 +188,7 @@ class Pixels:
         return np.asarray(resize(image, box, size, resample)).reshape(*size, self._channels)
 
 
-def opened(image: bytes | np.ndarray) -> Picture | Pixels:
+def open_image(image: bytes | np.ndarray) -> Picture | Pixels:
     """An image, encoded or uint8 [height, width, 1 or 3], ready to be cut. Raises as `Picture`."""
     return Picture(image) if isinstance(image, bytes) else Pixels(image)
 
@@ -284,7 +285,7 @@ def resize(image: Image.Image, box: Box, size: Size, resample: Image.Resampling)
     )
     if (height, width) == size and (top, left) == (int(top), int(left)):
         return image.crop(tuple(map(int, corners)))  # several times faster
-    return image.resize(size[::-1], resample, corners, reducing_gap=GAP)
+    return image.resize(size[::-1], resample, corners, reducing_gap=REDUCING_GAP)
 
 
 def pixels(image: Image.Image) -> np.ndarray:

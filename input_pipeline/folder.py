@@ -86,13 +86,13 @@ class ImageFolder:
             raise UserError(
                 f"{root} has only one class folder, {names[0]!r}: a classifier needs two or more"
             )
-        shown = tuple(map(printable, names))
-        if len(set(shown)) < len(shown):
-            duplicate = next(name for name in shown if shown.count(name) > 1)
+        class_names = tuple(map(printable, names))
+        if len(set(class_names)) < len(class_names):
+            duplicate = next(name for name in class_names if class_names.count(name) > 1)
             raise UserError(
                 f"{root} has two class folders that are printed as {duplicate}: rename one of them"
             )
-        return Info(NAME, (0, 0, 3), shown)
+        return Info(NAME, (0, 0, 3), class_names)
 
     def load(self, split: str) -> FolderSplit:
         """Finds the files of a split; reads folders only. A million files take seconds.
@@ -123,8 +123,8 @@ class ImageFolder:
         for class_name, name in zip(classes, folders, strict=True):
             files = _class_files(root, name)
             if is_divided:
-                of_test = _test_files(files, self.test_fraction)
-                files = [file for file in files if (file in of_test) == (split == "test")]
+                test_files = _test_files(files, self.test_fraction)
+                files = [file for file in files if (file in test_files) == (split == "test")]
             paths += map(os.fsencode, files)
             labels += [info.class_names.index(class_name)] * len(files)
         if not paths:

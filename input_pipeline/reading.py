@@ -54,21 +54,21 @@ class Parts:
     order: batches.Order | None = None
 
     @property
-    def in_batch(self) -> int:
+    def parts_per_batch(self) -> int:
         return -(-self.share // self.size)
 
     def __len__(self) -> int:
         whole, rest = divmod(self.count, self.share)
-        return whole * self.in_batch + -(-rest // self.size)
+        return whole * self.parts_per_batch + -(-rest // self.size)
 
     def __getitem__(self, part: int) -> dict:
-        batch, number = divmod(part, self.in_batch)
+        batch, number = divmod(part, self.parts_per_batch)
         start = batch * self.share + number * self.size
         end = min(start + self.size, (batch + 1) * self.share, self.count)
-        examples = [self._at(place) for place in range(start, end)]
+        examples = [self._example_at(place) for place in range(start, end)]
         return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
-    def _at(self, place: int) -> dict:
+    def _example_at(self, place: int) -> dict:
         order = self.order
         if order is None:
             return self._example(place, None)

@@ -6,7 +6,7 @@
 
 prints and stores what training with config.preprocess.mean or config.augment.lighting would
 compute at its start. If images differ in size, the shorter side is scaled to --scale pixels, and
-the central square counts: of --size pixels or, with --square, of the whole shorter side.
+the central square is measured: of --size pixels or, with --square, of the whole shorter side.
 """
 
 import argparse
@@ -142,14 +142,14 @@ def find_or_compute(
         title = f"statistics of {dataset.name} {dataset.train_split}, once"
         return compute(_images(dataset, split, view, workers), len(split), title).arrays()
 
-    return cache.stored(_paths(dataset, view), from_arrays, make)
+    return cache.load_or_make(_paths(dataset, view), from_arrays, make)
 
 
-def _counted(view) -> tuple[int, int]:
-    """(scale, side): the shorter side is scaled to `scale`, and the central square `side` counts.
+def _measured_sizes(view) -> tuple[int, int]:
+    """(scale, side): the shorter side is scaled to `scale`; the central square `side` is measured.
 
     (0, 0): whole images as they are. If a view cuts from a central square (AlexNet), that whole
-    square counts. The interpolation does not matter: a mean does not show it.
+    square is measured. The interpolation does not matter: a mean does not show it.
     """
     if view is None or not view.size:
         return 0, 0
@@ -157,14 +157,14 @@ def _counted(view) -> tuple[int, int]:
 
 
 def _images(dataset, split: Split, view, workers: Callable | None) -> Iterable[np.ndarray]:
-    """The images that count, uint8 [h, w, c], all of one size."""
-    scale, side = _counted(view)
+    """The measured images, uint8 [h, w, c], all of one size."""
+    scale, side = _measured_sizes(view)
     if not side:
         if isinstance(split, ArraySplit):
             return split.images
         raise UserError(f"the images of {dataset.name} differ in size: set config.view.size")
-    counted = {"size": side, "test_scale": scale, "train": "center", "square": False}
-    view = dataclasses.replace(View.from_section(view), interpolation="bilinear", **counted)
+    measured = {"size": side, "test_scale": scale, "train": "center", "square": False}
+    view = dataclasses.replace(View.from_section(view), interpolation="bilinear", **measured)
     reading = Reading(view, dataset.on_bad_image, workers)
     return (
         image
@@ -178,10 +178,10 @@ def _paths(dataset, view) -> list[pathlib.Path]:
     directory = sources.directory(dataset)
     if directory is None:
         return []
-    counted = _counted(view)
-    words = ("statistics", dataset.train_split, *(str(size) for size in counted if size))
+    sizes = _measured_sizes(view)
+    words = ("statistics", dataset.train_split, *(str(size) for size in sizes if size))
     # The key does not contain the folder: statistics may be moved together with the set.
-    key = (dataset.name, dataset.train_split, counted)
+    key = (dataset.name, dataset.train_split, sizes)
     if dataset.test_fraction:
         key += (dataset.test_fraction,)
     name = cache.file_name(directory, words, key)

@@ -31,7 +31,7 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def _opened(split: Split, reading: Reading, count: int, share: int, cutter=None, **options):
+def _batch_reader(split: Split, reading: Reading, count: int, share: int, cutter=None, **options):
     """Yields next_batches(n), which reads n batches of `share` examples: arrays [examples, ...].
 
     The last batch may have fewer examples. After the last one, next_batches returns None. About two
@@ -43,7 +43,7 @@ def _opened(split: Split, reading: Reading, count: int, share: int, cutter=None,
     threads = 1 if reading.workers else min(16, cores())
     size = share if reading.workers else max(1, min(_LARGEST_PART, share // threads))
     parts = Parts(split, reading, cutter or reading.view, count, share, size, **options)
-    ahead = 1 if reading.workers else threads + 2 * parts.in_batch
+    ahead = 1 if reading.workers else threads + 2 * parts.parts_per_batch
     dataset = grain.MapDataset.source(parts).to_iter_dataset(grain.ReadOptions(threads, ahead))
     if reading.workers:
         dataset = reading.workers(dataset)
@@ -51,7 +51,7 @@ def _opened(split: Split, reading: Reading, count: int, share: int, cutter=None,
 
     def next_batches(n: int) -> dict | None:
         try:
-            elements = list(itertools.islice(iterator, n * parts.in_batch))
+            elements = list(itertools.islice(iterator, n * parts.parts_per_batch))
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):  # Grain's message
                 raise
@@ -60,7 +60,7 @@ def _opened(split: Split, reading: Reading, count: int, share: int, cutter=None,
                 " perhaps with fewer config.dataset.workers"
             ) from error
         # This copies the elements, because those of a worker process are in shared memory.
-        return _concatenated(elements) if elements else None
+        return _concatenate(elements) if elements else None
 
     try:
         yield next_batches
@@ -68,11 +68,11 @@ def _opened(split: Split, reading: Reading, count: int, share: int, cutter=None,
         iterator.close()
 
 
-def _concatenated(elements: list[dict]) -> dict:
+def _concatenate(elements: list[dict]) -> dict:
     return {name: np.concatenate([e[name] for e in elements]) for name in elements[0]}
 
 
-def _divided(batch: dict, size: int, devices: int) -> dict:
+def _divide_among_devices(batch: dict, size: int, devices: int) -> dict:
     """An evaluation batch, padded with zeros to `size` examples and divided among devices."""
     missing = size - len(batch["label"])
     if missing:
@@ -130,7 +130,7 @@ class TrainBatches(Iterator[dict]):
         share = order.batch_size // order.processes
         count = len(self._steps) * share
         options = {"first": self._steps.start, "order": order}
-        with _opened(split, reading, count, share, **options) as next_batches:
+        with _batch_reader(split, reading, count, share, **options) as next_batches:
             for _, steps in self._dispatches():
                 batch = next_batches(steps)
                 self.skipped += int(batch.pop("skipped").sum())
@@ -153,12 +153,12 @@ def eval_batches(
     if crops is None and reading.in_memory(split):
         yield from batches.eval_batches(split, batch_size, devices)
         return
-    with _opened(split, reading, len(split), batch_size, crops) as next_batches:
+    with _batch_reader(split, reading, len(split), batch_size, crops) as next_batches:
         while batch := next_batches(1):
             del batch["skipped"]
             if crops is None:
                 del batch["offset"]  # not needed: the test view is the centre
-            yield _divided(batch, batch_size, devices)
+            yield _divide_among_devices(batch, batch_size, devices)
 
 
 def whole_batches(
@@ -178,7 +178,7 @@ def whole_batches(
     waiting: dict[tuple[int, int], list[dict]] = {}  # examples by shape
 
     def make_batch(shape: tuple[int, int], examples: list[dict], count: int) -> dict:
-        batch = _divided(_concatenated(examples), count, devices)
+        batch = _divide_among_devices(_concatenate(examples), count, devices)
         padding = np.arange(count).reshape(devices, -1) >= len(examples)
         batch["size"][padding], batch["index"][padding] = shape, -1
         return batch
@@ -186,7 +186,7 @@ def whole_batches(
     def capacity(shape: tuple[int, int]) -> int:
         return max(1, pixels // (math.prod(shape) * devices)) * devices
 
-    with _opened(split, reading, len(split), 1, whole) as next_batches:
+    with _batch_reader(split, reading, len(split), 1, whole) as next_batches:
         for index in range(len(split)):
             example = next_batches(1)
             height, width = example["image"].shape[1:3]

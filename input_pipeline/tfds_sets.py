@@ -122,7 +122,7 @@ class PreparedSet:
         if 0 in info.image_shape or count * math.prod(info.image_shape) > _LARGEST_IN_MEMORY:
             return RecordSplit(info, self.directory, split, count)
         path, parse = self.cache_file(split, cache_dir), operator.itemgetter("images", "labels")
-        images, labels = cache.stored([path], parse, lambda: self._decode(split))
+        images, labels = cache.load_or_make([path], parse, lambda: self._decode(split))
         if labels.min() < 0 or labels.max() >= info.num_classes:
             raise UserError(
                 f"{self.name}: labels run from {labels.min()} to {labels.max()}, but it has"

@@ -61,7 +61,7 @@ class View:
         """
         if not self.size:
             return (decode.decode(image) if isinstance(image, bytes) else image), (0, 0)
-        picture = decode.opened(image)
+        picture = decode.open_image(image)
         box, offset = self.place(picture.height, picture.width, rng)
         return picture.cut(box, (self.size,) * 2, resampling(self.interpolation, rng)), offset
 

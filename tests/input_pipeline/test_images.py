@@ -133,4 +133,4 @@ def test_a_damaged_file_of_a_rare_format_is_refused_when_it_is_cut(tmp_path):
     Image.fromarray(seven()).save(tmp_path / "a.tif")
     (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:100])
     with pytest.raises(decode.BadImage):
-        decode.opened(images.content(str(tmp_path / "a.tif")))
+        decode.open_image(images.content(str(tmp_path / "a.tif")))
