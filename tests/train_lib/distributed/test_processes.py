@@ -268,10 +268,10 @@ def test_a_save_is_finished_when_another_process_is_lost(tmp_path):
 
 @pytest.mark.slow
 def test_missing_processes_are_named(tmp_path):
-    ends = run_together(tmp_path, 3, starts=[0, 2], start_timeout=20)
+    ends = run_together(tmp_path, 3, starts=[0, 2], start_timeout=12)
     for code, _, err, _ in ends:
         assert (code, err.count("\n")) == (75, 1)
-        assert "processes 1 of 3 did not start within 20 s: start all of them" in err
+        assert "processes 1 of 3 did not start within 12 s: start all of them" in err
 
 
 @pytest.mark.slow
