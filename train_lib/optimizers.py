@@ -10,23 +10,14 @@ import optax
 from errors import UserError
 from train_lib.schedules import Rate, make_momentum
 
-
-def kernels_mask(params):
-    """True for the leaves named `kernel`: weights, but no biases and no coefficients of maps.
-
-    He 2015 does not say which parameters decay. The README of fb.resnet.torch says that in the
-    paper only the weights of convolutions do; config.optimizer.layer_decays = {"fc": 0.0} leaves
-    out the classifier's weights, too.
-    """
-    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-
-def all_but_slopes_mask(params):
-    """True for all but PReLU's slopes: decay would turn PReLU into ReLU (He 2015, sec. 2.1)."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key != "slope", params)
-
-
-MASKS = {"kernels": kernels_mask, "all": all_but_slopes_mask}
+# The parameters that decay, by their names, for each value of config.optimizer.decayed.
+# He 2015 does not say which decay. The README of fb.resnet.torch says that in the paper only the
+# weights of convolutions do; config.optimizer.layer_decays = {"fc": 0.0} leaves out the
+# classifier's weights, too. Decay would turn PReLU into ReLU (He 2015, sec. 2.1).
+DECAYS: dict[str, Callable[[str], bool]] = {
+    "kernels": lambda name: name == "kernel",  # no biases and no coefficients of maps
+    "all": lambda name: name != "slope",
+}
 
 
 def layer_of(path) -> str:
@@ -34,8 +25,8 @@ def layer_of(path) -> str:
     return "/".join(part.key for part in path[:-1])
 
 
-def _stateless(update: Callable, field: str, by_layer: Mapping[str, float]):
-    """update(updates, params) -> updates, as an optax transformation.
+def _for_each_parameter(change: Callable, field: str, by_layer: Mapping[str, float]):
+    """change(path, update, parameter) -> update, as an optax transformation without a state.
 
     by_layer: the values of config.optimizer.`field`, by layer. `init` raises UserError for an
     unknown layer.
@@ -51,45 +42,38 @@ def _stateless(update: Callable, field: str, by_layer: Mapping[str, float]):
                 )
         return optax.EmptyState()
 
-    return optax.GradientTransformation(
-        init, lambda updates, state, params=None: (update(updates, params), state)
-    )
+    def update(updates, state, params):
+        return jax.tree.map_with_path(change, updates, params), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def add_decay(
-    everywhere: float, by_layer: Mapping[str, float], mask: Callable
+    everywhere: float, by_layer: Mapping[str, float], decays: Callable[[str], bool]
 ) -> optax.GradientTransformation:
-    """Adds wd * w to the gradient of the parameters for which `mask` is true.
+    """Adds wd * w to the gradient of the parameters for whose names `decays` is true.
 
-    everywhere: wd. by_layer: wd of the layers with these names instead. Raises UserError for an
-    unknown layer.
+    everywhere: wd. by_layer: wd of the layers with these names instead.
     """
 
-    def add(path, update, weight, decays):
+    def add(path, update, weight):
         decay = by_layer.get(layer_of(path), everywhere)
-        return update + decay * weight if decays and decay else update
+        return update + decay * weight if decay and decays(path[-1].key) else update
 
-    def update(updates, params):
-        return jax.tree.map_with_path(add, updates, params, mask(params))
-
-    return _stateless(update, "layer_decays", by_layer)
+    return _for_each_parameter(add, "layer_decays", by_layer)
 
 
 def scale_by_layer(bias: float, by_layer: Mapping[str, float]) -> optax.GradientTransformation:
     """Factors on the rate: that of the layer, times `bias` for leaves named `bias`.
 
-    BatchNorm's beta is such a leaf. Raises UserError for an unknown layer.
+    BatchNorm's beta is such a leaf.
     """
 
-    def scale(path, update):
+    def scale(path, update, _):
         factor = by_layer.get(layer_of(path), 1.0)
         return update * (factor * bias if path[-1].key == "bias" else factor)
 
-    def update(updates, params):
-        del params
-        return jax.tree.map_with_path(scale, updates)
-
-    return _stateless(update, "layer_rates", by_layer)
+    return _for_each_parameter(scale, "layer_rates", by_layer)
 
 
 class RampedTrace(NamedTuple):
@@ -123,7 +107,6 @@ def limit_norms(everywhere: float, by_layer: Mapping[str, float]) -> optax.Gradi
     these names instead. Biases do not count (Srivastava 2014, sec. 5.1; Goodfellow 2013 and the
     authors' code). Kernels [..., in, out] have a vector for each output; those of a locally
     connected layer one for each position and map. LeNet's C3 table has no limit.
-    Raises UserError for an unknown layer.
     """
 
     def limit(path, update, weight):
@@ -135,10 +118,7 @@ def limit_norms(everywhere: float, by_layer: Mapping[str, float]) -> optax.Gradi
         norm = jnp.sqrt(jnp.square(moved).sum(axis=axes, keepdims=True))
         return moved * jnp.minimum(1.0, radius / jnp.maximum(norm, 1e-12)) - weight
 
-    def update(updates, params):
-        return jax.tree.map_with_path(limit, updates, params)
-
-    return _stateless(update, "max_norms", by_layer)
+    return _for_each_parameter(limit, "max_norms", by_layer)
 
 
 def make_optimizer(
@@ -156,17 +136,15 @@ def make_optimizer(
     parts = []
     layer_decays = section.layer_decays.to_dict()
     if section.weight_decay or layer_decays:
-        parts.append(add_decay(section.weight_decay, layer_decays, MASKS[section.decayed]))
+        parts.append(add_decay(section.weight_decay, layer_decays, DECAYS[section.decayed]))
     rate = rate if isinstance(rate, Rate) else Rate(rate)
     scaling = [rate.scale()]
     layer_rates = section.layer_rates.to_dict()
     if section.bias_rate != 1 or layer_rates:
         scaling.append(scale_by_layer(section.bias_rate, layer_rates))
-    momentum = make_momentum(section, steps_per_epoch)
-    if momentum:
+    velocity = [optax.trace(section.momentum)] if section.momentum else []
+    if momentum := make_momentum(section, steps_per_epoch):
         velocity = [trace_by_schedule(momentum)]
-    else:
-        velocity = [optax.trace(section.momentum)] if section.momentum else []
     parts += velocity + scaling if section.momentum_form == "pytorch" else scaling + velocity
     if section.max_norm or section.max_norms:
         parts.append(limit_norms(section.max_norm, section.max_norms.to_dict()))

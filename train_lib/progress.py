@@ -20,70 +20,81 @@ def opening_block(rows: dict[str, str]) -> None:
 _SHORTEST_TIMED = 0.5
 
 
-def _bar(quiet: bool, **options) -> tqdm:
-    """A bar on standard error, on a terminal or in a notebook's cell; elsewhere it is disabled.
+class _Bar:
+    """A bar on standard error; where no bar can be drawn, lines at least 30 seconds apart.
 
-    In a notebook, too, the bar is text: it needs no widgets and stays in the stored notebook.
+    A bar is drawn on a terminal and in a notebook's cell. In a notebook, too, the bar is text: it
+    needs no widgets and stays in the stored notebook.
     """
-    in_cell = type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
-    # The width of a cell is unknown. A line that wraps could not be drawn again.
-    width = {"ncols": 90} if in_cell else {"dynamic_ncols": True}
-    return tqdm(disable=quiet or not (in_cell or sys.stderr.isatty()), **width, **options)
+
+    def __init__(self, total: int, quiet: bool, **options):
+        self.total = total
+        in_cell = type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
+        # The width of a cell is unknown. A line that wraps could not be drawn again.
+        width = {"ncols": 90} if in_cell else {"dynamic_ncols": True}
+        disable = quiet or not (in_cell or sys.stderr.isatty())
+        self._bar = tqdm(total=total, disable=disable, **width, **options)
+        self._prints_lines = disable and not quiet
+        self._last_line = time.monotonic()
+
+    def _line_is_due(self, is_important: bool = False) -> bool:
+        return self._prints_lines and (is_important or time.monotonic() - self._last_line >= 30)
+
+    def _print(self, line: str) -> None:
+        self._last_line = time.monotonic()
+        print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self._bar.close()
 
 
-class Progress:
-    """A bar, or where there is none a line at each evaluation and every 30 seconds.
+class Progress(_Bar):
+    """Shows the progress of training, and measures where the time goes.
 
-    It also measures images per second, without compilation (the first call), evaluation and
-    saving. waited: the share of the time of the last rate in which devices waited for data.
-    spent: seconds by what they were spent on.
+    Images per second are measured without compilation (the first call), evaluation and saving.
     """
 
     def __init__(self, total_steps: int, step: int, batch_size: int, quiet: bool = False):
+        super().__init__(total_steps, quiet, initial=step, unit="step")
         self._batch_size = batch_size
-        self._total = total_steps
-        self._bar = _bar(quiet, total=total_steps, initial=step, unit="step")
-        self._plain = self._bar.disable and not quiet
-        self._spoke = time.monotonic()
-        self._started = None
-        self._seconds = self._images = self._waited = 0.0
-        self._latest = None  # the last rate
-        self.waited = 0.0
+        self._lap_start = None  # while no step is computed
+        self._seconds = self._images = self._wait_seconds = 0.0  # since the last speed
+        self._images_per_second = None  # the last speed
         self._watch = concurrent.futures.ThreadPoolExecutor(1)  # waits for steps to end
         self._began = time.monotonic()
-        self.spent = dict.fromkeys(("steps", "data", "compilation", "evaluation", "saving"), 0.0)
+        self._spent = dict.fromkeys(("steps", "data", "compilation", "evaluation", "saving"), 0.0)
 
-    def running(self) -> None:
+    def resume(self) -> None:
         """The devices compute steps from now on."""
-        if self._started is None:
-            self._started = time.monotonic()
+        if self._lap_start is None:
+            self._lap_start = time.monotonic()
 
-    def paused(self) -> None:
+    def pause(self) -> None:
         """No step is computed from now on."""
         self._lap("steps")
-        self._started = None
+        self._lap_start = None
 
     def _lap(self, part: str) -> None:
-        """Adds the time since the last lap to `spent[part]`."""
-        if self._started is not None:
+        """Adds the time since the last lap to a part of the summary."""
+        if self._lap_start is not None:
             now = time.monotonic()
-            self._seconds += now - self._started
-            self.spent[part] += now - self._started
-            self._started = now
+            self._seconds += now - self._lap_start
+            self._spent[part] += now - self._lap_start
+            self._lap_start = now
 
     @contextlib.contextmanager
     def timed(self, part: str):
-        """Adds the time inside to `spent[part]`. For work between steps."""
+        """Adds the time inside to a part of the summary. For work between steps."""
         start = time.monotonic()
         try:
             yield
         finally:
-            self.spent[part] += time.monotonic() - start
+            self._spent[part] += time.monotonic() - start
 
     def summary(self) -> str:
         """A line that says where the time went."""
         total = max(1e-9, time.monotonic() - self._began)
-        spent = self.spent | {"steps": self.spent["steps"] - self.spent["data"]}
+        spent = self._spent | {"steps": self._spent["steps"] - self._spent["data"]}
         spent["rest"] = total - sum(spent.values())
         shares = ", ".join(f"{name} {max(0.0, v) / total:.0%}" for name, v in spent.items())
         minutes, seconds = divmod(round(total), 60)
@@ -96,107 +107,99 @@ class Progress:
         running: arrays that the devices compute meanwhile, if any.
         """
         idle = time.monotonic()
-        ended = self._watch.submit(_when_ready, running) if running is not None else None
+        ended = self._watch.submit(_time_when_ready, running) if running is not None else None
         yield
         now = time.monotonic()
         if ended is not None:
             idle = max(idle, ended.result()) if ended.done() else now
-        self._waited += max(0.0, now - idle)
-        self.spent["data"] += max(0.0, now - idle)
+        self._wait_seconds += max(0.0, now - idle)
+        self._spent["data"] += max(0.0, now - idle)
 
-    def forget(self) -> None:
+    def discard_compilation(self) -> None:
         """Discards the measurement so far, which contained a compilation."""
         self._lap("compilation")
-        self._seconds = self._images = self._waited = 0.0
+        self._seconds = self._images = self._wait_seconds = 0.0
 
-    def done(self, steps: int) -> None:
-        """So many more steps are complete."""
+    def advance(self, steps: int) -> None:
+        """Counts steps that are complete."""
         self._images += steps * self._batch_size
         self._bar.update(steps)
 
-    def rate(self) -> float | None:
-        """Images per second since the last rate; None if that was too short ago."""
+    def speed(self) -> dict[str, float]:
+        """The speed since the last call, as values of a record; {} if that was too short ago.
+
+        train/data_wait is the share of the time in which the devices waited for data.
+        """
         self._lap("steps")
         if self._seconds < _SHORTEST_TIMED:
-            return None
-        self._latest = rate = self._images / self._seconds
-        self.waited = min(1.0, self._waited / self._seconds)
-        self._seconds = self._images = self._waited = 0.0
-        return rate
-
-    def tell(self, record: dict) -> None:
-        """Shows a record: always if it has an evaluation, otherwise every 30 seconds."""
-        errors = {
-            name: f"{record[key]:.2%}"
-            for name, key in (
-                ("train error", "train/top1_error"),
-                ("test error", "test/top1_error"),
-            )
-            if key in record
+            return {}
+        self._images_per_second = self._images / self._seconds
+        data_wait = min(1.0, self._wait_seconds / self._seconds)
+        self._seconds = self._images = self._wait_seconds = 0.0
+        return {
+            "train/images_per_second": self._images_per_second,
+            "train/data_wait": data_wait,
         }
-        self._bar.set_postfix({**errors})
-        quiet = "test/top1_error" not in record and time.monotonic() - self._spoke < 30
-        if self._plain and not quiet:
-            self._spoke = time.monotonic()
-            parts = [f"step {record['step']}/{self._total}", f"epoch {record['epoch']:.2f}"]
+
+    def show(self, record: dict) -> None:
+        """Shows a record. A line is printed for each evaluation, or after 30 seconds."""
+        errors = {
+            f"{split} error": f"{record[f'{split}/top1_error']:.2%}"
+            for split in ("train", "test")
+            if f"{split}/top1_error" in record
+        }
+        self._bar.set_postfix(errors)
+        if self._line_is_due(is_important="test error" in errors):
+            parts = [f"step {record['step']}/{self.total}", f"epoch {record['epoch']:.2f}"]
             parts += [f"{name} {value}" for name, value in errors.items()]
-            if self._latest:
-                parts.append(f"{self._latest:.0f} images/s")
-            print("  ".join(parts), file=sys.stderr, flush=True)
+            if self._images_per_second:
+                parts.append(f"{self._images_per_second:.0f} images/s")
+            self._print("  ".join(parts))
 
     def close(self) -> None:
         self._watch.shutdown(wait=False)
-        self._bar.close()
+        super().close()
 
 
-class Meter:
-    """Counts evaluated examples: by a bar, or where there is none a line every 30 seconds."""
+class Meter(_Bar):
+    """Shows how many examples have been evaluated, and measures the speed."""
 
     def __init__(self, total: int, title: str, quiet: bool = False):
-        self._bar = _bar(quiet, total=total, desc=title, unit="image", leave=False)
-        self.total, self._title, self._done = total, title, 0
-        self._plain = self._bar.disable and not quiet
-        self._started = self._spoke = time.monotonic()
+        super().__init__(total, quiet, desc=title, unit="image", leave=False)
+        self._title, self._count = title, 0
+        self._started = time.monotonic()
         self._compiled: set = set()
-        self._left_out = 0.0  # seconds
+        self._excluded = 0.0  # seconds
 
     @contextlib.contextmanager
+    def excluded(self):
+        """Around other work than evaluation. Its time does not count."""
+        start = time.monotonic()
+        yield
+        self._excluded += time.monotonic() - start
+
     def compiling(self, kind):
         """Around a device call. The first of its kind compiles, and its time does not count."""
-        start = time.monotonic()
-        yield
-        if kind not in self._compiled:
-            self._compiled.add(kind)
-            self._left_out += time.monotonic() - start
+        is_first = kind not in self._compiled
+        self._compiled.add(kind)
+        return self.excluded() if is_first else contextlib.nullcontext()
 
-    @contextlib.contextmanager
-    def paused(self):
-        """Around other work than evaluation, whose time does not count."""
-        start = time.monotonic()
-        yield
-        self._left_out += time.monotonic() - start
-
-    def done(self, count: int) -> None:
-        """So many more examples are evaluated."""
-        self._done += count
+    def advance(self, count: int) -> None:
+        """Counts examples that are evaluated."""
+        self._count += count
         self._bar.update(count)
-        if self._plain and time.monotonic() - self._spoke > 30:
-            self._spoke = time.monotonic()
-            line = f"{self._title}: {self._done} of {self.total} images"
-            print(line, file=sys.stderr, flush=True)
+        if self._line_is_due():
+            self._print(f"{self._title}: {self._count} of {self.total} images")
 
-    def reached(self, count: int) -> None:
-        """So many examples are evaluated in all."""
-        self.done(count - self._done)
+    def advance_to(self, count: int) -> None:
+        """Sets the number of examples that are evaluated."""
+        self.advance(count - self._count)
 
     def rate(self) -> float:
-        """Examples per second so far, without compilations."""
-        return self._done / max(1e-9, time.monotonic() - self._started - self._left_out)
-
-    def close(self) -> None:
-        self._bar.close()
+        """Examples per second so far."""
+        return self._count / max(1e-9, time.monotonic() - self._started - self._excluded)
 
 
-def _when_ready(arrays) -> float:
+def _time_when_ready(arrays) -> float:
     jax.block_until_ready(arrays)
     return time.monotonic()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from errors import UserError
+from errors import UserError, reported
 from train_lib import progress as progress_lib
 from train_lib import state as state_lib
 from train_lib.checkpoints import METRIC, Checkpoints
@@ -25,6 +25,7 @@ from train_lib.workdir import write_text
 
 FILE = "metrics.jsonl"
 _LARGEST = 3.4e38  # a float32
+NO_RECORD = {"step": -1, "epoch": 0.0}  # stands for the last record where there is none
 
 
 def read(workdir: pathlib.Path) -> list[dict]:
@@ -33,12 +34,8 @@ def read(workdir: pathlib.Path) -> list[dict]:
     Raises UserError if the file cannot be read.
     """
     path = workdir / FILE
-    try:
+    with reported(f"cannot read {path}", "move it away, or make it readable", OSError):
         text = path.read_text(errors="replace") if path.exists() else ""
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error}): move it away, or make it readable"
-        ) from error
     return [record for line in text.split("\n") if (record := _record(line))]
 
 
@@ -59,44 +56,22 @@ def _is_finite(value) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST and not math.isnan(value)
 
 
-class LastRecord:
-    """Keeps the newest record. Processes that do not write files use it in place of `Writer`."""
-
-    def __init__(self):
-        self.last = {"step": -1, "epoch": 0.0}
-
-    @property
-    def last_step(self) -> int:
-        """The step of the last record; -1 if there is none."""
-        return self.last["step"]
-
-    def write(self, record: dict) -> None:
-        self.last = record
-
-    def sync(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Writer(LastRecord):
+class Writer:
     """Appends records to metrics.jsonl and to TensorBoard events.
 
     A writer that is opened at `step` first deletes the records of later steps, so that a resumed
-    run neither repeats nor misses a step. last: the newest record. Raises UserError if it cannot
-    write.
+    run neither repeats nor misses a step. last: the newest record. Its methods raise UserError if
+    they cannot write.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
-        super().__init__()
         self.path = workdir / FILE
         self._events_path = workdir / "events"
         self._first_step = step + 1
         self._events = None
         with self._os_errors_explained():
             kept = [record for record in read(workdir) if record["step"] <= step]
-            self.last = kept[-1] if kept else self.last
+            self.last = kept[-1] if kept else NO_RECORD
             if self.path.exists():
                 text = "".join(json.dumps(record) + "\n" for record in kept)
                 if text.encode() != self.path.read_bytes():
@@ -141,15 +116,10 @@ class Writer(LastRecord):
         with self._os_errors_explained():
             os.fsync(self._file.fileno())
 
-    @contextlib.contextmanager
     def _os_errors_explained(self):
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path} or TensorBoard events ({error}): free some space or"
-                " check the folder, then run the same command again"
-            ) from error
+        problem = f"cannot write {self.path} or TensorBoard events"
+        advice = "free some space or check the folder, then run the same command again"
+        return reported(problem, advice, OSError)
 
     def close(self) -> None:
         with self._os_errors_explained(), contextlib.closing(self._file):
@@ -187,9 +157,9 @@ class Recorder:
     def __init__(self, exp, checkpoints: Checkpoints | None, stop: StopRequest, step: int):
         is_first = processes.is_first()
         self.exp, self.checkpoints, self.stop = exp, checkpoints, stop
-        self.writer = Writer(exp.workdir, step) if is_first else LastRecord()
-        last = processes.bytes_from_first(lambda: json.dumps(self.writer.last).encode())
-        self.writer.last = json.loads(last)
+        self._writer = Writer(exp.workdir, step) if is_first else None
+        last = processes.bytes_from_first(lambda: json.dumps(self._writer.last).encode())
+        self._last = json.loads(last)  # the newest record
         self.progress = progress_lib.Progress(
             exp.plan.total_steps, step, exp.config.batch_size, quiet=not is_first
         )
@@ -212,7 +182,7 @@ class Recorder:
             jax.block_until_ready(records)
             self.stop.nothing_to_save = False
             self._compiled.add(steps)
-            self.progress.forget()
+            self.progress.discard_compilation()
         self._pending.append((first, records))
         if len(self._pending) > 1:
             self._log(*self._pending.popleft())
@@ -229,11 +199,11 @@ class Recorder:
             return state, False
         while self._pending:
             self._log(*self._pending.popleft(), held=step)
-        self.progress.paused()
+        self.progress.pause()
         last = {name: np.asarray(value) for name, value in record_of(state).items()}
         self._check_finite(step, last)
         self._check_parameters(step, last, state)  # they are about to be saved
-        if step > 0 and self.writer.last_step < step:
+        if step > 0 and self._last["step"] < step:
             self._record(state, step, last)
         state = self._with_observed_error(state, step)
         is_stopping = self.is_stopping()
@@ -243,7 +213,7 @@ class Recorder:
 
     def is_complete(self) -> bool:
         """Whether the last step has been computed and evaluated."""
-        return self.writer.last_step == self.exp.plan.total_steps and METRIC in self.writer.last
+        return self._last["step"] == self.exp.plan.total_steps and METRIC in self._last
 
     def evaluate(self, state, stop=lambda: False):
         """The `metrics.Result` on the test split; None if `stop()` became true meanwhile."""
@@ -261,24 +231,19 @@ class Recorder:
     def __exit__(self, kind, error, traceback) -> None:
         # After an error, errors of closing are not reported. NotFinite is an exception: the run may
         # roll back to a checkpoint and continue, so a failed save must be reported.
-        is_reported = error is not None and not isinstance(error, NotFinite)
-        with contextlib.suppress(Exception) if is_reported else contextlib.nullcontext():
-            self._close()
-
-    def _close(self) -> None:
-        """Closes every part, even if closing another one fails. The last error is raised."""
-        with contextlib.ExitStack() as closing:
-            closing.callback(self.progress.close)
-            closing.callback(self.writer.close)
-            if self.checkpoints:
-                closing.callback(self.checkpoints.close)
+        with contextlib.ExitStack() as closing:  # closes every part, even if another one fails
+            if error is not None and not isinstance(error, NotFinite):
+                closing.enter_context(contextlib.suppress(Exception))
+            for part in (self.progress, self._writer, self.checkpoints):
+                if part:
+                    closing.callback(part.close)
 
     def _log(self, first: int, records: dict, held: int | None = None) -> None:
         """Writes the records of a dispatch, except that of step `held`, which may be evaluated."""
         records = {name: np.asarray(values) for name, values in records.items()}
         self._all_know_of_stop |= bool(records.pop("stop", 0))
         steps = len(records["loss"])
-        self.progress.done(steps)
+        self.progress.advance(steps)
         if self.checkpoints:
             self.checkpoints.check()  # a failed save is reported now, not at the next save
         for i in range(steps):
@@ -326,12 +291,11 @@ class Recorder:
         return line
 
     def _write(self, line: dict) -> None:
-        rate = self.progress.rate()
-        if rate is not None:
-            line["train/images_per_second"] = rate
-            line["train/data_wait"] = self.progress.waited
-        self.writer.write(line)
-        self.progress.tell(line)
+        line |= self.progress.speed()
+        if self._writer:
+            self._writer.write(line)
+        self._last = line
+        self.progress.show(line)
 
     def _record(self, state, step: int, record: dict) -> None:
         """Writes the line of `step`, including its evaluation if one is due."""
@@ -358,7 +322,7 @@ class Recorder:
         was saved without an evaluation, evaluated later, and the run was killed before it was saved
         again.
         """
-        return self.writer.last.get(METRIC) if self.writer.last_step == step else None
+        return self._last.get(METRIC) if self._last["step"] == step else None
 
     def _with_observed_error(self, state, step: int):
         """The state after the plateau rule has used the test error of `step`, if there is one."""
@@ -375,5 +339,5 @@ class Recorder:
             return
         self.stop.nothing_to_save = False
         with self.progress.timed("saving"):
-            self.writer.sync()  # records must be on the disk before the checkpoint
+            self._writer.sync()  # records must be on the disk before the checkpoint
             self.checkpoints.save(step, state, None if error is None else {METRIC: error})

@@ -141,16 +141,10 @@ class Rate:
         def init(params):
             del params
             # Separate arrays: a step's state is donated, and a buffer can be donated only once.
-            counts = [jnp.zeros((), jnp.int32) for _ in range(5)]
-            plateau = Plateau(jnp.float32(jnp.inf), *counts[:3])
-            warmup = Warmup(jnp.ones((), jnp.float32), jnp.zeros((), bool))
-            return RateState(
-                counts[3],
-                jnp.zeros((), jnp.float32),
-                plateau if self.plateau else None,
-                warmup if self.warmup else None,
-                counts[4],
-            )
+            step, rolled_back, *counts = (jnp.zeros((), jnp.int32) for _ in range(5))
+            plateau = Plateau(jnp.float32(jnp.inf), *counts) if self.plateau else None
+            warmup = Warmup(jnp.float32(1), jnp.zeros((), bool)) if self.warmup else None
+            return RateState(step, jnp.float32(0), plateau, warmup, rolled_back)
 
         def update(updates, state, params=None, *, train_error=None, **_):
             del params
@@ -165,9 +159,7 @@ class Rate:
             rate *= jnp.float32(self.roll_back) ** state.rolled_back
             rate = jnp.asarray(rate, jnp.float32)
             updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
-            return updates, RateState(
-                state.step + 1, rate, state.plateau, warmup, state.rolled_back
-            )
+            return updates, state._replace(step=state.step + 1, rate=rate, warmup=warmup)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
@@ -196,14 +188,11 @@ class Rate:
         return _changed(opt_state, Plateau, count)
 
 
-def make_rate(
-    section,
-    steps_per_epoch: float,
-    total_steps: int,
-    scale: float = 1.0,
-    roll_back: float = 1.0,
-) -> Rate:
-    """The rate of a config's `schedule` section. scale: a factor on it in all its phases."""
+def make_rate(section, steps_per_epoch: float, total_steps: int, scale=1.0, roll_back=1.0) -> Rate:
+    """The rate of a config's `schedule` section.
+
+    scale: a factor on the rate in all its phases. roll_back: see `Rate`.
+    """
     schedule = make_schedule(section, steps_per_epoch, total_steps)
     return Rate(
         schedule if scale == 1 else lambda step: scale * schedule(step),

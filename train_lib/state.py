@@ -39,16 +39,6 @@ class TrainState:
 EMPTY_WINDOW = {"loss": 0.0, "errors": 0.0, "examples": 0.0}
 
 
-def _compiled_fast() -> dict | None:
-    """Compiler options for a program that runs once.
-
-    On CPUs LLVM optimises at its first level instead of its third: drawing LeNet-5's parameters
-    compiles in 1.8 s instead of 4.6 s, ResNet-20's in 5 s instead of 50 s (one core, JAX 0.12.0.1).
-    The values are the same to the last bit. Level 0 is faster still, but rounds differently.
-    """
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-
-
 def draw(
     seed,
     module,
@@ -75,10 +65,15 @@ def draw(
 
 
 def create(module, optimizer, seed: int, input_shape, averaged: bool = False) -> TrainState:
-    """`draw` as one compiled program; drawing each layer would compile one for each shape."""
+    """`draw` as one compiled program; drawing each layer would compile one for each shape.
+
+    On CPUs LLVM optimises it at its first level instead of its third, because it runs once: drawing
+    LeNet-5's parameters compiles in 1.8 s instead of 4.6 s, ResNet-20's in 5 s instead of 50 s (one
+    core, JAX 0.12.0.1). The values are equal to the bit. Level 0 is faster, but rounds differently.
+    """
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     compiled = jax.jit(
-        lambda seed: draw(seed, module, optimizer, input_shape, averaged),
-        compiler_options=_compiled_fast(),
+        lambda seed: draw(seed, module, optimizer, input_shape, averaged), compiler_options=options
     )
     return compiled(seed)
 

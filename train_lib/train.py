@@ -139,7 +139,7 @@ def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, sessi
             if is_over:
                 return state
             inputs = prefetched or read_inputs()
-            recorder.progress.running()
+            recorder.progress.resume()
             state, records = train_step(state, inputs)
             prefetched = read_inputs(records)
             recorder.dispatched(step, records)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from configs import compare
-from errors import UserError, one_line, printable, reported
+from errors import UserError, printable, reported
 from input_pipeline import cache
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.split import Info, check_classes
@@ -18,6 +18,7 @@ from models import registry
 CONFIG = "config.json"
 DATASET = "dataset.json"
 STATISTICS = "statistics.npz"
+_OTHER_WORKDIR = "choose another --workdir"
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
@@ -27,10 +28,8 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all. Raises UserError."""
-    try:
+    with reported(f"cannot write {path}", _OTHER_WORKDIR, OSError):
         write_bytes(path, text.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -51,11 +50,8 @@ def config_from_json(text: str) -> ConfigDict:
 def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Raises UserError, naming the differences, if the folder's run has another config."""
     if (workdir / CONFIG).exists():
-        _refuse(
-            workdir,
-            different_fields(workdir, config),
-            "choose another --workdir, or resume with the new config: --allow_config_change",
-        )
+        advice = f"{_OTHER_WORKDIR}, or resume with the new config: --allow_config_change"
+        _refuse(workdir, different_fields(workdir, config), advice)
 
 
 def check_same_data(workdir: pathlib.Path, info: Info, train_examples: int = 0) -> None:
@@ -101,10 +97,10 @@ def different_fields(workdir: pathlib.Path, config: ConfigDict, prefix: str = ""
     return compare.differences(compare.flatten(read_config(workdir)), complete, prefix)
 
 
-def _refuse(workdir: pathlib.Path, differences: list[str], instead: str) -> None:
+def _refuse(workdir: pathlib.Path, differences: list[str], advice: str) -> None:
     if differences:
         raise UserError(
-            f"{workdir} was made with another config ({'; '.join(differences)}): {instead}"
+            f"{workdir} was made with another config ({'; '.join(differences)}): {advice}"
         )
 
 
@@ -124,14 +120,9 @@ def has_checkpoints(workdir: pathlib.Path) -> bool:
 
 def make_writable(workdir: pathlib.Path) -> None:
     """Makes the folder if it does not exist. Raises UserError if it cannot be written."""
-    try:
+    with reported(f"cannot write to {workdir}", _OTHER_WORKDIR, OSError):
         workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
-        ) from error
+        tempfile.NamedTemporaryFile(dir=workdir).close()
 
 
 def write_description(
@@ -157,10 +148,8 @@ def write_description(
     write_text(workdir / DATASET, json.dumps(description, indent=2) + "\n")
     path = workdir / STATISTICS
     if statistics is not None and not path.exists():
-        try:
+        with reported(f"cannot write {path}", _OTHER_WORKDIR, OSError):
             statistics.save(path)
-        except OSError as error:
-            raise UserError(f"cannot write {path} ({error}): choose another --workdir") from error
 
 
 def read_statistics(workdir: pathlib.Path) -> statistics_lib.Statistics | None:
@@ -175,7 +164,8 @@ def read_info(workdir: pathlib.Path) -> Info:
     Raises UserError for a file that is missing or damaged.
     """
     path = workdir / DATASET
-    try:
+    kinds = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+    with reported(f"cannot read {path}", f"check that {workdir} is the folder of a run", *kinds):
         stored = json.loads(path.read_text())
         return Info(
             str(stored["name"]),
@@ -183,10 +173,6 @@ def read_info(workdir: pathlib.Path) -> Info:
             tuple(checked_names(stored["class_names"])),
             train_examples=checked_count(stored.get("train_examples", 0)),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"cannot read {path} ({one_line(error)}): check that {workdir} is the folder of a run"
-        ) from error
 
 
 def checked_count(value) -> int:

@@ -164,7 +164,7 @@ def test_unknown_arguments_are_refused():
     [
         ("model.activation", layers.ACTIVATIONS),
         ("model.dtype", registry.DTYPES),
-        ("optimizer.decayed", optimizers.MASKS),
+        ("optimizer.decayed", optimizers.DECAYS),
         ("evaluate.protocol", ["auto", *protocols.PROTOCOLS]),
         ("evaluate.crops", crops.KINDS.keys() - {"ten_crop"}),
         ("view.interpolation", [*views.INTERPOLATIONS, "random"]),

@@ -31,7 +31,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def progress(clock):
     progress = progress_lib.Progress(100, 0, 8)
-    progress.running()
+    progress.resume()
     yield progress
     progress.close()
 
@@ -43,9 +43,8 @@ def test_waiting_beside_steps_counts_from_their_end(progress, clock):
         steps.finished.set()
         progress._watch.submit(int).result()  # the watch has seen it
         clock.now = 8.0
-    progress.done(10)
-    assert progress.rate() == 10.0
-    assert progress.waited == 0.25
+    progress.advance(10)
+    assert progress.speed() == {"train/images_per_second": 10.0, "train/data_wait": 0.25}
 
 
 def test_waiting_within_the_steps_is_none(progress, clock):
@@ -54,17 +53,15 @@ def test_waiting_within_the_steps_is_none(progress, clock):
         clock.now = 6.0
     clock.now = 8.0
     steps.finished.set()
-    progress.done(10)
-    progress.rate()
-    assert progress.waited == 0.0
+    progress.advance(10)
+    assert progress.speed()["train/data_wait"] == 0.0
 
 
 def test_waiting_without_steps_counts_whole(progress, clock):
     with progress.waiting():
         clock.now = 6.0
     clock.now = 8.0
-    progress.rate()
-    assert progress.waited == 0.75
+    assert progress.speed()["train/data_wait"] == 0.75
 
 
 class Terminal(io.StringIO):
@@ -82,8 +79,8 @@ Cell = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
 def test_a_bar_is_drawn_where_a_line_can_be_drawn_again(monkeypatch, stream, bar):
     monkeypatch.setattr(sys, "stderr", stream())
     progress = progress_lib.Progress(100, 0, 8)
-    progress.done(50)
-    progress.tell({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
+    progress.advance(50)
+    progress.show({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
     progress.close()
     written = sys.stderr.getvalue()
     assert ("50/100 [" in written) == bar
@@ -96,8 +93,8 @@ def test_a_bar_is_drawn_where_a_line_can_be_drawn_again(monkeypatch, stream, bar
 def test_quiet_is_quiet_everywhere(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream())
     progress = progress_lib.Progress(100, 0, 8, quiet=True)
-    progress.done(50)
-    progress.tell({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
+    progress.advance(50)
+    progress.show({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
     progress.close()
     assert sys.stderr.getvalue() == ""
 
@@ -110,13 +107,13 @@ def test_the_kernels_stream_is_known_by_its_name():
 def test_where_the_time_went(clock):
     progress = progress_lib.Progress(100, 0, 8)
     clock.now = 2.0  # the start of a run
-    progress.running()
+    progress.resume()
     clock.now = 12.0
-    progress.forget()  # the first call, which compiles
+    progress.discard_compilation()  # the first call, which compiles
     with progress.waiting():
         clock.now = 22.0
     clock.now = 62.0
-    progress.paused()
+    progress.pause()
     with progress.timed("evaluation"):
         clock.now = 82.0
     with progress.timed("saving"):
@@ -135,9 +132,9 @@ def test_a_log_of_a_long_run_can_be_read(clock, monkeypatch):
     progress = progress_lib.Progress(5000, 0, 8)
     for step in range(1, 5001):  # a record a second, a test every 500
         clock.now += 1.0
-        progress.done(1)
+        progress.advance(1)
         test = {"test/top1_error": 0.5} if step % 500 == 0 else {}
-        progress.tell({"step": step, "epoch": step / 100, "train/top1_error": 0.25} | test)
+        progress.show({"step": step, "epoch": step / 100, "train/top1_error": 0.25} | test)
     progress.close()
     lines = sys.stderr.getvalue().splitlines()
     assert 5000 / 31 - 10 < len(lines) < 5000 / 30 + 10

@@ -19,7 +19,7 @@ def test_reopening_drops_what_came_behind_the_step_and_half_lines(tmp_path):
     path.write_bytes(path.read_bytes() + b'{"step": 8, "ep\xff')
     assert [r["step"] for r in recorder.read(tmp_path)] == [2, 4, 6]
     writer = recorder.Writer(tmp_path, 5)
-    assert writer.last_step == 4
+    assert writer.last["step"] == 4
     writer.write({"step": 6, "epoch": 0.6})
     writer.close()
     lines = path.read_text().splitlines()

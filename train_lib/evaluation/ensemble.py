@@ -120,7 +120,7 @@ def predict(members: Sequence[Trained], splits: Sequence[Split], title: str):
     num_passes = sum(map(len, all_passes))
     with contextlib.closing(_meter(splits[0], title, num_passes)) as meter:
         for member, member_passes, split in zip(members, all_passes, splits, strict=True):
-            with meter.paused():
+            with meter.excluded():
                 state = member.state()
             share, member_labels = passes.predict(member_passes, state, split, meter)
             steps.append(int(state.step))

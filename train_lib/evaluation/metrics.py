@@ -78,10 +78,10 @@ def evaluate(
             if len(outputs) > 2:  # two batches in flight keep the device busy
                 outputs[-3] = jax.device_get(outputs[-3])
                 if meter:
-                    meter.done(batch["label"].size)
+                    meter.advance(batch["label"].size)
     outputs = jax.device_get(outputs)
     if meter and not stopped:
-        meter.reached(len(part))
+        meter.advance_to(len(part))
     # Sums over a batch are exact or float32; over batches they are Python's float64.
     arrays = {name: np.float64(sum(float(out[0][name]) for out in outputs)) for name in SUMS}
     if outputs and not stopped:

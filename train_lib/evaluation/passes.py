@@ -204,7 +204,7 @@ def predict(passes: Sequence[Pass], state, split, meter) -> tuple[np.ndarray, np
             sums[index] += np.float32(one_pass.weight) * np.asarray(outputs)[is_example]
             batch_labels = np.where(batch["mask"] > 0, batch["label"], -1)[is_example]
             labels[index] = np.minimum(labels[index], batch_labels)  # -1 stays
-            meter.done(len(index))
+            meter.advance(len(index))
     parts = processes.gather(sums=sums, labels=labels)
     return tuple(np.concatenate([part[name] for part in parts]) for name in ("sums", "labels"))
 
