@@ -291,7 +291,7 @@ def check(exp: Experiment) -> None:
     """Raises UserError if this machine cannot train the run. Called before anything is written."""
     config = exp.config
     if config.init_from and processes.is_first() and not has_checkpoints(exp.workdir):
-        warm_start.check_source(config.init_from)
+        warm_start.check_source(config.init_from, "config.init_from")
     check_memory(exp)
     parallel.check_batch_size(config.batch_size, exp.devices)
     sizes = [len(exp.train_split), len(exp.test_split)]

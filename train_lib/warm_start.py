@@ -38,28 +38,23 @@ def is_pretrained_file(name: str) -> bool:
     )
 
 
-def check_name(name: str, field: str) -> None:
-    """Raises UserError for a file whose suffix is not that of a weight file.
+def check_source(name: str, field: str) -> None:
+    """Raises UserError unless `name` is a run with a checkpoint, or a weight file.
 
     field: the config field that holds the name, for the message.
     """
     path = pathlib.Path(name).expanduser()
-    if path.suffix and not path.is_dir() and path.suffix.lower() not in pretrained.SUFFIXES:
+    suffix = path.suffix.lower()
+    if is_pretrained_file(name):
+        return  # `settle` has read it
+    if suffix and not path.is_dir() and suffix not in pretrained.SUFFIXES:
         raise UserError(
             f"{field}={name}: give a run's folder, or a file of {', '.join(pretrained.SUFFIXES)}"
         )
-
-
-def check_source(name: str) -> None:
-    """Raises UserError unless config.init_from names a run with a checkpoint, or a weight file."""
-    if is_pretrained_file(name):
-        return  # `settle` has read it
-    check_name(name, "config.init_from")
-    path = pathlib.Path(name).expanduser()
-    if path.suffix.lower() != exported.SUFFIX:
-        check_run(path, "config.init_from")
+    if suffix != exported.SUFFIX:
+        check_run(path, field)
     elif not path.is_file():
-        raise UserError(f"config.init_from={name}: there is no such file")
+        raise UserError(f"{field}={name}: there is no such file")
 
 
 # Reading files of other frameworks
@@ -157,8 +152,6 @@ def settle(
     read_only: True when the command does not train. Then init_from is also taken from the run.
     Raises UserError as `read`, and for a model that the file's source does not have.
     """
-    if not config.init_from and not read_only:
-        return config
     fields = json.loads(
         processes.bytes_from_first(lambda: json.dumps(_fields(config, workdir, read_only)).encode())
     )

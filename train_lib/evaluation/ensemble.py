@@ -85,8 +85,7 @@ def _member(
     if path.suffix.lower() == exported.SUFFIX:
         network = trained.from_export(path, config, needs_data)
     else:
-        warm_start.check_name(name, field)
-        workdir_lib.check_run(path, field)
+        warm_start.check_source(name, field)
         stored = trained.use_evaluation_of(config, workdir_lib.read_config(path))
         network = trained.from_run(path, stored, needs_data=needs_data)
     return dataclasses.replace(network, name=name)
