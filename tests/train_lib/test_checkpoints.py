@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, and what is done about a damaged one."""
+"""Checkpoints: which are kept, and what happens to damaged ones."""
 
 import errno
 import logging as std_logging
@@ -46,7 +46,7 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert again.best_step() == 2
 
 
-def test_a_step_saved_without_a_score_can_be_saved_again_with_it(tmp_path):
+def test_a_step_saved_without_its_error_can_be_saved_again_with_it(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, state(3))
     checkpoints.save(3, state(3), {METRIC: 0.2})
@@ -54,7 +54,7 @@ def test_a_step_saved_without_a_score_can_be_saved_again_with_it(tmp_path):
     assert checkpoints.best_step() == 3
 
 
-def test_a_notebook_sees_no_warnings_of_the_library(tmp_path):
+def test_a_notebook_shows_no_warnings_of_orbax(tmp_path):
     before, records = logging.get_verbosity(), []
     watch = std_logging.Handler()
     watch.emit = records.append
@@ -73,7 +73,7 @@ def test_a_notebook_sees_no_warnings_of_the_library(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove file", "remove item", "empty"])
-def test_a_damaged_newest_one_is_reported_and_the_one_before_it_used(tmp_path, capsys, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(tmp_path, capsys, damage):
     filled(tmp_path).close()
     newest = tmp_path / "checkpoints" / "4"
     path = largest_file(newest)
@@ -101,8 +101,8 @@ def test_a_damaged_newest_one_is_reported_and_the_one_before_it_used(tmp_path, c
     checkpoints.close()
 
 
-def test_a_description_that_says_another_error_is_damaged(tmp_path, capsys):
-    """What is still JSON, and tells of a better step than there was."""
+def test_a_description_with_a_changed_error_is_damaged(tmp_path, capsys):
+    """It is still JSON, and gives a step a lower error than it had."""
     filled(tmp_path).close()
     path = tmp_path / "checkpoints" / "4" / "description" / "metadata"
     text = path.read_text()
@@ -113,7 +113,7 @@ def test_a_description_that_says_another_error_is_damaged(tmp_path, capsys):
     assert Checkpoints(tmp_path).restore(state())[0] == 3
 
 
-def test_all_damaged_is_an_error_and_not_a_start_from_scratch(tmp_path):
+def test_training_does_not_start_from_scratch_if_all_checkpoints_are_damaged(tmp_path):
     filled(tmp_path, count=2).close()
     for step in ("1", "2"):
         largest_file(tmp_path / "checkpoints" / step).write_bytes(b"no")
@@ -123,7 +123,7 @@ def test_all_damaged_is_an_error_and_not_a_start_from_scratch(tmp_path):
         assert Checkpoints(tmp_path).steps() == [1, 2]  # nothing was moved
 
 
-def test_an_only_one_that_the_library_cannot_open_is_an_error_too(tmp_path, capsys):
+def test_a_single_checkpoint_that_orbax_cannot_open_is_an_error(tmp_path, capsys):
     filled(tmp_path, count=1).close()
     (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text("no")
     for _ in range(2):
@@ -142,7 +142,9 @@ def test_an_only_one_that_the_library_cannot_open_is_an_error_too(tmp_path, caps
     ],
     ids=["system", "memory", "TensorStore"],
 )
-def test_what_keeps_a_good_one_from_being_read_condemns_none(tmp_path, monkeypatch, error):
+def test_an_error_of_the_machine_does_not_mark_a_checkpoint_as_damaged(
+    tmp_path, monkeypatch, error
+):
     filled(tmp_path).close()
 
     def read(*_, **__):
@@ -164,7 +166,7 @@ def test_what_keeps_a_good_one_from_being_read_condemns_none(tmp_path, monkeypat
     assert Checkpoints(tmp_path).steps() == [2, 3, 4]
 
 
-def test_a_reader_goes_on_where_a_run_has_newer_ones(tmp_path, capsys):
+def test_a_reader_uses_newer_checkpoints_of_a_run_in_training(tmp_path, capsys):
     checkpoints = filled(tmp_path, count=1, keep=1)
     reader = Checkpoints(tmp_path, read_only=True)
     for step in (2, 3):
@@ -182,7 +184,7 @@ def test_a_reader_goes_on_where_a_run_has_newer_ones(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_what_was_replaced_does_not_come_back(tmp_path):
+def test_a_replaced_checkpoint_does_not_come_back(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(1, state(1))
     checkpoints.save(1, state(1), {METRIC: 0.5})
@@ -193,7 +195,7 @@ def test_what_was_replaced_does_not_come_back(tmp_path):
     assert Checkpoints(tmp_path).steps() == [2, 3, 4]  # the best one and two
 
 
-def test_a_reader_does_not_take_an_older_one_for_that_which_is_saved_again(tmp_path):
+def test_a_reader_uses_no_older_checkpoint_while_a_step_is_saved_again(tmp_path):
     filled(tmp_path, count=3).close()
     (tmp_path / checkpoints_lib.REPLACED).mkdir()
     (tmp_path / "checkpoints" / "3").rename(tmp_path / checkpoints_lib.REPLACED / "3")
@@ -205,8 +207,8 @@ def test_a_reader_does_not_take_an_older_one_for_that_which_is_saved_again(tmp_p
     assert Checkpoints(tmp_path, read_only=True).restore(state())[0] == 3
 
 
-def test_a_step_that_is_saved_again_is_there_all_the_time(tmp_path, monkeypatch):
-    """As it was until its new save is complete, whatever comes between."""
+def test_a_step_that_is_saved_again_always_has_a_checkpoint(tmp_path, monkeypatch):
+    """The old checkpoint is kept until the new one is complete."""
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(3, state(3))
     checkpoints.wait()
@@ -226,7 +228,7 @@ def test_a_step_that_is_saved_again_is_there_all_the_time(tmp_path, monkeypatch)
     assert Checkpoints(tmp_path).restore(state())[1]["step"] == 4
 
 
-def test_another_model_is_refused_and_nothing_moved(tmp_path):
+def test_a_checkpoint_of_another_model_is_refused_and_not_moved(tmp_path):
     filled(tmp_path).close()
     other = {"params": {"w": np.zeros(3, np.float32)}, "step": np.int32(0)}
     with pytest.raises(UserError, match=r"is of another model: \['params'\]\['w'\]"):
@@ -234,8 +236,8 @@ def test_another_model_is_refused_and_nothing_moved(tmp_path):
     assert not (tmp_path / "damaged").exists()
 
 
-def test_the_newest_is_the_one_of_the_highest_step(tmp_path):
-    """Not the one that was touched last, and not by the order of the digits."""
+def test_the_newest_checkpoint_has_the_highest_step(tmp_path):
+    """Neither the last one in time nor the last one in the alphabet is the newest."""
     checkpoints = Checkpoints(tmp_path)
     for step in (9, 10):
         checkpoints.save(step, state(step))
@@ -245,7 +247,7 @@ def test_the_newest_is_the_one_of_the_highest_step(tmp_path):
     assert Checkpoints(tmp_path).restore(state())[0] == 10
 
 
-def test_an_empty_folder_has_none(tmp_path):
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert Checkpoints(tmp_path).restore(state()) is None
 
 
@@ -263,8 +265,8 @@ def test_a_failed_background_save_is_an_error(tmp_path, monkeypatch):
         checkpoints.wait()
 
 
-def test_a_background_save_that_fails_is_noticed_before_the_next(tmp_path):
-    """Without waiting for it, as a run asks after each call of the device."""
+def test_a_failed_background_save_is_noticed_before_the_next_save(tmp_path):
+    """`check` does not wait; training calls it after each call of the device."""
     checkpoints = filled(tmp_path, count=1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

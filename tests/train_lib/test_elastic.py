@@ -1,4 +1,4 @@
-"""A checkpoint is of no number of devices, and of one layout."""
+"""A checkpoint can be restored on any number of devices, and has one layout."""
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ def assert_same_bits(found, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("saved_on", COUNTS)
 @pytest.mark.parametrize("restored_on", COUNTS)
-def test_any_number_of_devices_takes_it_up(trained, saved_on, restored_on):
+def test_a_checkpoint_is_restored_on_any_number_of_devices(trained, saved_on, restored_on):
     workdir, expected = trained[saved_on]
     exp = experiment.resolve(config(restored_on), workdir, read_only=True)
     like = exp.new_state()
@@ -55,14 +55,14 @@ def test_any_number_of_devices_takes_it_up(trained, saved_on, restored_on):
     assert_same_bits(state, expected)
 
 
-def test_a_notebook_without_the_config_reads_it(trained):
+def test_variables_are_read_without_the_config(trained):
     workdir, expected = trained[8]
     step, variables = checkpoints.Checkpoints(workdir, read_only=True).restore_variables()
     assert step == int(expected.step)
     assert_same_bits(variables["params"], expected.params)
 
 
-def test_another_layout_is_refused_by_its_number(tmp_path, monkeypatch):
+def test_another_checkpoint_layout_is_refused(tmp_path, monkeypatch):
     state = {"params": {"w": np.arange(3.0)}}
     monkeypatch.setattr(checkpoints, "LAYOUT", 99)
     written = checkpoints.Checkpoints(tmp_path)

@@ -1,4 +1,4 @@
-"""What follows from a config: the plan of the steps, and the statistics that a run keeps."""
+"""What follows from a config: the plan of the steps, and the statistics that a run stores."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from train_lib.train import train_and_evaluate
 
 
 def config(**overrides):
-    """A hidden layer, on digits less their mean image and shifted in brightness, for 6 steps."""
+    """6 steps of a network with a hidden layer; a mean image and random brightness on digits."""
     config = get_config("20")
     config.update_from_flattened_dict(
         {
@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def other_set(monkeypatch):
-    """From now on the training set has other statistics."""
+    """Changes the statistics of the training set."""
 
     def find_or_compute(dataset, view, load_split, workers):
         images = 255 - load_split().images
@@ -54,7 +54,7 @@ def other_set(monkeypatch):
     monkeypatch.setattr(statistics, "find_or_compute", find_or_compute)
 
 
-def test_the_run_has_its_own_copy(trained):
+def test_the_run_stores_its_statistics(trained):
     workdir, _ = trained
     found = statistics.load(workdir / "statistics.npz")
     images = sources.load(config().dataset, "train").images
@@ -62,7 +62,9 @@ def test_the_run_has_its_own_copy(trained):
     assert found.examples == len(images)
 
 
-def test_gone_on_with_equals_never_stopped_and_uses_its_own(trained, tmp_path, other_set):
+def test_a_resumed_run_equals_an_uninterrupted_one_and_uses_its_statistics(
+    trained, tmp_path, other_set
+):
     workdir, whole = trained
     assert int(whole.step) == 6
     copy = shutil.copytree(workdir, tmp_path / "copy")
@@ -71,7 +73,7 @@ def test_gone_on_with_equals_never_stopped_and_uses_its_own(trained, tmp_path, o
     jax.tree.map(np.testing.assert_array_equal, again, whole)
 
 
-def test_evaluated_by_its_own(trained, other_set, tmp_path):
+def test_an_evaluation_uses_the_statistics_of_the_run(trained, other_set, tmp_path):
     workdir, _ = trained
     found = json.loads(evaluate_run(config(), workdir))
     last = recorder.read(workdir)[-1]
@@ -86,7 +88,7 @@ def test_evaluated_by_its_own(trained, other_set, tmp_path):
     assert predict_images(config(), copy, [str(picture)]) != first
 
 
-def test_another_mean_is_refused_and_a_damaged_copy_is_one_line(trained, tmp_path):
+def test_another_mean_is_refused_and_damaged_statistics_are_one_line(trained, tmp_path):
     workdir, _ = trained
     with pytest.raises(UserError, match=r"preprocess\.mean: pixel -> channel"):
         train_and_evaluate(config(**{"preprocess.mean": "channel"}), workdir)
@@ -96,7 +98,7 @@ def test_another_mean_is_refused_and_a_damaged_copy_is_one_line(trained, tmp_pat
         evaluate_run(config(), copy)
 
 
-def test_what_needs_no_statistics_computes_none(monkeypatch):
+def test_statistics_are_computed_only_if_they_are_needed(monkeypatch):
     monkeypatch.setattr(statistics, "find_or_compute", None)
     experiment.resolve(config())  # as the summary does
     assert experiment.resolve(tiny_config()).statistics is None
@@ -117,7 +119,7 @@ def test_plan_of_steps():
     assert plan.epoch(29) == pytest.approx(2.011, abs=1e-3)
 
 
-def test_rounding_makes_no_step():
+def test_rounding_adds_no_step():
     # 30 * (50000 / 96) is 15625.000000000002.
     config = tiny_config(batch_size=96, epochs=30.0)
     plan = experiment.make_plan(config, 50_000)

@@ -1,4 +1,4 @@
-"""Max-norm against loops over units, and what a drop rate of zero does."""
+"""Max-norm against loops over units, and the effect of a drop rate of zero."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ SHAPES = {
 
 
 def tree(rng, scale):
-    """Leaves like a net's, layer by layer; names with a slash are nested."""
+    """Leaves like those of a network, by layer; names with a slash are nested."""
     params = {"c3": {"kernel": 9 * rng.normal(size=(5, 5, 60)), "bias": 9 * rng.normal(size=16)}}
     params["s2"] = {"coefficient": 9 * rng.normal(size=6), "bias": 9 * rng.normal(size=6)}
     params["h1"] = {"slope": 9 * rng.normal(size=4)}

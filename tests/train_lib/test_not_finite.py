@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: stop, skip, or roll back, each at the very step."""
+"""Losses and gradients that are not finite: stop, skip, or roll back at exactly that step."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ no_gradient.defvjp(
 
 
 def poison(monkeypatch, *steps, gradient=False):
-    """The loss of these steps, or its gradient alone, is NaN: their labels, all 0, say so."""
+    """Makes the loss, or only its gradient, NaN in these steps. All their labels are 0."""
     make_batch, make_loss = batches.train_batches, losses.make_loss
 
     def train_batches(split, order, first, count):
@@ -84,7 +84,7 @@ def saved(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-def test_a_loss_stops_the_run_at_its_step(tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path, monkeypatch):
     poison(monkeypatch, 8)
     with pytest.raises(UserError) as error:
         train_and_evaluate(config(), tmp_path)
@@ -95,7 +95,7 @@ def test_a_loss_stops_the_run_at_its_step(tmp_path, monkeypatch):
     assert saved(tmp_path) == [5]
 
 
-def test_a_gradient_alone_does_too(tmp_path, monkeypatch):
+def test_a_gradient_that_is_not_finite_stops_the_run_at_its_step(tmp_path, monkeypatch):
     poison(monkeypatch, 4, gradient=True)
     with pytest.raises(UserError, match=r"^the gradient of h1/bias is not finite at step 4: "):
         train_and_evaluate(config(), tmp_path)
@@ -104,7 +104,7 @@ def test_a_gradient_alone_does_too(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_skipped_updates_change_nothing_and_are_counted(tmp_path, monkeypatch):
-    """As if the step had had a gradient of zero and no momentum; also when the run is resumed."""
+    """Like a step with a gradient of zero and no momentum; also when the run is resumed."""
     fields = {"not_finite.action": "skip", "not_finite.limit": 2, "optimizer.momentum": 0.0}
     poison(monkeypatch, 4, 11)
     whole = jax.device_get(train_and_evaluate(config(**fields), tmp_path / "whole"))
@@ -146,8 +146,8 @@ def _arrays(checkpoints, step):
     return {jax.tree_util.keystr(path): v for path, v in jax.tree.leaves_with_path(state)}
 
 
-def test_rolling_back_lowers_the_rate_until_it_goes(tmp_path, capsys):
-    """A rate that no net survives; some thousandth of it does."""
+def test_roll_backs_lower_the_rate_until_training_succeeds(tmp_path, capsys):
+    """The rate is too high for any network; about a thousandth of it is not."""
     fields = {"not_finite.action": "roll_back", "not_finite.rate_factor": 0.001}
     high = {"schedule.learning_rate": 1e30, "not_finite.limit": 9, "model.activation": "relu"}
     state = train_and_evaluate(config(**fields, **high), tmp_path / "run")
@@ -167,7 +167,7 @@ def test_rolling_back_lowers_the_rate_until_it_goes(tmp_path, capsys):
         )
 
 
-def test_rolling_back_begins_at_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+def test_a_roll_back_starts_from_the_last_checkpoint(tmp_path, monkeypatch, capsys):
     poison(monkeypatch, 8)
     fields = {"not_finite.action": "roll_back", "not_finite.limit": 2}
     with pytest.raises(UserError, match="the loss is nan at step 8"):

@@ -93,7 +93,7 @@ def test_sgd_across_a_change_of_rate(form, decayed):
     assert_equals(optimizer, transcription(form, decay=decay))
 
 
-def test_alexnets_update_is_the_papers():
+def test_alexnets_update_equals_that_of_the_paper():
     """Krizhevsky 2012, sec. 5, for the config's own optimizer. The paper writes weights: what
     becomes of biases it does not say, and the authors' code does not decay them."""
 
@@ -132,7 +132,7 @@ def test_rates_and_decays_by_layer_and_of_biases(form):
 
 
 @pytest.mark.parametrize("form", choices("optimizer.momentum_form"))
-def test_momentum_that_rises(form):
+def test_rising_momentum(form):
     optimizer = optimizers.make_optimizer(
         section(momentum=0.5, momentum_end=0.7, momentum_epochs=1.5, momentum_form=form),
         schedule,

@@ -1,4 +1,4 @@
-"""The clock of a run, what counts as waiting for data, and where a bar is drawn."""
+"""The times of a run, the share of waiting for data, and where a bar is drawn."""
 
 import io
 import sys
@@ -11,7 +11,7 @@ from train_lib import progress as progress_lib
 
 
 class Steps:
-    """What devices compute, until told that it is done."""
+    """Arrays that devices compute until `finished` is set."""
 
     def __init__(self):
         self.finished = threading.Event()
@@ -36,18 +36,18 @@ def progress(clock):
     progress.close()
 
 
-def test_waiting_beside_steps_counts_from_their_end(progress, clock):
+def test_waiting_counts_from_the_end_of_the_running_steps(progress, clock):
     steps = Steps()
     with progress.waiting(steps):
         clock.now = 6.0
         steps.finished.set()
-        progress._watch.submit(int).result()  # the watch has seen it
+        progress._watch.submit(int).result()  # its end has been noticed
         clock.now = 8.0
     progress.advance(10)
     assert progress.speed() == {"train/images_per_second": 10.0, "train/data_wait": 0.25}
 
 
-def test_waiting_within_the_steps_is_none(progress, clock):
+def test_waiting_that_ends_before_the_steps_does_not_count(progress, clock):
     steps = Steps()
     with progress.waiting(steps):
         clock.now = 6.0
@@ -57,7 +57,7 @@ def test_waiting_within_the_steps_is_none(progress, clock):
     assert progress.speed()["train/data_wait"] == 0.0
 
 
-def test_waiting_without_steps_counts_whole(progress, clock):
+def test_waiting_without_running_steps_counts_completely(progress, clock):
     with progress.waiting():
         clock.now = 6.0
     clock.now = 8.0
@@ -65,18 +65,18 @@ def test_waiting_without_steps_counts_whole(progress, clock):
 
 
 class Terminal(io.StringIO):
-    """Takes what is written, and says that it is a terminal."""
+    """A text buffer that says that it is a terminal."""
 
     def isatty(self):
         return True
 
 
-# As Jupyter's kernels have it in place of standard error: no terminal, by its own word.
+# Like standard error in a Jupyter kernel: it says that it is no terminal.
 Cell = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
 
 
 @pytest.mark.parametrize(("stream", "bar"), [(Terminal, True), (Cell, True), (io.StringIO, False)])
-def test_a_bar_is_drawn_where_a_line_can_be_drawn_again(monkeypatch, stream, bar):
+def test_a_bar_is_drawn_on_terminals_and_in_notebooks(monkeypatch, stream, bar):
     monkeypatch.setattr(sys, "stderr", stream())
     progress = progress_lib.Progress(100, 0, 8)
     progress.advance(50)
@@ -86,11 +86,11 @@ def test_a_bar_is_drawn_where_a_line_can_be_drawn_again(monkeypatch, stream, bar
     assert ("50/100 [" in written) == bar
     assert ("step 50/100  epoch 1.00  test error 25.00%" in written) != bar
     assert "25.00%" in written
-    assert "Warning" not in written  # as tqdm's kind for notebooks has, where widgets are missing
+    assert "Warning" not in written  # tqdm.notebook warns if widgets are missing
 
 
 @pytest.mark.parametrize("stream", [Terminal, Cell, io.StringIO])
-def test_quiet_is_quiet_everywhere(monkeypatch, stream):
+def test_quiet_prints_nothing(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream())
     progress = progress_lib.Progress(100, 0, 8, quiet=True)
     progress.advance(50)
@@ -99,12 +99,12 @@ def test_quiet_is_quiet_everywhere(monkeypatch, stream):
     assert sys.stderr.getvalue() == ""
 
 
-def test_the_kernels_stream_is_known_by_its_name():
+def test_the_stream_of_a_jupyter_kernel_is_recognised():
     iostream = pytest.importorskip("ipykernel.iostream")
     assert iostream.OutStream.__module__.partition(".")[0] == Cell.__module__.partition(".")[0]
 
 
-def test_where_the_time_went(clock):
+def test_the_summary_says_where_the_time_went(clock):
     progress = progress_lib.Progress(100, 0, 8)
     clock.now = 2.0  # the start of a run
     progress.resume()
@@ -126,11 +126,11 @@ def test_where_the_time_went(clock):
     progress.close()
 
 
-def test_a_log_of_a_long_run_can_be_read(clock, monkeypatch):
-    """In a file: a line at a test, and at most two a minute between; no drawing characters."""
+def test_the_log_of_a_long_run_is_readable(clock, monkeypatch):
+    """In a file: a line at each evaluation, at most two a minute otherwise; no drawing."""
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     progress = progress_lib.Progress(5000, 0, 8)
-    for step in range(1, 5001):  # a record a second, a test every 500
+    for step in range(1, 5001):  # a record each second, an evaluation every 500
         clock.now += 1.0
         progress.advance(1)
         test = {"test/top1_error": 0.5} if step % 500 == 0 else {}

@@ -10,7 +10,7 @@ from errors import UserError
 from train_lib import recorder
 
 
-def test_reopening_drops_what_came_behind_the_step_and_half_lines(tmp_path):
+def test_reopening_deletes_later_records_and_half_lines(tmp_path):
     writer = recorder.Writer(tmp_path, 0)
     for step in (2, 4, 6):
         writer.write({"step": step, "epoch": step / 10, "train/loss": 1.0 / step})

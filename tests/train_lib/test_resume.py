@@ -1,4 +1,4 @@
-"""Runs that are killed or stopped and started again equal the run that never was, bit for bit."""
+"""Runs that are killed or stopped, and resumed, have exactly the result of an uninterrupted run."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def assert_equal_states(found, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps_per_dispatch", CHAINS)
-def test_interrupted_runs_equal_the_undisturbed_one(tmp_path, steps_per_dispatch, request):
+def test_interrupted_runs_equal_the_uninterrupted_run(tmp_path, steps_per_dispatch, request):
     if steps_per_dispatch == 4:
         request.getfixturevalue("product_options")
     config = tiny_config(**overrides(steps_per_dispatch))
@@ -102,7 +102,7 @@ def complete(finished_run, tmp_path):
     return shutil.copytree(workdir, tmp_path / "run"), state
 
 
-def test_a_complete_run_is_left_as_it_is(complete):
+def test_a_complete_run_stays_unchanged(complete):
     workdir, first = complete
     before = (workdir / "metrics.jsonl").read_bytes()
     second = train_and_evaluate(tiny_config(), workdir)
@@ -110,7 +110,7 @@ def test_a_complete_run_is_left_as_it_is(complete):
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def test_another_config_is_refused_with_the_difference_and_a_flag_goes_on(tmp_path):
+def test_another_config_is_refused_unless_the_flag_allows_it(tmp_path):
     train_and_evaluate(tiny_config(epochs=1.0), tmp_path)
     with pytest.raises(UserError, match=r"epochs: 1\.0 -> 2\.0.*--allow_config_change"):
         train_and_evaluate(tiny_config(epochs=2.0), tmp_path)
@@ -120,8 +120,8 @@ def test_another_config_is_refused_with_the_difference_and_a_flag_goes_on(tmp_pa
     assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 2.0
 
 
-def test_going_on_with_what_cannot_be_loses_nothing(complete):
-    """Refused also with the flag, and the folder still goes on with the config it was made with."""
+def test_a_refused_resume_changes_no_file(complete):
+    """The flag does not help; afterwards the run can still be resumed with its own config."""
     workdir, first = complete
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     for changed, said in (
@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
-    """The update of the step of a save overflows: its loss was finite, the next would not be."""
+    """The update before a save overflows: its loss is finite, but the next one would not be."""
     step_of, saved_at = train.several, 5
 
     def overflowing(step):
@@ -205,7 +205,7 @@ def test_a_folder_that_disappears_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_a_limit_on_the_size_of_files_is_one_line_and_loses_nothing(tmp_path, product_options):
-    """A real error of the system, within a save and in the thread that makes it."""
+    """A real error of the system, in the thread that saves."""
     import resource
 
     limited = tmp_path / "limited"

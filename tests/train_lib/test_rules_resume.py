@@ -1,4 +1,4 @@
-"""A run whose rate follows its errors, interrupted between a test and its save and elsewhere."""
+"""A run whose rate depends on its errors, interrupted between an evaluation and its save."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ class Death(BaseException):
 
 
 def config_of_rules():
-    """Every rule that has a memory. No test is ten times better than the one before."""
+    """All rules with a state. No evaluation is ten times better than the one before."""
     config = get_config("30")
     config.update_from_flattened_dict(
         {
@@ -117,13 +117,13 @@ def best_of(workdir):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
     return jax.device_get(run(workdir)), records(workdir), best_of(workdir)
 
 
-def test_the_logged_rate_is_the_one_of_the_rules(undisturbed):
-    _, lines, _ = undisturbed
+def test_the_logged_rate_follows_the_rules(uninterrupted):
+    _, lines, _ = uninterrupted
     assert [line["step"] for line in lines] == list(range(1, 19))
     error, over, tests, seen = 1.0, False, 0, set()
     for line in lines:
@@ -138,7 +138,7 @@ def test_the_logged_rate_is_the_one_of_the_rules(undisturbed):
     assert tests == 6
 
 
-def test_interrupted_equals_undisturbed(tmp_path, undisturbed):
+def test_an_interrupted_run_equals_the_uninterrupted_run(tmp_path, uninterrupted):
     with beginnings() as began:
         for interruption in INTERRUPTIONS:
             with pytest.MonkeyPatch.context() as monkeypatch:
@@ -147,7 +147,7 @@ def test_interrupted_equals_undisturbed(tmp_path, undisturbed):
                     run(tmp_path)
         assert checkpoints.Checkpoints(tmp_path, read_only=True).holds(15, scored=True)
         found = jax.device_get(run(tmp_path))
-    state, lines, best = undisturbed
+    state, lines, best = uninterrupted
     jax.tree.map(np.testing.assert_array_equal, found, state)
     assert records(tmp_path) == lines
     assert best_of(tmp_path) == best

@@ -1,4 +1,4 @@
-"""Schedules, and the rules that look at errors, against closed forms and transcriptions."""
+"""Schedules, and the rules that depend on errors, against closed forms and transcriptions."""
 
 import jax
 import jax.numpy as jnp
@@ -174,13 +174,13 @@ def test_the_rate_falls_when_the_error_stops_improving(form):
     assert fallen == 2
 
 
-def test_without_the_rule_nothing_is_observed():
+def test_without_the_plateau_rule_an_evaluation_changes_nothing():
     rate, optimizer = make("caffe")
     state = optimizer.init(jnp.zeros(3))
     assert rate.observe(state, 0.5, 1) is state
 
 
-def test_the_warmup_ends_for_good_when_the_training_error_was_low():
+def test_the_warmup_ends_once_the_training_error_is_low():
     """He 2015, sec. 4.2: 0.01 until the training error is below 80 %."""
     _, optimizer = make("pytorch", 0.1, momentum=0.0, warmup=(0.01, 0.8))
     w = jnp.zeros(())
@@ -203,7 +203,7 @@ def test_the_warmup_ends_for_good_when_the_training_error_was_low():
     assert mean > 0.8  # so it is the memory of it that counts
 
 
-def test_a_config_switches_the_rules_on():
+def test_a_config_enables_the_rules():
     section = base().schedule
     plain = schedules.make_rate(section, 10, 100)
     assert plain.plateau is None and plain.warmup is None

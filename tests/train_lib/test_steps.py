@@ -1,4 +1,4 @@
-"""What the steps do with auxiliary heads, annealed drop rates, averages and BatchNorm."""
+"""Auxiliary heads, annealed drop rates, averages and BatchNorm in the steps."""
 
 import shutil
 
@@ -21,7 +21,7 @@ LOSS = losses.make_loss({"name": "softmax"})
 
 
 class WithHead(nn.Module):
-    """A hidden layer with dropout, a classifier and an auxiliary one."""
+    """A hidden layer with dropout, a classifier and an auxiliary classifier."""
 
     rate: float = 0.0
 
@@ -75,7 +75,7 @@ def test_auxiliary_heads_add_their_weighted_loss_to_the_gradient_and_not_to_the_
     assert float(window["loss"]) == pytest.approx(float(logged), rel=1e-5)
 
 
-def test_the_steps_hand_the_annealed_rate_on():
+def test_the_steps_use_the_annealed_drop_rate():
     """A scale of 0 is no dropout, in training and, with test-time scaling, in evaluation."""
     plain = one_step(WithHead())[2]
     annealed = one_step(WithHead(rate=0.9), drop_scale=lambda step: jnp.float32(0.0))[2]
@@ -94,7 +94,7 @@ def test_the_steps_hand_the_annealed_rate_on():
 
 
 def test_averaged_parameters_are_evaluated_and_not_trained():
-    """Against the weighted mean written out, over the parameters of a run without averaging."""
+    """Compared with an explicit weighted mean of the parameters of a run without averaging."""
     optimizer, on, decay, steps = optax.sgd(0.5), jax.devices()[:1], 0.6, 4
     batch = batch_of(8)
     batches = jax.tree.map(lambda leaf: np.stack([leaf] * steps, axis=1), batch)
@@ -154,8 +154,8 @@ def everything_config():
 
 
 @pytest.mark.slow
-def test_a_run_gone_on_with_equals_one_never_stopped(tmp_path):
-    """Statistics, random masks and annealed rates go on where they were, bit for bit."""
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    """BatchNorm statistics, random masks and annealed rates are exactly the same."""
     config = everything_config()
     whole = jax.device_get(train_and_evaluate(config, tmp_path))
     assert int(whole.step) == 6
@@ -166,7 +166,7 @@ def test_a_run_gone_on_with_equals_one_never_stopped(tmp_path):
 
 
 class Normalised(nn.Module):
-    """BatchNorm of the image, and a linear classifier of it."""
+    """A linear classifier of the normalised image."""
 
     axis: str | None = None
 
@@ -181,7 +181,7 @@ class Normalised(nn.Module):
     [(1, None), (2, None), (4, None), (8, None), (4, parallel.AXIS), (8, parallel.AXIS)],
 )
 def test_batch_norm_per_device_and_across_devices_against_numpy(devices, axis):
-    """Two steps: what is normalised by what, and what becomes of the running statistics."""
+    """Two steps: the statistics of each batch, and the running statistics."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (16, 2, 2, 3)) * np.linspace(0.2, 1, 16)[:, None, None, None]
     images, labels = images.astype(np.uint8), rng.integers(0, 3, 16).astype(np.int32)

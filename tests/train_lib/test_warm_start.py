@@ -1,4 +1,4 @@
-"""Starting with another run's weights."""
+"""Training that starts from the weights of another run."""
 
 import json
 import shutil
@@ -46,13 +46,13 @@ def saved(workdir, state, step=5):
 
 @pytest.fixture(scope="module")
 def shallow():
-    """A state whose every value differs from a fresh one's."""
+    """A state in which every value differs from that of a new state."""
     state = state_of("conv1_1", "conv2_1", "conv3_1", seed=1)
     moved = jax.tree.map(lambda leaf: leaf + 1, (state.params, state.model_state))
     return state.replace(params=moved[0], model_state=moved[1])
 
 
-def test_chosen_layers_come_from_there_and_the_rest_stays_as_drawn(tmp_path, shallow):
+def test_chosen_layers_are_loaded_and_the_others_stay_random(tmp_path, shallow):
     deep = state_of("conv1_1", "conv1_2", "conv2_1", "conv3_1", averaged=True)
     patterns = ("conv1*", "conv2_1/*", "conv2_1_bn/mean", "fc8/*", "!fc8/bias")
     state, origin = warm_start.load_into(deep, saved(tmp_path, shallow), patterns)
@@ -93,7 +93,7 @@ def test_chosen_layers_come_from_there_and_the_rest_stays_as_drawn(tmp_path, sha
     assert origin.unused == []
 
 
-def test_averaged_weights_are_taken_from_a_run_that_averages(tmp_path, shallow):
+def test_the_averages_of_a_run_are_loaded(tmp_path, shallow):
     other = shallow.replace(average=jax.tree.map(lambda leaf: 2 * leaf, shallow.params))
     state, _ = warm_start.load_into(state_of("conv1_1"), saved(tmp_path, other), ())
     kernel = shallow.params["conv1_1"]["kernel"]
@@ -101,7 +101,7 @@ def test_averaged_weights_are_taken_from_a_run_that_averages(tmp_path, shallow):
     assert state.average is None
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, shallow, capsys):
+def test_a_damaged_checkpoint_is_skipped(tmp_path, shallow, capsys):
     saved(tmp_path, shallow, 5)
     saved(tmp_path, shallow, 6)
     file = tmp_path / "checkpoints" / "6" / "description" / "metadata"
@@ -126,15 +126,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, shallow, capsys):
         (("conv9_9/*",), r"has none of conv9_9/"),
     ],
 )
-def test_what_does_not_fit_is_one_line(tmp_path, shallow, patterns, said):
+def test_weights_that_do_not_fit_are_one_line(tmp_path, shallow, patterns, said):
     state = state_of("conv1_1", "conv9_9", classes=2)
     with pytest.raises(UserError, match=said) as raised:
         warm_start.load_into(state, saved(tmp_path, shallow), patterns)
     assert "\n" not in str(raised.value)
 
 
-def test_vggs_deep_nets_share_seven_layers_with_net_a():
-    """Simonyan 2015, sec. 3.1.1: the first four convolutions and the three fc layers of net A."""
+def test_vggs_deep_networks_share_seven_layers_with_network_a():
+    """Simonyan 2015, sec. 3.1.1: the first four convolutions and the three fc layers of A."""
     convolutions = ("conv1_1", "conv2_1", "conv3_1", "conv3_2")
     patterns = (*(f"{name}/*" for name in convolutions), "fc*")
     command = str(patterns).replace(" ", "")
@@ -175,7 +175,7 @@ def small_config(argument, **overrides):
 
 
 @pytest.mark.slow
-def test_a_run_begins_there_once_and_goes_on_without_it(tmp_path, monkeypatch, capsys):
+def test_a_resumed_run_does_not_need_the_source_of_its_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "finish", lambda *_: None)
     first = jax.device_get(train_and_evaluate(small_config("30"), tmp_path / "a"))
     overrides = {"init_from": str(tmp_path / "a"), "init_layers": ("h1/*",), "seed": 1}
@@ -202,7 +202,7 @@ def test_a_run_begins_there_once_and_goes_on_without_it(tmp_path, monkeypatch, c
         train_and_evaluate(small_config("30-20", **overrides | {"init_layers": ()}), tmp_path / "b")
 
 
-def test_a_missing_run_is_refused_before_anything_is_made(tmp_path):
+def test_a_missing_source_is_refused_before_anything_is_written(tmp_path):
     config = small_config("30", init_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"config\.init_from=.*nowhere: there is no run with a"):
         train_and_evaluate(config, tmp_path / "run")

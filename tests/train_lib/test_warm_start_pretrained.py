@@ -33,7 +33,7 @@ CLASSES = ["ant", "bee", "cat"]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A folder of photographs, made up, and weights of torchvision's ResNet-18 for its classes."""
+    """A folder of random photographs, and weights of torchvision's ResNet-18 for its classes."""
     root = tmp_path_factory.mktemp("foreign")
     rng = np.random.default_rng(0)
     for name in CLASSES:
@@ -80,7 +80,7 @@ def by_hand(root):
     return np.asarray(jax.nn.softmax(module.apply(variables, inputs)))
 
 
-def test_settings_come_with_the_weights_but_for_those_that_are_given(root, tmp_path, capsys):
+def test_weights_set_their_settings_except_given_ones(root, tmp_path, capsys):
     config = config_of(root)
     own = warm_start.settle(config, given=GIVEN)
     assert own.preprocess.given_mean == MEAN
@@ -105,7 +105,7 @@ def test_settings_come_with_the_weights_but_for_those_that_are_given(root, tmp_p
 
 
 @pytest.mark.slow
-def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
+def test_a_weight_file_is_evaluated_and_exported_without_a_run(root, tmp_path, capsys):
     config = warm_start.settle(config_of(root), given=GIVEN)
     line = json.loads(evaluate.evaluate_run(config, tmp_path))
     assert f"there is no run in {tmp_path}: using config.init_from=" in capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_it_is_tested_and_exported_without_a_run(root, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_in_a_notebook_by_one_call(root, capsys):
+def test_load_pretrained(root, capsys):
     config = config_of(root, **{"dataset.name": "imagenet2012", "dataset.data_dir": "/nowhere"})
     config.init_settings = ""
     config.preprocess.update(
@@ -169,7 +169,7 @@ def test_a_suffix_may_be_in_capitals(root, tmp_path):
         load_pretrained("resnet:18", tmp_path / "CUT.PTH")
 
 
-def test_a_summary_is_of_the_net_that_the_weights_belong_to(root, capsys):
+def test_a_summary_shows_the_network_of_the_weights(root, capsys):
     def shape(given):
         config = config_of(root, **{"view.train_scale": (256, 256)})
         return json.loads(summary.summarise(config, "json", given))["input_shape"]
@@ -182,7 +182,7 @@ def test_a_summary_is_of_the_net_that_the_weights_belong_to(root, capsys):
     )
 
 
-def test_by_a_list_of_names_the_config_says_how_images_enter(root, tmp_path):
+def test_with_a_list_of_names_the_config_sets_the_preprocessing(root, tmp_path):
     config = config_of(root)
     config.preprocess.update({"mean": "given", "given_mean": MEAN, "deviation": DEVIATION})
     config.preprocess.high = 1.0
@@ -198,8 +198,8 @@ def test_by_a_list_of_names_the_config_says_how_images_enter(root, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
-    """Another number of classes: all but the last layer, and again when the file has gone."""
+def test_a_resumed_run_does_not_need_the_weight_file(root, tmp_path, capsys):
+    """With another number of classes, all but the last layer are loaded."""
     shutil.copytree(root / "data", tmp_path / "data")
     for part in ("train", "val"):
         shutil.rmtree(tmp_path / "data" / part / "cat")
@@ -233,7 +233,7 @@ def test_a_run_begins_with_it_and_goes_on_without(root, tmp_path, capsys):
         train_and_evaluate(config(), tmp_path / "run")
 
 
-def test_what_does_not_fit_is_one_line(root, tmp_path):
+def test_weight_files_that_do_not_fit_are_one_line(root, tmp_path):
     config = config_of(root, **{"model.depth": 34})
     with pytest.raises(UserError, match=r"net\.safetensors: the weights do not fit .* missing"):
         evaluate.evaluate_run(warm_start.settle(config, given=GIVEN), tmp_path)

@@ -1,4 +1,4 @@
-"""The files of a run's folder: whole or not at all, and those of older versions."""
+"""Files of a run's folder: written completely or not at all, also read from older versions."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ from errors import UserError
 from train_lib import workdir
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
     workdir.write_text(path, "before")
 
@@ -28,8 +28,8 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     assert path.read_text() == "after"
 
 
-def test_an_option_that_was_another_ones_is_as_it_was(tmp_path):
-    """Maxout's images were scaled as all else was."""
+def test_an_option_split_in_two_keeps_its_old_value(tmp_path):
+    """In older versions, Maxout's dropout_scaling also applied to the input."""
     now = maxout.get_config()
     stored = json.loads(compare.to_json(now))
     del stored["model"]["input_dropout_scaling"]
@@ -45,7 +45,7 @@ def test_an_option_that_was_another_ones_is_as_it_was(tmp_path):
     assert "input_dropout_scaling" not in mlp.model
 
 
-def test_an_option_of_a_newer_version_has_its_default(tmp_path):
+def test_an_option_of_a_newer_version_gets_its_default(tmp_path):
     now = resnet.get_config()
     stored = json.loads(compare.to_json(now))
     del stored["model"]["pool1_padding"]
