@@ -15,30 +15,30 @@ COUNTS = (1, 2, 4, 8)
 
 
 def config(devices):
-    found = get_config("10")
-    found.update_from_flattened_dict(
+    actual = get_config("10")
+    actual.update_from_flattened_dict(
         TINY | {"dataset.name": "digits", "batch_size": 96, "epochs": 1.0, "num_devices": devices}
     )
-    return found
+    return actual
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """{number of devices: (workdir, final state)}."""
-    found = {}
+    actual = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "finish", lambda *_: None)
         for count in COUNTS:
             workdir = tmp_path_factory.mktemp(f"on{count}")
-            found[count] = (workdir, jax.device_get(train_and_evaluate(config(count), workdir)))
-    return found
+            actual[count] = (workdir, jax.device_get(train_and_evaluate(config(count), workdir)))
+    return actual
 
 
-def assert_same_bits(found, expected):
+def assert_same_bits(actual, expected):
     def same(a, b):
         assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
-    jax.tree.map(same, jax.device_get(found), jax.device_get(expected))
+    jax.tree.map(same, jax.device_get(actual), jax.device_get(expected))
 
 
 @pytest.mark.slow

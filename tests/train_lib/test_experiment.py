@@ -56,10 +56,10 @@ def other_set(monkeypatch):
 
 def test_the_run_stores_its_statistics(trained):
     workdir, _ = trained
-    found = statistics.load(workdir / "statistics.npz")
+    actual = statistics.load(workdir / "statistics.npz")
     images = sources.load(config().dataset, "train").images
-    np.testing.assert_allclose(found.image, images.mean(axis=0), rtol=1e-6)
-    assert found.examples == len(images)
+    np.testing.assert_allclose(actual.image, images.mean(axis=0), rtol=1e-6)
+    assert actual.examples == len(images)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_and_uses_its_statistics(
@@ -75,10 +75,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_uses_its_statistics(
 
 def test_an_evaluation_uses_the_statistics_of_the_run(trained, other_set, tmp_path):
     workdir, _ = trained
-    found = json.loads(evaluate_run(config(), workdir))
+    actual = json.loads(evaluate_run(config(), workdir))
     last = recorder.read(workdir)[-1]
-    assert found["loss"] == pytest.approx(last["test/loss"], rel=1e-6)
-    assert found["top1_error"] == last["test/top1_error"]
+    assert actual["loss"] == pytest.approx(last["test/loss"], rel=1e-6)
+    assert actual["top1_error"] == last["test/top1_error"]
     picture = tmp_path / "digit.png"
     Image.fromarray(sources.load(config().dataset, "test").images[0, ..., 0]).save(picture)
     first = predict_images(config(), workdir, [str(picture)])

@@ -67,8 +67,8 @@ def test_norms_are_limited_as_by_loops_over_units(everywhere, by_layer, radii):
     rng = np.random.default_rng(0)
     params, step = tree(rng, 0.4), tree(rng, 0.4)
     limit = optimizers.limit_norms(everywhere, by_layer)
-    found, _ = limit.update(step, limit.init(params), params)
-    after = optax.apply_updates(params, found)
+    actual, _ = limit.update(step, limit.init(params), params)
+    after = optax.apply_updates(params, actual)
     for name, (_, axes) in SHAPES.items():
         moved = get(params, name)["kernel"] + get(step, name)["kernel"]
         if name in radii:
@@ -77,9 +77,9 @@ def test_norms_are_limited_as_by_loops_over_units(everywhere, by_layer, radii):
             assert shrunk.any(), name
             np.testing.assert_allclose(get(after, name)["kernel"], expected, atol=2e-6)
         else:
-            np.testing.assert_array_equal(get(found, name)["kernel"], get(step, name)["kernel"])
+            np.testing.assert_array_equal(get(actual, name)["kernel"], get(step, name)["kernel"])
     for (path, leaf), same in zip(
-        jax.tree.leaves_with_path(step), jax.tree.leaves(found), strict=True
+        jax.tree.leaves_with_path(step), jax.tree.leaves(actual), strict=True
     ):
         if path[-1].key != "kernel" or path[0].key == "c3":
             np.testing.assert_array_equal(same, leaf)
@@ -89,10 +89,10 @@ def test_a_step_inside_the_ball_is_unchanged():
     rng = np.random.default_rng(1)
     params, step = tree(rng, 0.1), tree(rng, 0.01)
     limit = optimizers.limit_norms(10.0, {})
-    found, _ = limit.update(step, limit.init(params), params)
+    actual, _ = limit.update(step, limit.init(params), params)
     for name in SHAPES:
         expected = get(step, name)["kernel"]
-        np.testing.assert_allclose(get(found, name)["kernel"], expected, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(get(actual, name)["kernel"], expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.slow
@@ -141,10 +141,10 @@ def test_training_at_scale_zero_drops_nothing(regulariser):
     params = plain.init(jax.random.key(0), images)
     module = registry.create({**section, "regulariser": regulariser}, 10)
     rngs = {"dropout": jax.random.key(1)}
-    found = {
+    actual = {
         scale: module.apply(params, images, train=True, drop_scale=scale, rngs=rngs)
         for scale in (0.0, 1.0)
     }
     expected = plain.apply(params, images, train=True)
-    np.testing.assert_allclose(found[0.0], expected, rtol=1e-5, atol=1e-6)
-    assert np.abs(found[1.0] - expected).max() > 0.01
+    np.testing.assert_allclose(actual[0.0], expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(actual[1.0] - expected).max() > 0.01

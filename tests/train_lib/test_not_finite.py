@@ -16,8 +16,8 @@ from train_lib.train import train_and_evaluate
 
 
 def config(**overrides):
-    found = get_config("10")
-    found.update_from_flattened_dict(
+    actual = get_config("10")
+    actual.update_from_flattened_dict(
         {
             "dataset.name": "digits",
             "batch_size": 100,
@@ -31,7 +31,7 @@ def config(**overrides):
             **overrides,
         }
     )
-    return found
+    return actual
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +153,9 @@ def test_roll_backs_lower_the_rate_until_training_succeeds(tmp_path, capsys):
     state = train_and_evaluate(config(**fields, **high), tmp_path / "run")
     times = schedules.roll_backs(state.opt_state)
     assert times >= 2
-    said = capsys.readouterr().err
-    assert "going back to step 0, with 0.001 of the rate (1 of at most 9 times)" in said
-    assert said.count("going back") == times
+    message = capsys.readouterr().err
+    assert "going back to step 0, with 0.001 of the rate (1 of at most 9 times)" in message
+    assert message.count("going back") == times
     records = recorder.read(tmp_path / "run")
     assert [record["step"] for record in records] == list(range(1, 30))
     for record in records:
@@ -172,9 +172,9 @@ def test_a_roll_back_starts_from_the_last_checkpoint(tmp_path, monkeypatch, caps
     fields = {"not_finite.action": "roll_back", "not_finite.limit": 2}
     with pytest.raises(UserError, match="the loss is nan at step 8"):
         train_and_evaluate(config(**fields), tmp_path)
-    said = capsys.readouterr().err
-    assert said.count("going back to step 5") == 2
+    message = capsys.readouterr().err
+    assert message.count("going back to step 5") == 2
     assert steps_of(tmp_path) == list(range(1, 8))
-    found = {r["step"]: r["train/learning_rate"] for r in recorder.read(tmp_path)}
-    assert found[5] == pytest.approx(0.05)
-    assert found[6] == pytest.approx(0.0125)
+    actual = {r["step"]: r["train/learning_rate"] for r in recorder.read(tmp_path)}
+    assert actual[5] == pytest.approx(0.05)
+    assert actual[6] == pytest.approx(0.0125)

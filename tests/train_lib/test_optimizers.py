@@ -48,7 +48,7 @@ def assert_equals(optimizer, update):
     start = draw(rng)
     params, state = nested(start), optimizer.init(nested(start))
     step_function = jax.jit(optimizer.update)
-    found = {
+    actual = {
         (layer, name): (leaf.astype(np.float64), 0.0)
         for layer, leaves in start.items()
         for name, leaf in leaves.items()
@@ -57,9 +57,9 @@ def assert_equals(optimizer, update):
         gradient = draw(rng)
         updates, state = step_function(nested(gradient), state, params)
         params = optax.apply_updates(params, updates)
-        for (layer, name), (w, v) in found.items():
-            found[layer, name] = update(step, layer, name, w, v, gradient[layer][name])
-    for (layer, name), (w, _) in found.items():
+        for (layer, name), (w, v) in actual.items():
+            actual[layer, name] = update(step, layer, name, w, v, gradient[layer][name])
+    for (layer, name), (w, _) in actual.items():
         ours = params["block"]["conv2"] if "/" in layer else params[layer]
         np.testing.assert_allclose(ours[name], w, rtol=1e-5, atol=1e-6, err_msg=f"{layer} {name}")
 
@@ -146,6 +146,6 @@ def test_an_unknown_layer_is_refused(field):
     optimizer = optimizers.make_optimizer(
         section(**{field: {"conv1": 1.0, "conv2": 1.0}}), schedule
     )
-    said = rf"config\.optimizer\.{field}\.conv2: .*choose one of block/conv2, conv1, fc"
-    with pytest.raises(UserError, match=said):
+    message = rf"config\.optimizer\.{field}\.conv2: .*choose one of block/conv2, conv1, fc"
+    with pytest.raises(UserError, match=message):
         optimizer.init(nested(draw(np.random.default_rng(0))))

@@ -57,13 +57,13 @@ def overrides(steps_per_dispatch):
     }
 
 
-def assert_equal_states(found, expected):
-    found, expected = (
-        dict(jax.tree.leaves_with_path(jax.device_get(s))) for s in (found, expected)
+def assert_equal_states(actual, expected):
+    actual, expected = (
+        dict(jax.tree.leaves_with_path(jax.device_get(s))) for s in (actual, expected)
     )
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for path, leaf in expected.items():
-        np.testing.assert_array_equal(found[path], leaf, err_msg=str(path), strict=True)
+        np.testing.assert_array_equal(actual[path], leaf, err_msg=str(path), strict=True)
 
 
 @pytest.mark.slow
@@ -88,8 +88,8 @@ def test_interrupted_runs_equal_the_uninterrupted_run(tmp_path, steps_per_dispat
         assert done.returncode == expected_code, (name, moment, step, done.stderr)
         if name != "SIGKILL":
             assert f"stopped by {name} at step" in done.stderr
-    found = train_and_evaluate(config, workdir)
-    assert_equal_states(found, expected)
+    actual = train_and_evaluate(config, workdir)
+    assert_equal_states(actual, expected)
     steps = [record["step"] for record in records(workdir)]
     assert steps == sorted(set(steps)) == [*range(2, 15, 2), 15, *range(16, 29, 2), 29]
     assert records(workdir) == records(tmp_path / "undisturbed")
@@ -124,11 +124,11 @@ def test_a_refused_resume_changes_no_file(complete):
     """The flag does not help; afterwards the run can still be resumed with its own config."""
     workdir, first = complete
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    for changed, said in (
+    for changed, message in (
         (tiny_config(epochs=1.0), "is at step 29, but this config ends at step 15"),
         (tiny_config(**{"model.subsampling": "max"}), "is of another model"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             train_and_evaluate(changed, workdir, allow_config_change=True)
         assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
     assert_equal_states(train_and_evaluate(tiny_config(), workdir), first)
@@ -161,9 +161,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     many.steps_per_dispatch = 5
     with pytest.raises(UserError) as error:
         train_and_evaluate(many, tmp_path / "many")
-    found = [record["step"] for record in records(tmp_path / "many")]
-    assert f"at step {len(found) + 1}:" in str(error.value)
-    assert found == list(range(1, len(found) + 1))
+    actual = [record["step"] for record in records(tmp_path / "many")]
+    assert f"at step {len(actual) + 1}:" in str(error.value)
+    assert actual == list(range(1, len(actual) + 1))
     for record in [*records(tmp_path / "one"), *records(tmp_path / "many")]:
         assert np.isfinite(list(record.values())).all()
 

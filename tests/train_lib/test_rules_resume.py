@@ -146,9 +146,9 @@ def test_an_interrupted_run_equals_the_uninterrupted_run(tmp_path, uninterrupted
                 with pytest.raises((Death, train.Stopped)):
                     run(tmp_path)
         assert checkpoints.Checkpoints(tmp_path, read_only=True).holds(15, scored=True)
-        found = jax.device_get(run(tmp_path))
+        actual = jax.device_get(run(tmp_path))
     state, lines, best = uninterrupted
-    jax.tree.map(np.testing.assert_array_equal, found, state)
+    jax.tree.map(np.testing.assert_array_equal, actual, state)
     assert records(tmp_path) == lines
     assert best_of(tmp_path) == best
     assert began == BEGINNINGS

@@ -36,8 +36,8 @@ def test_steps_schedule_changes_at_the_epochs_boundaries():
         10,
         100,
     )
-    found = rates(schedule, (0, 19, 20, 49, 50, 99))
-    assert found == pytest.approx([1, 1, 0.4, 0.4, 0.2, 0.2])
+    actual = rates(schedule, (0, 19, 20, 49, 50, 99))
+    assert actual == pytest.approx([1, 1, 0.4, 0.4, 0.2, 0.2])
 
 
 def test_warmup_is_linear_and_keeps_the_boundaries():
@@ -53,8 +53,8 @@ def test_warmup_is_linear_and_keeps_the_boundaries():
         10,
         50,
     )
-    found = rates(schedule, (0, 5, 10, 29, 30))
-    assert found == pytest.approx([0, 0.25, 0.5, 0.5, 0.05])
+    actual = rates(schedule, (0, 5, 10, 29, 30))
+    assert actual == pytest.approx([0, 0.25, 0.5, 0.5, 0.05])
 
 
 def test_googlenets_rate_falls_by_four_percent_every_eight_epochs():
@@ -64,9 +64,9 @@ def test_googlenets_rate_falls_by_four_percent_every_eight_epochs():
         1_281_167 / 32,
         2_402_189,
     )
-    found = rates(schedule, (0, 320_291, 320_292, 640_583, 640_584, 2_402_188))
+    actual = rates(schedule, (0, 320_291, 320_292, 640_583, 640_584, 2_402_188))
     expected = [0.01 * 0.96**n for n in (0, 0, 1, 1, 2, 7)]
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert actual == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("rate", "factor"), [(0.1, 1.000004), (0.05, 1.00004)])
@@ -101,8 +101,8 @@ def test_momentum_ramp():
     # Maxout: 0.5 to 0.7 over 250 epochs.
     values = {"momentum": 0.5, "momentum_end": 0.7, "momentum_epochs": 250.0}
     momentum = schedules.make_momentum(section("optimizer", **values), 600)
-    found = rates(momentum, (0, 75_000, 150_000, 400_000))
-    assert found == pytest.approx([0.5, 0.6, 0.7, 0.7])
+    actual = rates(momentum, (0, 75_000, 150_000, 400_000))
+    assert actual == pytest.approx([0.5, 0.6, 0.7, 0.7])
     assert schedules.make_momentum(section("optimizer"), 600) is None
 
 

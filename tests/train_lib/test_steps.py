@@ -110,18 +110,18 @@ def test_averaged_parameters_are_evaluated_and_not_trained():
     start = state_lib.create(plain, optimizer, 0, (2, 2, 1), averaged=True)
     jax.tree.map(np.testing.assert_array_equal, start.average, start.params)
     step = make_train_step(Recipe(plain, LOSS, optimizer, transform, averaging=decay))
-    found, _ = parallel.train_step(several(step), on)(parallel.replicate(start, on), batches)
+    actual, _ = parallel.train_step(several(step), on)(parallel.replicate(start, on), batches)
     weights = np.array([decay ** (steps - 1 - n) for n in range(steps)])
     expected = jax.tree.map(lambda *leaves: np.average(leaves, 0, weights), *trail)
-    found = jax.device_get(found)
+    actual = jax.device_get(actual)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
-    jax.tree.map(close, found.params, trail[-1])
-    jax.tree.map(close, found.average, expected)
-    assert np.abs(found.params["output"]["kernel"] - expected["output"]["kernel"]).max() > 1e-3
+    jax.tree.map(close, actual.params, trail[-1])
+    jax.tree.map(close, actual.average, expected)
+    assert np.abs(actual.params["output"]["kernel"] - expected["output"]["kernel"]).max() > 1e-3
 
     batch |= {"mask": np.ones((1, 8), np.float32)}
     evaluate = parallel.eval_step(make_eval_step(plain, LOSS, transform), on)
-    sums, _ = evaluate(found, batch)
+    sums, _ = evaluate(actual, batch)
     logits = plain.apply({"params": expected}, transform(batch["image"][0]))
     assert float(sums["loss"]) == pytest.approx(
         float(LOSS(logits, batch["label"][0]).sum()), rel=1e-5
@@ -203,8 +203,8 @@ def test_batch_norm_per_device_and_across_devices_against_numpy(devices, axis):
         slices = [x] if axis else np.split(x, devices)
         means = [part.mean(axis=(0, 1, 2)) for part in slices]
         variances = [part.var(axis=(0, 1, 2)) for part in slices]
-        for name, own in (("mean", means), ("var", variances)):
-            running[name] = 0.9 * running[name] + 0.1 * np.mean(own, axis=0)
+        for name, settled in (("mean", means), ("var", variances)):
+            running[name] = 0.9 * running[name] + 0.1 * np.mean(settled, axis=0)
             np.testing.assert_allclose(
                 state.model_state["batch_stats"]["bn"][name], running[name], rtol=1e-5
             )

@@ -64,8 +64,8 @@ def test_chosen_layers_are_loaded_and_the_others_stay_random(tmp_path, shallow):
         **{f"{name}/mean": "batch_stats" for name in ("conv1_1_bn", "conv2_1_bn")},
         "conv1_1_bn/var": "batch_stats",
     }
-    found = {"params": state.params, **state.model_state}
-    for collection, tree in found.items():
+    actual = {"params": state.params, **state.model_state}
+    for collection, tree in actual.items():
         for layer, leaves in tree.items():
             for leaf, value in leaves.items():
                 there = taken.get(f"{layer}/{leaf}") == collection
@@ -115,7 +115,7 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path, shallow, capsys):
 
 
 @pytest.mark.parametrize(
-    ("patterns", "said"),
+    ("patterns", "message"),
     [
         (
             (),
@@ -126,9 +126,9 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path, shallow, capsys):
         (("conv9_9/*",), r"has none of conv9_9/"),
     ],
 )
-def test_weights_that_do_not_fit_are_one_line(tmp_path, shallow, patterns, said):
+def test_weights_that_do_not_fit_are_one_line(tmp_path, shallow, patterns, message):
     state = state_of("conv1_1", "conv9_9", classes=2)
-    with pytest.raises(UserError, match=said) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         warm_start.load_into(state, saved(tmp_path, shallow), patterns)
     assert "\n" not in str(raised.value)
 
@@ -188,10 +188,10 @@ def test_a_resumed_run_does_not_need_the_source_of_its_weights(tmp_path, monkeyp
         patch.setattr(batches, "train_batches", stop)  # before the first step
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(config, tmp_path / "b")
-    said = capsys.readouterr().err
-    assert f"weights  {tmp_path / 'a'}, step 5: h1\n" in said
-    assert "drawn  h2, output\n" in said
-    assert "unused  output\n" in said
+    message = capsys.readouterr().err
+    assert f"weights  {tmp_path / 'a'}, step 5: h1\n" in message
+    assert "drawn  h2, output\n" in message
+    assert "unused  output\n" in message
     shutil.rmtree(tmp_path / "a")
     state = jax.device_get(train_and_evaluate(config, tmp_path / "b"))
     np.testing.assert_array_equal(state.params["h1"]["kernel"], first.params["h1"]["kernel"])

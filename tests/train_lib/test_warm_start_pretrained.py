@@ -82,21 +82,21 @@ def by_hand(root):
 
 def test_weights_set_their_settings_except_given_ones(root, tmp_path, capsys):
     config = config_of(root)
-    own = warm_start.settle(config, given=GIVEN)
-    assert own.preprocess.given_mean == MEAN
-    assert own.preprocess.deviation == DEVIATION
-    assert (own.preprocess.mean, own.preprocess.high) == ("given", 1.0)
-    assert (own.view.size, own.view.test_scale) == (32, 32)
+    settled = warm_start.settle(config, given=GIVEN)
+    assert settled.preprocess.given_mean == MEAN
+    assert settled.preprocess.deviation == DEVIATION
+    assert (settled.preprocess.mean, settled.preprocess.high) == ("given", 1.0)
+    assert (settled.view.size, settled.view.test_scale) == (32, 32)
     assert config.preprocess.mean == "pixel"  # a copy was changed
     assert "sets preprocess.mean=given, " in capsys.readouterr().err
-    assert warm_start.settle(own) is own  # once
+    assert warm_start.settle(settled) is settled  # once
     assert warm_start.settle(config).view.size == 224
     config.init_settings = ""
     assert warm_start.settle(config) is config
     # Another mean that is given has a preprocessing of its own.
     config.init_settings, config.preprocess.mean = "auto", "none"
-    own = warm_start.settle(config, given={"preprocess.mean"})
-    assert own.preprocess.to_dict() == config.preprocess.to_dict()
+    settled = warm_start.settle(config, given={"preprocess.mean"})
+    assert settled.preprocess.to_dict() == config.preprocess.to_dict()
     # A run goes before the file.
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "3").mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_load_pretrained(root, capsys):
     named = load_pretrained("resnet:18", root / "net.safetensors", class_names=CLASSES)
     assert list(named.class_names) == CLASSES
     assert named.input_shape == (224, 224, 3)
-    for call, said in (
+    for call, message in (
         (("resnet:19", "net.safetensors"), "choose one of 50, 18"),
         (("resnext:50", "net.safetensors"), "model=resnext: did you mean resnet"),
         (("resnet:50", "net.safetensors"), "the weights do not fit the model: "),
@@ -152,7 +152,7 @@ def test_load_pretrained(root, capsys):
         (("resnet:18", "no.pth"), "no weight file .*no.pth"),
         (("resnet:18", "no.safetensors"), "no weight file .*no.safetensors: check the path"),
     ):
-        with pytest.raises(UserError, match=said) as error:
+        with pytest.raises(UserError, match=message) as error:
             load_pretrained(call[0], root / call[1])
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="has 3 classes, not 2"):
@@ -163,8 +163,8 @@ def test_a_suffix_may_be_in_capitals(root, tmp_path):
     shutil.copy(root / "net.safetensors", tmp_path / "NET.SAFETENSORS")
     shutil.copy(root / "net.safetensors", tmp_path / "CUT.PTH")
     expected = load_pretrained("resnet:18", root / "net.safetensors").params
-    found = load_pretrained("resnet:18", tmp_path / "NET.SAFETENSORS").params
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    actual = load_pretrained("resnet:18", tmp_path / "NET.SAFETENSORS").params
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
     with pytest.raises(UserError, match=r"CUT\.PTH"):
         load_pretrained("resnet:18", tmp_path / "CUT.PTH")
 
@@ -190,8 +190,8 @@ def test_with_a_list_of_names_the_config_sets_the_preprocessing(root, tmp_path):
     names = {"/".join(entry.path[1:]): entry.key for entry in entries if entry.path}
     (tmp_path / "names.json").write_text(json.dumps(names))
     net = load_pretrained(config, root / "net.safetensors", tmp_path / "names.json")
-    found = net.predict(pictures(root)[1])
-    np.testing.assert_allclose(found, by_hand(root), rtol=1e-3, atol=1e-5)
+    actual = net.predict(pictures(root)[1])
+    np.testing.assert_allclose(actual, by_hand(root), rtol=1e-3, atol=1e-5)
     (tmp_path / "names.json").write_text(json.dumps(names | {"fc/bias": "fc.bais"}))
     with pytest.raises(UserError, match=r"fc\.bais.* did you mean fc\.bias\?"):
         load_pretrained(config, root / "net.safetensors", tmp_path / "names.json")
@@ -210,9 +210,9 @@ def test_a_resumed_run_does_not_need_the_weight_file(root, tmp_path, capsys):
         return warm_start.settle(config_of(tmp_path, **fields), tmp_path / "run", GIVEN)
 
     state = train_and_evaluate(config(), tmp_path / "run")
-    said = capsys.readouterr().err
-    assert re.search(r"net\.safetensors: .*conv1, conv2_1/bn1, ", said)
-    assert "drawn  fc" in said
+    message = capsys.readouterr().err
+    assert re.search(r"net\.safetensors: .*conv1, conv2_1/bn1, ", message)
+    assert "drawn  fc" in message
     assert state.params["fc"]["bias"].shape == (2,)
     start = Checkpoints(tmp_path / "run", read_only=True).restore_variables(0)[1]
     tensors = safetensors.numpy.load_file(root / "net.safetensors")
@@ -224,9 +224,9 @@ def test_a_resumed_run_does_not_need_the_weight_file(root, tmp_path, capsys):
     assert tuple(load_run(tmp_path / "run").config.preprocess.given_mean) == MEAN
     # It is asked without being told again.
     fields["init_from"] = ""
-    own = config_of(tmp_path, **fields | {"init_layers": ()})
-    own = warm_start.settle(own, tmp_path / "run", GIVEN, read_only=True)
-    assert json.loads(evaluate.evaluate_run(own, tmp_path / "run"))["step"] == 2
+    settled = config_of(tmp_path, **fields | {"init_layers": ()})
+    settled = warm_start.settle(settled, tmp_path / "run", GIVEN, read_only=True)
+    assert json.loads(evaluate.evaluate_run(settled, tmp_path / "run"))["step"] == 2
     del fields["init_from"]
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(UserError, match=r"config\.init_from=.*there is no such file"):
