@@ -1,6 +1,5 @@
 """Writes the records of a run to metrics.jsonl and TensorBoard events, evaluates and saves."""
 
-import collections
 import contextlib
 import json
 import math
@@ -60,7 +59,7 @@ class Writer:
     """Appends records to metrics.jsonl and to TensorBoard events.
 
     A writer that is opened at `step` first deletes the records of later steps, so that a resumed
-    run neither repeats nor misses a step. last: the newest record. Its methods raise UserError if
+    run neither repeats nor misses a step. last: the newest record that is left. Its methods raise UserError if
     they cannot write.
     """
 
@@ -85,7 +84,6 @@ class Writer:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
             self._write_events(record)
-        self.last = record
 
     def _write_events(self, record: dict) -> None:
         # Imported at the first record, not before the first training step: tensorboardX imports
@@ -164,7 +162,7 @@ class Recorder:
             exp.plan.total_steps, step, exp.config.batch_size, quiet=not is_first
         )
         self.result = (None, None)
-        self._pending = collections.deque()  # dispatches that are not logged: (first step, records)
+        self._pending = None  # (first step, records) of the dispatch that is not logged yet
         self._compiled = set()  # sizes of dispatches, in steps, that have been compiled
         self._all_know_of_stop = False
 
@@ -183,9 +181,9 @@ class Recorder:
             self.stop.nothing_to_save = False
             self._compiled.add(steps)
             self.progress.discard_compilation()
-        self._pending.append((first, records))
-        if len(self._pending) > 1:
-            self._log(*self._pending.popleft())
+        pending, self._pending = self._pending, (first, records)
+        if pending:
+            self._log(*pending)
 
     def between_steps(self, state, step: int):
         """Records, evaluates and saves `step`; each only if it is due and has not been done.
@@ -197,8 +195,9 @@ class Recorder:
         plan = self.exp.plan
         if not (self.is_stopping() or step in plan.evaluate_at or step in plan.save_at):
             return state, False
-        while self._pending:
-            self._log(*self._pending.popleft(), held=step)
+        if self._pending:
+            self._log(*self._pending, held=step)
+            self._pending = None
         self.progress.pause()
         last = {name: np.asarray(value) for name, value in record_of(state).items()}
         self._check_finite(step, last)

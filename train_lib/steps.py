@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -45,18 +44,6 @@ class Recipe:
     skip_not_finite: bool = False
 
 
-class _Inputs(NamedTuple):
-    """A device's slice of a batch, as input of the network.
-
-    positions: int32 [b], positions of the examples in the whole batch of all devices.
-    """
-
-    images: jax.Array
-    labels: jax.Array
-    positions: jax.Array
-    dropout_key: jax.Array
-
-
 def make_train_step(recipe: Recipe) -> Callable:
     """train_step(state, batch) -> (state, record), to run under `parallel.train_step`.
 
@@ -69,11 +56,11 @@ def make_train_step(recipe: Recipe) -> Callable:
     optimizer = optax.with_extra_args_support(recipe.optimizer)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        inputs = _inputs(recipe.transform, jax.random.fold_in(base_key, state.step), batch)
-        gradient, (value, logits, model_state) = _gradient(recipe, state, inputs)
+        key = jax.random.fold_in(base_key, state.step)
+        gradient, (value, logits, model_state) = _gradient(recipe, state, batch, key)
         gradient, model_state = parallel.mean((gradient, model_state))
-        count = len(inputs.labels)
-        errors = (logits.argmax(axis=-1) != inputs.labels).sum(dtype=jnp.float32)
+        count = len(batch["label"])
+        errors = (logits.argmax(axis=-1) != batch["label"]).sum(dtype=jnp.float32)
         sums = parallel.total(
             {"loss": value * count, "errors": errors, "examples": jnp.float32(count)}
         )
@@ -107,35 +94,33 @@ def make_train_step(recipe: Recipe) -> Callable:
     return train_step
 
 
-def _inputs(transform: Callable, key: jax.Array, batch: dict) -> _Inputs:
-    """Augments a batch. key: the random key of the step."""
+def _gradient(recipe: Recipe, state: TrainState, batch: dict, key: jax.Array):
+    """(gradient, (loss, logits, model_state)) for the mean loss over a device's slice of a batch.
+
+    key: the random key of the step.
+    """
     augment_key, dropout_key = jax.random.split(key)
     count = len(batch["label"])
     # Random keys depend on the example's position in the whole batch, so that augmentation and
     # dropout masks do not depend on the number of devices.
     positions = parallel.device_index() * count + jnp.arange(count)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, positions)
-    images = transform(batch["image"], keys, batch.get("offset"))
-    return _Inputs(images, batch["label"], positions, dropout_key)
-
-
-def _gradient(recipe: Recipe, state: TrainState, inputs: _Inputs):
-    """(gradient, (loss, logits, model_state)) for the mean loss over a device's examples."""
+    images = recipe.transform(batch["image"], keys, batch.get("offset"))
 
     def mean_loss(params):
-        with layers.placed(inputs.positions):
+        with layers.placed(positions):
             logits, model_state = recipe.module.apply(
                 {"params": params, **state.model_state},
-                inputs.images,
+                images,
                 train=True,
                 drop_scale=recipe.drop_scale(state.step),
-                rngs={"dropout": inputs.dropout_key},
+                rngs={"dropout": dropout_key},
                 mutable=[*state.model_state, AUXILIARY],
             )
         model_state = dict(model_state)
-        value = recipe.loss(logits, inputs.labels).mean()
+        value = recipe.loss(logits, batch["label"]).mean()
         heads = jax.tree.leaves(model_state.pop(AUXILIARY, {}))
-        auxiliary = sum(recipe.loss(head, inputs.labels).mean() for head in heads)
+        auxiliary = sum(recipe.loss(head, batch["label"]).mean() for head in heads)
         return value + recipe.auxiliary_weight * auxiliary, (value, logits, model_state)
 
     return jax.grad(mean_loss, has_aux=True)(state.params)

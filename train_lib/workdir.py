@@ -167,36 +167,30 @@ def read_info(workdir: pathlib.Path) -> Info:
     kinds = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
     with reported(f"cannot read {path}", f"check that {workdir} is the folder of a run", *kinds):
         stored = json.loads(path.read_text())
-        return Info(
+        return checked_info(
             str(stored["name"]),
-            checked_shape(stored.get("image_shape")),
-            tuple(checked_names(stored["class_names"])),
-            train_examples=checked_count(stored.get("train_examples", 0)),
+            stored.get("image_shape"),
+            stored["class_names"],
+            stored.get("train_examples", 0),
         )
 
 
-def checked_count(value) -> int:
-    """A number of examples that was read from JSON. Raises ValueError for anything else."""
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a number of examples")
-    return value
+def checked_info(name: str, image_shape, class_names, train_examples) -> Info:
+    """Facts about a data set that were read from JSON. image_shape may be None, unknown.
 
-
-def checked_shape(value) -> tuple[int, int, int] | None:
-    """An image shape, or None, that was read from JSON. Raises ValueError for anything else."""
-    if value is None:
-        return None
-    is_whole = isinstance(value, list) and all(type(n) is int and 0 <= n < 2**16 for n in value)
-    if not is_whole or len(value) != 3 or value[2] not in (1, 3):
-        raise ValueError(f"{value!r} is not an image shape")
-    return tuple(value)
-
-
-def checked_names(value) -> list[str]:
-    """Class names that were read from JSON. Raises ValueError for anything else."""
-    if not isinstance(value, list) or not value:
+    Raises ValueError for anything that is not a shape, a list of names, or a number of examples.
+    """
+    if not isinstance(class_names, list) or not class_names:
         raise ValueError("it has no list of class names")
-    for name in value:
-        if not isinstance(name, str) or name != printable(name):
-            raise ValueError(f"{name!r} is not the name of a class")
-    return value
+    for class_name in class_names:
+        if not isinstance(class_name, str) or class_name != printable(class_name):
+            raise ValueError(f"{class_name!r} is not the name of a class")
+    if type(train_examples) is not int or train_examples < 0:
+        raise ValueError(f"{train_examples!r} is not a number of examples")
+    if image_shape is not None:
+        sides = image_shape if isinstance(image_shape, list) else ()
+        is_whole = all(type(side) is int and 0 <= side < 2**16 for side in sides)
+        if not is_whole or len(sides) != 3 or sides[2] not in (1, 3):
+            raise ValueError(f"{image_shape!r} is not an image shape")
+        image_shape = tuple(sides)
+    return Info(name, image_shape, tuple(class_names), train_examples=train_examples)

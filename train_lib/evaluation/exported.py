@@ -136,11 +136,11 @@ def _read(metadata: dict[str, str], tensors: dict[str, Any]) -> Weights:
     step = int(metadata["step"])
     if not 0 <= step < 2**31:
         raise ValueError(f"its step is {step}")
-    info = Info(
+    info = workdir_lib.checked_info(
         metadata["dataset"],
-        workdir_lib.checked_shape(json.loads(metadata.get("image_shape", "null"))),
-        tuple(workdir_lib.checked_names(json.loads(metadata["class_names"]))),
-        train_examples=workdir_lib.checked_count(json.loads(metadata.get("train_examples", "0"))),
+        json.loads(metadata.get("image_shape", "null")),
+        json.loads(metadata["class_names"]),
+        json.loads(metadata.get("train_examples", "0")),
     )
     config = workdir_lib.config_from_json(metadata["config"])
     statistics = from_arrays(statistics) if statistics else None
