@@ -59,8 +59,8 @@ class Writer:
     """Appends records to metrics.jsonl and to TensorBoard events.
 
     A writer that is opened at `step` first deletes the records of later steps, so that a resumed
-    run neither repeats nor misses a step. last: the newest record that is left. Its methods raise UserError if
-    they cannot write.
+    run neither repeats nor misses a step. last: the newest record that is left. All methods raise
+    UserError if they cannot write.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int):
