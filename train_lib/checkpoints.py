@@ -322,7 +322,7 @@ class Checkpoints:
         state = self._restore(
             step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         )
-        check_fingerprint(fingerprint(state), saved)
+        check_fingerprint(state, saved)
         return state
 
     def _read_variables(self, step: int) -> dict:
@@ -336,7 +336,7 @@ class Checkpoints:
         target = unflatten_dict({names: np.zeros(*entry[:2]) for names, entry in arrays.items()})
         expected = {"".join(f"['{n}']" for n in names): entry for names, entry in arrays.items()}
         state = self._restore(step, target, partial=True)
-        check_fingerprint(fingerprint(state), expected)
+        check_fingerprint(state, expected)
         return {"params": state.get("average", state["params"]), **state.get("model_state", {})}
 
     def _restore(self, step: int, target, partial: bool = False):
@@ -384,11 +384,9 @@ def description_digest(description: dict) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def check_fingerprint(actual: dict[str, list], expected: dict[str, list]) -> None:
-    """Raises ValueError unless the arrays are equal to the saved ones."""
-    if actual.keys() != expected.keys():
-        name = min(actual.keys() ^ expected.keys())
-        raise ValueError(f"{name} is {'missing' if name in expected else 'unexpected'}")
-    for name, entry in actual.items():
-        if entry != expected[name]:
+def check_fingerprint(state, expected: dict[str, list]) -> None:
+    """Raises ValueError unless the arrays of `state` are equal to the saved ones."""
+    actual = fingerprint(state)
+    for name in sorted(actual.keys() | expected.keys()):
+        if actual.get(name) != expected.get(name):
             raise ValueError(f"the contents of {name} do not match their checksum")

@@ -66,24 +66,23 @@ def read(init_from: str, init_names: str) -> pretrained.WeightFile:
     init_names: a JSON file that maps Canon's names to those in the weight file, or "".
     Raises UserError for a file that is missing, damaged or of an unknown kind.
     """
-    names = pathlib.Path(init_names).expanduser() if init_names else None
-    path = _locate(init_from).expanduser()
-    return _read(path, names, _version(path), _version(names))
+    files = [_locate(init_from).expanduser()]
+    if init_names:
+        files.append(pathlib.Path(init_names).expanduser())
+    return _read(*files, versions=tuple(map(_version, files)))
 
 
 _locate = functools.cache(pretrained.locate)  # a name on the hub is looked up once
 
 
-def _version(path: pathlib.Path | None) -> tuple[int, int]:
+def _version(path: pathlib.Path) -> tuple[int, int] | None:
     """Modification time and size of a file, which change with its content."""
-    if path is None or not path.is_file():
-        return 0, 0
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    status = path.stat() if path.is_file() else None
+    return status and (status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=1)  # needed twice: for its settings, then for its values
-def _read(path, names, *versions) -> pretrained.WeightFile:
+def _read(path: pathlib.Path, names=None, *, versions) -> pretrained.WeightFile:
     return pretrained.read(path, names)
 
 
@@ -195,13 +194,12 @@ def _fields(
         return None
     if workdir and (workdir / CONFIG).exists():
         stored = compare.flatten(read_config(workdir))
-        has_settings = stored["init_settings"] not in (AUTO, "")
-        names = stored["init_settings"].split(",") if has_settings else []
+        # Neither AUTO nor "" is the name of a field.
+        settings = {n: stored[n] for n in stored["init_settings"].split(",") if n in stored}
         if read_only and has_checkpoints(workdir):
-            names = ["init_from", *names] if has_settings else []
-            return {name: stored[name] for name in names if name in stored} or None
-        if has_settings and stored["init_from"] == config.init_from:
-            return {name: stored[name] for name in names if name in stored}
+            return {"init_from": stored["init_from"], **settings} if settings else None
+        if settings and stored["init_from"] == config.init_from:
+            return settings
     if not config.init_from:
         return None
     if is_pretrained_file(config.init_from):
