@@ -133,13 +133,12 @@ def _unless(is_bad: jax.Array, new: TrainState, old: TrainState, sums: dict):
         # Integers are counters. They continue, because schedules are functions of the step.
         return jnp.where(is_bad, old, new) if jnp.issubdtype(new, jnp.inexact) else new
 
-    def parts(state):
-        return state.params, state.opt_state, state.model_state, state.average
-
-    params, opt_state, model_state, average = jax.tree.map(select, parts(new), parts(old))
+    kept = {
+        name: jax.tree.map(select, getattr(new, name), getattr(old, name))
+        for name in ("params", "opt_state", "model_state", "average")
+    }
     sums = jax.tree.map(lambda value: jnp.where(is_bad, 0, value), sums)
-    new = new.replace(params=params, opt_state=opt_state, model_state=model_state, average=average)
-    return new.replace(skipped=old.skipped + is_bad), sums
+    return new.replace(**kept, skipped=old.skipped + is_bad), sums
 
 
 def record_of(state: TrainState) -> dict[str, jax.Array]:
