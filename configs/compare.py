@@ -35,17 +35,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(stored: Mapping[str, Any], config: ConfigDict, prefix: str = "") -> list[str]:
+def differences(stored: Mapping[str, Any], config: ConfigDict, prefixes="") -> list[str]:
     """ "name: stored -> now" for every field in which a stored config and a config differ.
 
-    stored: flattened. prefix: of the names of the fields to compare. Paths, and fields that say how
-    a run is evaluated or used for prediction, may differ.
+    stored: flattened. prefixes: of the names of the fields to compare, one prefix or a tuple. Paths,
+    and fields that say how a run is evaluated or used for prediction, may differ.
     """
     now = flatten(config)
     return [
         f"{name}: {stored.get(name, _ABSENT)} -> {now.get(name, _ABSENT)}"
         for name in {**stored, **now}
-        if name.startswith(prefix)
+        if name.startswith(prefixes)
         and name not in _FREE
         and stored.get(name, _ABSENT) != now.get(name, _ABSENT)
     ]

@@ -328,9 +328,8 @@ def resolve(
     info = known.info if known.info and known.info.image_shape else None
     registry.upgrade(config.model)  # it may come from an older version
     if workdir and read_only:
-        sections = ("model.", "preprocess.", "loss.")
-        seen = ("view.", "dataset.name") if info else ()
-        check_readable(workdir, config, (*sections, *seen))
+        data_fields = ("view.", "dataset.name") if info else ()
+        check_readable(workdir, config, ("model.", "preprocess.", "loss.", *data_fields))
     elif workdir and processes.is_first() and not allow_config_change:
         check_same_config(workdir, config)
     if info is None:

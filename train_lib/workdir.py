@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 import tempfile
-from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -35,7 +34,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def read_config(workdir: pathlib.Path) -> ConfigDict:
     """The config that a run was made with. Raises UserError if it cannot be read."""
     path = workdir / CONFIG
-    advice = "restore it, or choose another --workdir"
+    advice = f"restore it, or {_OTHER_WORKDIR}"
     with reported(f"cannot read {path}", advice, OSError, ValueError, RecursionError):
         return config_from_json(path.read_text())
 
@@ -51,7 +50,7 @@ def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Raises UserError, naming the differences, if the folder's run has another config."""
     if (workdir / CONFIG).exists():
         advice = f"{_OTHER_WORKDIR}, or resume with the new config: --allow_config_change"
-        _refuse(workdir, different_fields(workdir, config), advice)
+        _check_fields(workdir, config, "", advice)
 
 
 def check_same_data(workdir: pathlib.Path, info: Info, train_examples: int = 0) -> None:
@@ -71,7 +70,7 @@ def check_same_data(workdir: pathlib.Path, info: Info, train_examples: int = 0) 
         )
 
 
-def check_readable(workdir: pathlib.Path, config: ConfigDict, prefixes: Sequence[str]) -> None:
+def check_readable(workdir: pathlib.Path, config: ConfigDict, prefixes: tuple[str, ...]) -> None:
     """Raises UserError unless the folder holds a run with a checkpoint, of the same network.
 
     prefixes: the fields whose names begin with one of these must be equal to the run's.
@@ -80,25 +79,24 @@ def check_readable(workdir: pathlib.Path, config: ConfigDict, prefixes: Sequence
         raise UserError(
             f"no run in {workdir}: train one with --mode=train, or give the --workdir of a run"
         )
-    different = [line for prefix in prefixes for line in different_fields(workdir, config, prefix)]
-    _refuse(workdir, different, "give the config that it was trained with")
+    _check_fields(workdir, config, prefixes, "give the config that it was trained with")
     if not has_checkpoints(workdir):
         raise UserError(f"no checkpoint in {workdir}: train first, with --mode=train")
 
 
-def different_fields(workdir: pathlib.Path, config: ConfigDict, prefix: str = "") -> list[str]:
+def different_fields(
+    workdir: pathlib.Path, config: ConfigDict, prefixes: str | tuple[str, ...] = ""
+) -> list[str]:
     """ "name: stored -> now" for every field in which a run's stored config and a config differ.
 
-    prefix: only fields whose names begin with it are compared. Raises UserError for a folder
-    without a run.
+    prefixes: only fields whose names begin with one of these are compared. Raises UserError for a
+    folder without a run.
     """
-    complete = ConfigDict(config.to_dict())
-    registry.upgrade(complete.model)
-    return compare.differences(compare.flatten(read_config(workdir)), complete, prefix)
+    return compare.differences(compare.flatten(read_config(workdir)), config, prefixes)
 
 
-def _refuse(workdir: pathlib.Path, differences: list[str], advice: str) -> None:
-    if differences:
+def _check_fields(workdir: pathlib.Path, config: ConfigDict, prefixes, advice: str) -> None:
+    if differences := different_fields(workdir, config, prefixes):
         raise UserError(
             f"{workdir} was made with another config ({'; '.join(differences)}): {advice}"
         )
