@@ -38,7 +38,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(stored: Mapping[str, Any], config: ConfigDict, prefixes="") -> list[str]:
     """ "name: stored -> now" for every field in which a stored config and a config differ.
 
-    stored: flattened. prefixes: of the names of the fields to compare, one prefix or a tuple. Paths,
+    stored: flattened. prefixes: one or several; only fields with such names are compared. Paths,
     and fields that say how a run is evaluated or used for prediction, may differ.
     """
     now = flatten(config)
