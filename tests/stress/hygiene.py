@@ -4,10 +4,10 @@
 
 Trains a small network, one step in each call, with a log every 100 steps and twenty evaluations and
 saves, and measures this process between steps. The minimum of memory, open files, threads and
-arrays on the devices over the last tenth of the run must not exceed the minimum over the fifth
-tenth. A minimum, because a save that is under way holds memory and files for a moment. Allowed are
-5 % and 10 MB of memory, and two threads, because pools start threads when they need them. If each
-save left a thread, there would be ten.
+arrays on the devices over the last quarter of the run must not exceed the minimum over the second
+quarter. A minimum, because a save that is under way holds memory and files for a moment. Allowed
+are 5 % and 10 MB of memory, and two threads, because pools start threads when they need them. If
+each save left a thread, there would be ten.
 """
 
 import argparse
@@ -77,8 +77,8 @@ def main() -> int:
         state = train_and_evaluate(run_config, pathlib.Path(folder) / "run")
         examples = len(sources.load(run_config.dataset, "train"))
     table = np.array(looks)
-    tenth = len(table) // 10
-    early, late = (np.min(part, axis=0) for part in (table[4 * tenth : 5 * tenth], table[-tenth:]))
+    quarters = np.array_split(table, 4)
+    early, late = quarters[1].min(axis=0), quarters[3].min(axis=0)
     grown = 0
     for i, name in enumerate(("MB of memory", "open files", "threads", "arrays on devices")):
         allowed = (early[i] * 1.05 + 10, early[i], early[i] + 2, early[i])[i]
