@@ -119,13 +119,14 @@ class PlainLocalConv(models.layers.LocalConv):
         return y + bias
 
 
-def plain_pool(x, kind, window, stride, padding, ceil):
-    counts = [pooling.output_size(n, window, stride, padding, ceil) for n in x.shape[1:3]]
+def plain_pool(x, layer):
+    window, stride, padding = layer.window, layer.stride, layer.padding
+    counts = [layer.output_size(n) for n in x.shape[1:3]]
     pads = [
         (padding, max(0, (count - 1) * stride + window - n - padding))
         for count, n in zip(counts, x.shape[1:3], strict=True)
     ]
-    if kind == "max":
+    if layer.kind == "max":
         return nn.max_pool(x, (window, window), (stride, stride), pads)
     assert not padding, "linen counts padded zeros otherwise than we do"
     return nn.avg_pool(x, (window, window), (stride, stride), pads, count_include_pad=False)

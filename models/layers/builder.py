@@ -19,7 +19,7 @@ from models.layers.normalization import (
     LocalResponseNormWithinMap,
     alexnet_norm,
 )
-from models.layers.pooling import GlobalAveragePool, Pool, output_size
+from models.layers.pooling import GlobalAveragePool, Pool
 
 BATCH_NORM = ("per_device", "across_devices")
 LRN = ("published", "none", *LRN_VARIANTS, "within_map")
@@ -142,7 +142,7 @@ class Builder:
 
     def pooled_size(self, size: int, window: int, stride: int, **edges: Any) -> int:
         """The number of pixels that `pool` leaves of `size` along an axis."""
-        return output_size(size, *self._pooling("max", window, stride, **edges)[1:])
+        return Pool(*self._pooling("max", window, stride, **edges), parent=None).output_size(size)
 
     def _pooling(self, kind, window, stride, padding=0, ceil=False) -> tuple:
         pooling = getattr(self.network, "pooling", "published")

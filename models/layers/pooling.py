@@ -17,25 +17,12 @@ from models.layers.initializers import Init
 KINDS = ("max", "average")
 
 
-def output_size(size: int, window: int, stride: int, padding: int, ceil: bool) -> int:
-    """The number of windows along an axis of `size` pixels.
-
-    Floor mode: whole windows only. Ceil mode (cuda-convnet, Caffe): the last window may extend
-    beyond the edge, but must begin inside the image or in the padding before it.
-    """
-    span = size + 2 * padding - window
-    if not ceil:
-        return span // stride + 1
-    count = -(-span // stride) + 1
-    return count - ((count - 1) * stride >= size + padding)  # sizes may be arrays, too
-
-
 def _first_maximum(a, b):
     """The maximum (NaN if a or b is). If a = b, the gradient goes to a, as in max pooling."""
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
-def _in_slices(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Array:
+def _in_slices(x, layer: "Pool", pads, out_size) -> jax.Array:
     """Maxima or sums of the windows: first along rows, then along columns, by strided slices.
 
     The gradients of slices are padded sums. `lax.reduce_window` is slower on a CPU, most of all the
@@ -48,19 +35,20 @@ def _in_slices(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Ar
         4x224x224x64, 2/2  2.3 / 22.8      3.2 / 153.7
         8x28x28x192, 3/1   1.3 /  4.7      7.4 /  66.5
     """
-    start, op = (-jnp.inf, _first_maximum) if kind == "max" else (0.0, jnp.add)
+    start, op = (-jnp.inf, _first_maximum) if layer.kind == "max" else (0.0, jnp.add)
+    stride = layer.stride
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=start)
     for axis, count in ((2, out_size[1]), (1, out_size[0])):
         span = stride * (count - 1) + 1
-        slices = [lax.slice_in_dim(x, i, i + span, stride, axis=axis) for i in range(window)]
+        slices = [lax.slice_in_dim(x, i, i + span, stride, axis=axis) for i in range(layer.window)]
         x = functools.reduce(op, slices)
     return x
 
 
-def _reduced(x, kind: str, window: int, stride: int, pads, out_size) -> jax.Array:
+def _reduced(x, layer: "Pool", pads, out_size) -> jax.Array:
     """Maxima or sums of the windows, by `lax.reduce_window`."""
-    start, op = (-jnp.inf, lax.max) if kind == "max" else (0.0, lax.add)
-    return nn.pool(x, start, op, (window, window), (stride, stride), pads)
+    start, op = (-jnp.inf, lax.max) if layer.kind == "max" else (0.0, lax.add)
+    return nn.pool(x, start, op, (layer.window,) * 2, (layer.stride,) * 2, pads)
 
 
 def _wants_slices() -> bool:
@@ -72,16 +60,11 @@ def _wants_slices() -> bool:
     return jax.default_backend() == "cpu" or "--xla_gpu_deterministic_ops=true" in flags
 
 
-def pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> jax.Array:
-    """See `Pool`."""
-    y = _pool(x, kind, window, stride, padding, ceil)
-    extent.follow(x, y, lambda n: output_size(n, window, stride, padding, ceil))
-    return y
-
-
-def _pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> jax.Array:
+def pool(x: jax.Array, layer: "Pool") -> jax.Array:
+    """The output of the layer for x."""
+    window, stride, padding = layer.window, layer.stride, layer.padding
     size = x.shape[1:3]
-    out_size = [output_size(n, window, stride, padding, ceil) for n in size]
+    out_size = [layer.output_size(n) for n in size]
     if min(out_size) < 1:
         raise ValueError(
             f"the image is too small: a map of {size[0]}x{size[1]} is smaller than its window of"
@@ -89,13 +72,13 @@ def _pool(x, kind: str, window: int, stride: int, padding: int, ceil: bool) -> j
         )
     spans = [(count - 1) * stride + window for count in out_size]
     pads = [(padding, max(0, span - n - padding)) for span, n in zip(spans, size, strict=True)]
-    if kind == "average" and window == stride and not any(map(any, pads)):
+    if layer.kind == "average" and window == stride and not any(map(any, pads)):
         return window_sum(x, window) / window**2
-    if padding or ceil:
-        x = extent.fill(x, -jnp.inf if kind == "max" else 0.0)
+    if padding or layer.ceil:
+        x = extent.fill(x, -jnp.inf if layer.kind == "max" else 0.0)
     reduce = _in_slices if _wants_slices() else _reduced
-    pooled = reduce(x, kind, window, stride, pads, out_size)
-    if kind == "max":
+    pooled = reduce(x, layer, pads, out_size)
+    if layer.kind == "max":
         return pooled
     # The number of pixels of each window that lie in the image or its padding, as in torch.
     sizes = extent.valid(x)
@@ -132,7 +115,23 @@ class Pool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return pool(x, self.kind, self.window, self.stride, self.padding, self.ceil)
+        y = pool(x, self)
+        extent.follow(x, y, self.output_size)
+        return y
+
+    @nn.nowrap
+    def output_size(self, size: int) -> int:
+        """The number of windows along an axis of `size` pixels.
+
+        Floor mode: whole windows only. Ceil mode (cuda-convnet, Caffe): the last window may extend
+        beyond the edge, but must begin inside the image or in the padding before it.
+        """
+        span = size + 2 * self.padding - self.window
+        if not self.ceil:
+            return span // self.stride + 1
+        count = -(-span // self.stride) + 1
+        # Sizes may be arrays, too.
+        return count - ((count - 1) * self.stride >= size + self.padding)
 
     def cost(self, in_shape, out_shape) -> Cost:
         return Cost(

@@ -273,7 +273,7 @@ def test_deterministic_pooling_has_no_select_and_scatter_on_other_backends(monke
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 9, 3)), jnp.float32)
 
     def loss(x):
-        return (pooling.pool(x, "max", 3, 2, 1, False) ** 2).sum()
+        return (pooling.pool(x, layers.Pool("max", 3, 2, 1)) ** 2).sum()
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for flags, has in (("", True), ("--xla_gpu_deterministic_ops=true", False)):

@@ -126,7 +126,7 @@ def test_pooled_sizes():
                 continue
             x = torch.zeros(1, 1, size, size)
             expected = F.max_pool2d(x, window, stride, padding, ceil_mode=ceil).shape[-1]
-            actual = layers.pooling.output_size(size, window, stride, padding, ceil)
+            actual = layers.Pool("max", window, stride, padding, ceil).output_size(size)
             assert actual == expected, (size, window, stride, padding, ceil)
 
 
