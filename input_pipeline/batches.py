@@ -29,7 +29,7 @@ class Order:
     processes: int = 1
 
 
-# A batch needs one pass, or two at their border; of a small set more, as batches are read ahead.
+# A batch needs one pass, or two at their border. A small set needs more, for batches read ahead.
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     # Philox is counter-based: (seed, epoch) is its key, so passes are independent streams.

@@ -51,7 +51,6 @@ class FolderSplit(Split):
         return os.path.join(self.root, os.fsdecode(self.paths[start : self.ends[i]]))
 
     def id(self, i: int) -> str:
-        """The path of file i below the split's folder."""
         return os.path.relpath(self.path(i), self.root)
 
     def read(self, i: int) -> tuple[bytes, int, str]:

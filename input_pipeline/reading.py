@@ -84,8 +84,8 @@ class Parts:
     def _example(self, index: int, rng: np.random.Generator | None) -> dict:
         """One example.
 
-        In place of an unreadable one that may be skipped: in training the next example, in
-        evaluation a black image with mask 0.
+        An unreadable example that may be skipped is replaced: in training by the next example, in
+        evaluation by a black image with mask 0.
         """
         info, mask = self.split.info, 1
         for skipped in range(_MOST_IN_A_ROW):

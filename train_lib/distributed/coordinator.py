@@ -2,9 +2,9 @@
 
     python coordinator.py HOST PORT COUNT START_TIMEOUT PEER_TIMEOUT
 
-Process 0 starts it as a process of its own, so that it outlives process 0 for the moment in which
-the others learn that process 0 is lost. It uses the standard library and runs JAX's coordination
-service. Inside process 0, as JAX would run it, the end of that service would abort all others.
+Process 0 starts it as a separate process, which lives long enough to report the loss of process 0.
+It uses the standard library and runs JAX's coordination service. JAX would run that service inside
+process 0, whose end would then abort all others.
 
 Messages are lines of JSON over TCP. A process first sends `process`, `count`, `host` and `task` (a
 digest of what the run is about). When all COUNT processes are connected, or after START_TIMEOUT

@@ -151,7 +151,7 @@ class Peers:
     def report_failure(self, message: str, status: int) -> None:
         """Tells the others that this process ends with an error, so that they end too.
 
-        Does not return if this process is exiting because of another one, which then is the cause.
+        Does not return if this process already exits because of another process.
         """
         while self._is_exiting:
             time.sleep(1)

@@ -1,4 +1,4 @@
-"""What a command owes the shell: one line for an error, an exit status, and no other output."""
+"""How a command ends: one line for an error, an exit status, and no other output."""
 
 import contextlib
 import logging

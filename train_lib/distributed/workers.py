@@ -33,7 +33,7 @@ def _prefetch(count: int, dataset):
 def begin_worker(parent: int) -> None:
     """Prepares a worker process. parent: the process ID of the training process.
 
-    The worker ends after its parent, however that ended; Grain's own would stay. SIGTERM and
+    The worker ends after its parent, even a killed one; Grain's workers would stay. SIGTERM and
     SIGINT, which may be sent to all processes of a command, do not end it: the parent needs its
     workers until it has saved. And no shared memory of a killed worker stays: Python announces a
     block to the resource tracker, which frees it, only after making it. Here that comes first.
