@@ -124,10 +124,11 @@ def gradient_figures(subject: Subject) -> Named:
         )
 
     add(f"this run, step {network.step}", network.module, network.variables)
-    for activation in ("sigmoid", "relu"):
-        module = network.module.clone(activation=activation)
-        untrained = jax.jit(module.init)(jax.random.key(0), np.zeros((1, *network.input_shape)))
-        add(f"untrained, {activation}", module, untrained)
+    rectified = network.module.clone(activation="relu")
+    # Neither activation has parameters, so both networks have the same initial weights.
+    initial = jax.jit(rectified.init)(jax.random.key(0), np.zeros((1, *network.input_shape)))
+    add("untrained, sigmoid", network.module.clone(activation="sigmoid"), initial)
+    add("untrained, relu", rectified, initial)
     yield "gradient_norms", gradients.gradient_norm_curves(norms)
 
 
