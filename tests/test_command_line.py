@@ -1,4 +1,4 @@
-"""The commands themselves, in processes of their own, as a user runs them."""
+"""The commands, run as a user runs them: each in a new process."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def run(*arguments, module=("main.py",), timeout=300):
 
 
 def refused(done, *messages):
-    """One line on standard error that says these things, nothing on standard output."""
+    """Checks that standard error is one line with these messages, and standard output is empty."""
     assert done.returncode != 0, done.stdout
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
@@ -97,7 +97,7 @@ def test_evaluate_prints_one_json_line_last(trained):
 
 
 def test_commands_on_a_run_need_no_config(trained, tmp_path):
-    """Its own is changed field by field; the differences are shown as with a file."""
+    """--config.NAME changes fields of the stored config. Differences are shown as with --config."""
     workdir, _ = trained
     given = run("--mode=evaluate", CONFIG, f"--workdir={workdir}", *SHORT)
     stored = run("--mode=evaluate", f"--workdir={workdir}", "--config.evaluate.batch_size=50")

@@ -24,7 +24,7 @@ from train_lib.pictures.inspect_figures import Subject
 from train_lib.workdir import write_text
 
 FOLDER = "inspection"
-MOST_SHOWN = 4  # images of the user that have separate figures; of a test set, one
+MOST_SHOWN = 4  # images of the user with figures of their own; of the test images only one has them
 # All activations of some images are held at a time: as many images as fit, within limits.
 ACTIVATION_BYTES, FEWEST_IMAGES, MOST_IMAGES = 2**29, 4, 200
 # The files of an earlier inspection, which may be of other images.
@@ -163,7 +163,7 @@ def _user_images(network: Trained, paths: Sequence[str], layer: str, notes: list
 
 
 def _test_images(network: Trained, layer: str, most: int, notes: list[str]) -> Subject | None:
-    """Some images of the data set's test split; None, and a note, if it is not there."""
+    """Some images of the data set's test split; None, and a note, if it is missing."""
     dataset = network.config.dataset
     try:
         split = sources.load(dataset, sources.split_name(dataset, dataset.test_split))

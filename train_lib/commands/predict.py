@@ -17,7 +17,7 @@ from train_lib.evaluation import ensemble, result_files
 def predict_images(
     config: ConfigDict, workdir: pathlib.Path, images: Sequence[str], given: Collection[str] = ()
 ) -> str:
-    """The five most probable classes of each image with their probabilities, one line an image.
+    """The five most probable classes of each image with their probabilities, in one line.
 
     images: paths of files and folders. given: the config's fields that the user gave, see
     `experiment.resolve`. Writes the contact sheet of config.predict.contact_sheet, if there is one.

@@ -1,4 +1,4 @@
-"""A network in one file: safetensors with everything that using it takes, and no code.
+"""A network in one safetensors file, with everything that is needed to use it. It has no code.
 
 Tensors: "params/conv1/kernel", "batch_stats/bn1/mean", ..., as in `TrainState.variables` (for a run
 that averages its parameters, the averages), and "statistics/..." of the training set if the

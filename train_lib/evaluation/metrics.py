@@ -18,7 +18,7 @@ from train_lib.distributed import processes
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Errors are fractions in 0..1; loss is the mean over examples.
+    """The result of an evaluation. Errors are fractions in 0..1. loss: the mean over examples.
 
     classes, probabilities: the five (or fewer) most probable of each example [n, 5], best first.
     labels: int [n], -1 for an image that could not be read and was skipped.
@@ -59,9 +59,9 @@ def evaluate(
 ) -> Result | None:
     """Evaluates a state of an `Experiment` on a split; several processes each on a part.
 
-    stop: None is returned once it became true in any process.
+    stop: the evaluation ends, and returns None, if stop() becomes true in any process.
     meter: a `progress.Meter` of this process's part.
-    Raises UserError if no example counts.
+    Raises UserError if no example can be read.
     """
     part = part_of(split, processes.index(), processes.count())
     eval_step = exp.eval_step  # also without examples: its statistics may come from another process
@@ -121,7 +121,7 @@ def from_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> Result:
     """The result from class probabilities, float [n, classes].
 
     labels: int [n], -1 for a skipped image. The loss is -log of the right class's probability (of
-    at least 1e-30). Raises UserError if no example counts.
+    at least 1e-30). Raises UserError if no example can be read.
     """
     mask = labels >= 0
     count = int(mask.sum())

@@ -1,4 +1,4 @@
-"""A trained network, ready to use: a notebook or another program opens a run or a file with it.
+"""Opens trained networks: a run, an exported file or pretrained weights.
 
     from train_lib.evaluation.trained import load_run
 
@@ -7,7 +7,7 @@
     network.top(["seven.png"])                    # [[("7", 0.98), ("1", 0.01), ...]]
     network.activations(["seven.png"])["s4"]      # an array [1, 5, 5, 16]
 
-It needs the run's folder or the file, but no flags, no workdir and no data set.
+Only the run's folder or the file is needed: no flags and no data set.
 """
 
 import dataclasses

@@ -21,8 +21,9 @@ _TRAIN_POSITION = {layers.Dropout: 1, layers.DropConnect: 1, layers.Standout: 2}
 def dropout_masks(activation: np.ndarray, rate: float, seed: int, count: int) -> Figure:
     """An activation, and the same under `count` masks of dropout (Srivastava 2014, fig. 1).
 
-    activation: a map [h, w], or [units], drawn as rows of a near-square. rate: the share dropped.
-    The masks are those of `layers.Dropout`. Dropped values are red; kept ones are not scaled.
+    activation: a map [h, w]; or [units], drawn as a map that is nearly square. rate: the share that
+    is dropped. The masks are those of `layers.Dropout`. Dropped values are red. Other values are
+    not scaled.
     """
     activation = np.asarray(activation, np.float32)
     layer, ones = layers.Dropout(rate, "test"), jnp.ones((1, *activation.shape))

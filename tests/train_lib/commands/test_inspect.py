@@ -27,7 +27,7 @@ SEEN = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """LeNet-5 as published, and a rectified one with max pooling and dropout: folder, config."""
+    """(folder, config) of the published LeNet-5, and of one with ReLU, max pooling and dropout."""
     root = tmp_path_factory.mktemp("inspect")
     options = {
         f"model.{name}": value

@@ -1,4 +1,4 @@
-"""Padded, masked, sharded evaluation against a plain loop over the set."""
+"""Evaluation in padded batches on several devices equals a plain loop over the set."""
 
 import jax
 import numpy as np

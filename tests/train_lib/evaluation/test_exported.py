@@ -1,4 +1,4 @@
-"""A network in one file: exact, self-contained, and refused if it is damaged."""
+"""An exported file holds the exact network and needs no other file; damaged files are refused."""
 
 import dataclasses
 import importlib

@@ -27,7 +27,7 @@ NAMES = ["blue", "green", "red"]
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Images of many sizes, noise on one colour for each class; 7 (a prime) in the test set."""
+    """Noisy images of many sizes, with one colour for each class. The test set has 7 (a prime)."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("val", 7)):
@@ -299,7 +299,7 @@ def test_images_of_many_sizes_need_few_compilations(runs, tmp_path):
 
 
 def test_ten_crops_cut_on_the_device_equal_a_plain_loop():
-    """As cuda-convnet's 24x24 of 32x32; here 6x6 of the digits."""
+    """cuda-convnet cuts 24x24 of 32x32 pixels; this test cuts 6x6 of the digits."""
     config = mlp.get_config()
     config.update_from_flattened_dict(
         {
@@ -388,7 +388,7 @@ def test_files_of_an_evaluation(runs, pictures):
 
 
 def test_both_ways_to_evaluate_a_single_view_agree(runs, pictures):
-    """`evaluate`, as training does it, and the probabilities that ensembles average."""
+    """`metrics.evaluate`, which training uses, and the probabilities that ensembles average."""
     config = config_of("cifar", pictures)
     line = evaluated(runs, "cifar", config)
     exp, state, split = opened(runs, "cifar", pictures)
@@ -461,7 +461,7 @@ def test_protocols_that_do_not_fit_are_refused_in_one_line(
 
 
 def test_ten_crop_refuses_a_view_that_preprocessing_crops(pictures):
-    """All crops would be cut again: to the same centre, or to a part of each."""
+    """Preprocessing would crop all ten crops again."""
     overrides = {"evaluate.protocol": "ten_crop", "preprocess.crop": 12}
     with pytest.raises(UserError, match="makes 12 of them"):
         protocols.of(experiment.resolve(config_of("cifar", pictures, **overrides))).check()
@@ -543,7 +543,7 @@ def test_the_single_view_protocol_of_small_images(overrides, expected, refused):
 def test_an_image_that_any_pass_cannot_read_is_not_counted(
     runs, pictures, tmp_path, capsys, monkeypatch
 ):
-    """A long picture fits at one scale and is too large at another."""
+    """The long picture is too large at one of the two scales."""
     root = tmp_path / "pictures"
     shutil.copytree(pictures, root)
     long = root / "val" / "blue" / "0.png"

@@ -1,4 +1,4 @@
-"""A run or a file in a notebook: without the data set, with the results of the commands."""
+"""Networks opened in Python give the results of the commands, also without the data set."""
 
 import csv
 import dataclasses
@@ -170,7 +170,7 @@ def test_files_without_an_image_shape(digits, tmp_path):
 
 @pytest.mark.slow
 def test_a_machine_with_fewer_devices_and_no_data_opens_a_run(tmp_path):
-    """Also a run of an older version, whose config lacks some of the model's options."""
+    """The config is that of an older version: it lacks some of the model's options."""
     config = tiny_config(num_devices=4, epochs=1.0)
     config.update_from_flattened_dict(
         {"model.regulariser": "standout", "schedule.drop_anneal_epochs": 9.0}

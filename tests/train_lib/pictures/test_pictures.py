@@ -1,4 +1,4 @@
-"""The values that the figures show, against values computed by hand or in another way."""
+"""The values in the figures against values that are computed in another way."""
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,7 @@ cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 
 def drawn(figure, path):
-    """The figure can be written; returns the arrays of its images."""
+    """Writes the figure, and returns the arrays of its images."""
     run_plots.save(figure, path / "a.png")
     assert (path / "a.png").read_bytes().startswith(b"\x89PNG")
     return [np.asarray(i.get_array()) for axis in figure.axes for i in axis.get_images()]
@@ -315,7 +315,7 @@ def test_dropout_masks_drop_the_given_share(tmp_path):
 
 
 class Linear(nn.Module):
-    """Dropout on the input of a linear layer: the expected logits are exactly the evaluation's."""
+    """Dropout before a linear layer: the mean logits over all masks are those of the evaluation."""
 
     @nn.compact
     def __call__(self, x, train=False):
