@@ -15,14 +15,14 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parents[2]
 RULES = "tests/train_lib/test_rules_resume.py"
-RESUME = "tests/train_lib/test_resume.py::test_interrupted_runs_equal_the_undisturbed_one[4]"
+RESUME = "tests/train_lib/test_resume.py::test_interrupted_runs_equal_the_uninterrupted_run[4]"
 
 # name: (file, what is replaced, by what, the test that must notice)
 MUTATIONS = {
     "arrays' checksum": (
         "train_lib/checkpoints.py",
-        "        if entry != expected[name]:",
-        "        if entry[:2] != expected[name][:2]:",
+        "        if actual.get(name) != expected.get(name):",
+        "        if actual[name][:2] != expected[name][:2]:",
         "tests/train_lib/test_checkpoints.py",
     ),
     "description's checksum": (
