@@ -196,7 +196,7 @@ class Recorder:
         if not (self.is_stopping() or step in plan.evaluate_at or step in plan.save_at):
             return state, False
         if self._pending:
-            self._log(*self._pending, held=step)
+            self._log(*self._pending, excluded_step=step)
             self._pending = None
         self.progress.pause()
         last = {name: np.asarray(value) for name, value in record_of(state).items()}
@@ -237,8 +237,8 @@ class Recorder:
                 if part:
                     closing.callback(part.close)
 
-    def _log(self, first: int, records: dict, held: int | None = None) -> None:
-        """Writes the records of a dispatch, except that of step `held`, which may be evaluated."""
+    def _log(self, first: int, records: dict, excluded_step: int | None = None) -> None:
+        """Writes the records of a dispatch, except that of `excluded_step`, which is written later."""
         records = {name: np.asarray(values) for name, values in records.items()}
         self._all_know_of_stop |= bool(records.pop("stop", 0))
         steps = len(records["loss"])
@@ -248,7 +248,7 @@ class Recorder:
         for i in range(steps):
             step, record = first + i + 1, {k: v[i] for k, v in records.items()}
             self._check_finite(step, record)
-            if self._is_logged(step) and step != held:
+            if self._is_logged(step) and step != excluded_step:
                 self._write(self._train_record(step, record))
 
     def _is_logged(self, step: int) -> bool:
