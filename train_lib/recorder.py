@@ -238,7 +238,7 @@ class Recorder:
                     closing.callback(part.close)
 
     def _log(self, first: int, records: dict, excluded_step: int | None = None) -> None:
-        """Writes the records of a dispatch, except that of `excluded_step`, which is written later."""
+        """Writes the records of a dispatch, except that of `excluded_step`."""
         records = {name: np.asarray(values) for name, values in records.items()}
         self._all_know_of_stop |= bool(records.pop("stop", 0))
         steps = len(records["loss"])

@@ -215,7 +215,7 @@ def test_a_step_that_is_saved_again_always_has_a_checkpoint(tmp_path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints._manager, "save", lambda *_, **__: 1 / 0)
         with pytest.raises(UserError, match="could not save"):
-            checkpoints.save(3, state(4), {METRIC: 0.5})  # ends behind the old one's removal
+            checkpoints.save(3, state(4), {METRIC: 0.5})  # fails after the old one was moved
     assert has_checkpoints(tmp_path)
     again = Checkpoints(tmp_path, keep=1)
     assert again.restore(state())[1]["step"] == 3

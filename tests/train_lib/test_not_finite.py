@@ -113,7 +113,7 @@ def test_skipped_updates_change_nothing_and_are_counted(tmp_path, monkeypatch):
     assert sorted(records) == list(range(1, 30))
     assert "train/loss" not in records[4] and "train/loss" in records[5]
     assert all(np.isfinite(list(record.values())).all() for record in records.values())
-    # Resumed between the two: the count goes on.
+    # Resumed between the two: the count continues.
     assert saved(tmp_path / "whole")[-3:] == [20, 25, 29]
     fewer = config(**fields | {"not_finite.limit": 1})
     with pytest.raises(UserError, match="2 updates were not finite, the last at step 11: lower"):
