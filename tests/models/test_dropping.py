@@ -191,11 +191,14 @@ def test_maxout_scales_hidden_layers_but_not_images(variant):
 
     def seen(train, **options):
         module = registry.create({**section, **options}, 10)
-        variables = module.init(jax.random.key(0), image)
-        _, state = module.apply(
-            variables, image, train=train, rngs=KEY, capture_intermediates=True, mutable=True
-        )
-        get = state["intermediates"]
+        call = {"train": train, "capture_intermediates": True, "mutable": True}
+
+        @jax.jit
+        def run(image):
+            variables = module.init(jax.random.key(0), image)
+            return module.apply(variables, image, rngs=KEY, **call)[1]["intermediates"]
+
+        get = run(image)
         first, behind = (np.asarray(get[f"{n}_dropout"]["__call__"][0]) for n in ("h0", "h1"))
         return (
             first,
