@@ -72,7 +72,7 @@ def test_interrupted_runs_equal_the_uninterrupted_run(tmp_path, steps_per_dispat
     if steps_per_dispatch == 4:
         request.getfixturevalue("product_options")
     config = tiny_config(**overrides(steps_per_dispatch))
-    expected = train_and_evaluate(config, tmp_path / "undisturbed")
+    expected = train_and_evaluate(config, tmp_path / "uninterrupted")
     workdir = tmp_path / "interrupted"
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
     for name, moment, step in CHAINS[steps_per_dispatch]:
@@ -92,7 +92,7 @@ def test_interrupted_runs_equal_the_uninterrupted_run(tmp_path, steps_per_dispat
     assert_equal_states(actual, expected)
     steps = [record["step"] for record in records(workdir)]
     assert steps == sorted(set(steps)) == [*range(2, 15, 2), 15, *range(16, 29, 2), 29]
-    assert records(workdir) == records(tmp_path / "undisturbed")
+    assert records(workdir) == records(tmp_path / "uninterrupted")
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_limit_on_the_size_of_files_is_one_line_and_loses_nothing(tmp_path, pr
     last = done.stderr.splitlines()[-1]
     assert str(limited) in last and "too large" in last, last
     assert "Traceback" not in done.stderr
-    assert runs.finish(limited).differences(runs.finish(tmp_path / "undisturbed")) == []
+    assert runs.finish(limited).differences(runs.finish(tmp_path / "uninterrupted")) == []
 
 
 def checkpoints_of(workdir):
