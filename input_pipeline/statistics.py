@@ -61,6 +61,8 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> Statistics:
     shapes = [arrays[name].shape for name in ("mean", "eigenvalues", "eigenvectors")]
     if shapes != [(channels,), (channels,), (channels, channels)]:
         raise ValueError("its arrays differ in their number of channels")
+    if not all(np.isfinite(value).all() for value in arrays.values()):
+        raise ValueError("its values are not finite")
     return Statistics(**arrays | {"examples": int(arrays["examples"])})
 
 

@@ -14,15 +14,17 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from errors import TryAgain, UserError, one_line
+from models import sound
 from train_lib.distributed.file_errors import reason_outside_file, system_reason
 
 # 2: the optimizer's state includes the learning rate and the state of its rules. 3: the description
@@ -323,20 +325,19 @@ class Checkpoints:
             step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         )
         check_fingerprint(state, saved)
+        leaves = jax.tree.leaves_with_path(state)
+        sound.check(_variables({jax.tree_util.keystr(path): leaf for path, leaf in leaves}))
         return state
 
     def _read_variables(self, step: int) -> dict:
         # The optimizer's state is not read, because it is as large as the variables. The shapes
         # come from the description, because the arrays' own files may be damaged.
-        arrays = {}
-        for path, entry in self._read_description(step)["arrays"].items():
-            names = tuple(re.findall(r"[^.\[\]']+", path))  # path: ".params['conv1']['kernel']"
-            if names[0] in ("params", "model_state", "average"):
-                arrays[names] = entry
+        arrays = _variables(self._read_description(step)["arrays"])
         target = unflatten_dict({names: np.zeros(*entry[:2]) for names, entry in arrays.items()})
         expected = {"".join(f"['{n}']" for n in names): entry for names, entry in arrays.items()}
         state = self._restore(step, target, partial=True)
         check_fingerprint(state, expected)
+        sound.check(flatten_dict(state))
         return {"params": state.get("average", state["params"]), **state.get("model_state", {})}
 
     def _restore(self, step: int, target, partial: bool = False):
@@ -358,6 +359,19 @@ class Checkpoints:
         while aside.exists():
             aside = aside.with_name(aside.name + "-again")
         shutil.move(self.directory / str(step), aside)
+
+
+def _variables(by_path: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """The values that belong to the network's variables, by the names in their paths.
+
+    by_path: values of the leaves of a state, by paths such as ".params['conv1']['kernel']".
+    """
+    named = {tuple(re.findall(r"[^.\[\]']+", path)): value for path, value in by_path.items()}
+    return {
+        names: value
+        for names, value in named.items()
+        if names[0] in ("params", "model_state", "average")
+    }
 
 
 def shapes(state) -> dict[str, list]:

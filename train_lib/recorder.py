@@ -8,11 +8,11 @@ import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from errors import UserError, reported
+from models import sound
 from train_lib import progress as progress_lib
 from train_lib import state as state_lib
 from train_lib.checkpoints import METRIC, Checkpoints
@@ -126,7 +126,7 @@ class Writer:
 
 
 class NotFinite(UserError):
-    """A loss, a gradient or a parameter became infinite or NaN."""
+    """A loss, a gradient, a parameter or a statistic became infinite or NaN."""
 
     raised_by_all_processes = True  # they all check the same numbers
 
@@ -138,8 +138,8 @@ class NotFinite(UserError):
 
 
 @jax.jit
-def _all_finite(tree):
-    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+def _soundness(leaves):
+    return {path: sound.is_sound(path, leaf) for path, leaf in leaves.items()}
 
 
 class Recorder:
@@ -201,7 +201,7 @@ class Recorder:
         self.progress.pause()
         last = {name: np.asarray(value) for name, value in record_of(state).items()}
         self._check_finite(step, last)
-        self._check_parameters(step, last, state)  # they are about to be saved
+        self._check_variables(step, last, state)  # they are about to be saved
         if step > 0 and self._last["step"] < step:
             self._record(state, step, last)
         state = self._with_observed_error(state, step)
@@ -271,11 +271,12 @@ class Recorder:
                 parts.append(f"the gradient of {names[bad]} is not finite")
             raise NotFinite(f"{' and '.join(parts)} at step {step}", record["rate"])
 
-    def _check_parameters(self, step: int, record: dict, state) -> None:
-        flags = flatten_dict(jax.device_get(_all_finite(state.params)), sep="/")
-        for name, is_finite in flags.items():
-            if not is_finite:
-                raise NotFinite(f"{name} is not finite after step {step}", record["rate"])
+    def _check_variables(self, step: int, record: dict, state) -> None:
+        leaves = flatten_dict({"params": state.params, **state.model_state})
+        for path, is_sound in jax.device_get(_soundness(leaves)).items():
+            if not is_sound:
+                name = "/".join(path[1:])
+                raise NotFinite(f"{name} {sound.fault(path)} after step {step}", record["rate"])
 
     def _train_record(self, step: int, record: dict) -> dict:
         """The line of metrics.jsonl. record: `steps.record_of` the state after `step`."""
@@ -310,6 +311,8 @@ class Recorder:
             if result is None:
                 self._all_know_of_stop = True
                 return
+            if not math.isfinite(result.loss):
+                raise NotFinite(f"the test loss is {result.loss} after step {step}", record["rate"])
             line |= {f"test/{name}": value for name, value in result.metrics().items()}
             self.result = (step, result)
         self._write(line)

@@ -96,6 +96,13 @@ def test_statistics_can_be_saved_and_loaded_and_damage_is_reported(tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_values_that_are_not_finite_are_refused():
+    arrays = statistics.compute(photographs(), 40, "made").arrays()
+    arrays["mean"][1] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        statistics.from_arrays(arrays)
+
+
 # --------------------------------------------------------------------------------- with a data set
 
 

@@ -281,3 +281,16 @@ def test_a_failed_background_save_is_noticed_before_the_next_save(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert Checkpoints(tmp_path).restore(state())[0] == 1
+
+
+def test_a_checkpoint_whose_weights_are_not_finite_is_not_used(tmp_path, capsys):
+    """Older versions of Canon saved such statistics."""
+    filled(tmp_path).close()
+    checkpoints = Checkpoints(tmp_path)
+    bad = state(5) | {"model_state": {"bn1": {"var": np.array([1.0, -1.0], np.float32)}}}
+    checkpoints.save(5, bad)
+    checkpoints.wait()
+    assert Checkpoints(tmp_path, read_only=True).restore_variables()[0] == 4
+    assert "damaged (model_state/bn1/var is not finite or has a neg" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"checkpoint 5 .* cannot be read"):
+        Checkpoints(tmp_path, read_only=True).restore(bad, step=5)

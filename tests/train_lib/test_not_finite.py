@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -178,3 +179,29 @@ def test_a_roll_back_starts_from_the_last_checkpoint(tmp_path, monkeypatch, caps
     actual = {r["step"]: r["train/learning_rate"] for r in recorder.read(tmp_path)}
     assert actual[5] == pytest.approx(0.05)
     assert actual[6] == pytest.approx(0.0125)
+
+
+@pytest.mark.parametrize("leaf, value", [("mean", np.nan), ("var", np.inf), ("var", -1.0)])
+def test_statistics_that_no_network_has_stop_the_run(leaf, value):
+    """A training step does not use them, so its loss does not show them."""
+    statistics = {"mean": jnp.zeros(2), "var": jnp.ones(2)}
+    statistics[leaf] = statistics[leaf].at[1].set(value)
+    state = types.SimpleNamespace(
+        params={"h1": {"bias": jnp.zeros(2)}}, model_state={"batch_stats": {"bn1": statistics}}
+    )
+    with pytest.raises(recorder.NotFinite, match=rf"^bn1/{leaf} is not finite .*after step 7: "):
+        recorder.Recorder._check_variables(None, 7, {"rate": 0.05}, state)
+
+
+def test_a_test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    evaluate = recorder.evaluate
+
+    def evaluate_badly(exp, state, *arguments):
+        result = evaluate(exp, state, *arguments)
+        return dataclasses.replace(result, loss=np.nan) if int(state.step) == 29 else result
+
+    monkeypatch.setattr(recorder, "evaluate", evaluate_badly)
+    with pytest.raises(recorder.NotFinite, match=r"^the test loss is nan after step 29: lower"):
+        train_and_evaluate(config(), tmp_path)
+    assert steps_of(tmp_path) == list(range(1, 29))
+    assert saved(tmp_path)[-1] == 25

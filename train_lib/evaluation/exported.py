@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from errors import UserError, reported
 from input_pipeline.split import Info
 from input_pipeline.statistics import Statistics, from_arrays
+from models import sound
 from train_lib import state as state_lib
 from train_lib import workdir as workdir_lib
 
@@ -109,7 +110,10 @@ def load(path: pathlib.Path, shapes_only: bool = False) -> Weights:
             }
         if not shapes_only and with_checksum(metadata, tensors) != metadata:
             raise ValueError("its checksum is wrong")
-        return _read(metadata, tensors)
+        weights = _read(metadata, tensors)
+        if not shapes_only:
+            sound.check(flatten_dict(weights.variables))
+        return weights
 
 
 def shapes_of(variables) -> dict[tuple, tuple[int, ...]]:

@@ -6,6 +6,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -38,9 +39,11 @@ class Result:
         is_read = self.labels >= 0
         return self.labels[is_read], self.classes[is_read, 0]
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | None]:
+        """The values to store as JSON, which has no number for a loss that is not finite: None."""
         names = ("loss", "top1_error", "top5_error", "examples")
-        return {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names}
+        return values | {"loss": self.loss if math.isfinite(self.loss) else None}
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Evaluation in padded batches on several devices equals a plain loop over the set."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from input_pipeline.split import ArraySplit
 from train_lib import experiment, optimizers
 from train_lib import state as state_lib
 from train_lib.distributed import parallel
-from train_lib.evaluation.metrics import evaluate
+from train_lib.evaluation.metrics import evaluate, from_probabilities
 
 
 @pytest.mark.parametrize(("devices", "batch"), [(1, 64), (8, 64), (8, 1000)])
@@ -42,3 +44,10 @@ def test_evaluation_equals_a_plain_loop_if_the_size_is_prime(devices, batch):
     np.testing.assert_allclose(
         result.probabilities[:4, 0], np.asarray(probabilities).max(axis=1), rtol=1e-4
     )
+
+
+def test_a_loss_that_is_not_finite_is_null_in_json():
+    probabilities = np.array([[0.5, 0.5], [np.nan, np.nan]], np.float32)
+    result = from_probabilities(probabilities, np.array([0, 1], np.int32))
+    assert np.isnan(result.loss)
+    assert json.dumps(result.metrics(), allow_nan=False).startswith('{"loss": null, "top1_error"')

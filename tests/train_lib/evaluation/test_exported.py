@@ -163,3 +163,11 @@ def test_weights_of_every_family_are_read_exactly(name, tmp_path):
     assert jax.tree.structure(result.variables) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, result.variables, variables)
     assert compare.flatten(result.config) == compare.flatten(config)
+
+
+def test_weights_that_are_not_finite_are_refused(exported_run, tmp_path):
+    stored = exported.load(exported_run[1])
+    stored.variables["params"]["h1"]["kernel"][3, 2] = np.nan
+    exported.save(tmp_path / "bad.safetensors", stored)
+    with pytest.raises(UserError, match=r"bad\.safetensors \(params/h1/kernel is not finite\)"):
+        exported.load(tmp_path / "bad.safetensors")
