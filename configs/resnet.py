@@ -65,6 +65,7 @@ def get_config(argument: str = "50") -> ConfigDict:
     config.model.shortcut = variant if variant in ("A", "C") else "B"
     if argument.startswith("plain-"):
         config.model.shortcut = "none"
+    config.model.shortcut_padding = "after"  # zero maps of shortcut A; or both_sides
     config.model.zero_gamma = False
     config.model.batch_norm = "per_device"  # or across_devices
     config.model.initializer = "he"

@@ -46,6 +46,7 @@ def get_config(argument: str = "20") -> ConfigDict:
     config.model.depth = int(argument.removeprefix("plain-"))
     # A, B, C, or none for plain networks
     config.model.shortcut = "none" if argument.startswith("plain-") else "A"
+    config.model.shortcut_padding = "after"  # zero maps of shortcut A; or both_sides
     config.model.zero_gamma = False
     config.model.batch_norm = "per_device"  # or across_devices
     config.model.initializer = "he"

@@ -26,12 +26,14 @@ class Block(nn.Module):
     [b, h, w, c] -> [b, h / stride, w / stride, maps (times 4 for a bottleneck)]. The layers are
     `conv1`, `bn1`, ..., and `projection`, `projection_bn` if the shortcut is a projection.
 
-    shortcut, zero_gamma: see `_Stages`. stride_at: number of the convolution that has the stride.
+    shortcut, shortcut_padding, zero_gamma: see `_Stages`. stride_at: number of the convolution that
+    has the stride.
     """
 
     maps: int
     stride: int
     shortcut: str
+    shortcut_padding: str
     zero_gamma: bool
     bottleneck: bool = False
     stride_at: int = 1
@@ -61,10 +63,11 @@ class Block(nn.Module):
             x = build.conv(x, features, 1, name, bias=None, activated=False, strides=self.stride)
             return build.batch_norm(x, f"{name}_bn")
         if changes:
-            # Option A: every stride-th pixel, and additional maps of zeros. The paper does not say
-            # where the zero maps are inserted. Here they come last, as in fb.resnet.torch.
+            # Option A: every stride-th pixel, and additional maps of zeros.
             x = x[:, :: self.stride, :: self.stride]
-            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
+            added = features - x.shape[-1]
+            before = added // 2 if self.shortcut_padding == "both_sides" else 0
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, added - before)))
         return x
 
 
@@ -74,6 +77,9 @@ class _Stages(layers.Net):
     shortcut: "A": identities, strided and padded with zero maps where the dimensions change;
         "B": a 1x1 projection (with BatchNorm) where they change, otherwise identities;
         "C": projections everywhere (sec. 3.3, 4.1); "none": the plain network without shortcuts.
+    shortcut_padding: where shortcut A has its zero maps, which the paper does not say: "after" the
+        others, as in fb.resnet.torch, or "both_sides": one half before and one half after them, as
+        in some networks for CIFAR-10. Pretrained weights fit only one of them.
     zero_gamma: each block's last BatchNorm starts with gamma 0, so that blocks start as
         identities (Goyal 2017; not in this paper).
     class_map: "the fully-convolutional form" of sec. 3.4.
@@ -81,6 +87,7 @@ class _Stages(layers.Net):
 
     initializer: str = "he"
     shortcut: str = option("B", ("A", "B", "C", "none"))
+    shortcut_padding: str = option("after", ("after", "both_sides"))
     zero_gamma: bool = option(False)
     batch_norm: str = option("per_device", layers.BATCH_NORM)
     class_map: bool = False
@@ -98,12 +105,18 @@ class _Stages(layers.Net):
                 "model.zero_gamma=True: the blocks of a plain network would output zero and never"
                 " learn: choose a shortcut of A, B, C"
             )
+        if self.shortcut != "A" and self.shortcut_padding != "after":
+            raise ValueError(
+                f"model.shortcut_padding={self.shortcut_padding}: only shortcut A is padded: set"
+                " model.shortcut_padding=after"
+            )
         for stage, count in enumerate(blocks):
             for number in range(count):
                 x = Block(
                     maps=maps * 2**stage,
                     stride=2 if stage > 0 and number == 0 else 1,
                     shortcut=self.shortcut,
+                    shortcut_padding=self.shortcut_padding,
                     zero_gamma=self.zero_gamma,
                     **options,
                     name=f"conv{stage + 2}_{number + 1}",
@@ -128,9 +141,9 @@ class ResNet(_Stages):
     Options in addition to those of `layers.Net`:
 
     depth: a key of `DEPTHS`.
-    shortcut, zero_gamma, class_map: see `_Stages`. In the paper's table 2, 18 and 34
-        layers have shortcut A, and thus as many parameters as the plain networks; 50 and more
-        layers have B. ResNet-18 and -34 of other projects have B.
+    shortcut, shortcut_padding, zero_gamma, class_map: see `_Stages`. In the paper's table 2, 18
+        and 34 layers have shortcut A, and thus as many parameters as the plain networks; 50 and
+        more layers have B. ResNet-18 and -34 of other projects have B.
     stride: the convolution with stride 2, in bottlenecks that halve the map: "v1" the first 1x1
         (as in the authors' released networks), or "v1.5" the 3x3 (as in torchvision). Raises
         ValueError for v1.5 without bottlenecks.
@@ -175,8 +188,8 @@ class CifarResNet(_Stages):
     Options in addition to those of `layers.Net`:
 
     depth: 6 n + 2, one of `CIFAR_DEPTHS`.
-    shortcut, zero_gamma, class_map: see `_Stages`. The paper uses shortcut A, so that
-        residual and plain networks have the same number of parameters.
+    shortcut, shortcut_padding, zero_gamma, class_map: see `_Stages`. The paper uses shortcut A, so
+        that residual and plain networks have the same number of parameters.
 
     A regulariser acts on the input of `fc`; the paper has none.
     """

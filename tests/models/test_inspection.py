@@ -35,14 +35,15 @@ def test_layers_of_lenet5_in_order_with_their_outputs():
     np.testing.assert_allclose(actual["output"], module.apply(variables, images), rtol=1e-5)
 
 
-def test_a_block_and_its_layers():
-    module = CifarResNet(depth=20)
+@pytest.mark.parametrize(("padding", "zeros"), [("after", (0, 16)), ("both_sides", (8, 8))])
+def test_a_block_and_its_layers(padding, zeros):
+    module = CifarResNet(depth=20, shortcut_padding=padding)
     variables, images = draw(module, (8, 8, 3))
     actual = inspection.activations(module, variables, images)
     block = actual["conv3_1"]
     np.testing.assert_array_equal(block, actual["conv3_1/conv2_relu"])
     before = actual["conv2_3"]
-    shortcut = np.pad(before[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (0, 16)))
+    shortcut = np.pad(before[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), zeros))
     added = np.maximum(actual["conv3_1/bn2"] + shortcut, 0)
     np.testing.assert_allclose(block, added, rtol=1e-5, atol=1e-5)
 

@@ -474,6 +474,7 @@ def test_wrong_sections_are_refused(name, options, message):
         ),
         ("resnet", {"shortcut": "none", "zero_gamma": True}, MIDDLE, "choose .* of A, B, C"),
         ("resnet_cifar10", {"shortcut": "none", "zero_gamma": True}, TINY, "of A, B, C"),
+        ("resnet", {"shortcut_padding": "both_sides"}, MIDDLE, "only shortcut A is padded"),
     ],
 )
 def test_networks_and_images_that_do_not_fit_are_refused(name, options, shape, message):

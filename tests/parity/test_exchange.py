@@ -186,7 +186,8 @@ def test_keras_resnets(tmp_path, monkeypatch, name, padding):
     assert_same_logits(module, variables, reversed_colours(net), pixels(2, 66))
 
 
-def test_a_network_by_a_list_of_names(tmp_path):
+@pytest.mark.parametrize("padding", ["after", "both_sides"])
+def test_a_network_by_a_list_of_names(tmp_path, padding):
     """ResNet-20 with names as in a file from elsewhere: layer1.0.conv1.weight, linear.weight."""
 
     def theirs(ours):
@@ -198,13 +199,13 @@ def test_a_network_by_a_list_of_names(tmp_path):
             return f"layer{int(stage) - 1}.{int(number) - 1}.{layer}.{leaf}"
         return ours
 
-    net = random_net(CifarResNet, depth=20)
+    net = random_net(CifarResNet, depth=20, padding=padding)
     tensors = {theirs(name): array for name, array in arrays(net).items()}
     assert {"layer1.0.conv1.weight", "layer3.2.bn2.num_batches_tracked", "linear.weight"} <= set(
         tensors
     )
     safetensors.numpy.save_file(tensors, tmp_path / "resnet20.safetensors")
-    module = OurCifarResNet(depth=20)
+    module = OurCifarResNet(depth=20, shortcut_padding=padding)
     leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
     names = {}
     for path in shapes(module, (32, 32, 3)):
@@ -215,3 +216,6 @@ def test_a_network_by_a_list_of_names(tmp_path):
     file = pretrained.read(tmp_path / "resnet20.safetensors", tmp_path / "names.json")
     variables = file.variables(module, (32, 32, 3))
     assert_same_logits(module, variables, net, images(2, 32))
+    with pytest.raises(AssertionError, match="logits"):  # with the other padding
+        other = {"after": "both_sides", "both_sides": "after"}[padding]
+        assert_same_logits(module.clone(shortcut_padding=other), variables, net, images(2, 32))

@@ -170,11 +170,17 @@ class PaperGoogLeNet(nn.Module):
 
 
 class CifarBlock(nn.Module):
-    """He 2015, sec. 4.2: two 3x3 convolutions and shortcut A with the zeros last."""
+    """He 2015, sec. 4.2: two 3x3 convolutions and shortcut A.
 
-    def __init__(self, channels, maps, stride):
+    padding: "after": the zeros come last, as in fb.resnet.torch; "both_sides": a quarter of the new
+    maps are zeros before the old ones, and a quarter are zeros after them.
+    """
+
+    def __init__(self, channels, maps, stride, padding):
         super().__init__()
-        self.stride, self.zeros = stride, maps - channels
+        after = maps - channels
+        self.stride = stride
+        self.zeros = (0, after) if padding == "after" or not after else (maps // 4, maps // 4)
         self.conv1 = nn.Conv2d(channels, maps, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(maps)
         self.conv2 = nn.Conv2d(maps, maps, 3, padding=1, bias=False)
@@ -183,13 +189,13 @@ class CifarBlock(nn.Module):
     def forward(self, x):
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         x = x[:, :, :: self.stride, :: self.stride]
-        return torch.relu(y + nn.functional.pad(x, (0, 0, 0, 0, 0, self.zeros)))
+        return torch.relu(y + nn.functional.pad(x, (0, 0, 0, 0, *self.zeros)))
 
 
 class CifarResNet(nn.Module):
-    """He 2015, sec. 4.2: 6 n + 2 layers, with shortcuts A."""
+    """He 2015, sec. 4.2: 6 n + 2 layers, with shortcuts A. padding: see `CifarBlock`."""
 
-    def __init__(self, depth, num_classes=10):
+    def __init__(self, depth, num_classes=10, padding="after"):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -198,7 +204,7 @@ class CifarResNet(nn.Module):
             for number in range(1, (depth - 2) // 6 + 1):
                 stride = 2 if stage > 2 and number == 1 else 1
                 self.blocks.append(f"conv{stage}_{number}")
-                self.add_module(self.blocks[-1], CifarBlock(channels, maps, stride))
+                self.add_module(self.blocks[-1], CifarBlock(channels, maps, stride, padding))
                 channels = maps
         self.fc = nn.Linear(channels, num_classes)
 
