@@ -172,7 +172,27 @@ def settle(
     if fields:
         assignments = ", ".join(f"{name}={value}" for name, value in fields.items())
         processes.print_once(f"{settled.init_from} sets {assignments}", file=sys.stderr)
+    elif config.init_names:
+        processes.print_once(_choices_not_shown(config), file=sys.stderr)
     return settled
+
+
+# What changes the results of a network, but not its tensors. docs/weights.md has the whole list.
+_NOT_SHOWN = (
+    *("preprocess.mean", "preprocess.low", "preprocess.high", "preprocess.deviation"),
+    *("model.activation", "model.dropout_scaling", "model.lrn", "model.pooling"),
+    *("model.stride", "model.pool1_padding", "model.shortcut", "model.shortcut_padding"),
+)
+
+
+def _choices_not_shown(config: ConfigDict) -> str:
+    """A line about the fields that the user of a list of names must set."""
+    values = compare.flatten(config)
+    fields = ", ".join(f"{name}={values[name]}" for name in _NOT_SHOWN if name in values)
+    return (
+        f"{config.init_from} does not show these settings. They must be as in its training"
+        f" (docs/weights.md): {fields}"
+    )
 
 
 def _without(fields: dict[str, Any], config: ConfigDict, given: Collection[str]) -> dict[str, Any]:

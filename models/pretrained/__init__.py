@@ -100,6 +100,7 @@ def read(path: pathlib.Path, names: pathlib.Path | None = None) -> WeightFile:
     Raises UserError, one line, for a file that is missing, damaged or of another kind.
     """
     path = pathlib.Path(path)
+    timm.refuse_other_pooling(path)
     given = names_lib.read(pathlib.Path(names)) if names else None
     tensors, layers = files.read(path)
     if given is not None:

@@ -3,10 +3,13 @@
 timm's ResNets have torchvision's names, and are read as those.
 """
 
+import pathlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from errors import UserError
 from models import vgg
 from models.pretrained import torchvision
 from models.pretrained.frameworks import Framework
@@ -15,6 +18,20 @@ from models.pretrained.frameworks import Framework
 def recognises(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether the names are timm's and not torchvision's."""
     return any(key.startswith("pre_logits.") for key in tensors)
+
+
+def refuse_other_pooling(path: pathlib.Path) -> None:
+    """Raises UserError for a file, or a model of the hub, that is named like timm's resnetblur50.
+
+    timm's resnetaa and resnetblur have the tensors of ResNets, but pool (with a blur) where those
+    have a stride. Only their name shows the difference.
+    """
+    for part in path.parts:
+        if match := re.search(r"(?:^|--)(resnet(?:aa|blur)\d+)", part):
+            raise UserError(
+                f"{path}: {match[1]} pools where a ResNet has a stride, and Canon has no such"
+                " network: use weights of a ResNet"
+            )
 
 
 def _vgg_layer(module, layer: str) -> str:

@@ -1,6 +1,7 @@
 """Reading weight files: their content, or a message of one line. The tests make all files."""
 
 import json
+import pathlib
 import pickle
 import sys
 import types
@@ -323,3 +324,12 @@ def test_damaged_lists_of_names_are_refused(tmp_path):
             pretrained.read(weights, path)
     with pytest.raises(UserError, match="cannot read the names"):
         pretrained.read(weights, tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    "place", ["resnetblur50.bt.safetensors", "models--timm--resnetaa50.a1h/snapshots/1/m.pth"]
+)
+def test_networks_that_only_their_name_shows_are_refused(place):
+    """timm's resnetblur50 has the names and shapes of resnet50, and computes something else."""
+    with pytest.raises(UserError, match=r"resnet(blur|aa)50 pools where a ResNet has a stride"):
+        pretrained.read(pathlib.Path("hub") / place)

@@ -182,7 +182,7 @@ def test_a_summary_shows_the_network_of_the_weights(root, capsys):
     )
 
 
-def test_with_a_list_of_names_the_config_sets_the_preprocessing(root, tmp_path):
+def test_with_a_list_of_names_the_config_sets_the_preprocessing(root, tmp_path, capsys):
     config = config_of(root)
     config.preprocess.update({"mean": "given", "given_mean": MEAN, "deviation": DEVIATION})
     config.preprocess.high = 1.0
@@ -190,6 +190,9 @@ def test_with_a_list_of_names_the_config_sets_the_preprocessing(root, tmp_path):
     names = {"/".join(entry.path[1:]): entry.key for entry in entries if entry.path}
     (tmp_path / "names.json").write_text(json.dumps(names))
     net = load_pretrained(config, root / "net.safetensors", tmp_path / "names.json")
+    message = capsys.readouterr().err
+    assert "net.safetensors does not show these settings" in message
+    assert "preprocess.mean=given" in message and "model.shortcut_padding=after" in message
     actual = net.predict(pictures(root)[1])
     np.testing.assert_allclose(actual, by_hand(root), rtol=1e-3, atol=1e-5)
     (tmp_path / "names.json").write_text(json.dumps(names | {"fc/bias": "fc.bais"}))
