@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from errors import UserError
-from models import graph
+from models import graph, sound
 
 
 class Entry(NamedTuple):
@@ -67,7 +67,8 @@ def load(module, entries: Sequence[Entry], tensors, input_shape) -> dict[str, An
     """`module`'s variables {"params": ..., "batch_stats": ...}, float32, from their tensors.
 
     tensors: their name -> array. input_shape: (height, width, channels) of an image. Raises
-    UserError, naming the first ones, for tensors that are missing, unexpected or of another shape.
+    UserError, naming the first ones, for tensors that are missing, unexpected or of another shape,
+    and for values that no network has (`models.sound`).
     """
     expected, ours = shapes(module, input_shape), [e for e in entries if e.path]
     counts = {e.key for e in entries if not e.path}
@@ -75,7 +76,14 @@ def load(module, entries: Sequence[Entry], tensors, input_shape) -> dict[str, An
         {e.key: e.their_shape(expected[e.path]) for e in ours},
         {key: np.shape(tensor) for key, tensor in tensors.items() if key not in counts},
     )
-    return unflatten_dict({e.path: e.from_theirs(tensors[e.key], expected[e.path]) for e in ours})
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite
+        leaves = {e.path: e.from_theirs(tensors[e.key], expected[e.path]) for e in ours}
+    for entry in ours:
+        if not sound.is_sound(entry.path, leaves[entry.path]):
+            raise UserError(
+                f"{entry.key} {sound.fault(entry.path)}: get the file again, or export it again"
+            )
+    return unflatten_dict(leaves)
 
 
 def dump(module, entries: Sequence[Entry], variables, input_shape) -> dict[str, np.ndarray]:

@@ -1,5 +1,7 @@
 """The exchange of weights, tested without torch; tests/parity tests it with torch."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def state_dict(module):
     rng = np.random.default_rng(0)
     ours = shapes(module, SHAPE)
     return {
-        e.key: rng.normal(size=e.their_shape(ours[e.path])).astype(np.float32)
+        e.key: rng.random(e.their_shape(ours[e.path]), np.float32)  # variances are positive
         for e in torchvision.FRAMEWORK.entries(module)
         if e.path
     }
@@ -72,6 +74,27 @@ def test_imported_weights_are_copies(module, state_dict):
         np.shares_memory(variables["params"]["fc"][ours], state_dict[f"fc.{theirs}"])
         for ours, theirs in (("kernel", "weight"), ("bias", "bias"))
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("conv1.weight", np.nan),
+        ("bn1.running_var", np.nan),
+        ("layer4.1.bn2.running_var", -1.0),
+        ("layer4.1.bn2.running_mean", -np.inf),
+        ("fc.weight", np.inf),
+        ("fc.bias", 1e300),  # a float64 that float32 does not have
+    ],
+)
+def test_values_that_no_network_has_are_refused_with_their_name(module, state_dict, name, value):
+    wrong = dict(state_dict)
+    wrong[name] = wrong[name].astype(np.float64)
+    wrong[name].flat[-1] = value
+    with pytest.raises(UserError, match=f"^{re.escape(name)} is not finite"):
+        from_torchvision(module, wrong, SHAPE)
+    wrong[name].flat[-1] = 1.0
+    from_torchvision(module, wrong, SHAPE)
 
 
 def test_every_tensor_that_does_not_fit_is_named_in_one_line(module, state_dict):
