@@ -1,8 +1,9 @@
 """The helpers of config files; `base` is one of them."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from configs.schema import base
 
@@ -16,16 +17,45 @@ def choose(file: str, argument: str, arguments: Collection[str]) -> str:
     return argument
 
 
-def imagenet(model: str) -> ConfigDict:
+def imagenet(model: str, train_scale: tuple[int, int] = (256, 256)) -> ConfigDict:
     """A config with what the papers' ImageNet recipes share: 224x224 crops, flips, RGB in 0..255.
 
-    Images have a shorter side of 256. Training crops at a random place, evaluation in the centre.
+    Images have a shorter side of 256, in training one in `train_scale`. Training crops at a random
+    place, evaluation in the centre.
     """
     config = base()
     config.model.name = model
     config.dataset.name = "imagenet2012"
-    config.view.update({"size": 224, "train_scale": (256, 256), "test_scale": 256})
+    config.view.update({"size": 224, "train_scale": train_scale, "test_scale": 256})
+    scale_with_size(config.view)
     config.preprocess.high = 255.0
     config.augment.flip = True
     config.evaluate.batch_size = 128
     return config
+
+
+class _Operation(NamedTuple):
+    """What a FieldReference applies to its value: fn(value, *args)."""
+
+    fn: Callable
+    args: Sequence[Any]
+
+
+def scale_with_size(view: ConfigDict) -> None:
+    """Makes `train_scale` and `test_scale` follow `size`, in proportion, until they are set.
+
+    Otherwise `--config.view.size=64` alone would cut 64 of 256 pixels in place of 224 of 256.
+    view: a config's `view` section, with its values at the present size.
+    """
+    operation = _Operation(_in_proportion, (view.get_oneway_ref("size"), view.size))
+    for name in ("train_scale", "test_scale"):
+        view[name] = FieldReference(view[name], op=operation)
+
+
+def _in_proportion(scale: int | tuple[int, int], size: int, original: int):
+    """A scale, or the ends of a range of scales, that belongs to a size of `original` pixels."""
+    if size == original or 0 in (size, original):  # 0: images are not cut
+        return scale
+    if isinstance(scale, tuple):
+        return tuple(_in_proportion(end, size, original) for end in scale)
+    return round(scale * size / original)

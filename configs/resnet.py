@@ -55,7 +55,7 @@ ARGUMENTS = (
 def get_config(argument: str = "50") -> ConfigDict:
     """The config of one of ARGUMENTS. Raises ValueError for any other."""
     choose("configs/resnet.py", argument, ARGUMENTS)
-    config = imagenet("resnet")
+    config = imagenet("resnet", train_scale=(256, 480))
     depth, _, variant = argument.removeprefix("plain-").partition("-")
     config.model.depth = int(depth)
     config.model.stride = "v1.5" if variant == "v1.5" else "v1"
@@ -69,7 +69,6 @@ def get_config(argument: str = "50") -> ConfigDict:
     config.model.zero_gamma = False
     config.model.batch_norm = "per_device"  # or across_devices
     config.model.initializer = "he"
-    config.view.train_scale = (256, 480)
     config.preprocess.mean = "pixel"
     config.augment.lighting = "eigenvalues"
     config.epochs = 119.9

@@ -133,7 +133,12 @@ DATASET = {
 }
 
 VIEW = {
-    "size": Field(0, "side of the square in pixels; 0: images are not cut", PIXELS),
+    "size": Field(
+        0,
+        "side of the square in pixels; 0: images are not cut. If it is changed alone, `train_scale`"
+        " and `test_scale` change in proportion",
+        PIXELS,
+    ),
     "train": Field(
         "scale",
         "what training uses. `scale`: a square at a random place of the image, which is resized to"

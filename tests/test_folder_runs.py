@@ -185,7 +185,7 @@ def test_mistakes_are_one_line(pictures, tmp_path):
     for folder, flag, said in (
         ("/nowhere", "", "/nowhere"),
         (tmp_path, "", "only one class folder"),
-        (pictures, "--config.view.size=300", "config.view.train_scale"),
+        (pictures, "--config.view.train_scale=(200, 200)", "config.view.train_scale"),
         (pictures, "--config.dataset.on_bad_image=ignore", "error, skip"),
         (pictures, "--config.dataset.train_split=training", "training"),
         (pictures, "--config.init_from=/nowhere", "/nowhere"),

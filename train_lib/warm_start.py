@@ -196,9 +196,13 @@ def _choices_not_shown(config: ConfigDict) -> str:
 
 
 def _without(fields: dict[str, Any], config: ConfigDict, given: Collection[str]) -> dict[str, Any]:
-    """The fields that are not given. If another mean is given, no preprocessing field is set."""
+    """The fields that are not given. If another mean is given, no preprocessing field is set.
+
+    A size that is given has its own `test_scale`, see `configs.common.scale_with_size`.
+    """
     mean = config.preprocess.mean
     other_mean = "preprocess.mean" in given and mean != fields.get("preprocess.mean", mean)
+    given = {*given, "view.test_scale"} if "view.size" in given else given
     return {
         name: value
         for name, value in fields.items()

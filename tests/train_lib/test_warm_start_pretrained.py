@@ -91,6 +91,9 @@ def test_weights_set_their_settings_except_given_ones(root, tmp_path, capsys):
     assert "sets preprocess.mean=given, " in capsys.readouterr().err
     assert warm_start.settle(settled) is settled  # once
     assert warm_start.settle(config).view.size == 224
+    # A size that is given has a scale of its own: 32, not the 256 of the weights' 224.
+    settled = warm_start.settle(config, given={"view.size"})
+    assert (settled.view.size, settled.view.test_scale) == (32, 32)
     config.init_settings = ""
     assert warm_start.settle(config) is config
     # Another mean that is given has a preprocessing of its own.

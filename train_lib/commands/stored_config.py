@@ -9,6 +9,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from configs import compare
+from configs.common import scale_with_size
 from errors import one_line
 
 
@@ -16,8 +17,10 @@ def get_config(workdir: str) -> ConfigDict:
     """The config that the run in `workdir` stored. Raises ValueError if it cannot be read."""
     path = pathlib.Path(workdir) / "config.json"
     try:
-        return compare.from_json(path.read_text())
+        config = compare.from_json(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"cannot read {path} ({one_line(error)}): restore it, or choose another --workdir"
         ) from error
+    scale_with_size(config.view)
+    return config
