@@ -59,7 +59,7 @@ def main():
     def loop(dispatches):
         steps = dispatches * k
         ends = frozenset({steps})
-        plan = experiment.Plan(len(split) / batch_size, steps, ends, ends, k)
+        plan = experiment.Plan(len(split) / batch_size, 1.0, steps, ends, ends, k)
         with tempfile.TemporaryDirectory() as folder:
             workdir = Path(folder)
             checkpoints = Checkpoints(workdir)

@@ -5,8 +5,16 @@ from collections.abc import Collection, Iterator
 from ml_collections import ConfigDict
 
 
-def conflicts(config: ConfigDict) -> Iterator[str]:
-    """A message for each group of fields that do not go together."""
+def conflicts(config: ConfigDict, given: Collection[str] = ()) -> Iterator[str]:
+    """A message for each group of fields that do not go together.
+
+    given: names of the fields that the command line sets.
+    """
+    if config.steps and "epochs" in given:
+        yield (
+            f"config.epochs={config.epochs} and .steps={config.steps} both set the length of the"
+            " run: leave one of them out (config.steps=0 in a run that has steps)"
+        )
     for field in ("init_layers", "init_names"):
         if config[field] and not config.init_from:
             yield f"config.{field} needs config.init_from: give the file or run with the weights"
@@ -76,7 +84,7 @@ def _schedule_conflicts(config: ConfigDict) -> Iterator[str]:
         yield f"config.schedule.decay=1: must be less than 1 {with_name}"
     if schedule.name == "linear" and not schedule.decay_epochs:
         yield f"config.schedule.decay_epochs=0: must be more than 0 {with_name}"
-    if warmup >= config.epochs:
+    if warmup >= config.epochs and not config.steps:  # `make_plan` compares it with steps
         yield (
             f"config.schedule.warmup_epochs={warmup}: must be less than"
             f" config.epochs={config.epochs}"

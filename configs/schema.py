@@ -36,10 +36,18 @@ from errors import UserError
 RUN = {
     "seed": Field(0, "fixes initial weights, example order, augmentation", between(0, LARGEST_INT)),
     "epochs": Field(1.0, "passes over the training set", POSITIVE),
+    "steps": Field(
+        0, "length of the run in steps, in place of `epochs`; 0: `epochs`", between(0, LARGEST_INT)
+    ),
     "batch_size": Field(32, "images per step, in total over all devices", FROM_1),
     "num_devices": Field(0, "number of devices; 0: all that the process sees", FROM_0),
     "steps_per_dispatch": Field(1, "steps per device call; many speed up small networks", FROM_1),
-    "log_every_steps": Field(100, "steps between two training lines in `metrics.jsonl`", FROM_1),
+    "log_every_steps": Field(
+        100,
+        "steps between two training lines in `metrics.jsonl`; each evaluation also has the training"
+        " loss",
+        FROM_1,
+    ),
     "deterministic": Field(
         False,
         "GPUs add numbers in a fixed order: equal runs then give exactly equal results, but are"
@@ -375,11 +383,13 @@ def base() -> ConfigDict:
     return ConfigDict(values)
 
 
-def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
+def validate(
+    config: ConfigDict, given: Collection[str] | None = None, is_stored: bool = False
+) -> None:
     """Raises UserError for the first value that is not allowed. It names the allowed values.
 
-    given: names of the fields that the command line sets; a value without effect is an error.
-    None: values without effect are allowed, as in a stored config.
+    given: names of the fields that the command line sets; None if no command line was read.
+    is_stored: whether it changes a stored config, in which values without effect are allowed.
     """
     check_types(config)
     for path, fields in SECTIONS.items():
@@ -387,8 +397,8 @@ def validate(config: ConfigDict, given: Collection[str] | None = None) -> None:
         for name, field in fields.items() if path != "model" else ():
             if field.rule:
                 field.rule.check(_full_name(path, name), _section(config, path)[name])
-    ineffective = () if given is None else without_effect(config, given)
-    for message in itertools.chain(conflicts(config), ineffective):
+    ineffective = () if given is None or is_stored else without_effect(config, given)
+    for message in itertools.chain(conflicts(config, given or ()), ineffective):
         raise UserError(message)
 
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from configs import schema
+
 ENHANCEMENTS = ("brightness", "contrast", "colour")
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, of red, green, blue
 
@@ -144,3 +146,13 @@ def lighting(key: jax.Array, image: jax.Array, axes, deviation: float) -> jax.Ar
     """
     alpha = deviation * jax.random.normal(key, (image.shape[-1],))
     return image.astype(jnp.float32) + 255.0 * (jnp.asarray(axes, jnp.float32) * alpha).sum(axis=1)
+
+
+def describe(section) -> str:
+    """The augmentation that is in use, from a config's `augment` section; "" if none is."""
+    parts = []
+    for name, field in schema.AUGMENT.items():
+        value, is_used = section[name], name != "lighting_deviation" or section.lighting != "none"
+        if is_used and value != field.default:
+            parts.append(name if value is True else f"{name} {value}")
+    return ", ".join(parts)

@@ -50,6 +50,19 @@ class View:
         values = {field.name: getattr(section, field.name) for field in dataclasses.fields(cls)}
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
+    def describe(self) -> str:
+        """Of which part of an image a view is cut; "" if images are used whole."""
+        if not self.size:
+            return ""
+        test, (low, high) = f"a shorter side of {self.test_scale}", self.train_scale
+        if self.train == "area":
+            low, high = self.area
+            return f"cut from {low:.0%} to {high:.0%} of the area (evaluation: {test})"
+        if self.train == "center" or low == high == self.test_scale:
+            return f"cut from {test}"
+        scales = f"{low} to {high}" if low < high else f"{low}"
+        return f"cut from a shorter side of {scales} (evaluation: {self.test_scale})"
+
     def cut(
         self, image: bytes | np.ndarray, rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, tuple[int, int]]:

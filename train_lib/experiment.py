@@ -38,9 +38,10 @@ _MOST_EVENTS = 1_000_000  # largest number of evaluations, or of saves, in a run
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """When a run evaluates, saves and ends, in steps."""
+    """When a run evaluates, saves and ends, in steps. epochs: the length of the run."""
 
     steps_per_epoch: float
+    epochs: float
     total_steps: int
     evaluate_at: frozenset[int]
     save_at: frozenset[int]
@@ -256,13 +257,20 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
     Raises UserError for too many steps, evaluations or saves.
     """
     steps_per_epoch = num_examples / config.batch_size
-    if config.epochs * steps_per_epoch > LARGEST_INT:
+    epochs = config.steps / steps_per_epoch if config.steps else config.epochs
+    if epochs * steps_per_epoch > LARGEST_INT:
         raise UserError(
-            f"config.epochs={config.epochs}: these are {config.epochs * steps_per_epoch:.3g} steps,"
-            " and the limit is 2^31: lower it"
+            f"config.epochs={epochs}: these are {epochs * steps_per_epoch:.3g} steps, and the limit"
+            " is 2^31: lower it"
         )
     # Rounded first, so that 60.00000001 steps count as 60.
-    total = max(1, math.ceil(round(config.epochs * steps_per_epoch, 6)))
+    total = config.steps or max(1, math.ceil(round(epochs * steps_per_epoch, 6)))
+    warmup = config.schedule.warmup_epochs
+    if config.steps and warmup >= epochs:
+        raise UserError(
+            f"config.schedule.warmup_epochs={warmup}: must be less than config.steps={total}, which"
+            f" are {epochs:.3g} epochs"
+        )
 
     def check(field: str, count: float) -> None:
         if count > _MOST_EVENTS:
@@ -272,11 +280,11 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
             )
 
     def event_steps(section: str) -> set[int]:
-        epochs = config[section].every_epochs
-        check(f"{section}.every_epochs={epochs}", config.epochs / epochs)
-        count = math.ceil(config.epochs / epochs)
+        every = config[section].every_epochs
+        check(f"{section}.every_epochs={every}", epochs / every)
+        count = math.ceil(epochs / every)
         # The plan has no events at step 0. Such an event moves to step 1.
-        ends = (end for i in range(1, count + 1) if (end := i * epochs) <= config.epochs)
+        ends = (end for i in range(1, count + 1) if (end := i * every) <= epochs)
         steps = (math.ceil(round(end * steps_per_epoch, 6)) for end in ends)
         return {max(1, step) for step in steps if step < total} | {total}
 
@@ -286,6 +294,7 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
         save_at |= set(range(steps, total, steps))
     return Plan(
         steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
         total_steps=total,
         evaluate_at=frozenset(event_steps("evaluate")),
         save_at=frozenset(save_at),

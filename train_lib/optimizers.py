@@ -151,18 +151,15 @@ def make_optimizer(
     return optax.chain(*parts)
 
 
-def describe(section, schedule, scale: float = 1.0) -> str:
-    """A line for people about a config's `optimizer` and `schedule` sections.
-
-    scale: a factor on the rates, as in `schedules.make_rate`.
-    """
-    text = f"{scale * schedule.learning_rate:g}, {schedule.name}"
-    if schedule.warmup_error:
-        text += (
-            f", from {scale * schedule.warmup_rate:g} once the training error is below"
-            f" {schedule.warmup_error:.0%}"
-        )
-    text += f"; momentum {section.momentum:g}"
+def describe(section) -> str:
+    """Momentum and weight decay, from a config's `optimizer` section."""
+    text = f"momentum {section.momentum:g}"
     if section.momentum_epochs:
         text += f" to {section.momentum_end:g} in {section.momentum_epochs:g} epochs"
-    return f"{text} ({section.momentum_form})"
+    text += f" ({section.momentum_form})"
+    if section.weight_decay:
+        text += f", weight decay {section.weight_decay:g} of {section.decayed}"
+    if section.layer_decays:
+        decays = ", ".join(f"{layer} {decay:g}" for layer, decay in section.layer_decays.items())
+        text += f", weight decay by layer: {decays}"
+    return text

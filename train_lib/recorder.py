@@ -302,9 +302,7 @@ class Recorder:
         evaluation_is_due = step in self.exp.plan.evaluate_at
         if not (evaluation_is_due or self._is_logged(step)):
             return
-        line = {"step": step, "epoch": self.exp.plan.epoch(step)}
-        if self._is_logged(step):
-            line = self._train_record(step, record)
+        line = self._train_record(step, record)
         if evaluation_is_due:
             with self.progress.timed("evaluation"):
                 result = self.evaluate(state, self.stop)

@@ -202,6 +202,35 @@ def make_rate(section, steps_per_epoch: float, total_steps: int, scale=1.0, roll
     )
 
 
+def describe(section, scale: float = 1.0) -> str:
+    """The learning rate over time, from a config's `schedule` section.
+
+    scale: a factor on the rates, as in `make_rate`.
+    """
+    first, decay, drops = scale * section.learning_rate, section.decay, section.plateau
+    text = f"{first:g}, {section.name}"
+    if section.name == "steps":
+        pairs = zip(section.boundaries, section.factors, strict=True)
+        falls = [f"{first * factor:g} from epoch {epoch:g}" for epoch, factor in pairs]
+        text += f": {', '.join(falls)}"
+    elif section.name == "exponential":
+        every = f"{section.decay_epochs:g} epochs" if section.decay_epochs else "step"
+        text += f": times {decay:g} every {every}"
+    elif section.name == "linear":
+        text += f": to {first * decay:g} in {section.decay_epochs:g} epochs"
+    elif section.name == "plateau":
+        text += (
+            f": times {drops.factor:g} after {drops.patience} evaluations without improvement, at"
+            f" most {drops.drops} times"
+        )
+    if section.warmup_epochs:
+        return f"from 0 in {section.warmup_epochs:g} epochs to {text}"
+    if section.warmup_error:
+        start = f"{scale * section.warmup_rate:g}"
+        return f"{start} until the training error is below {section.warmup_error:.0%}, then {text}"
+    return text
+
+
 def with_roll_backs(opt_state, times: int):
     """The optimizer's state of a run that went back to a checkpoint so many times. On the host."""
     return _changed(opt_state, RateState, lambda s: s._replace(rolled_back=np.int32(times)))

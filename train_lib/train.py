@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errors import TryAgain, UserError
-from input_pipeline import sources
+from input_pipeline import augment, sources
 from train_lib import optimizers, schedules, warm_start
 from train_lib import progress as progress_lib
 from train_lib import state as state_lib
@@ -227,7 +227,8 @@ def begin(exp: Experiment, state, origin: warm_start.Origin | None, session: Ses
     if step > exp.plan.total_steps:
         raise UserError(
             f"{exp.workdir} is at step {step}, but this config ends at step"
-            f" {exp.plan.total_steps}: raise config.epochs, or choose another --workdir"
+            f" {exp.plan.total_steps}: raise config.epochs (or config.steps), or choose another"
+            " --workdir"
         )
     session.rolled_back = schedules.roll_backs(state.opt_state)
     statistics = exp.statistics  # not inside the `if`: all processes compute it together
@@ -266,25 +267,29 @@ def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
 
 
 def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> None:
-    """Prints the facts about the run: its network, data, devices, learning rate and length."""
+    """Prints the facts about the run, one on each line; only what is in use."""
     config, plan, count = exp.config, exp.plan, parallel.global_device_count(exp.devices)
     parameters, step = state_lib.count_parameters(state), int(state.step)
     group = f", {processes.count()} processes" if processes.count() > 1 else ""
     copy = f" ({exp.info.copy.description})" if exp.info.copy else ""
-    progress_lib.opening_block(
-        {
-            "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
-            "data": f"{config.dataset.name}, {len(exp.train_split):,} to train,"
-            f" {len(exp.test_split):,} to test{copy}",
-            "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform}){group}",
-            "batch": f"{config.batch_size}, {config.batch_size // count} per device",
-            "rate": optimizers.describe(config.optimizer, config.schedule, exp.rate_scale),
-            **(origin.rows() if origin else {}),
-            "steps": f"{plan.total_steps:,} ({config.epochs:g} epochs of"
-            f" {plan.steps_per_epoch:,.1f})" + (f", resumed at step {step:,}" if step else ""),
-            "outputs": str(exp.workdir),
-        }
-    )
+    images = (" x ".join(map(str, exp.input_shape)), exp.reading.view.describe())
+    rows = {
+        "model": f"{config.model.name}, {parameters:,} parameters, {config.model.dtype}",
+        "data": f"{config.dataset.name}, {len(exp.train_split):,} to train,"
+        f" {len(exp.test_split):,} to test{copy}",
+        "images": ", ".join(filter(None, images)),
+        "augment": augment.describe(config.augment),
+        "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform}){group}",
+        "batch": f"{config.batch_size}, {config.batch_size // count} per device",
+        "rate": schedules.describe(config.schedule, exp.rate_scale),
+        "update": optimizers.describe(config.optimizer),
+        **(origin.rows() if origin else {}),
+        "steps": f"{plan.total_steps:,} ({plan.epochs:.4g} epochs of {plan.steps_per_epoch:,.1f})"
+        + (f", resumed at step {step:,}" if step else ""),
+        "seed": str(config.seed),
+        "outputs": str(exp.workdir),
+    }
+    progress_lib.opening_block({name: row for name, row in rows.items() if row})
 
 
 def check(exp: Experiment) -> None:

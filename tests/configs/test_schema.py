@@ -83,6 +83,17 @@ def test_fields_without_effect_are_refused_on_the_command_line_only(fields):
         schema.validate(config, given=fields)
 
 
+def test_a_run_has_one_length_in_epochs_or_in_steps():
+    """The epochs of the recipe may stay, those of the command line would have no effect."""
+    config = tiny_config(steps=7)
+    schema.validate(config, given={"steps"})
+    for is_stored in (False, True):
+        with pytest.raises(UserError, match=r"epochs=2.0 and .steps=7 both set the length"):
+            schema.validate(config, {"epochs"}, is_stored)
+    config.steps = 0
+    schema.validate(config, {"epochs", "steps"})
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

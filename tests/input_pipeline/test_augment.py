@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from configs import alexnet, googlenet, lenet5, resnet_cifar10
 from input_pipeline import augment
 
 OFF = {"translate": 0.0, "scale": 0.0, "squeeze": 0.0, "shear": 0.0}
@@ -175,3 +176,20 @@ def test_lighting_is_the_sum_of_the_axes_times_the_drawn_alphas():
     )
     actual = augment.lighting(key, image, axes, 0.1)
     np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (lenet5.get_config("mnist"), ""),
+        (lenet5.get_config("digits"), "translate 2.0, scale 0.15, squeeze 0.15, shear 0.3"),
+        (resnet_cifar10.get_config("20"), "crop, flip"),
+        (alexnet.get_config(), "flip, lighting eigenvalues"),
+        (googlenet.get_config(), "flip, photometric 0.5"),
+    ],
+)
+def test_the_description_names_what_is_in_use(config, expected):
+    config.augment.lighting_deviation = 0.2
+    if "lighting" in expected:
+        expected += ", lighting_deviation 0.2"
+    assert augment.describe(config.augment) == expected

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy import stats
 
-from configs import lenet5, schema
+from configs import alexnet, googlenet, lenet5, resnet, schema
 from errors import UserError
 from input_pipeline import decode, views
 
@@ -370,3 +370,19 @@ def test_a_real_photograph_keeps_its_colours_and_range():
     with Image.open(io.BytesIO(data)) as picture:  # 640 x 427
         scaled = picture.resize((383, 256), Image.Resampling.BILINEAR).crop((80, 16, 304, 240))
     assert np.abs(whole.astype(int) - np.asarray(scaled, int)).mean() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (lenet5.get_config(), ""),
+        (alexnet.get_config(), "cut from a shorter side of 256"),
+        (resnet.get_config(), "cut from a shorter side of 256 to 480 (evaluation: 256)"),
+        (
+            googlenet.get_config(),
+            "cut from 8% to 100% of the area (evaluation: a shorter side of 256)",
+        ),
+    ],
+)
+def test_a_view_is_described(config, expected):
+    assert views.View.from_section(config.view).describe() == expected

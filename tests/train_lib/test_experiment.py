@@ -119,6 +119,20 @@ def test_plan_of_steps():
     assert plan.epoch(29) == pytest.approx(2.011, abs=1e-3)
 
 
+def test_a_length_in_steps_replaces_the_epochs():
+    """All other durations stay in epochs of 14.42 steps."""
+    plan = experiment.make_plan(tiny_config(steps=40), 1442)
+    assert (plan.total_steps, plan.epochs) == (40, pytest.approx(40 / 14.42))
+    assert sorted(plan.evaluate_at) == [15, 29, 40]
+    plan = experiment.make_plan(tiny_config(steps=7), 1442)  # shorter than an epoch
+    assert sorted(plan.evaluate_at) == [7]
+    assert sorted(plan.save_at) == [5, 7]
+    fields = {"steps": 14, "epochs": 9.0, "schedule.warmup_epochs": 1.0}
+    with pytest.raises(UserError, match=r"warmup_epochs=1.0: must be less than config.steps=14"):
+        experiment.make_plan(tiny_config(**fields), 1442)
+    assert experiment.make_plan(tiny_config(**fields | {"steps": 15}), 1442).total_steps == 15
+
+
 def test_rounding_adds_no_step():
     # 30 * (50000 / 96) is 15625.000000000002.
     config = tiny_config(batch_size=96, epochs=30.0)

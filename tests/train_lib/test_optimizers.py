@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import alexnet
+from configs import alexnet, cuda_convnet, lenet5, maxout, vgg
 from configs.schema import base, choices
 from errors import UserError
 from train_lib import optimizers
@@ -149,3 +149,15 @@ def test_an_unknown_layer_is_refused(field):
     message = rf"config\.optimizer\.{field}\.conv2: .*choose one of block/conv2, conv1, fc"
     with pytest.raises(UserError, match=message):
         optimizer.init(nested(draw(np.random.default_rng(0))))
+
+
+def test_momentum_and_weight_decay_are_described():
+    assert optimizers.describe(lenet5.get_config().optimizer) == "momentum 0.9 (pytorch)"
+    assert optimizers.describe(vgg.get_config().optimizer) == (
+        "momentum 0.9 (caffe), weight decay 0.0005 of kernels"
+    )
+    text = optimizers.describe(maxout.get_config("mnist_dense").optimizer)
+    assert text.startswith("momentum 0.5 to 0.7 in 250 epochs (")
+    assert ", weight decay by layer: " in optimizers.describe(
+        cuda_convnet.get_config("11pct").optimizer
+    )

@@ -36,3 +36,12 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "_file", types.SimpleNamespace(write=write))
     with pytest.raises(UserError, match=r"metrics\.jsonl .*No space left.*free some space"):
         writer.write({"step": 1, "epoch": 0.1})
+
+
+def test_every_evaluation_has_the_training_loss(finished_run):
+    """Also between two multiples of log_every_steps, as after a short epoch."""
+    evaluations = [r for r in recorder.read(finished_run[0]) if "test/loss" in r]
+    assert [record["step"] for record in evaluations] == [15, 29]  # 4 steps between other lines
+    for record in evaluations:
+        assert record["train/loss"] > 0
+        assert 0 <= record["train/top1_error"] <= 1

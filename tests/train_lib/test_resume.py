@@ -136,15 +136,18 @@ def test_a_refused_resume_changes_no_file(complete):
 
 @pytest.mark.slow
 def test_the_log_has_the_values_of_the_steps(tmp_path):
-    """Logged training loss and error are the means since the last logged step."""
+    """Logged training loss and error are means since the last multiple of log_every_steps."""
     fine = tiny_config(epochs=1.0, log_every_steps=1)
-    coarse = tiny_config(epochs=1.0, log_every_steps=5, steps_per_dispatch=3)
+    fields = {"log_every_steps": 5, "steps_per_dispatch": 3, "evaluate.every_epochs": 0.5}
+    coarse = tiny_config(epochs=1.0, **fields)
     train_and_evaluate(fine, tmp_path / "fine")
     train_and_evaluate(coarse, tmp_path / "coarse")
     by_step = {r["step"]: r for r in records(tmp_path / "fine")}
     assert list(by_step) == list(range(1, 16))
+    assert [r["step"] for r in records(tmp_path / "coarse")] == [5, 8, 10, 15]
     for record in records(tmp_path / "coarse"):
-        window = [by_step[s] for s in range(record["step"] - 4, record["step"] + 1)]
+        start = {5: 1, 8: 6, 10: 6, 15: 11}[record["step"]]
+        window = [by_step[s] for s in range(start, record["step"] + 1)]
         for name in ("train/loss", "train/top1_error"):
             assert record[name] == pytest.approx(np.mean([r[name] for r in window]), rel=1e-4)
         assert record["train/learning_rate"] == by_step[record["step"]]["train/learning_rate"]

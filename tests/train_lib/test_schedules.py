@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import googlenet, lenet5, maxout, resnet, resnet_cifar10
 from configs.schema import base, choices
 from train_lib import optimizers, schedules
 
@@ -213,3 +214,31 @@ def test_a_config_enables_the_rules():
     assert rate.plateau == {"factor": 0.1, "patience": 7, "min_improvement": 0.001, "drops": 3}
     assert rate.warmup == (0.01, 0.8)
     assert float(rate.schedule(50)) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (lenet5.get_config(), "0.001, cosine"),
+        (
+            resnet_cifar10.get_config("110"),
+            "0.01 until the training error is below 80%, then 0.1, steps: 0.01 from epoch 81.92,"
+            " 0.001 from epoch 122.88",
+        ),
+        (googlenet.get_config(), "0.01, exponential: times 0.96 every 8 epochs"),
+        (maxout.get_config("cifar10"), "0.17, linear: to 0.0017 in 500 epochs"),
+        (
+            resnet.get_config(),
+            "0.1, plateau: times 0.1 after 5 evaluations without improvement, at most 3 times",
+        ),
+    ],
+)
+def test_the_rate_is_described_with_its_changes(config, expected):
+    assert schedules.describe(config.schedule) == expected
+
+
+def test_rates_are_those_of_the_batch_size():
+    config = resnet_cifar10.get_config("20")
+    config.schedule.warmup_epochs = 5.0
+    expected = "from 0 in 5 epochs to 0.05, steps: 0.005 from epoch 81.92, 0.0005 from epoch 122.88"
+    assert schedules.describe(config.schedule, 0.5) == expected

@@ -92,9 +92,8 @@ def _check(values: flags.FlagValues, rest: list[str], is_stored: bool) -> None:
         raise UserError(
             f"--mode={mode} runs in one process: leave out --coordinator and --distributed"
         )
-    # A stored config may hold values that change nothing.
     given = config_flags.get_override_values(values["config"])
-    schema.validate(values.config, None if is_stored else given)
+    schema.validate(values.config, given, is_stored)
 
 
 @contextlib.contextmanager
