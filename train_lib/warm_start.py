@@ -222,7 +222,7 @@ def _fields(
         settings = {n: stored[n] for n in stored["init_settings"].split(",") if n in stored}
         if read_only and has_checkpoints(workdir):
             return {"init_from": stored["init_from"], **settings} if settings else None
-        if settings and stored["init_from"] == config.init_from:
+        if stored["init_settings"] != AUTO and stored["init_from"] == config.init_from:
             return settings
     if not config.init_from:
         return None

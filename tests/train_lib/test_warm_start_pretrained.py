@@ -203,6 +203,16 @@ def test_with_a_list_of_names_the_config_sets_the_preprocessing(root, tmp_path, 
         load_pretrained(config, root / "net.safetensors", tmp_path / "names.json")
 
 
+def test_a_resumed_run_does_not_need_its_list_of_names(root, tmp_path):
+    config = config_of(root, init_names="names.json")  # which does not exist
+    with pytest.raises(UserError, match=r"cannot read the names in names\.json"):
+        warm_start.settle(config)
+    settled = config.copy_and_resolve_references()
+    settled.init_settings = ""
+    (tmp_path / "config.json").write_text(json.dumps(settled.to_dict()))
+    assert warm_start.settle(config, tmp_path) == settled
+
+
 @pytest.mark.slow
 def test_a_resumed_run_does_not_need_the_weight_file(root, tmp_path, capsys):
     """With another number of classes, all but the last layer are loaded."""
