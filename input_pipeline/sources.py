@@ -6,7 +6,7 @@
 import pathlib
 
 from errors import UserError
-from input_pipeline import digits, folder
+from input_pipeline import digits, folder, imagenet
 from input_pipeline.split import ArraySplit, Info, Split
 from input_pipeline.tfds_sets import PreparedSet
 
@@ -18,7 +18,7 @@ _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 KNOWN = {
     "mnist": ((28, 28, 1), tuple("0123456789")),
     "cifar10": ((32, 32, 3), tuple(_CIFAR10.split())),
-    "imagenet2012": ((0, 0, 3), tuple(map(str, range(1000)))),
+    "imagenet2012": ((0, 0, 3), tuple(imagenet.class_names())),
 }
 
 

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import compare
 from errors import UserError, one_line
+from input_pipeline import imagenet
 from models import pretrained
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import processes
@@ -116,7 +117,8 @@ def class_names_of(exp, class_names: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the classes of the weight file config.init_from.
 
     class_names: names that the user gave, or None. Then the names are those in the file or those of
-        the data set, if their number is right, and otherwise "0", "1", ...
+        the data set, if their number is right. Otherwise they are ImageNet's WordNet ids if there
+        are 1,000 classes, and "0", "1", ... if not.
     Raises UserError if class_names has another number of names than the file has classes.
     """
     file = read(exp.config.init_from, exp.config.init_names)
@@ -125,7 +127,7 @@ def class_names_of(exp, class_names: Sequence[str] | None) -> tuple[str, ...]:
         raise UserError(
             f"{exp.config.init_from} has {count} classes, not {len(class_names)}: name all of them"
         )
-    for names in (class_names, file.class_names, exp.info.class_names):
+    for names in (class_names, file.class_names, exp.info.class_names, imagenet.class_names()):
         if names and len(names) == count:
             return tuple(names)
     return tuple(map(str, range(count)))

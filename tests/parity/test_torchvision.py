@@ -13,6 +13,7 @@ from against import (
 from against import torchvision as tv
 from torchvision.models.googlenet import BasicConv2d, Inception, InceptionAux
 
+from input_pipeline import imagenet
 from models.alexnet import AlexNet
 from models.googlenet import GoogLeNet
 from models.pretrained import from_torchvision, to_torchvision
@@ -95,3 +96,8 @@ def test_training_step(name, options, batch, side):
     variables = from_torchvision(module, arrays(net), (224, 224, 3))
     entries = names.FRAMEWORK.entries(module)
     assert_same_training_step(module, variables, entries, net, images(batch, side))
+
+
+def test_names_of_the_classes_of_imagenet():
+    theirs = tv.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    assert list(imagenet.class_names().values()) == theirs

@@ -162,6 +162,19 @@ def test_load_pretrained(root, capsys):
         load_pretrained("resnet:18", root / "net.safetensors", class_names=["a", "b"])
 
 
+def test_weights_for_a_thousand_classes_give_words(root, tmp_path, monkeypatch):
+    tensors = safetensors.numpy.load_file(root / "net.safetensors")
+    tensors["fc.weight"] = np.zeros((1000, 512), np.float32)
+    tensors["fc.bias"] = np.zeros(1000, np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "net.safetensors")
+    config = config_of(root, **{"view.train_scale": (256, 256)})  # a data set of three classes
+    for model in ("resnet:18", config):
+        net = load_pretrained(model, tmp_path / "net.safetensors")
+        assert net.class_names[388] == "n02510455"  # as ImageNet's data set has it
+        monkeypatch.setattr(type(net), "predict", lambda self, pictures: np.eye(1000)[[388, 0]])
+        assert [best[0] for (best, *_) in net.top([])] == ["giant panda", "tench"]
+
+
 def test_a_suffix_may_be_in_capitals(root, tmp_path):
     shutil.copy(root / "net.safetensors", tmp_path / "NET.SAFETENSORS")
     shutil.copy(root / "net.safetensors", tmp_path / "CUT.PTH")

@@ -155,7 +155,7 @@ def _user_images(network: Trained, paths: Sequence[str], layer: str, notes: list
     views = np.stack(views)
     labels = np.argmax(network.probabilities(network.on_device, views), axis=1)
     captions = [
-        f"{printable(pathlib.Path(path).name)} (predicted: {network.class_names[label]})"
+        f"{printable(pathlib.Path(path).name)} (predicted: {network.readable_names[label]})"
         for path, label in zip(readable, labels, strict=True)
     ]
     shown = min(MOST_SHOWN, len(readable))
@@ -178,7 +178,7 @@ def _test_images(network: Trained, layer: str, most: int, notes: list[str]) -> S
         except decode.BadImage:
             continue
         labels.append(split.read(i)[1])
-        captions.append(f"test image {split.id(i)} ({network.class_names[labels[-1]]})")
+        captions.append(f"test image {split.id(i)} ({network.readable_names[labels[-1]]})")
     if not views:
         raise UserError("no image of the test split can be read: give images with --images")
     return Subject(network, np.stack(views), np.array(labels), captions, shown=1, layer=layer)

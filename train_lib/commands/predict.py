@@ -31,7 +31,7 @@ def predict_images(
     # The members' images may differ in size and colours.
     splits, inverted = zip(*(_as_split(member.exp, paths) for member in members), strict=True)
     probabilities, labels, _, _ = ensemble.predict(members, splits, "predicting")
-    names = members[0].class_names
+    names = members[0].readable_names
     other_class = next(filter(None, (member.exp.loss.other_class for member in members)), "")
     lines, captions = [], []
     for i, path in enumerate(paths):

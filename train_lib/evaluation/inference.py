@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from errors import UserError, printable, reported
-from input_pipeline import decode
+from input_pipeline import decode, imagenet
 from input_pipeline import images as image_files
 from input_pipeline.statistics import Statistics
 from models import inspection
@@ -45,6 +45,11 @@ class Trained:
         """Reads the weights now, and returns the network. Raises UserError if it cannot."""
         _ = self._weights
         return self
+
+    @functools.cached_property
+    def readable_names(self) -> list[str]:
+        """The class names, with English names in place of ImageNet's WordNet ids."""
+        return list(map(imagenet.readable, self.class_names))
 
     @property
     def step(self) -> int:
@@ -119,9 +124,13 @@ class Trained:
         return np.asarray(self.probabilities(self.on_device, self.views(pictures)))
 
     def top(self, pictures, count: int = 5) -> list[list[tuple[str, float]]]:
-        """The most probable classes of each picture and their probabilities, best first."""
+        """The most probable classes (`readable_names`) and their probabilities, best first.
+
+        The result has one list for each picture.
+        """
+        names = self.readable_names
         return [
-            [(self.class_names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:count]]
+            [(names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:count]]
             for row in self.predict(pictures)
         ]
 

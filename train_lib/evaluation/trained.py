@@ -110,8 +110,7 @@ def from_weight_file(
     """The network of a config with the weights in a file of another framework.
 
     given: see `experiment.resolve`.
-    class_names: by default those in the file or those of the data set, if their number is right,
-        and otherwise numbers.
+    class_names: by default as in `warm_start.class_names_of`.
     needs_data: whether the classes must be those of the data set.
 
     Raises UserError as `experiment.resolve`, and for class names that do not fit the file.
@@ -186,12 +185,13 @@ def load_pretrained(
 ) -> Trained:
     """A network with pretrained weights from another framework, and their preprocessing.
 
-        network = load_pretrained("resnet:50-v1.5", "resnet50.pth")
+        network = load_pretrained("resnet:18", "resnet18-f37072fd.pth")
 
     model: a config, or its file and argument as --config has them: "resnet:50-v1.5", "vgg:D".
     file: of torchvision, timm, Caffe or Keras, or "hub:ORG/NAME" (docs/weights.md).
     names: a JSON file of tensors' names, for weights that Canon does not know.
-    class_names: by default those of the config's data set if it is there, else numbers.
+    class_names: by default those in the file or of the config's data set, if their number is right.
+        Otherwise ImageNet's if the file has 1,000 classes, and numbers if not.
 
     Raises UserError, one line, for a model, file or list of names that does not fit.
     """

@@ -87,7 +87,7 @@ def image_figures(subject: Subject) -> Named:
     network = subject.network
     if subject.has_true_labels:
         predicted = np.argmax(network.probabilities(network.on_device, subject.views), axis=1)
-        matrix = run_plots.confusion_matrix(subject.labels, predicted, network.class_names)
+        matrix = run_plots.confusion_matrix(subject.labels, predicted, network.readable_names)
         yield "confusion_matrix", matrix
     yield from activation_figures(subject)
     yield from gradient_figures(subject)
@@ -137,7 +137,7 @@ def _evidence(subject: Subject) -> Named:
     network, boxes = subject.network, receptive_fields(subject.network)
     for number in range(subject.shown):
         caption, label = subject.captions[number], int(subject.labels[number])
-        name, image = network.class_names[label], np.asarray(subject.inputs[number])
+        name, image = network.readable_names[label], np.asarray(subject.inputs[number])
         if boxes:
             yield f"receptive_fields_{number + 1}", evidence.receptive_field_on(image, boxes)
         heat = evidence.saliency(network.module, network.on_device, image, label)

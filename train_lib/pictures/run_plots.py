@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from errors import reported
+from input_pipeline import imagenet
 from train_lib.evaluation.metrics import Result, confusion_counts
 from train_lib.pictures import panels, weights
 
@@ -123,6 +124,7 @@ def _image_sheet(picture: Callable, captions: Sequence[str], inches: float) -> F
 
 def write_result(folder: pathlib.Path, result: Result, names, picture: Callable) -> None:
     """Writes confusion_matrix and misclassified of an evaluation. picture: see `misclassified`."""
+    names = list(map(imagenet.readable, names))
     matrix = confusion_matrix(*result.labels_and_predictions, names)
     save(matrix, folder / "confusion_matrix.png")
     save(misclassified(result, names, picture), folder / "misclassified.png")
