@@ -1,6 +1,7 @@
 """Tests of every registered model, and of its variants."""
 
 import contextlib
+import functools
 import itertools
 import re
 
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 from configs.schema import base, choices
 from errors import UserError
 from models import layers, registry
+from tests.models import random_weights
 from train_lib.optimizers import make_optimizer
 
 GRAY, TINY, MIDDLE, LARGE = (32, 32, 1), (8, 8, 3), (64, 64, 3), (224, 224, 3)
@@ -130,13 +132,9 @@ def loss(module, params, rest, images, seed=1):
     return sum(losses), (logits, heads, state)
 
 
-def compiled(function, *arguments):
-    """Compiled in a hurry: these functions run once.
-
-    Not at level 0, where XLA computes a max and its argument apart: maxout's gradient is then NaN
-    in places where they differ in the last bit.
-    """
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})(*arguments)
+# These functions run once or twice. Not at level 0, where XLA computes a maximum and its argument
+# separately: maxout's gradient is then NaN where they differ in the last bit.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def check_gradient(gradient):
@@ -157,26 +155,29 @@ def test_training_and_evaluation(case):
     batch, classes = 8 if shape[0] < 96 else 2, 10
     images = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
 
-    def everything(images):
-        params, rest = draw(module, images)
+    start = random_weights.variables(module, shape)
+    params, rest = start.pop("params"), start
 
-        def trained(seed):
-            gradient, (logits, heads, state) = jax.grad(
-                lambda params: loss(module, params, rest, images, seed), has_aux=True
-            )(params)
-            # NaN and infinity survive the maximum.
-            return jax.tree.map(lambda leaf: jnp.abs(leaf).max(), gradient), logits, heads, state
+    @jit
+    def trained(params, rest, images, seed):
+        gradient, (logits, heads, state) = jax.grad(
+            lambda params: loss(module, params, rest, images, seed), has_aux=True
+        )(params)
+        # NaN and infinity survive the maximum.
+        return jax.tree.map(lambda leaf: jnp.abs(leaf).max(), gradient), logits, heads, state
 
-        def evaluated(seed):
-            rngs = {"dropout": jax.random.key(seed)}
-            variables = {"params": params, **rest}
-            return module.apply(variables, images, rngs=rngs, mutable=["batch_stats"])
+    @jit
+    def evaluated_with(params, rest, images, seed):
+        rngs, variables = {"dropout": jax.random.key(seed)}, {"params": params, **rest}
+        return module.apply(variables, images, rngs=rngs, mutable=["batch_stats"])
 
-        # Loops over two seeds, which compile once.
-        seeds = jnp.arange(2)
-        return rest, jax.lax.map(trained, seeds), jax.lax.map(evaluated, seeds)
+    def with_two_seeds(function):
+        return jax.tree.map(
+            lambda *two: np.stack(two), *(function(params, rest, images, seed) for seed in (0, 1))
+        )
 
-    rest, (gradient, logits, heads, state), (evaluated, unmoved) = compiled(everything, images)
+    gradient, logits, heads, state = with_two_seeds(trained)
+    evaluated, unmoved = with_two_seeds(evaluated_with)
     for actual in (logits, *heads, evaluated):
         assert actual.shape == (2, batch, classes)
         assert actual.dtype == jnp.float32
@@ -313,14 +314,17 @@ def test_every_activation_and_regulariser_in_numbers(name, options, shape, pairs
     for activation, regulariser in pairs:
         module = create(name, activation=activation, regulariser=regulariser, **options)
 
-        def both(images, module=module):
-            params, rest = draw(module, images)
+        variables = random_weights.variables(module, shape)
+
+        @jit
+        def both(variables, images, module=module):
+            rest = {name: value for name, value in variables.items() if name != "params"}
             gradient, (logits, _, _) = jax.grad(
                 lambda params: loss(module, params, rest, images), has_aux=True
-            )(params)
-            return gradient, logits, module.apply({"params": params, **rest}, images)
+            )(variables["params"])
+            return gradient, logits, module.apply(variables, images)
 
-        gradient, logits, evaluated = compiled(both, images)
+        gradient, logits, evaluated = both(variables, images)
         assert np.isfinite(logits).all()
         assert np.isfinite(evaluated).all()
         check_gradient(gradient)
