@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class FolderSplit(Split):
         return len(self.labels)
 
     def path(self, i: int) -> str:
-        """The path of file i, in the order of classes, then names. Raises IndexError."""
+        """The path of file i, in the order of folders, then names. Raises IndexError."""
         if not 0 <= i < len(self):
             raise IndexError(f"no image {i} of {len(self)}")
         start = self.ends[i - 1] if i else 0
@@ -52,6 +52,15 @@ class FolderSplit(Split):
 
     def id(self, i: int) -> str:
         return os.path.relpath(self.path(i), self.root)
+
+    def in_order_of(self, names: Sequence[str]) -> "FolderSplit":
+        """The split with labels in the order of `names`, if these are its classes."""
+        if sorted(names) != sorted(self.info.class_names):
+            return self
+        numbers = {name: number for number, name in enumerate(names)}
+        new = np.array([numbers[name] for name in self.info.class_names], np.int32)
+        info = dataclasses.replace(self.info, class_names=tuple(names))
+        return dataclasses.replace(self, info=info, labels=new[self.labels])
 
     def read(self, i: int) -> tuple[bytes, int, str]:
         """See `Split.read`. Raises OSError, which names the file, if it cannot be read."""

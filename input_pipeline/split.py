@@ -31,6 +31,12 @@ class Info:
         return len(self.class_names)
 
 
+def by_number(names: Sequence[str]) -> tuple[str, ...]:
+    """Names that are all whole numbers, in the order of the numbers; other names as they are."""
+    are_numbers = all(name.isdecimal() for name in names)
+    return tuple(sorted(names, key=int) if are_numbers else names)
+
+
 def check_classes(trained: str, names: Sequence[str], info: Info) -> None:
     """Raises UserError unless a network was trained on the classes of a data set, in their order.
 

@@ -21,13 +21,14 @@ from ml_collections import ConfigDict
 
 from configs import compare
 from errors import UserError, one_line
-from input_pipeline import imagenet
+from input_pipeline import imagenet, split
 from models import pretrained
+from models.pretrained.entries import class_bias
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import processes
 from train_lib.evaluation import exported
 from train_lib.state import TrainState
-from train_lib.workdir import CONFIG, check_run, has_checkpoints, read_config
+from train_lib.workdir import CONFIG, check_run, has_checkpoints, read_config, read_info
 
 AUTO = "auto"  # value of config.init_settings: set the fields that belong to the weights
 
@@ -113,24 +114,52 @@ def load_variables(exp, fit_classes: bool = False) -> Mapping[str, Any]:
             raise UserError(f"{config.init_from}: {error}") from error
 
 
-def class_names_of(exp, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the classes of the weight file config.init_from.
+def class_names_of(
+    exp, class_names: Sequence[str] | None = None, needs_data: bool = False
+) -> tuple[str, ...]:
+    """The names of the classes of the weight file config.init_from, in the file's order.
 
     class_names: names that the user gave, or None. Then the names are those in the file or those of
         the data set, if their number is right. Otherwise they are ImageNet's WordNet ids if there
         are 1,000 classes, and "0", "1", ... if not.
-    Raises UserError if class_names has another number of names than the file has classes.
+    needs_data: True if they are those of the data set wherever the file has no names.
+    Raises UserError if class_names has another number of names than the file has classes, and for
+    a data set whose classes may be in another order.
     """
     file = read(exp.config.init_from, exp.config.init_names)
+    if needs_data:
+        return file.class_names or _in_order_of(file, exp)
     count = file.num_classes(exp.module, exp.input_shape)
     if class_names and len(class_names) != count:
         raise UserError(
             f"{exp.config.init_from} has {count} classes, not {len(class_names)}: name all of them"
         )
-    for names in (class_names, file.class_names, exp.info.class_names, imagenet.class_names()):
+    for names in (class_names, file.class_names):
         if names and len(names) == count:
             return tuple(names)
-    return tuple(map(str, range(count)))
+    if len(exp.info.class_names) == count:
+        return _in_order_of(file, exp)
+    is_imagenet = count == len(imagenet.class_names())
+    return tuple(imagenet.class_names()) if is_imagenet else tuple(map(str, range(count)))
+
+
+def _in_order_of(file: pretrained.WeightFile, exp) -> tuple[str, ...]:
+    """The classes of the data set in the order of a weight file that has no names.
+
+    Folders with numbers as names are in the order of text: 0, 1, 10, 2. In published networks for
+    ImageNet they are in the order of numbers. Raises UserError for any other network, because it
+    may have been trained on such folders.
+    """
+    names = exp.info.class_names
+    numbers = split.by_number(names)
+    count = file.num_classes(exp.module, exp.input_shape)
+    if names == numbers or count == len(imagenet.class_names()):
+        return numbers
+    raise UserError(
+        f"the folders {', '.join(names[:4])}, ... are in the order of text, and {file.path} does"
+        " not say in which order its classes are: rename the folders so that the sorted names are"
+        " in the order of the weights, such as 00, 01, ..."
+    )
 
 
 # The settings that belong to weights
@@ -276,9 +305,40 @@ class Origin:
 def warm_start(exp, state: TrainState) -> tuple[TrainState, Origin]:
     """Loads weights from config.init_from into the experiment's new state, see `load_into`."""
     name, weights = exp.config.init_from, None
-    if is_pretrained_file(name):
-        weights = (0, load_variables(exp, fit_classes=True))
+    with file_in_memory():
+        _check_class_order(exp, {"params": state.params, **state.model_state})
+        if is_pretrained_file(name):
+            weights = (0, load_variables(exp, fit_classes=True))
     return load_into(state, name, exp.config.init_layers, weights)
+
+
+def _check_class_order(exp, variables) -> None:
+    """Raises UserError if the last layer would be loaded with its classes in another order.
+
+    Other classes are possible: the run then learns them, starting from that layer.
+    """
+    bias = class_bias(exp.module, exp.input_shape)
+    names = list(_by_name(variables))
+    if not bias or "/".join(bias[1:]) not in _matching(names, exp.config.init_layers):
+        return
+    theirs, ours = _source_classes(exp), exp.info.class_names
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        layer = "/".join(bias[1:-1])
+        raise UserError(
+            f"config.init_from={exp.config.init_from} has the classes {', '.join(theirs[:4])}, ..."
+            f" and {exp.info.name} has them in another order ({', '.join(ours[:4])}, ...): rename"
+            f" them, or leave the layer out, with --config.init_layers=\"('!{layer}/*',)\""
+        )
+
+
+def _source_classes(exp) -> tuple[str, ...]:
+    """The classes of config.init_from in its order; those of the data set if it has no names."""
+    path = pathlib.Path(exp.config.init_from).expanduser()
+    if is_pretrained_file(exp.config.init_from):
+        return class_names_of(exp)
+    if path.suffix.lower() == exported.SUFFIX:
+        return exported.load(path, shapes_only=True).info.class_names
+    return read_info(path).class_names
 
 
 def load_into(

@@ -16,9 +16,11 @@ from PIL import Image
 from configs import compare
 from configs.resnet import get_config
 from errors import UserError
+from input_pipeline import imagenet
 from models import pretrained
 from models.resnet import ResNet
-from train_lib import warm_start
+from train_lib import experiment, warm_start
+from train_lib import state as state_lib
 from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.commands import evaluate, export, summary
@@ -279,3 +281,81 @@ def test_weight_files_that_do_not_fit_are_one_line(root, tmp_path):
     config = config_of(root, init_from=str(tmp_path / "cut.pth"))
     with pytest.raises(UserError, match=r"cut\.pth"):
         warm_start.settle(config)
+
+
+def exported_with_names(root, path, names):
+    """The file of `root`, as --mode=export --format=torchvision writes it."""
+    tensors = safetensors.numpy.load_file(root / "net.safetensors")
+    metadata = {"class_names": json.dumps(names), "settings": "{}"}
+    safetensors.numpy.save_file(tensors, path, metadata)
+    return str(path)
+
+
+def classes_in_evaluation(monkeypatch, tmp_path, config):
+    """(class names of the network, class names and labels of the split), without computing it."""
+
+    class Reached(Exception):
+        pass
+
+    def reach(members, split, title):
+        raise Reached(tuple(members[0].class_names), split.info.class_names, list(split.labels))
+
+    monkeypatch.setattr(ensemble, "evaluate", reach)
+    with pytest.raises(Reached) as reached:
+        evaluate.evaluate_run(config, tmp_path)
+    return reached.value.args
+
+
+def settled(root, **fields):
+    return warm_start.settle(config_of(root, **fields), given=GIVEN)
+
+
+def started(config):
+    """Compares the classes, as the start of a run does."""
+    exp = experiment.resolve(config)
+    shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
+    warm_start._check_class_order(exp, shapes)
+
+
+def test_the_names_in_a_file_decide_its_classes(root, tmp_path, monkeypatch):
+    other = exported_with_names(root, tmp_path / "other.safetensors", ["ant", "bee", "dog"])
+    with pytest.raises(
+        UserError, match=r"other\.safetensors was trained on other classes \(3: ant,"
+    ):
+        evaluate.evaluate_run(settled(root, init_from=other), tmp_path)
+    names = ("cat", "ant", "bee")
+    turned = exported_with_names(root, tmp_path / "turned.safetensors", names)
+    config = settled(root, init_from=turned)
+    actual = classes_in_evaluation(monkeypatch, tmp_path, config)
+    assert actual == (names, names, [1] * 3 + [2] * 3 + [0] * 3)
+    with pytest.raises(
+        UserError, match=r"classes cat, ant, bee, \.\.\. and folder has them in ano"
+    ):
+        started(config)
+    config.init_layers = ("!fc/*",)
+    started(config)
+
+
+def test_folders_with_numbers_as_names_are_in_the_order_of_the_weights(root, tmp_path, monkeypatch):
+    """As text 10 comes before 2. Of published weights for ImageNet, class 2 is the number 2."""
+    for part in ("train", "val"):
+        for name, number in zip(CLASSES, ("0", "10", "2"), strict=True):
+            shutil.copytree(root / "data" / part / name, tmp_path / "data" / part / number)
+    config = settled(tmp_path, init_from=str(root / "net.safetensors"))
+    for command in (evaluate.evaluate_run, lambda config, _: started(config)):
+        with pytest.raises(
+            UserError, match=r"the folders 0, 10, 2, \.\.\. are in the order of text"
+        ):
+            command(config, tmp_path)
+    monkeypatch.setattr(
+        imagenet, "class_names", lambda: dict(n1="tench", n2="goldfish", n3="shark")
+    )
+    names = ("0", "2", "10")
+    actual = classes_in_evaluation(monkeypatch, tmp_path, config)
+    assert actual == (names, names, [0] * 3 + [2] * 3 + [1] * 3)
+    exp = experiment.resolve(config, read_only=True)
+    assert warm_start.class_names_of(exp) == names  # for predictions
+    with pytest.raises(
+        UserError, match=r"classes 0, 2, 10, .* another order .*rename them, or leave"
+    ):
+        started(config)

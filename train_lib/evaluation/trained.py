@@ -123,9 +123,7 @@ def from_weight_file(
     config.augment.lighting = "none"  # unused without training, and it needs the training set
     with warm_start.file_in_memory():
         exp = experiment.resolve(config, given=given, read_only=True)
-        names = exp.info.class_names
-        if not needs_data:
-            names = warm_start.class_names_of(exp, class_names)
+        names = warm_start.class_names_of(exp, class_names, needs_data)
     exp = dataclasses.replace(
         exp,
         info=dataclasses.replace(exp.info, class_names=names),
