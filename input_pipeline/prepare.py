@@ -1,14 +1,17 @@
-"""Prepares a set for training: downloads it through TFDS, or copies it with smaller images.
+"""Prepares a set for training: downloads it, or copies it with smaller images.
 
-    python -m input_pipeline.prepare mnist [--data_dir=DIR]
+    python -m input_pipeline.prepare mnist [--data_dir=DIR] [--from=DIR]
+    python -m input_pipeline.prepare imagenette/160px [--data_dir=DIR]
     python -m input_pipeline.prepare imagenet2012 --shorter_side=256 [--data_dir=DIR] [--out=DIR]
     python -m input_pipeline.prepare PATH/TO/FOLDER --shorter_side=256 --out=DIR
 
-The first downloads a set. It needs a network connection and pip install '.[prepare]' (TFDS encodes
-images with TensorFlow). imagenet2012 also needs ImageNet's own files, for its account holders: put
-ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into DIR/downloads/manual.
+mnist, fashion_mnist, cifar10 and cifar100 are made from their authors' files, which are downloaded,
+or taken from the folder --from. Every other set comes through TFDS. That needs pip install
+'.[prepare]', because TFDS encodes images with TensorFlow. imagenet2012 also needs ImageNet's own
+files, for its account holders: put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into
+DIR/downloads/manual.
 
-The others copy a prepared set or a folder of images (FOLDER/train and FOLDER/val, or only class
+The last two copy a prepared set or a folder of images (FOLDER/train and FOLDER/val, or only class
 folders with --test_fraction), so that training decodes small images. Train on the copy with
 --config.dataset.name=imagenet2012_256 --config.dataset.data_dir=DIR. --square keeps central
 squares, as AlexNet did. --raw stores pixels instead of JPEGs: six times the space, no decoding; the
@@ -21,11 +24,19 @@ import sys
 from collections.abc import Sequence
 
 from errors import UserError, one_line, reported
+from input_pipeline import originals
 
 # Files that the user has to download. Given only one of them, TFDS would prepare one split only,
 # which training refuses.
 _IMAGENET = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 _MANUAL_FILES = {"imagenet2012": _IMAGENET, "imagenet2012_subset": _IMAGENET}
+# A recipe for each set that is made from its authors' files.
+_RECIPES = {
+    "mnist": "configs/lenet5.py:mnist",
+    "fashion_mnist": "configs/lenet5.py:mnist --config.dataset.name=fashion_mnist",
+    "cifar10": "configs/resnet_cifar10.py:20",
+    "cifar100": "configs/resnet_cifar10.py:20 --config.dataset.name=cifar100",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", help="a TFDS set (mnist, imagenet2012, ...) or a folder of images")
     parser.add_argument("--data_dir", default="", help="folder of TFDS sets (default: TFDS's rule)")
+    parser.add_argument("--from", dest="source", default="", help="folder of the original files")
     group = parser.add_argument_group("a copy with smaller images")
     group.add_argument("--shorter_side", type=int, default=0, help="pixels")
     copy_options = [
@@ -53,7 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if given and not arguments.shorter_side:
             raise UserError(f"--{given[0]} applies to a copy: also give --shorter_side=PIXELS")
-        print(_copy(arguments) if arguments.shorter_side else _download(arguments))
+        is_original = arguments.name in originals.ORIGINALS
+        if arguments.source and (arguments.shorter_side or not is_original):
+            raise UserError(f"--from is for {', '.join(originals.ORIGINALS)}: leave it out")
+        if arguments.shorter_side:
+            print(_copy(arguments))
+        else:
+            print(_from_original(arguments) if is_original else _download(arguments))
         return 0
     except UserError as error:
         print(f"prepare: {error}", file=sys.stderr)
@@ -99,6 +117,21 @@ def _copy(arguments) -> str:
         f"prepared: {directory} ({examples}): train with"
         f" --config.dataset.name={directory.parent.name}"
         f" --config.dataset.data_dir={directory.parents[1]}"
+    )
+
+
+def _from_original(arguments) -> str:
+    """Prepares a set from its authors' files. Returns the lines to print."""
+    from input_pipeline import tfds_sets
+
+    root = tfds_sets.root(arguments.data_dir)
+    source = pathlib.Path(arguments.source).expanduser() if arguments.source else None
+    directory, is_new = originals.prepare(arguments.name, root, source)
+    data_dir = f" --config.dataset.data_dir={root}" if arguments.data_dir else ""
+    return (
+        f"{'prepared' if is_new else 'already prepared'}: {directory}: train with\n"
+        f"    python main.py --config={_RECIPES[arguments.name]} --workdir=runs/{arguments.name}"
+        f"{data_dir}"
     )
 
 

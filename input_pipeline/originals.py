@@ -1,0 +1,315 @@
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 from their authors' files, without TensorFlow.
+
+`prepare` downloads the files, or takes them from a folder, checks them, and writes the set as TFDS
+does: the same examples in the same order, in the same files. So training reads it as any other set.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import io
+import pathlib
+import pickle
+import re
+import sys
+import tarfile
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from errors import UserError, reported
+
+_CHUNK = 2**16  # bytes that are downloaded at a time
+_TIMEOUT = 30  # seconds without an answer
+_CIFAR = "https://www.cs.toronto.edu/~kriz/"
+_CIFAR10 = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
+_CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+
+Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width, channels]; labels [n]
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """A data set as its authors publish it. The checksums are those of TFDS.
+
+    url: of the folder of its files. files: {name: SHA-256} of the files to download.
+    members: pattern of the names of files with data, unpacked. archives: pattern of the names of
+    archives that hold them, in one of `folders`. version: of the set in TFDS. sizes: of the
+    training and the test split.
+    """
+
+    url: str
+    files: Mapping[str, str]
+    members: str
+    archives: str
+    folders: tuple[str, ...]
+    version: str
+    sizes: tuple[int, int]
+    class_names: tuple[str, ...] = ()  # empty: the files have them
+
+
+def _idx(url: str, class_names: Sequence[str], *digests: str) -> Original:
+    kinds = ("images-idx3", "labels-idx1")
+    names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in kinds]
+    return Original(
+        url=url,
+        files=dict(zip(names, digests, strict=True)),
+        members=r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte",
+        archives=r"(?!)",  # matches nothing
+        folders=(),
+        version="3.0.1",
+        sizes=(60_000, 10_000),
+        class_names=tuple(class_names),
+    )
+
+
+def _cifar(classes: int, class_names: Sequence[str], digest: str) -> Original:
+    kinds = ("batches-bin", "batches-py") if classes == 10 else ("binary", "python")
+    names = r"data_batch_\d|test_batch" if classes == 10 else "train|test|meta|fine_label_names"
+    return Original(
+        url=_CIFAR,
+        files={f"cifar-{classes}-binary.tar.gz": digest},
+        members=rf"({names})(\.bin|\.txt)?",
+        archives=rf"cifar-{classes}-(binary|python)\.tar\.gz",
+        folders=tuple(f"cifar-{classes}-{kind}" for kind in kinds),
+        version="3.0.2",
+        sizes=(50_000, 10_000),
+        class_names=tuple(class_names),
+    )
+
+
+ORIGINALS = {
+    "mnist": _idx(
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        "0123456789",
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
+    "fashion_mnist": _idx(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        _CLOTHES.split(","),
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    ),
+    "cifar10": _cifar(
+        10,
+        _CIFAR10.split(","),
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    ),
+    "cifar100": _cifar(100, (), "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
+}
+
+
+def prepare(
+    name: str, root: pathlib.Path, source: pathlib.Path | None = None
+) -> tuple[pathlib.Path, bool]:
+    """Prepares a set of ORIGINALS in the folder of all sets, unless it is there.
+
+    Returns the folder of the set, and whether it was prepared.
+
+    source: a folder that holds the files, packed or unpacked; None: they are downloaded into
+        ROOT/downloads/NAME, where files that are there already are kept.
+    Raises UserError, one line, for files that are missing, damaged or of another set.
+    """
+    original = ORIGINALS[name]
+    directory = root / name / original.version
+    if (directory / "dataset_info.json").exists():
+        return directory, False
+    if source is None:
+        source = root / "downloads" / name
+        for file, digest in original.files.items():
+            _download(original.url + file, source / file, digest)
+    files = dict(_members(original, source))
+    splits, class_names = {}, original.class_names
+    advice = f"give a folder with {' and '.join(original.files)}, as published"
+    with reported(f"cannot read {name} in {source}", advice, *_DAMAGE):
+        for split, size in zip(("train", "test"), original.sizes, strict=True):
+            read = _read_cifar if original.folders else _read_idx
+            images, labels = splits[split] = read(files, split)
+            if not len(images) == len(labels) == size:
+                raise ValueError(
+                    f"{split} has {len(images):,} images and {len(labels):,} labels, not {size:,}"
+                )
+        class_names = class_names or _fine_label_names(files)
+        if max(labels.max() for _, labels in splits.values()) >= len(class_names):
+            raise ValueError(f"there are labels above {len(class_names) - 1}")
+    _write(name, root, splits, class_names)
+    return directory, True
+
+
+# Every error of damaged files, or files of another kind.
+_DAMAGE = (ValueError, KeyError, OSError, EOFError, StopIteration, pickle.UnpicklingError)
+_DAMAGE += (tarfile.TarError, IndexError, TypeError, AttributeError)
+
+
+def _download(url: str, path: pathlib.Path, digest: str) -> None:
+    """Downloads a file, or the rest of it. Raises UserError, one line, if that is not possible."""
+    from tqdm import tqdm
+
+    if path.exists():
+        return
+    part = path.with_name(path.name + ".part")
+    advice = (
+        f"check the connection and run the same command again, which continues; or put {path.name}"
+        f" into {path.parent} by hand"
+    )
+    with reported(f"cannot download {url}", advice, OSError):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        start = part.stat().st_size if part.exists() else 0
+        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            start = start if response.status == 206 else 0  # 200: the server sends all of it
+            total = start + int(response.headers.get("Content-Length", 0))
+            bar = tqdm(desc=path.name, total=total, initial=start, unit="B", unit_scale=True)
+            with part.open("ab" if start else "wb") as file, bar:
+                while chunk := response.read(_CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        if part.stat().st_size < total:
+            raise OSError(f"the connection ended after {part.stat().st_size:,} of {total:,} bytes")
+    if hashlib.sha256(part.read_bytes()).hexdigest() != digest:
+        part.unlink()
+        raise UserError(
+            f"{url} is not the file that was published (its SHA-256 differs): run the same command"
+            f" again, or put {path.name} into {path.parent} by hand"
+        )
+    part.rename(path)
+
+
+def _members(original: Original, folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the files with data in a folder and its archives, unpacked.
+
+    Raises UserError if there is none, or if one cannot be read.
+    """
+    folders = [folder, *(folder / name for name in original.folders)]
+    paths = [path for place in folders if place.is_dir() for path in sorted(place.iterdir())]
+    is_empty = True
+    for path in filter(pathlib.Path.is_file, paths):
+        name = path.name.removesuffix(".gz")
+        with reported(f"cannot read {path}", "download it again", *_DAMAGE):
+            if re.fullmatch(original.archives, path.name):
+                with tarfile.open(path) as archive:
+                    for member in filter(tarfile.TarInfo.isfile, archive):
+                        if re.fullmatch(original.members, name := pathlib.Path(member.name).name):
+                            yield name, archive.extractfile(member).read()
+            elif re.fullmatch(original.members, name):
+                content = path.read_bytes()
+                yield name, gzip.decompress(content) if path.suffix == ".gz" else content
+            else:
+                continue
+        is_empty = False
+    if is_empty:
+        raise UserError(f"{folder} has no {' and '.join(original.files)}: put them there")
+
+
+def _read_idx(files: Mapping[str, bytes], split: str) -> Arrays:
+    """Images and labels in the format of MNIST's files."""
+    arrays = []
+    for kind, dimensions in (("images", 3), ("labels", 1)):
+        prefix = {"train": "train", "test": "t10k"}[split]
+        name = f"{prefix}-{kind}-idx{dimensions}-ubyte"
+        content = files.get(name) or files[name.replace("-idx", ".idx")]
+        magic, *shape = np.frombuffer(content[: 4 * (dimensions + 1)], ">u4").tolist()
+        if magic != 0x800 + dimensions:
+            raise ValueError(f"{name} is not in the IDX format")
+        arrays.append(np.frombuffer(content, np.uint8, offset=4 * (dimensions + 1)).reshape(shape))
+    images, labels = arrays
+    return images.reshape(-1, 28, 28, 1), labels
+
+
+def _read_cifar(files: Mapping[str, bytes], split: str) -> Arrays:
+    """Images and labels in CIFAR's binary format, or in its Python format."""
+    pattern = re.compile("test.*" if split == "test" else "(train|data_batch).*")
+    names = sorted(filter(pattern.fullmatch, files))
+    binary = [name for name in names if name.endswith(".bin")]
+    batches = [_binary(files[name]) for name in binary] or [_pickled(files[name]) for name in names]
+    pixels, labels = map(np.concatenate, zip(*batches, strict=True))
+    return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+
+
+def _binary(content: bytes) -> Arrays:
+    """Pixels [n, 3072] and labels [n]. CIFAR-100 has two labels: of a group, and of the class."""
+    labels = 1 if len(content) % 3073 == 0 else 2
+    rows = np.frombuffer(content, np.uint8).reshape(-1, labels + 3072)
+    return rows[:, labels:], rows[:, labels - 1]
+
+
+def _pickled(content: bytes) -> Arrays:
+    """As `_binary`."""
+    batch = _Unpickler(io.BytesIO(content), encoding="latin1").load()
+    labels = batch["fine_labels" if "fine_labels" in batch else "labels"]
+    return np.asarray(batch["data"], np.uint8), np.asarray(labels, np.uint8)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads NumPy's arrays, and refuses every other class: it could run any code."""
+
+    def find_class(self, module: str, name: str):
+        if (module.partition(".")[0], name) not in {
+            *(("numpy", "ndarray"), ("numpy", "dtype"), ("numpy", "_reconstruct")),
+        }:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _fine_label_names(files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """The class names of CIFAR-100."""
+    if "meta" in files:
+        return tuple(
+            _Unpickler(io.BytesIO(files["meta"]), encoding="latin1").load()["fine_label_names"]
+        )
+    return tuple(files["fine_label_names.txt"].decode().split())
+
+
+def _write(
+    name: str, root: pathlib.Path, splits: Mapping[str, Arrays], class_names
+) -> pathlib.Path:
+    """Writes a set in TFDS's format, in which the number of an example decides its place."""
+    import tensorflow_datasets as tfds
+
+    def png(image: np.ndarray) -> io.BytesIO:  # TFDS encodes arrays with TensorFlow
+        stream = io.BytesIO()
+        Image.fromarray(image.squeeze()).save(stream, "PNG")
+        stream.seek(0)
+        return stream
+
+    def examples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict]]:
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield i, {"image": png(image), "label": int(label)}
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(ORIGINALS[name].version)
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=splits["train"][0].shape[1:]),
+                "label": tfds.features.ClassLabel(names=class_names),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("image", "label"),
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split: examples(*arrays) for split, arrays in splits.items()}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    Builder.name = name
+    Builder.url_infos = {}  # else TFDS looks for a list of checksums beside this file
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    advice = "check the free space and the permissions, then run the same command again"
+    # TFDS prints that it downloads.
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with reported(f"cannot write {name} in {root}", advice, OSError), quiet:
+        Builder(data_dir=root, file_format="array_record").download_and_prepare()
