@@ -1,11 +1,17 @@
 """Canon's command line: defines the flags and runs one command. See the README."""
 
+import command_line
+
+if __name__ == "__main__":
+    command_line.begin()  # before the imports below, which take long
+
 import contextlib
-import pathlib
 
 from absl import app, flags
 from ml_collections import config_flags
 
+from command_line import expand, split_names
+from train_lib.commands.flag_checks import parse
 from train_lib.distributed import shell
 from train_lib.distributed.signals import StopRequest
 
@@ -17,12 +23,12 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder. Training resumes its run.")
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-IMAGES = flags.DEFINE_list(
-    "images", [], "--mode=predict, inspect: image files or folders, separated by commas."
+IMAGES = flags.DEFINE_string(
+    "images", "", "--mode=predict, inspect: image files or folders, separated by commas."
 )
 LAYER = flags.DEFINE_string("layer", "", "--mode=inspect: the layer whose feature maps are shown.")
-COMPARE = flags.DEFINE_list(
-    "compare", [], "--mode=inspect: other runs' folders, or steps of this run, with commas."
+COMPARE = flags.DEFINE_string(
+    "compare", "", "--mode=inspect: other runs' folders, or steps of this run, with commas."
 )
 OUTPUT = flags.DEFINE_string("output", "", "--mode=export: the file, NAME.safetensors or .jax.")
 FORMAT = flags.DEFINE_string(
@@ -39,13 +45,6 @@ flags.DEFINE_float("start_timeout", 50.0, "Seconds to wait until all processes h
 ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change", False, "Resume the run in --workdir although its config has changed."
 )
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Parses the flags. Every mistake is reported in one line."""
-    from train_lib.commands import flag_checks
-
-    return flag_checks.parse(argv)
 
 
 def main(_) -> None:
@@ -67,7 +66,7 @@ def main(_) -> None:
 
 def run(config, given: dict, stop: StopRequest | None) -> str | None:
     """Runs the command of --mode. Returns the text to print, if any."""
-    workdir = pathlib.Path(WORKDIR.value or "")
+    workdir = expand(WORKDIR.value or "")
     if MODE.value == "train":
         from train_lib.train import train_and_evaluate
 
@@ -79,11 +78,12 @@ def run(config, given: dict, stop: StopRequest | None) -> str | None:
     elif MODE.value == "predict":
         from train_lib.commands.predict import predict_images
 
-        return predict_images(config, workdir, IMAGES.value, given)
+        return predict_images(config, workdir, split_names(IMAGES.value), given)
     elif MODE.value == "inspect":
         from train_lib.commands.inspect import Selection, inspect_run  # Matplotlib
 
-        selection = Selection(IMAGES.value, LAYER.value, COMPARE.value)
+        images, runs = split_names(IMAGES.value), split_names(COMPARE.value)
+        selection = Selection(images, LAYER.value, runs)
         inspect_run(config, workdir, selection, given)
     elif MODE.value == "summary":
         from train_lib.commands.summary import summarise

@@ -3,13 +3,14 @@
 import hashlib
 import importlib.metadata
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs.schema import base, check_types
-from errors import UserError, one_line
+from errors import UserError, one_line, reported
 
 # Where a machine keeps its files, and how many processes it uses for reading.
 _MACHINE = ("dataset.data_dir", "dataset.cache_dir", "dataset.workers")
@@ -51,7 +52,7 @@ def differences(stored: Mapping[str, Any], config: ConfigDict, prefixes="") -> l
     ]
 
 
-def digest(mode: str, images: list[str], config: ConfigDict) -> str:
+def digest(mode: str, images: str, config: ConfigDict) -> str:
     """A word that is equal in processes with the same work, config and version of JAX."""
     flat = {name: value for name, value in flatten(config).items() if name not in _MACHINE}
     work = [mode, images, sorted(flat.items()), importlib.metadata.version("jax")]
@@ -61,6 +62,13 @@ def digest(mode: str, images: list[str], config: ConfigDict) -> str:
 def to_json(config: ConfigDict) -> str:
     """The text of config.json."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def read(path: pathlib.Path) -> ConfigDict:
+    """The config in a run's config.json. Raises UserError if it cannot be read."""
+    advice = "restore it, or choose another --workdir"
+    with reported(f"cannot read {path}", advice, OSError, ValueError, RecursionError):
+        return from_json(path.read_text())
 
 
 def from_json(text: str) -> ConfigDict:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from command_line import expand
 from errors import one_line
 
 STATISTICS = "statistics-"  # files with this prefix are derived, even among the source files
@@ -20,7 +21,7 @@ STATISTICS = "statistics-"  # files with this prefix are derived, even among the
 def root(cache_dir: str) -> pathlib.Path:
     """`cache_dir`, or $XDG_CACHE_HOME/canon or ~/.cache/canon if it is empty."""
     default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "canon"
-    return (pathlib.Path(cache_dir) if cache_dir else default).expanduser()
+    return expand(cache_dir or default)
 
 
 def file_name(directory: pathlib.Path, words: tuple[str, ...], key: tuple) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
+import command_line
 from errors import UserError, reported
 from input_pipeline import cache, copy_info, decode, views
 from input_pipeline.copy_info import CopyInfo
@@ -144,7 +145,7 @@ def _write_shards(
 
     lengths, futures = {}, {}
     total = sum(map(len, splits.values()))
-    bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
+    bar = tqdm(total=total, unit="image", **command_line.bar_options())
     # Spawned: a fork would copy the locks that other threads hold.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(processes, context, _keep_shared, (splits, copy))

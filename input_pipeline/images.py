@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from command_line import expand
 from errors import UserError, printable, reported
 from input_pipeline import decode
 from input_pipeline.split import Info, Split
@@ -80,7 +81,7 @@ def find(names: Sequence[str]) -> list[str]:
     """
     paths = []
     for name in names:
-        path = pathlib.Path(name).expanduser()
+        path = expand(name)
         if path.is_dir():
             inside = sorted(
                 p

@@ -23,6 +23,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import command_line
+from command_line import expand
 from errors import UserError, one_line, reported
 from input_pipeline import originals
 
@@ -92,7 +94,7 @@ def _copy(arguments) -> str:
         raise UserError(f"--shorter_side={arguments.shorter_side}: must be 1 or more")
     if not 1 <= arguments.quality <= 100:
         raise UserError(f"--quality={arguments.quality}: must be from 1 to 100")
-    folder = pathlib.Path(arguments.name).expanduser()
+    folder = expand(arguments.name)
     if folder.is_dir():
         name, names = folder.resolve().name, ["train", "test"]
         source = ImageFolder(str(folder), test_fraction=arguments.test_fraction)
@@ -110,7 +112,7 @@ def _copy(arguments) -> str:
         arguments.on_bad_image,
         {name: len(split) for name, split in splits.items()},
     )
-    out = pathlib.Path(arguments.out or arguments.data_dir).expanduser()
+    out = expand(arguments.out or arguments.data_dir)
     directory, counts = copies.make(splits, copy, out, arguments.processes or stream.cores())
     examples = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     return (
@@ -174,11 +176,11 @@ def _builder(arguments):
     """TFDS's builder of the set. Raises UserError if TFDS has no such set."""
     import tensorflow_datasets as tfds
 
-    directory = pathlib.Path(arguments.data_dir).expanduser() if arguments.data_dir else None
+    directory = expand(arguments.data_dir) if arguments.data_dir else None
     try:
         return tfds.builder(arguments.name, data_dir=directory, file_format="array_record")
     except Exception as error:  # also for names that TFDS cannot parse
-        if pathlib.Path(arguments.name).expanduser().is_dir():
+        if expand(arguments.name).is_dir():
             raise UserError(
                 f"{arguments.name} is a folder, which training reads directly; for a copy with"
                 " smaller images give --shorter_side=PIXELS"
@@ -194,4 +196,5 @@ def _builder(arguments):
 
 
 if __name__ == "__main__":
+    command_line.begin()
     sys.exit(main())

@@ -5,6 +5,7 @@
 
 import pathlib
 
+from command_line import expand
 from errors import UserError
 from input_pipeline import digits, folder, imagenet
 from input_pipeline.split import ArraySplit, Info, Split
@@ -39,7 +40,7 @@ def directory(dataset) -> pathlib.Path | None:
         return None
     if dataset.name == FOLDER:
         _folder(dataset).dataset_info()
-        return pathlib.Path(dataset.data_dir).expanduser()
+        return expand(dataset.data_dir)
     return _prepared(dataset).directory
 
 

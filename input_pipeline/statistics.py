@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+import command_line
+from command_line import expand
 from errors import UserError, reported
 from input_pipeline import cache, sources, stream
 from input_pipeline.reading import Reading
@@ -81,8 +83,9 @@ def compute(images: Iterable[np.ndarray], count: int, title: str) -> Statistics:
     """
     from tqdm import tqdm
 
+    options = {"desc": title, "leave": False, **command_line.bar_options()}
     total, products, examples = 0.0, 0.0, 0
-    with tqdm(total=count, desc=title, disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(total=count, **options) as bar:
         for chunk in _chunks(images):
             values = chunk.astype(np.float64)
             pixels = values.reshape(-1, values.shape[-1])
@@ -208,12 +211,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     dataset, view = base().dataset, base().view
     dataset.update(name=arguments.name, data_dir=arguments.data_dir, train_split=arguments.split)
-    if pathlib.Path(arguments.name).expanduser().is_dir():
-        dataset.update(name=sources.FOLDER, data_dir=arguments.name)
-        dataset.test_fraction = arguments.test_fraction
     view.size = arguments.size or (arguments.scale if arguments.square else 0)
     view.square, view.test_scale = arguments.square, arguments.scale
     try:
+        if expand(arguments.name).is_dir():
+            dataset.update(name=sources.FOLDER, data_dir=arguments.name)
+            dataset.test_fraction = arguments.test_fraction
         if arguments.size > arguments.scale:
             raise UserError(f"--size={arguments.size}: must be at most --scale={arguments.scale}")
         statistics = find_or_compute(dataset, view)
@@ -237,4 +240,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    command_line.begin()
     sys.exit(main())

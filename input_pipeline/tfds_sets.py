@@ -7,11 +7,11 @@ import math
 import operator
 import os
 import pathlib
-import sys
 import threading
 
 import numpy as np
 
+from command_line import bar_options, expand
 from errors import UserError, one_line, printable, reported
 from input_pipeline import cache, copy_info
 from input_pipeline.split import ArraySplit, Info, Split
@@ -30,7 +30,7 @@ _LARGEST_IN_MEMORY = 2**32  # bytes of a split's images
 def root(data_dir: str) -> pathlib.Path:
     """The folder of all TFDS sets: `data_dir`, or TFDS's default if that is empty."""
     folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(folder).expanduser()
+    return expand(folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +144,8 @@ class PreparedSet:
             source = self.builder.as_data_source(split=split)
             images = np.empty((len(source), *shape), np.uint8)
             labels = np.empty(len(source), np.int32)
-            title, quiet = f"decoding {self.name} {split}, once", not sys.stderr.isatty()
-            for i in tqdm(range(len(source)), desc=title, disable=quiet, leave=False):
+            title = f"decoding {self.name} {split}, once"
+            for i in tqdm(range(len(source)), title, leave=False, **bar_options()):
                 example = source[i]
                 images[i], labels[i] = example["image"], example["label"]
         return {"images": images, "labels": labels}

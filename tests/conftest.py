@@ -7,6 +7,7 @@ import tempfile
 # Before JAX starts. Without NPROC, collectives of simulated devices can dead-lock: the thread pool
 # must have more threads than devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["MPLBACKEND"] = "agg"  # `make test` in a notebook inherits one that only its kernel has
 _LEVEL = "xla_backend_optimization_level"
 
 

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import command_line
+from errors import UserError
+
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/lenet5.py"
 SHORT = ("--config.epochs=5", "--config.batch_size=25", "--config.evaluate.every_epochs=1")
@@ -19,6 +22,8 @@ def run(*arguments, module=("main.py",), timeout=300):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     # JAX warns where it cannot store a program that calls oneDNN.
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    # Shell commands of a notebook inherit the backend of its kernel, which only the kernel has.
+    environment["MPLBACKEND"] = "module://matplotlib_of_a_kernel"
     return subprocess.run(
         [sys.executable, *module, *map(str, arguments)],
         cwd=ROOT,
@@ -44,6 +49,52 @@ def trained(tmp_path_factory):
     """A short run's folder and what its command printed."""
     workdir = tmp_path_factory.mktemp("run") / "lenet5"
     return workdir, run(CONFIG, f"--workdir={workdir}", *SHORT)
+
+
+def test_names_are_separated_by_commas_and_line_ends():
+    split = command_line.split_names
+    assert split("a.png, b c.png\nd.png\n") == ["a.png", "b c.png", "d.png"]
+    assert split('"a,b.png",c"d.png,"e\nf.png"') == ["a,b.png", 'c"d.png', "e\nf.png"]
+    assert split("") == split(" , ") == []
+    with pytest.raises(UserError, match=r'^"a,b .*put names that contain commas in quotes'):
+        split('"a,b')
+
+
+def test_a_home_folder_that_does_not_exist_is_one_line(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/me")
+    assert str(command_line.expand("~/runs/a")) == "/home/of/me/runs/a"
+    with pytest.raises(UserError, match=r"^~no_such_user/a .*: give the path without ~$"):
+        command_line.expand("~no_such_user/a")
+
+
+@pytest.mark.parametrize("closed", ["", "1", "2", "0 1 2"])
+def test_streams_accept_every_text_also_if_they_are_closed(tmp_path, closed):
+    """A stream that is closed does not become the next file, into which libraries would print."""
+    code = (
+        "import command_line, os, sys; command_line.begin(); file = open(sys.argv[1], 'w');"
+        r"print('caf\xe9 \u65e5 \udce4'); print('\u65e5', file=sys.stderr);"
+        "sys.stdout.flush(); os.write(1, b'o'); os.write(2, b'e')"
+    )
+    streams = " ".join(f"{number}>&-" for number in closed.split())
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {streams}', "sh", sys.executable, "-c", code, tmp_path / "file"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "file").read_text() == ""
+    assert done.stdout == ("" if "1" in closed else "caf\\xe9 \\u65e5 \\udce4\no")
+    assert done.stderr == ("" if "2" in closed else "\\u65e5\ne")
+
+
+def test_an_early_interrupt_is_one_line(tmp_path, monkeypatch):
+    """Ctrl-C while the libraries are imported; here, the first one raises it."""
+    (tmp_path / "absl.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run(CONFIG)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "main.py: interrupted\n")
 
 
 def test_training_writes_the_files_that_it_prints(trained):
@@ -96,11 +147,12 @@ def test_evaluate_prints_one_json_line_last(trained):
     assert set(result) == {*expected, "loss", "top1_error", "top5_error", "images_per_second"}
 
 
-def test_commands_on_a_run_need_no_config(trained, tmp_path):
+def test_commands_on_a_run_need_no_config(trained, tmp_path, monkeypatch):
     """--config.NAME changes fields of the stored config. Differences are shown as with --config."""
     workdir, _ = trained
     given = run("--mode=evaluate", CONFIG, f"--workdir={workdir}", *SHORT)
-    stored = run("--mode=evaluate", f"--workdir={workdir}", "--config.evaluate.batch_size=50")
+    monkeypatch.setenv("HOME", str(workdir.parent))
+    stored = run("--mode=evaluate", "--workdir=~/lenet5", "--config.evaluate.batch_size=50")
     assert stored.returncode == 0, stored.stderr
     expected, result = (json.loads(done.stdout.splitlines()[-1]) for done in (given, stored))
     for name in ("step", "examples", "top1_error", "top5_error"):
@@ -116,6 +168,11 @@ def test_commands_on_a_run_need_no_config(trained, tmp_path):
     refused(
         run(f"--workdir={tmp_path}", "--config.epochs=6"), "--config=configs/", "--workdir of a"
     )
+    # The repository's folder may have a colon in its name, which in --config begins an argument.
+    (tmp_path / "a:b").symlink_to(ROOT)
+    code = f"import runpy, sys; sys.argv[0] = '{tmp_path}/a:b/main.py';"
+    code += "sys.path.insert(0, sys.argv[0][:-8]); runpy.run_path(sys.argv[0], run_name='__main__')"
+    refused(run(folder, "--config.epoch=6", module=("-c", code)), "did you mean --config.epochs?")
     (tmp_path / "config.json").write_text("{")
     refused(run(f"--workdir={tmp_path}"), f"cannot read {tmp_path / 'config.json'}")
 
@@ -207,6 +264,7 @@ def test_summary_as_json_and_as_table():
         ((CONFIG, "--config.model.subsampling=maximum"), ("trainable, average, max",)),
         (("--config=configs/lenet5.py:cifar",), ("digits, mnist",)),
         (("--config=configs/lenet.py",), ("configs/lenet.py",)),
+        (("--config=configs",), ("cannot load the config configs (Is a directory)",)),
         ((), ("there is no run in", "--config=")),
         (("--mode=evaluate", "--config.epochs=2.0"), ("there is no run in", "--config=")),
         (("--workdir=" + 300 * "x",), ("xxx", "File name too long", "--workdir")),

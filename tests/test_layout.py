@@ -14,6 +14,7 @@ LEVELS = (
     {"train_lib.distributed"},
     {"models", "input_pipeline"},
     {"configs"},
+    {"command_line"},
     {"errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

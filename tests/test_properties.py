@@ -230,7 +230,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
 
 
 def test_nothing_is_unpickled():
-    files = [ROOT / "main.py", ROOT / "errors.py"]
+    files = [ROOT / name for name in ("main.py", "command_line.py", "errors.py")]
     for name in ("configs", "input_pipeline", "models", "train_lib"):
         files += (ROOT / name).rglob("*.py")
     assert len(files) > 50

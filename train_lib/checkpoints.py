@@ -314,6 +314,12 @@ class Checkpoints:
         expected = shapes(like)
         for name in sorted(expected.keys() | saved.keys()):
             saved_shape, expected_shape = saved.get(name, [])[:2], expected.get(name, [])
+            if {*saved_shape[1:], *expected_shape[1:]} == {"float32", "float64"}:
+                value = int("float64" in saved_shape)
+                raise UserError(
+                    f"checkpoint {step} in {self.directory} was made with JAX_ENABLE_X64={value}:"
+                    f" set this environment variable to {value}"
+                )
             if saved_shape != expected_shape:
                 raise UserError(
                     f"checkpoint {step} in {self.directory} is of another model: {name} is"

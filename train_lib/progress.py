@@ -8,6 +8,8 @@ import time
 import jax
 from tqdm import tqdm
 
+import command_line
+
 
 def opening_block(rows: dict[str, str]) -> None:
     """Prints what is about to run: a name and a value on each line."""
@@ -23,18 +25,13 @@ _SHORTEST_TIMED = 0.5
 class _Bar:
     """A bar on standard error; where no bar can be drawn, lines at least 30 seconds apart.
 
-    A bar is drawn on a terminal and in a notebook's cell. In a notebook, too, the bar is text: it
-    needs no widgets and stays in the stored notebook.
+    In a notebook, too, the bar is text: it needs no widgets and stays in the stored notebook.
     """
 
     def __init__(self, total: int, quiet: bool, **options):
         self.total = total
-        in_cell = type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
-        # The width of a cell is unknown. A line that wraps could not be drawn again.
-        width = {"ncols": 90} if in_cell else {"dynamic_ncols": True}
-        disable = quiet or not (in_cell or sys.stderr.isatty())
-        self._bar = tqdm(total=total, disable=disable, **width, **options)
-        self._prints_lines = disable and not quiet
+        self._bar = tqdm(total=total, **command_line.bar_options(quiet), **options)
+        self._prints_lines = self._bar.disable and not quiet
         self._last_line = time.monotonic()
 
     def _line_is_due(self, is_important: bool = False) -> bool:
@@ -162,11 +159,14 @@ class Progress(_Bar):
 
 
 class Meter(_Bar):
-    """Shows how many examples have been evaluated, and measures the speed."""
+    """Shows how many examples have been evaluated, and measures the speed.
 
-    def __init__(self, total: int, title: str, quiet: bool = False):
+    An example is evaluated after num_passes passes. The shown number is rounded down.
+    """
+
+    def __init__(self, total: int, title: str, num_passes: int = 1, quiet: bool = False):
         super().__init__(total, quiet, desc=title, unit="image", leave=False)
-        self._title, self._count = title, 0
+        self._title, self._num_passes, self._count = title, num_passes, 0
         self._started = time.monotonic()
         self._compiled: set = set()
         self._excluded = 0.0  # seconds
@@ -185,11 +185,13 @@ class Meter(_Bar):
         return self.excluded() if is_first else contextlib.nullcontext()
 
     def advance(self, count: int) -> None:
-        """Counts examples that are evaluated."""
+        """Counts examples that one pass has evaluated."""
+        before = self._count // self._num_passes
         self._count += count
-        self._bar.update(count)
+        complete = self._count // self._num_passes
+        self._bar.update(complete - before)
         if self._line_is_due():
-            self._print(f"{self._title}: {self._count} of {self.total} images")
+            self._print(f"{self._title}: {complete} of {self.total} images")
 
     def advance_to(self, count: int) -> None:
         """Sets the number of examples that are evaluated."""
@@ -197,7 +199,11 @@ class Meter(_Bar):
 
     def rate(self) -> float:
         """Examples per second so far."""
-        return self._count / max(1e-9, time.monotonic() - self._started - self._excluded)
+        return (
+            self._count
+            / self._num_passes
+            / max(1e-9, time.monotonic() - self._started - self._excluded)
+        )
 
 
 def _time_when_ready(arrays) -> float:

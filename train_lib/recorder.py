@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import time
 
 import jax
@@ -30,12 +31,17 @@ NO_RECORD = {"step": -1, "epoch": 0.0}  # stands for the last record where there
 def read(workdir: pathlib.Path) -> list[dict]:
     """The records of a workdir, in order. Half-written and damaged lines are left out.
 
-    Raises UserError if the file cannot be read.
+    Reports damaged lines on standard error. Raises UserError if the file cannot be read.
     """
     path = workdir / FILE
     with reported(f"cannot read {path}", "move it away, or make it readable", OSError):
         text = path.read_text(errors="replace") if path.exists() else ""
-    return [record for line in text.split("\n") if (record := _record(line))]
+    *lines, rest = text.split("\n")  # the rest is empty, or a line that was not completed
+    records = [record for line in [*lines, rest] if (record := _record(line))]
+    damaged = sum(_record(line) is None for line in lines)
+    if damaged:
+        print(f"{path}: damaged lines are left out: {damaged}", file=sys.stderr, flush=True)
+    return records
 
 
 def _record(line: str) -> dict | None:

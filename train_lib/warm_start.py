@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from command_line import expand
 from configs import compare
 from errors import UserError, one_line
 from input_pipeline import imagenet, split
@@ -35,9 +36,7 @@ AUTO = "auto"  # value of config.init_settings: set the fields that belong to th
 
 def is_pretrained_file(name: str) -> bool:
     """Whether config.init_from, or a member of an ensemble, names a file of another framework."""
-    return name.startswith(pretrained.HUB) or pretrained.is_pretrained(
-        pathlib.Path(name).expanduser()
-    )
+    return name.startswith(pretrained.HUB) or pretrained.is_pretrained(expand(name))
 
 
 def check_source(name: str, field: str) -> None:
@@ -45,7 +44,7 @@ def check_source(name: str, field: str) -> None:
 
     field: the config field that holds the name, for the message.
     """
-    path = pathlib.Path(name).expanduser()
+    path = expand(name)
     suffix = path.suffix.lower()
     if is_pretrained_file(name):
         return  # `settle` has read it
@@ -68,9 +67,9 @@ def read(init_from: str, init_names: str) -> pretrained.WeightFile:
     init_names: a JSON file that maps Canon's names to those in the weight file, or "".
     Raises UserError for a file that is missing, damaged or of an unknown kind.
     """
-    files = [_locate(init_from).expanduser()]
+    files = [expand(_locate(init_from))]
     if init_names:
-        files.append(pathlib.Path(init_names).expanduser())
+        files.append(expand(init_names))
     return _read(*files, versions=tuple(map(_version, files)))
 
 
@@ -199,7 +198,8 @@ def settle(
             f"the settings in {settled.init_from} do not fit the config ({one_line(error)}): give"
             " --config.init_settings= and set the fields yourself"
         ) from error
-    settled.init_settings = ",".join(name for name in fields if name != "init_from")
+    fields.pop("init_from", None)  # it names the source of the other fields
+    settled.init_settings = ",".join(fields)
     if fields:
         assignments = ", ".join(f"{name}={value}" for name, value in fields.items())
         processes.print_once(f"{settled.init_from} sets {assignments}", file=sys.stderr)
@@ -393,7 +393,7 @@ def load_into(
 
 def read_weights(source: str | pathlib.Path) -> tuple[int, Any]:
     """Reads (step, variables) from a run's folder, or from a file of --mode=export."""
-    path = pathlib.Path(source).expanduser()
+    path = expand(source)
     if path.suffix.lower() == exported.SUFFIX:
         stored = exported.load(path)
         return stored.step, stored.variables

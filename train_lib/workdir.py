@@ -33,15 +33,15 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
     """The config that a run was made with. Raises UserError if it cannot be read."""
-    path = workdir / CONFIG
-    advice = f"restore it, or {_OTHER_WORKDIR}"
-    with reported(f"cannot read {path}", advice, OSError, ValueError, RecursionError):
-        return config_from_json(path.read_text())
+    return _upgraded(compare.read(workdir / CONFIG))
 
 
 def config_from_json(text: str) -> ConfigDict:
     """A stored config, perhaps of an older version. Raises ValueError for a text without one."""
-    config = compare.from_json(text)
+    return _upgraded(compare.from_json(text))
+
+
+def _upgraded(config: ConfigDict) -> ConfigDict:
     registry.upgrade(config.model)
     return config
 
@@ -165,6 +165,8 @@ def read_info(workdir: pathlib.Path) -> Info:
     kinds = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
     with reported(f"cannot read {path}", f"check that {workdir} is the folder of a run", *kinds):
         stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise ValueError("it has no fields")
         return checked_info(
             str(stored["name"]),
             stored.get("image_shape"),

@@ -236,6 +236,16 @@ def test_a_checkpoint_of_another_model_is_refused_and_not_moved(tmp_path):
     assert not (tmp_path / "damaged").exists()
 
 
+@pytest.mark.parametrize(("value", "other"), [(0, "float64"), (1, "float32")])
+def test_a_checkpoint_of_another_precision_names_the_variable(tmp_path, value, other):
+    saved = {"trace": np.zeros(3, np.float64 if value else np.float32), "step": np.int32(1)}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, saved)
+    checkpoints.wait()
+    with pytest.raises(UserError, match=rf"made with JAX_ENABLE_X64={value}: set .* to {value}"):
+        checkpoints.restore(saved | {"trace": saved["trace"].astype(other)})
+
+
 def test_the_newest_checkpoint_has_the_highest_step(tmp_path):
     """Neither the last one in time nor the last one in the alphabet is the newest."""
     checkpoints = Checkpoints(tmp_path)

@@ -1,6 +1,7 @@
 """The times of a run, the share of waiting for data, and where a bar is drawn."""
 
 import io
+import os
 import sys
 import threading
 import types
@@ -89,6 +90,17 @@ def test_a_bar_is_drawn_on_terminals_and_in_notebooks(monkeypatch, stream, bar):
     assert "Warning" not in written  # tqdm.notebook warns if widgets are missing
 
 
+def test_a_bar_is_drawn_on_a_terminal_of_unknown_width(monkeypatch):
+    main, terminal = os.openpty()  # its width is 0
+    with os.fdopen(main, "rb", 0) as output, os.fdopen(terminal, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        progress = progress_lib.Progress(100, 0, 8)
+        progress.advance(50)
+        progress.close()
+        stream.flush()
+        assert b" 50/100 [" in output.read(10_000)
+
+
 @pytest.mark.parametrize("stream", [Terminal, Cell, io.StringIO])
 def test_quiet_prints_nothing(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream())
@@ -124,6 +136,18 @@ def test_the_summary_says_where_the_time_went(clock):
         " rest 10%"
     )
     progress.close()
+
+
+def test_several_passes_count_an_image_once(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    meter = progress_lib.Meter(10, "cifar10 test", num_passes=3)
+    for _ in range(3):
+        clock.now += 40.0
+        meter.advance(10)
+    lines = [f"cifar10 test: {count} of 10 images" for count in (3, 6, 10)]
+    assert sys.stderr.getvalue().splitlines() == lines
+    assert meter.rate() == pytest.approx(10 / 120)
+    meter.close()
 
 
 def test_the_log_of_a_long_run_is_readable(clock, monkeypatch):

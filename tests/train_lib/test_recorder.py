@@ -27,6 +27,18 @@ def test_reopening_deletes_later_records_and_half_lines(tmp_path):
     assert json.loads(lines[1])["train/loss"] == 0.25
 
 
+def test_damaged_lines_are_reported(tmp_path, capsys):
+    lines = ['{"step": 1, "epoch": 0.1}', '{"step": 2, "ep\0', '{"step": 3, "epoch": 0.3}']
+    path = tmp_path / recorder.FILE
+    path.write_text("\n".join([*lines, '{"st']))
+    assert [r["step"] for r in recorder.read(tmp_path)] == [1, 3]
+    assert capsys.readouterr().err == f"{path}: damaged lines are left out: 1\n"
+    recorder.Writer(tmp_path, 3).close()
+    capsys.readouterr()
+    recorder.read(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     writer = recorder.Writer(tmp_path, 0)
 

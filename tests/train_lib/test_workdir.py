@@ -53,3 +53,9 @@ def test_an_option_of_a_newer_version_gets_its_default(tmp_path):
     assert workdir.different_fields(tmp_path, now) == []
     now.model.pool1_padding = 0
     assert workdir.different_fields(tmp_path, now) == ["model.pool1_padding: 1 -> 0"]
+
+
+def test_a_description_of_the_data_that_is_a_list_is_one_line(tmp_path):
+    (tmp_path / workdir.DATASET).write_text("[]")
+    with pytest.raises(UserError, match=r"dataset\.json \(it has no fields\): check that"):
+        workdir.read_info(tmp_path)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from command_line import expand
 from errors import UserError, reported
 from input_pipeline import views
 from models import pretrained
@@ -35,7 +36,7 @@ def export_run(
     Raises UserError for another suffix, a network that the form cannot hold, and a full disk.
     """
     default, write = FORMS[form]
-    path, suffix = pathlib.Path(output or workdir / default).expanduser(), default.suffix
+    path, suffix = expand(output or workdir / default), default.suffix
     if path.suffix != suffix:
         raise UserError(
             f"--output={output}: the file's name must end in {suffix} with --format={form}"

@@ -7,17 +7,16 @@ import contextlib
 import difflib
 import itertools
 import os
-import pathlib
 import re
-import runpy
 import sys
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
+from command_line import expand
 from configs import compare, schema
+from configs.common import scale_with_size
 from errors import UserError, one_line, printable
-from train_lib.commands import stored_config
 
 FORMATS = {"summary": ("table", "json"), "export": ("canon", "torchvision", "jax")}
 # The flags that only some modes have.
@@ -42,19 +41,43 @@ def parse(argv: list[str]) -> list[str]:
     if stored:
         argv = [argv[0], f"--config={stored}", *argv[1:]]
     with as_one_line(argv):
+        config = flags.FLAGS["config"]
+        config.parser = _ConfigParser(config.parser)
         rest = flags.FLAGS(argv)
-        _check(flags.FLAGS, rest, bool(stored))
+        _check(flags.FLAGS, rest, _is_stored(_flag(argv, "config")))
         return rest
 
 
+class _ConfigParser(flags.ArgumentParser):
+    """Reads a config file with `of_files`, ml_collections' parser, or the config.json of a run."""
+
+    def __init__(self, of_files: flags.ArgumentParser):
+        super().__init__()
+        self._of_files = of_files
+
+    def parse(self, path: str) -> ConfigDict:
+        """See `flags.ArgumentParser.parse`. Raises UserError for a run's config that is damaged."""
+        if not _is_stored(path):
+            return self._of_files.parse(os.path.expanduser(path))
+        config = compare.read(expand(path))
+        scale_with_size(config.view)
+        config.lock()  # as `of_files` does: overrides cannot add fields
+        return config
+
+
+def _is_stored(path: str) -> bool:
+    """Whether the value of --config is the config of a run."""
+    return path.endswith(".json")
+
+
 def _stored_config(workdir: str) -> str:
-    """The --config of the run in a folder; "" if it holds none.
+    """The path of the config of the run in a folder; "" if it holds none.
 
     Raises UserError for a folder that cannot be read, as one without permission.
     """
     if not workdir:
         return ""
-    path = pathlib.Path(workdir) / "config.json"
+    path = expand(workdir) / "config.json"
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -63,7 +86,7 @@ def _stored_config(workdir: str) -> str:
         raise UserError(
             f"cannot read {path} ({error.strerror}): choose another --workdir"
         ) from error
-    return f"{os.path.relpath(stored_config.__file__)}:{workdir}"
+    return str(path)
 
 
 def _check(values: flags.FlagValues, rest: list[str], is_stored: bool) -> None:
@@ -122,7 +145,9 @@ def _explain(error: Exception, argv: list[str]) -> str:
         raised = re.findall(r"^(?:\w+\.)*(\w+Error): (.*)$", text, flags=re.MULTILINE)
         if raised:  # the config file's own error
             return raised[-1][1] if raised[-1][0] == "ValueError" else ": ".join(raised[-1])
-        return f"cannot load the config {path.partition(':')[0]}: check its path"
+        return _not_loaded(path)
+    if path and isinstance(error.__cause__, OSError):  # a folder, or a file without permission
+        return _not_loaded(path, f" ({error.__cause__.strerror})")
     # The error may come from an override of a field: find it, and say which values it can have.
     fields = _fields(argv)
     for argument in argv[1:] if fields else ():
@@ -136,6 +161,11 @@ def _explain(error: Exception, argv: list[str]) -> str:
             kind = type(fields[field]).__name__.replace("list", "tuple")
             return f"--{name}={value}: must be of type {kind}, such as {fields[field]!r}"
     return one_line(error)
+
+
+def _not_loaded(path: str, reason: str = "") -> str:
+    """The message for a --config that cannot be read."""
+    return f"cannot load the config {path.partition(':')[0]}{reason}: check its path"
 
 
 def _no_config(workdir: str | None) -> str:
@@ -158,10 +188,8 @@ def _unknown(name: str, fields: dict) -> str:
 
 def _fields(argv: list[str]) -> dict:
     """The fields of the config file without overrides; none if it cannot be loaded."""
-    path, _, argument = _flag(argv, "config").partition(":")
     try:
-        config = runpy.run_path(path)["get_config"](*([argument] if argument else []))
-        return compare.flatten(config)
+        return compare.flatten(flags.FLAGS["config"].parser.parse(_flag(argv, "config")))
     except Exception:  # the error that is being explained says why
         return {}
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from command_line import expand
 from errors import UserError, printable
 from input_pipeline import decode, sources
 from input_pipeline import images as image_files
@@ -124,8 +125,8 @@ def _compare(network: Trained, workdir: pathlib.Path, compare: Sequence[str], no
             label = f"{name} of this run"
         else:
             other, label = load_run(name, source="--compare"), printable(name)
-            if pathlib.Path(name).expanduser().is_dir():
-                runs[label] = recorder.read(pathlib.Path(name).expanduser())
+            if expand(name).is_dir():
+                runs[label] = recorder.read(expand(name))
         try:
             rows = parameter_tables.differences(network.variables, other.variables)
         except UserError as error:

@@ -26,6 +26,8 @@ def environment(mode: str, config: ConfigDict, values: FlagValues):
         shell.silence_libraries()
     if mode in ("summary", "export"):
         os.environ["JAX_PLATFORMS"] = "cpu"  # they compute little, and the devices may be in use
+    # Canon draws without a window. Shell commands of a notebook inherit the backend of its kernel.
+    os.environ["MPLBACKEND"] = "agg"
     from train_lib.distributed import parallel, processes
 
     if config.deterministic and mode not in ("summary", "export"):

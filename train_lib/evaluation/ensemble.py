@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from command_line import expand, split_names
 from errors import UserError
 from input_pipeline.split import Split, part_of
 from train_lib import progress, warm_start
@@ -36,7 +37,7 @@ def find(
     `config`. Raises UserError for a name that is neither a run nor a weight file, for a protocol
     that a network does not support, and for members with different classes.
     """
-    names = _names(config)
+    names = split_names(config.evaluate.ensemble)
     if names:
         members = [_member(config, name, ENSEMBLE, given, needs_data) for name in names]
     elif config.init_from and not workdir_lib.has_checkpoints(workdir):
@@ -63,23 +64,19 @@ def find(
 
 def find_one(config: ConfigDict, workdir: pathlib.Path, given: Collection[str] = ()) -> Trained:
     """Finds the network of a command that works on a single one."""
-    names = _names(config)
-    if names:
+    if config.evaluate.ensemble:
         raise UserError(
-            f"{ENSEMBLE}={','.join(names)}: this mode works with one network: leave the field out"
+            f"{ENSEMBLE}={config.evaluate.ensemble}: this mode works with one network: leave the"
+            " field out"
         )
     return find(config, workdir, given, needs_data=False)[0]
-
-
-def _names(config: ConfigDict) -> list[str]:
-    return [name.strip() for name in config.evaluate.ensemble.split(",") if name.strip()]
 
 
 def _member(
     config: ConfigDict, name: str, field: str, given: Collection[str], needs_data: bool
 ) -> Trained:
     """The network `name`. field: the config field that holds the name, for messages."""
-    path = pathlib.Path(name).expanduser()
+    path = expand(name)
     if warm_start.is_pretrained_file(name):
         return trained.from_weight_file(config, name, given=given, needs_data=needs_data)
     if path.suffix.lower() == exported.SUFFIX:
@@ -116,8 +113,7 @@ def predict(members: Sequence[Trained], splits: Sequence[Split], title: str):
     """
     steps, total, labels = [], 0.0, np.iinfo(np.int32).max
     all_passes = [protocols.of(member.exp).passes() for member in members]
-    num_passes = sum(map(len, all_passes))
-    with contextlib.closing(_meter(splits[0], title, num_passes)) as meter:
+    with contextlib.closing(_meter(splits[0], title, sum(map(len, all_passes)))) as meter:
         for member, member_passes, split in zip(members, all_passes, splits, strict=True):
             with meter.excluded():
                 state = member.state()
@@ -126,13 +122,13 @@ def predict(members: Sequence[Trained], splits: Sequence[Split], title: str):
             del state
             total = total + share / len(members)
             labels = np.minimum(labels, member_labels)  # -1 stays
-    return total, labels, steps, _speed(meter) / num_passes
+    return total, labels, steps, _speed(meter)
 
 
 def _meter(split: Split, title: str, num_passes: int = 1) -> progress.Meter:
-    """Counts the examples of this process's part of the split, once per pass."""
+    """Counts the examples of this process's part of the split."""
     part = part_of(split, processes.index(), processes.count())
-    return progress.Meter(len(part) * num_passes, title, quiet=not processes.is_first())
+    return progress.Meter(len(part), title, num_passes, quiet=not processes.is_first())
 
 
 def _speed(meter: progress.Meter) -> float:

@@ -192,7 +192,7 @@ def predict(passes: Sequence[Pass], state, split, meter) -> tuple[np.ndarray, np
 
     With several processes, each evaluates its part of the split, and all get the whole result. The
     label is -1 for an image that a pass could not read. meter: a `progress.Meter` for this
-    process's part, which counts an example once per pass.
+    process's part.
     """
     part = part_of(split, processes.index(), processes.count())
     sums = np.zeros((len(part), split.info.num_classes), np.float32)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from command_line import expand
 from errors import printable, reported
 from input_pipeline import decode
 from train_lib.evaluation.metrics import Result, confusion_counts
@@ -37,7 +38,7 @@ def make_folder(workdir: pathlib.Path, settings: dict) -> pathlib.Path:
 
 def check_writable(file: str | pathlib.Path) -> None:
     """Makes the folder of a file. Raises UserError if it cannot be written to."""
-    folder = pathlib.Path(file).expanduser().parent
+    folder = expand(file).parent
     with reported(f"cannot write to {folder}", "choose another folder", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.NamedTemporaryFile(dir=folder).close()
@@ -114,4 +115,4 @@ def write_contact_sheet(file: str, paths: Sequence[str], captions: Sequence[str]
         except decode.BadImage:  # it was skipped
             return None
 
-    run_plots.save(run_plots.contact_sheet(thumbnail, captions), pathlib.Path(file).expanduser())
+    run_plots.save(run_plots.contact_sheet(thumbnail, captions), expand(file))

@@ -21,8 +21,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import configs
+from command_line import expand
 from configs.rules import choice
 from errors import UserError
+from input_pipeline import sources
+from input_pipeline.split import check_classes
 from train_lib import experiment, warm_start
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
@@ -41,7 +44,7 @@ def load_run(
     source: the flag or function that names the path, for messages.
     Raises UserError for a folder without a run, and for a missing or damaged checkpoint.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expand(path)
     if warm_start.is_pretrained_file(str(path)):
         raise UserError(
             f"{source}={path}: this is a weight file of another framework: give a run's folder, or"
@@ -71,6 +74,8 @@ def from_run(
     checkpoint: see `load_run`; by default config.evaluate.checkpoint.
     """
     info = read_info(workdir) if (workdir / CONFIG).exists() else None  # `resolve` reports None
+    if info and needs_data:
+        check_classes(str(workdir), info.class_names, sources.dataset_info(config.dataset))
     known = experiment.KnownData(None if needs_data else info)
     exp = experiment.resolve(config, workdir, given=given, read_only=True, known=known)
     step = checkpoint_step(workdir, checkpoint or exp.config.evaluate.checkpoint)
@@ -90,6 +95,8 @@ def from_export(
     stored = exported.load(path, shapes_only=True)
     if config:
         use_evaluation_of(config, stored.config)
+        if needs_data:
+            check_classes(str(path), stored.class_names, sources.dataset_info(config.dataset))
     else:
         stored.config.num_devices = 1
     known = experiment.KnownData(None if needs_data else stored.info, stored.statistics)
@@ -196,7 +203,7 @@ def load_pretrained(
     config = _config_of(model) if isinstance(model, str) else model.copy_and_resolve_references()
     config.update({"init_from": str(file), "init_names": str(names)})
     if not warm_start.is_pretrained_file(config.init_from):
-        if not pathlib.Path(file).expanduser().exists():
+        if not expand(file).exists():
             raise UserError(f"no weight file {file}: check the path")
         raise UserError(
             f"{file} is not a weight file of another framework: open a run, or a file of"

@@ -16,7 +16,7 @@ from input_pipeline import sources
 from train_lib import workdir as folder_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.commands import evaluate, export, predict
-from train_lib.evaluation import exported
+from train_lib.evaluation import ensemble, exported
 from train_lib.evaluation.trained import load_run
 from train_lib.train import train_and_evaluate
 
@@ -107,6 +107,23 @@ def test_an_exported_file_gives_the_predictions_of_its_run(digits):
     digit = np.full((28, 28), 200, np.uint8)
     np.testing.assert_array_equal(network.predict(digit), run.predict(digit))
     assert network.top(digit)[0][0][1] == network.predict(digit).max()
+
+
+def test_an_ensemble_on_another_data_set_names_the_classes(digits, tmp_path):
+    workdir, _ = digits
+    for member in (workdir, workdir / "weights.safetensors"):
+        config = tiny_config(**{"dataset.name": "cifar10", "dataset.data_dir": str(tmp_path)})
+        config.evaluate.ensemble = f"{member},{member}"
+        message = rf"{member} was trained on other classes .*0, 1, .* those of cifar10 .*airplane"
+        with pytest.raises(UserError, match=message):
+            ensemble.find(config, tmp_path)
+
+
+def test_a_name_with_a_comma_stands_in_quotes(digits, tmp_path):
+    (tmp_path / "a,b").symlink_to(digits[0])
+    config = tiny_config(**{"evaluate.ensemble": f'"{tmp_path}/a,b", {digits[0]}'})
+    names = [member.name for member in ensemble.find(config, tmp_path)]
+    assert names == [f"{tmp_path}/a,b", str(digits[0])]
 
 
 def test_paths_arrays_and_pil_images_give_the_same_view(digits, tmp_path):
