@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from configs import alexnet, compare, resnet
 from configs.common import scale_with_size
-from train_lib.commands import stored_config
+from train_lib.commands.flag_checks import ConfigParser
 
 
 def scales(config):
@@ -19,6 +19,7 @@ def from_command_line(*arguments):
     """The config that main.py gets from its arguments."""
     values, argv = flags.FlagValues(), ["main.py", *arguments]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values["config"].parser = ConfigParser(values["config"].parser)
     values(argv)
     return values.config
 
@@ -26,7 +27,7 @@ def from_command_line(*arguments):
 def test_scales_follow_the_size_until_they_are_given(tmp_path):
     """64 of 73 to 137 pixels is as 224 of 256 to 480."""
     (tmp_path / "config.json").write_text(compare.to_json(resnet.get_config("18")))
-    stored = f"--config={stored_config.__file__}:{tmp_path}"
+    stored = f"--config={tmp_path}/config.json"
     for config in (stored, "--config=configs/resnet.py:18"):
         for given, expected in (
             ((), (224, (256, 480), 256)),

@@ -42,13 +42,13 @@ def parse(argv: list[str]) -> list[str]:
         argv = [argv[0], f"--config={stored}", *argv[1:]]
     with as_one_line(argv):
         config = flags.FLAGS["config"]
-        config.parser = _ConfigParser(config.parser)
+        config.parser = ConfigParser(config.parser)
         rest = flags.FLAGS(argv)
         _check(flags.FLAGS, rest, _is_stored(_flag(argv, "config")))
         return rest
 
 
-class _ConfigParser(flags.ArgumentParser):
+class ConfigParser(flags.ArgumentParser):
     """Reads a config file with `of_files`, ml_collections' parser, or the config.json of a run."""
 
     def __init__(self, of_files: flags.ArgumentParser):
