@@ -4,11 +4,12 @@
 """
 
 import pathlib
+from collections.abc import Sequence
 
 from command_line import expand
 from errors import UserError
 from input_pipeline import digits, folder, imagenet
-from input_pipeline.split import ArraySplit, Info, Split
+from input_pipeline.split import ArraySplit, Info, Split, check_classes
 from input_pipeline.tfds_sets import PreparedSet
 
 DIGITS, FOLDER = "digits", folder.NAME
@@ -94,3 +95,15 @@ def load(dataset, split: str) -> Split:
     if dataset.name == DIGITS:
         return ArraySplit(dataset_info(dataset), *digits.load(split))
     return _prepared(dataset).load(split_name(dataset, split), dataset.cache_dir)
+
+
+def with_classes(split: Split, trained: str, names: Sequence[str]) -> Split:
+    """The split with the classes of a network, in the network's order.
+
+    trained: the name of the network's run or file. names: its classes. Raises UserError if the
+    split has other classes, or has them in an order that cannot be changed.
+    """
+    if isinstance(split, folder.FolderSplit):  # in the order of its folders' names
+        split = split.in_order_of(names)
+    check_classes(trained, names, split.info)
+    return split

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from errors import UserError
-from input_pipeline import decode
+from input_pipeline import decode, sources
 from input_pipeline.folder import ImageFolder
 from input_pipeline.split import Info
 
@@ -62,6 +62,17 @@ def test_classes_labels_and_order(tmp_path):
     for i in (-1, 6):
         with pytest.raises(IndexError):
             files.read(i)
+
+
+def test_labels_follow_the_order_of_a_network(tmp_path):
+    files = dataset(fill(tmp_path, TREE)).load("train")
+    turned = sources.with_classes(files, "net.pth", ["dog", "cat"])
+    assert turned.info.class_names == ("dog", "cat")
+    assert turned.labels.tolist() == [1, 1, 0, 0, 0, 0]
+    assert turned.labels.dtype == np.int32
+    assert turned.read(0) == (b"10.jpeg", 1, f"{tmp_path}/train/cat/10.jpeg (class cat)")
+    with pytest.raises(UserError, match=r"^net\.pth was trained on other classes \(2: dog, fox\)"):
+        sources.with_classes(files, "net.pth", ["dog", "fox"])
 
 
 def test_a_file_is_read_unchanged(tmp_path):

@@ -7,8 +7,6 @@ from collections.abc import Collection
 from ml_collections import ConfigDict
 
 from input_pipeline import sources
-from input_pipeline.folder import FolderSplit
-from input_pipeline.split import check_classes
 from train_lib.distributed import processes
 from train_lib.evaluation import ensemble, protocols, result_files
 
@@ -25,9 +23,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[st
     name = dataset.train_split if section.split == "train" else dataset.test_split
     split_name = sources.split_name(dataset, name)
     split = sources.load(dataset, split_name)
-    if isinstance(split, FolderSplit):  # its order is that of the names as text
-        split = split.in_order_of(members[0].class_names)
-    check_classes(members[0].name, members[0].class_names, split.info)
+    split = sources.with_classes(split, members[0].name, members[0].class_names)
     processes.check_same("data set", [len(split)])
     protocol = protocols.of(members[0].exp)
     settings = {

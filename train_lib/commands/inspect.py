@@ -14,7 +14,6 @@ from command_line import expand
 from errors import UserError, printable
 from input_pipeline import decode, sources
 from input_pipeline import images as image_files
-from input_pipeline.split import check_classes
 from models import inspection, parameter_tables
 from train_lib import pictures, recorder
 from train_lib.distributed import processes
@@ -171,7 +170,7 @@ def _test_images(network: Trained, layer: str, most: int, notes: list[str]) -> S
     except UserError as error:
         notes.append(f"figures that need images are left out: give images with --images ({error})")
         return None
-    check_classes(network.name, network.class_names, split.info)
+    split = sources.with_classes(split, network.name, network.class_names)
     views, labels, captions = [], [], []
     for i in np.unique(np.linspace(0, len(split) - 1, most).astype(int)):
         try:
