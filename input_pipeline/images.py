@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -12,14 +13,25 @@ from errors import UserError, printable, reported
 from input_pipeline import decode
 from input_pipeline.split import Info, Split
 
-# The characters in the middle of the images of these sets: the longer side of a character in
-# pixels, and its mean brightness within a square of that side, as a share of white.
-INK = {"digits": (28, 0.31), "mnist": (20, 0.26)}
+
+class Ink(NamedTuple):
+    """The form of the characters in a set's images, in whose middle they stand.
+
+    side: the longer side of a character in pixels. share: its mean brightness within a square of
+    that side, as a share of white. resolution: the side of the images before they were enlarged.
+    """
+
+    side: int
+    share: float
+    resolution: int
+
+
+INK = {"digits": Ink(28, 0.31, 8), "mnist": Ink(20, 0.26, 28)}  # both have 28x28 pixels
 _THICKER = 8  # most steps of making strokes thicker, each by 1/32 of the side
 
 
 def read(
-    path: str, shape: tuple[int, int, int], invert: str, ink: tuple[int, float] | None = None
+    path: str, shape: tuple[int, int, int], invert: str, ink: Ink | None = None
 ) -> tuple[np.ndarray, bool]:
     """An image as uint8 `shape` (height, width, channels), and whether it was inverted.
 
@@ -48,11 +60,13 @@ def read(
         fill = tuple(int(v) for v in np.atleast_1d(background))
         colour, size = fill[0] if channels == 1 else fill, (width, height)
         if ink:
-            side, share = ink
-            picture, size, colour = _character(picture, background, share), (side, side), 0
+            picture, size, colour = _character(picture, background, ink.share), (ink.side,) * 2, 0
         picture = ImageOps.pad(picture, size, Image.Resampling.BICUBIC, color=colour)
         margins = (width - size[0]) // 2, (height - size[1]) // 2
         picture = ImageOps.expand(picture, margins, colour)
+        if ink and ink.resolution < width:
+            picture = picture.resize((ink.resolution,) * 2, Image.Resampling.BOX)
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(picture).reshape(shape), bool(inverted)
 
 
@@ -66,7 +80,8 @@ def _character(picture: Image.Image, background: float, share: float) -> Image.I
     light = np.clip(np.asarray(picture, np.float32) - background, 0, None)
     ink = Image.fromarray(np.uint8(light * (255 / max(light.max(), 1))))
     for _ in range(_THICKER):
-        ink = ImageOps.pad(ink.crop(ink.point(lambda v: 255 * (v > 127)).getbbox()), (64, 64))
+        ink = ink.crop(ink.point(lambda v: 255 * (v > 127)).getbbox())
+        ink = ImageOps.pad(ink, (64, 64), color=0)
         if np.mean(ink) >= 255 * share:
             break
         ink = ImageOps.expand(ink, 1).filter(ImageFilter.MaxFilter(3))

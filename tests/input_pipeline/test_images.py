@@ -71,12 +71,14 @@ def test_a_digit_has_the_form_of_its_set_however_it_was_drawn(name, size, pen, c
     ImageDraw.Draw(picture).line(line, fill=20, width=pen, joint="curve")
     picture.save(tmp_path / "seven.png")
     pixels = images.read(str(tmp_path / "seven.png"), SHAPE, "auto", images.INK[name])[0][..., 0]
-    side, share = images.INK[name]
+    side, share, resolution = images.INK[name]
     top, bottom = np.flatnonzero((pixels > 60).any(1))[[0, -1]]
     left, right = np.flatnonzero((pixels > 60).any(0))[[0, -1]]
     assert abs(bottom - top + 1 - side) <= 1
     assert abs(top + bottom - 27) <= 1 and abs(left + right - 27) <= 2
     assert pixels.max() > 240 and pixels[0, 0] == 0
+    steepest = np.abs(np.diff(pixels.astype(int), axis=1)).max()
+    assert (steepest < 110) == (resolution == 8)  # blurred as the enlarged digits are
     assert share - 0.05 < pixels.sum() / 255 / side**2 < share + 0.1
 
 
