@@ -154,5 +154,6 @@ def describe(section) -> str:
     for name, field in schema.AUGMENT.items():
         value, is_used = section[name], name != "lighting_deviation" or section.lighting != "none"
         if is_used and value != field.default:
-            parts.append(name if value is True else f"{name} {value}")
+            number = f"{value:g}" if isinstance(value, float) else value
+            parts.append(name if value is True else f"{name} {number}")
     return ", ".join(parts)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+_TINY = 1e-30  # a probability that is as good as zero, but not zero in float32
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
@@ -48,8 +50,13 @@ def map_criterion(logits: jax.Array, labels: jax.Array, j: float) -> jax.Array:
 
 
 def map_probabilities(logits: jax.Array, j: float) -> jax.Array:
-    """Class probabilities under the MAP criterion, without that of the rubbish class."""
-    return jax.nn.softmax(_with_rubbish(logits, j), axis=1)[:, :-1]
+    """Class probabilities under the MAP criterion, without that of the rubbish class.
+
+    Those of an image that is far from all classes would all be zero in float32. They are not, so
+    that the nearest class still has the largest.
+    """
+    probabilities = jax.nn.softmax(_with_rubbish(logits, j), axis=1)[:, :-1]
+    return jnp.maximum(probabilities, _TINY * jax.nn.softmax(logits, axis=1))
 
 
 def make_loss(section: Mapping[str, Any]) -> Loss:

@@ -182,7 +182,7 @@ def test_lighting_is_the_sum_of_the_axes_times_the_drawn_alphas():
     ("config", "expected"),
     [
         (lenet5.get_config("mnist"), ""),
-        (lenet5.get_config("digits"), "translate 2.0, scale 0.15, squeeze 0.15, shear 0.3"),
+        (lenet5.get_config("digits"), "translate 2, scale 0.15, squeeze 0.15, shear 0.3"),
         (resnet_cifar10.get_config("20"), "crop, flip"),
         (alexnet.get_config(), "flip, lighting eigenvalues"),
         (googlenet.get_config(), "flip, photometric 0.5"),

@@ -57,6 +57,14 @@ def test_probabilities_leave_the_rubbish_class_its_share():
     np.testing.assert_allclose(actual[0], share / share.sum(), rtol=1e-6)
 
 
+def test_the_nearest_class_is_the_most_probable_however_far_it_is():
+    """exp(-200) is zero in float32."""
+    logits = jnp.array([[-300.0, -250.0, -200.0]])
+    (row,) = losses.make_loss({"name": "map", "j": 0.1}).probabilities(logits)
+    assert int(jnp.argmax(row)) == 2
+    assert 0 < float(row.sum()) < 1e-29
+
+
 def test_softmax_loss_is_the_cross_entropy():
     logits = jnp.array([[2.0, -1.0, 0.5]])
     actual = losses.make_loss({"name": "softmax"})(logits, jnp.array([2]))

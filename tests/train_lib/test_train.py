@@ -18,7 +18,7 @@ def test_the_opening_block_has_one_line_for_each_fact_in_use(tmp_path, capsys):
         *("model", "data", "images", "augment", "devices", "batch", "rate", "update", "steps"),
         *("seed", "outputs"),
     ]
-    assert rows["augment"].startswith("translate 2.0, scale 0.15")
+    assert rows["augment"].startswith("translate 2, scale 0.15")
     assert (rows["images"], rows["rate"], rows["seed"]) == ("32 x 32 x 1", "0.001, cosine", "7")
     assert rows["steps"] == "200 (2.219 epochs of 90.1)"
     config.augment.update({"translate": 0.0, "scale": 0.0, "squeeze": 0.0, "shear": 0.0})

@@ -3,9 +3,9 @@
     from train_lib.evaluation.trained import load_run
 
     network = load_run("runs/lenet5")
-    network.params["c3"]["kernel"].shape          # (5, 5, 60)
-    network.top(["seven.png"])                    # [[("7", 0.98), ("1", 0.01), ...]]
-    network.activations(["seven.png"])["s4"]      # an array [1, 5, 5, 16]
+    network.params["c3"]["kernel"].shape                   # (5, 5, 60)
+    network.top(["docs/images/seven.png"])                 # [[("7", 0.45), ("0", 0.0), ...]]
+    network.activations(["docs/images/seven.png"])["s4"]   # an array [1, 5, 5, 16]
 
 Only the run's folder or the file is needed: no flags and no data set.
 """

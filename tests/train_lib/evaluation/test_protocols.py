@@ -407,7 +407,7 @@ def test_predict_follows_the_protocol_and_writes_a_contact_sheet(runs, pictures,
     assert len(lines) == 7
     for i, line in enumerate(lines):  # folders come in order, as the split's files
         best = result[i].argmax()
-        assert line.startswith(f"{split.path(i)}: {NAMES[best]} {result[i, best]:.4f}")
+        assert line.startswith(f"{split.path(i)}: {NAMES[best]} ({100 * result[i, best]:.0f} %)")
     Image.open(tmp_path / "sheet.png").verify()
 
 

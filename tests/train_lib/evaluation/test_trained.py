@@ -164,7 +164,8 @@ def test_the_data_set_may_be_missing(folder, tmp_path):
     root, config, line = folder
     network = load_run(root / "run")
     probabilities = dict(network.top(root / "cat.png")[0])
-    assert line.endswith(", ".join(f"{name} {p:.4f}" for name, p in probabilities.items()))
+    shown = [f"{name} ({100 * p:.0f} %)" for name, p in probabilities.items() if p >= 0.005]
+    assert line.endswith(f": {', '.join(shown)}")
     assert predict.predict_images(config, root / "run", [str(root / "cat.png")]) == line
     pixels = np.asarray(Image.open(root / "cat.png"))
     np.testing.assert_array_equal(network.predict(pixels), network.predict(str(root / "cat.png")))
