@@ -9,6 +9,7 @@ import pytest
 from conftest import slow_where
 
 from models.layers import backend
+from tests.models import random_weights
 from tests.models.test_registry import RUN, smallest
 
 pytestmark = pytest.mark.usefixtures("product_options")
@@ -27,12 +28,9 @@ def is_slow(case):
 
 
 def network(name, options):
-    """Of a case: (variables -> a smooth function of the logits in training mode, initialiser)."""
+    """Of a case: (variables -> a smooth function of the logits in training mode, variables)."""
     module, shape = smallest(name, **options)
     images = jax.random.normal(jax.random.key(1), (8 if shape[0] < 96 else 2, *shape))
-
-    def init():
-        return module.init(jax.random.key(0), images, train=False)
 
     def loss(params, rest):
         logits, _ = module.apply(
@@ -44,14 +42,14 @@ def network(name, options):
         )
         return jnp.sin(logits).mean()
 
-    return loss, init
+    variables = random_weights.variables(module, shape)
+    return loss, variables.pop("params"), variables
 
 
-def direction(params, seed: int):
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, drawn)
+def directions(params, count: int):
+    """Normally distributed, [count, ...]."""
+    rng = np.random.default_rng(3)
+    return jax.tree.map(lambda leaf: rng.standard_normal((count, *leaf.shape), np.float32), params)
 
 
 def inner(a, b):
@@ -73,32 +71,28 @@ def hessian_times(loss, params, v):
     ids=lambda case: f"{case[0]}-{'-'.join(map(str, case[1]))}",
 )
 def test_forward_and_reverse_agree_and_hessians_are_symmetric(case):
-    loss, init = network(*case)
-
-    def hessian():
-        variables = init()
-        params = variables.pop("params")
-        return hessian_times(functools.partial(loss, rest=variables), params, params)
+    loss, params, rest = network(*case)
+    along = functools.partial(loss, rest=rest)
 
     if case[0] in LARGE:
-        sizes = {leaf.size for leaf in jax.tree.leaves(jax.eval_shape(hessian))}
-        assert max(sizes) > 1000
+        product = jax.eval_shape(lambda: hessian_times(along, params, params))
+        assert max(leaf.size for leaf in jax.tree.leaves(product)) > 1000
         return
 
-    def numbers():
-        variables = init()
-        params = variables.pop("params")
-        u, v = direction(params, 3), direction(params, 4)
-        along = functools.partial(loss, rest=variables)
+    @backend.jit
+    def numbers(params, u_and_v):
+        u, v = (jax.tree.map(lambda leaf, i=i: leaf[i], u_and_v) for i in range(2))
         _, forward = jax.jvp(along, (params,), (v,))
         _, linear = jax.linearize(along, params)
         gradient = jax.grad(along)(params)
-        hu, hv = (hessian_times(along, params, a) for a in (u, v))
+        # A loop, which compiles once.
+        products = jax.lax.map(lambda a: hessian_times(along, params, a), u_and_v)
+        hu, hv = (jax.tree.map(lambda leaf, i=i: leaf[i], products) for i in range(2))
         first = (forward, linear(v), inner(gradient, v), length(gradient) * length(v))
         return first, (inner(u, hv), inner(v, hu), length(hv) * length(u))
 
     (forward, linear, reverse, scale), (uv, vu, second_scale) = jax.device_get(
-        backend.jit(numbers)()
+        numbers(params, directions(params, 2))
     )
     # The sums cancel: rounding is to be compared with the lengths of what is multiplied.
     assert scale > 0 and abs(forward - reverse) < 1e-5 * scale
@@ -113,14 +107,9 @@ def test_forward_and_reverse_agree_and_hessians_are_symmetric(case):
 )
 def test_the_compiler_options_change_no_gradient(case):
     """Against XLA's default kernels; see the trap in `backend.compiler_options`."""
-    loss, init = network(*case)
-
-    def gradient():
-        variables = init()
-        params = variables.pop("params")
-        return jax.value_and_grad(loss)(params, variables)
-
-    ours, default = backend.jit(gradient)(), jax.jit(gradient)()
+    loss, *variables = network(*case)
+    gradient = jax.value_and_grad(loss)
+    ours, default = backend.jit(gradient)(*variables), jax.jit(gradient)(*variables)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()),
         jax.device_get(ours),

@@ -10,6 +10,7 @@ import pytest
 from conftest import slow_where
 
 from models import layers, registry
+from tests.models import random_weights
 
 NETS = [
     ("resnet_cifar10", {}, 32),
@@ -45,8 +46,7 @@ def create(name, options, side):
 
 def randomised(module, side):
     """Variables with statistics and biases that are not 0 or 1, so that padding shows."""
-    shape = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros(shape.shape))
+    variables = random_weights.variables(module, (side, side, 3))
     rng = np.random.default_rng(1)
 
     def shake(path, leaf):

@@ -89,12 +89,20 @@ def create(name, classes=10, dtype="float32", **options):
 
 def smallest(name, **options):
     """(module, shape of an image) of the smallest of `SIDES` that a model takes."""
+    size = {k: v for k, v in options.items() if k not in ("dtype", "initializer", "regulariser")}
+    side, size = smallest_side(name, **size)
+    return create(name, **options, **size), (side, side, 3)
+
+
+@functools.cache
+def smallest_side(name, **options):
+    """(side, options of the model for this side)."""
     sizes = [{}, *({"image_size": side} for side in SIDES if "image_size" not in options)]
     for side, size in itertools.product(SIDES, sizes):
         with contextlib.suppress(ValueError, UserError):
             module = create(name, **options, **size)
             abstract(module, (side, side, 3), 1)
-            return module, (side, side, 3)
+            return side, size
     raise AssertionError(f"{name} takes no image with a side of {SIDES}")
 
 
