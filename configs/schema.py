@@ -33,6 +33,8 @@ from configs.rules import (
 )
 from errors import UserError
 
+_PATTERN = Rule(lambda name: isinstance(name, str), "a pattern")
+
 RUN = {
     "seed": Field(0, "fixes initial weights, example order, augmentation", between(0, LARGEST_INT)),
     "epochs": Field(1.0, "passes over the training set", POSITIVE),
@@ -72,7 +74,7 @@ RUN = {
         (),
         "names of the parameters and statistics to initialise, where `*` matches anything and"
         " `!fc8/*` excludes; empty: all",
-        each(Rule(lambda name: isinstance(name, str), "a pattern"), "('conv1/kernel', 'fc6/*')"),
+        each(_PATTERN, "('conv1/kernel', 'fc6/*')"),
     ),
 }
 
@@ -235,9 +237,23 @@ OPTIMIZER = {
         " `all`: all parameters except PReLU's slopes",
         one_of("kernels all"),
     ),
-    "layer_decays": Field({}, "weight decay by layer, such as `{'fc6': 0.0}`", by_layer(FROM_0)),
+    "layer_decays": Field(
+        {},
+        "weight decay by layer, such as `{'fc6': 0.0}`. `*` in a layer's name matches anything:"
+        " `{'conv2_*': 0.0}`",
+        by_layer(FROM_0),
+    ),
     "bias_rate": Field(1.0, "factor on the learning rate of biases", FROM_0),
-    "layer_rates": Field({}, "factors on the rate by layer, `{'conv1': 0.05}`", by_layer(FROM_0)),
+    "layer_rates": Field(
+        {}, "factors on the rate by layer, `{'conv1': 0.05, 'conv2_*': 0.1}`", by_layer(FROM_0)
+    ),
+    "frozen": Field(
+        (),
+        "names of the parameters and statistics that training does not change, in the form of"
+        " `init_layers`: `('conv1/*', 'bn1/*')`, or `('!fc/*',)` for all but the last layer"
+        " ([training.md](training.md#fine-tuning))",
+        each(_PATTERN, "('conv1/*', 'fc6/*')"),
+    ),
     "max_norm": Field(0.0, "largest norm of the weights of a unit; 0: no limit", FROM_0),
     "max_norms": Field({}, "the same by layer, in place of `max_norm`", by_layer(POSITIVE)),
     "averaging": Field(

@@ -15,9 +15,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import schema
+from configs.patterns import matching
 from configs.rules import LARGEST_INT
 from errors import UserError
 from input_pipeline import batches, images, sources, stream
@@ -90,6 +92,7 @@ class Experiment:
     input_shape: (height, width, channels) of the network's input.
     loss: (logits, labels) -> float32 [batch], with the matching class probabilities.
     devices: this process's devices.
+    frozen: names of the parameters and statistics of config.optimizer.frozen.
     known: facts about the data set that are known without reading it.
 
     Parts that need the training set are computed when they are first used.
@@ -103,6 +106,7 @@ class Experiment:
     input_shape: tuple[int, int, int]
     loss: losses.Loss
     devices: Sequence[jax.Device]
+    frozen: frozenset[str] = frozenset()
     known: KnownData = KnownData()
 
     @functools.cached_property
@@ -204,6 +208,7 @@ class Experiment:
             drop_scale=self.drop_scale,
             auxiliary_weight=config.loss.auxiliary_weight,
             averaging=config.optimizer.averaging,
+            frozen=self.frozen,
             skip_not_finite=config.not_finite.action == "skip",
         )
 
@@ -352,7 +357,7 @@ def resolve(
     )
     if info.copy:
         info.copy.check_view(reading.view)
-    module, input_shape = _network(config, info)
+    module, input_shape, frozen = _network(config, info)
     return Experiment(
         config=FrozenConfigDict(config),  # a copy, with tuples in place of lists
         workdir=workdir,
@@ -362,21 +367,48 @@ def resolve(
         input_shape=input_shape,
         loss=losses.make_loss(config.loss),
         devices=parallel.local_devices(config.num_devices),
+        frozen=frozen,
         known=known,
     )
 
 
-def _network(config: ConfigDict, info: Info) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The module and the shape of its input. Raises UserError where they do not fit together."""
+def _network(
+    config: ConfigDict, info: Info
+) -> tuple[nn.Module, tuple[int, int, int], frozenset[str]]:
+    """The module, the shape of its input, and the names of what config.optimizer.frozen freezes.
+
+    Raises UserError where they do not fit together.
+    """
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
     side = config.view.size
     image_shape = (side, side, info.image_shape[2]) if side else info.image_shape
     input_shape = output_shape(config.preprocess, image_shape)
     try:
-        state_lib.variable_shapes(module, input_shape)
+        shapes = state_lib.variable_shapes(module, input_shape)
     except ValueError as error:  # the model's own checks
         shape = "x".join(map(str, input_shape))
         raise UserError(
             f"{config.model.name} with {shape} images of {config.dataset.name}: {error}"
         ) from error
-    return module, input_shape
+    frozen = _frozen(shapes, config.optimizer.frozen)
+    # BatchNorm layers whose running mean and variance are both frozen.
+    layers = {name.rsplit("/", 1)[0] for name in frozen}
+    fixed = sorted(layer for layer in layers if {f"{layer}/mean", f"{layer}/var"} <= frozen)
+    return module.clone(fixed_statistics=tuple(fixed)), input_shape, frozen
+
+
+def _frozen(shapes, patterns: Sequence[str]) -> frozenset[str]:
+    """The names of the parameters and statistics that config.optimizer.frozen matches.
+
+    shapes: the module's variables. Raises UserError if no parameter is left to train.
+    """
+    if not patterns:
+        return frozenset()
+    collections = {"/".join(path[1:]): path[0] for path in flatten_dict(shapes)}
+    frozen = frozenset(matching(list(collections), patterns, "optimizer.frozen"))
+    if all(name in frozen for name, collection in collections.items() if collection == "params"):
+        raise UserError(
+            f"config.optimizer.frozen={tuple(patterns)}: no parameter is left to train: exclude a"
+            " layer, such as '!fc/*'"
+        )
+    return frozen

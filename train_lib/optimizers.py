@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from errors import UserError
+from configs import patterns
 from train_lib.schedules import Rate, make_momentum
 
 # The parameters that decay, by their names, for each value of config.optimizer.decayed.
@@ -25,25 +25,28 @@ def layer_of(path) -> str:
     return "/".join(part.key for part in path[:-1])
 
 
-def _for_each_parameter(change: Callable, field: str, by_layer: Mapping[str, float]):
-    """change(path, update, parameter) -> update, as an optax transformation without a state.
+def _for_each_parameter(change: Callable, field: str, by_layer: Mapping[str, float], default):
+    """change(value, path, update, parameter) -> update, as an optax transformation without a state.
 
-    by_layer: the values of config.optimizer.`field`, by layer. `init` raises UserError for an
-    unknown layer.
+    by_layer: the values of config.optimizer.`field`, by names or patterns of layers. default: the
+    value of the other layers. `init` raises UserError for an unknown layer.
     """
 
+    def values(params):
+        layers = {layer_of(path): None for path, _ in jax.tree.leaves_with_path(params)}
+        return patterns.by_layer(by_layer, layers, f"optimizer.{field}")
+
     def init(params):
-        layers = {layer_of(path) for path, _ in jax.tree.leaves_with_path(params)}
-        for name in by_layer:
-            if name not in layers:
-                raise UserError(
-                    f"config.optimizer.{field}.{name}: there is no such layer: choose one of"
-                    f" {', '.join(sorted(layers))}"
-                )
+        values(params)
         return optax.EmptyState()
 
     def update(updates, state, params):
-        return jax.tree.map_with_path(change, updates, params), state
+        chosen = values(params)
+
+        def changed(path, leaf, parameter):
+            return change(chosen.get(layer_of(path), default), path, leaf, parameter)
+
+        return jax.tree.map_with_path(changed, updates, params), state
 
     return optax.GradientTransformation(init, update)
 
@@ -56,11 +59,10 @@ def add_decay(
     everywhere: wd. by_layer: wd of the layers with these names instead.
     """
 
-    def add(path, update, weight):
-        decay = by_layer.get(layer_of(path), everywhere)
+    def add(decay, path, update, weight):
         return update + decay * weight if decay and decays(path[-1].key) else update
 
-    return _for_each_parameter(add, "layer_decays", by_layer)
+    return _for_each_parameter(add, "layer_decays", by_layer, everywhere)
 
 
 def scale_by_layer(bias: float, by_layer: Mapping[str, float]) -> optax.GradientTransformation:
@@ -69,11 +71,10 @@ def scale_by_layer(bias: float, by_layer: Mapping[str, float]) -> optax.Gradient
     BatchNorm's beta is such a leaf.
     """
 
-    def scale(path, update, _):
-        factor = by_layer.get(layer_of(path), 1.0)
+    def scale(factor, path, update, _):
         return update * (factor * bias if path[-1].key == "bias" else factor)
 
-    return _for_each_parameter(scale, "layer_rates", by_layer)
+    return _for_each_parameter(scale, "layer_rates", by_layer, 1.0)
 
 
 class RampedTrace(NamedTuple):
@@ -109,8 +110,7 @@ def limit_norms(everywhere: float, by_layer: Mapping[str, float]) -> optax.Gradi
     connected layer one for each position and map. LeNet's C3 table has no limit.
     """
 
-    def limit(path, update, weight):
-        radius = by_layer.get(layer_of(path), everywhere)
+    def limit(radius, path, update, weight):
         if path[-1].key != "kernel" or not radius or weight.ndim not in (2, 4, 6):
             return update
         axes = tuple(range(weight.ndim - 1)) if weight.ndim < 6 else (2, 3, 4)
@@ -118,7 +118,7 @@ def limit_norms(everywhere: float, by_layer: Mapping[str, float]) -> optax.Gradi
         norm = jnp.sqrt(jnp.square(moved).sum(axis=axes, keepdims=True))
         return moved * jnp.minimum(1.0, radius / jnp.maximum(norm, 1e-12)) - weight
 
-    return _for_each_parameter(limit, "max_norms", by_layer)
+    return _for_each_parameter(limit, "max_norms", by_layer, everywhere)
 
 
 def make_optimizer(

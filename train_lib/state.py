@@ -1,5 +1,6 @@
 """The training state: everything that a checkpoint holds."""
 
+from collections.abc import Collection
 from typing import Any
 
 import flax
@@ -90,6 +91,10 @@ def parameter_names(module, input_shape) -> list[str]:
     return ["/".join(key.key for key in path) for path, _ in leaves]
 
 
-def count_parameters(state: TrainState) -> int:
-    """The number of trainable values."""
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+def count_parameters(state: TrainState, names: Collection[str] | None = None) -> int:
+    """The number of values of the parameters, or of those with these names."""
+    return sum(
+        leaf.size
+        for path, leaf in jax.tree.leaves_with_path(state.params)
+        if names is None or "/".join(key.key for key in path) in names
+    )

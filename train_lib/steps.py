@@ -28,6 +28,7 @@ class Recipe:
     drop_scale: step -> factor on every drop rate.
     auxiliary_weight: factor on the mean loss of each auxiliary head.
     averaging: 0, or the decay of the running average of the parameters; see `averaged`.
+    frozen: names of parameters and statistics, like "conv1/kernel", that keep their values.
     skip_not_finite: if the loss or gradient is not finite, the step changes only counters, and
         the state's `skipped` is increased.
     """
@@ -41,6 +42,7 @@ class Recipe:
     drop_scale: Callable = lambda step: 1.0
     auxiliary_weight: float = 0.0
     averaging: float = 0.0
+    frozen: frozenset[str] = frozenset()
     skip_not_finite: bool = False
 
 
@@ -59,6 +61,10 @@ def make_train_step(recipe: Recipe) -> Callable:
         key = jax.random.fold_in(base_key, state.step)
         gradient, (value, logits, model_state) = _gradient(recipe, state, batch, key)
         gradient, model_state = parallel.mean((gradient, model_state))
+        model_state = {
+            collection: hold(recipe.frozen, state.model_state[collection], new)
+            for collection, new in model_state.items()
+        }
         count = len(batch["label"])
         errors = (logits.argmax(axis=-1) != batch["label"]).sum(dtype=jnp.float32)
         sums = parallel.total(
@@ -74,7 +80,7 @@ def make_train_step(recipe: Recipe) -> Callable:
             old_params,
             train_error=sums["errors"] / sums["examples"],
         )
-        params = optax.apply_updates(old_params, updates)
+        params = hold(recipe.frozen, old_params, optax.apply_updates(old_params, updates))
         average = state.average
         if recipe.averaging:
             average = averaged(average, params, recipe.averaging, state.step)
@@ -108,6 +114,7 @@ def _gradient(recipe: Recipe, state: TrainState, batch: dict, key: jax.Array):
     images = recipe.transform(batch["image"], keys, batch.get("offset"))
 
     def mean_loss(params):
+        params = hold(recipe.frozen, jax.lax.stop_gradient(params), params)
         with layers.placed(positions):
             logits, model_state = recipe.module.apply(
                 {"params": params, **state.model_state},
@@ -124,6 +131,15 @@ def _gradient(recipe: Recipe, state: TrainState, batch: dict, key: jax.Array):
         return value + recipe.auxiliary_weight * auxiliary, (value, logits, model_state)
 
     return jax.grad(mean_loss, has_aux=True)(state.params)
+
+
+def hold(frozen: frozenset[str], old, new):
+    """The tree `new`, in which the leaves with the names in `frozen` are those of `old`."""
+
+    def chosen(path, old_leaf, new_leaf):
+        return old_leaf if "/".join(key.key for key in path) in frozen else new_leaf
+
+    return jax.tree.map_with_path(chosen, old, new)
 
 
 def _unless(is_bad: jax.Array, new: TrainState, old: TrainState, sums: dict):

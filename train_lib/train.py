@@ -284,12 +284,21 @@ def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> N
         "rate": schedules.describe(config.schedule, exp.rate_scale),
         "update": optimizers.describe(config.optimizer),
         **(origin.rows() if origin else {}),
+        "frozen": _frozen_row(exp, state),
         "steps": f"{plan.total_steps:,} ({plan.epochs:.4g} epochs of {plan.steps_per_epoch:,.1f})"
         + (f", resumed at step {step:,}" if step else ""),
         "seed": str(config.seed),
         "outputs": str(exp.workdir),
     }
     progress_lib.opening_block({name: row for name, row in rows.items() if row})
+
+
+def _frozen_row(exp: Experiment, state) -> str:
+    """The row of the opening block about config.optimizer.frozen; "" if nothing is frozen."""
+    if not exp.frozen:
+        return ""
+    frozen = state_lib.count_parameters(state, exp.frozen)
+    return f"{frozen:,} of {state_lib.count_parameters(state):,} parameters"
 
 
 def check(exp: Experiment) -> None:

@@ -6,7 +6,6 @@ docs/weights.md lists the files of other frameworks that `models.pretrained` rea
 
 import contextlib
 import dataclasses
-import fnmatch
 import functools
 import json
 import pathlib
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 
 from command_line import expand
 from configs import compare
+from configs.patterns import matching
 from errors import UserError, one_line
 from input_pipeline import imagenet, split
 from models import pretrained
@@ -296,10 +296,17 @@ class Origin:
         """The rows for the opening block."""
         step = f", step {self.step}" if self.step else ""
         return {
-            "weights": f"{self.source}{step}: {', '.join(self.loaded)}",
-            "drawn": ", ".join(self.drawn) or "none",
-            "unused": ", ".join(self.unused) or "none",
+            "weights": f"{self.source}{step}: {_short(self.loaded)}",
+            "drawn": _short(self.drawn),
+            "unused": _short(self.unused),
         }
+
+
+def _short(layers: list[str]) -> str:
+    """The names of a few layers; of many layers their number, and the first names."""
+    if len(layers) <= 6:
+        return ", ".join(layers) or "none"
+    return f"{len(layers)} layers ({', '.join(layers[:3])}, ...)"
 
 
 def warm_start(exp, state: TrainState) -> tuple[TrainState, Origin]:
@@ -349,9 +356,8 @@ def load_into(
     If the source has a running average of its parameters, the average is loaded.
 
     source: a run's folder, whose newest checkpoint is read, or a file of --mode=export.
-    patterns: patterns (fnmatch) for names like "conv1/kernel". A value is loaded if it matches a
-        pattern without "!" and no pattern that begins with "!". If there is no pattern without "!",
-        every value matches. A value that the source does not have stays unchanged.
+    patterns: see `patterns.matching`; without patterns, every value is loaded. A value that the
+        source does not have stays unchanged.
     weights: (step, variables) if they have been read already.
 
     Raises UserError for a value of another shape, a pattern that matches nothing in `state`, a run
@@ -360,7 +366,7 @@ def load_into(
     step, variables = weights or read_weights(source)
     available = _by_name(variables)
     current = _by_name({"params": state.params, **state.model_state})
-    chosen = _matching(list(current), patterns)
+    chosen = matching(list(current), patterns, "init_layers")
     loaded = [name for name in chosen if name in available]
     if not loaded:
         raise UserError(f"config.init_from={source}: it has none of {', '.join(chosen[:3])}, ...")
@@ -406,23 +412,6 @@ def read_weights(source: str | pathlib.Path) -> tuple[int, Any]:
 def _by_name(variables) -> dict[str, tuple[tuple[str, ...], Any]]:
     """{"conv1/kernel": (("params", "conv1", "kernel"), leaf)}."""
     return {"/".join(path[1:]): (path, leaf) for path, leaf in flatten_dict(variables).items()}
-
-
-def _matching(names: list[str], patterns: Sequence[str]) -> list[str]:
-    """The names that the patterns choose, see `load_into`."""
-
-    def matches(name, patterns):
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-    for pattern in patterns:
-        if not any(matches(name, [pattern.removeprefix("!")]) for name in names):
-            raise UserError(
-                f"config.init_layers: {pattern} matches no parameter of this network, which has"
-                f" {', '.join(names[:3])}, ..."
-            )
-    included = [p for p in patterns if not p.startswith("!")] or ["*"]
-    excluded = [p[1:] for p in patterns if p.startswith("!")]
-    return [name for name in names if matches(name, included) and not matches(name, excluded)]
 
 
 def _by_layer(names: list[str], chosen: Collection[str]) -> list[str]:

@@ -96,13 +96,14 @@ class Builder:
         options: of `BatchNorm`.
         """
         across = self.network.batch_norm == "across_devices"
-        return BatchNorm(
-            use_running_average=not self.train,
+        layer = BatchNorm(
             axis_name=self.network.device_axis if across else None,
             dtype=self.network.dtype,
             name=name,
             **options,
-        )(x)
+        )
+        is_fixed = "/".join(layer.path) in self.network.fixed_statistics
+        return layer(x, use_running_average=is_fixed or not self.train)
 
     def response_norm(
         self,

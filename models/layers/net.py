@@ -16,6 +16,8 @@ class Net(nn.Module):
     num_classes: number of classes.
     dtype: type of the computation. Parameters, statistics and logits are float32.
     device_axis: name of the axis of devices, for BatchNorm across devices.
+    fixed_statistics: names of BatchNorm layers that normalise in training as in evaluation, with
+        their running statistics, and do not change them.
 
     `configs.schema` explains the other options, which every network has. A subclass adds its own
     options with `option`. Its docstring states where the regulariser is applied. Options of several
@@ -29,6 +31,7 @@ class Net(nn.Module):
     num_classes: int = 1000
     dtype: jnp.dtype = jnp.float32
     device_axis: str = "batch"
+    fixed_statistics: tuple[str, ...] = ()
     activation: str = shared_option("activation")
     maxout_pieces: int = shared_option("maxout_pieces")
     initializer: str = shared_option("initializer")

@@ -9,6 +9,7 @@ import pytest
 from conftest import tiny_config
 from PIL import Image
 
+from configs import resnet_cifar10
 from configs.mlp import get_config
 from errors import UserError
 from input_pipeline import sources, statistics
@@ -146,3 +147,25 @@ def test_overrides_leave_no_stale_value():
     plan = experiment.make_plan(tiny_config(batch_size=721, epochs=4.0), 1442)
     assert plan.total_steps == 8
     assert sorted(plan.evaluate_at) == [2, 4, 6, 8]
+
+
+def test_frozen_layers_by_patterns():
+    def resolved(*patterns):
+        config = resnet_cifar10.get_config("20")
+        config.dataset.name, config.preprocess.crop = "digits", 8
+        config.optimizer.frozen = patterns
+        return experiment.resolve(config)
+
+    assert not resolved().frozen and not resolved().module.fixed_statistics
+    exp = resolved("conv1/*", "bn1/*", "conv2_1/bn*")
+    assert len(exp.frozen) == 1 + 4 + 2 * 4  # a kernel; gamma, beta, mean and variance
+    assert exp.recipe.frozen == exp.frozen
+    assert exp.recipe.module.fixed_statistics == ("bn1", "conv2_1/bn1", "conv2_1/bn2")
+    assert len(resolved("!fc/*").module.fixed_statistics) == 19
+    assert not resolved("*/kernel", "bn1/scale", "bn1/mean").module.fixed_statistics
+    for patterns, message in (
+        (("conv9/*",), r"optimizer\.frozen: conv9/\* matches no parameter of this network"),
+        (("!*/var",), r"optimizer\.frozen=.*: no parameter is left to train: exclude a layer"),
+    ):
+        with pytest.raises(UserError, match=message):
+            resolved(*patterns)

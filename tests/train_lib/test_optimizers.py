@@ -109,15 +109,16 @@ def test_alexnets_update_equals_that_of_the_paper():
     assert_equals(optimizer, update)
 
 
+@pytest.mark.parametrize("names", [("conv1", "block/conv2"), ("c*1", "block/*")])
 @pytest.mark.parametrize("form", choices("optimizer.momentum_form"))
-def test_rates_and_decays_by_layer_and_of_biases(form):
+def test_rates_and_decays_by_layer_and_of_biases(form, names):
     optimizer = optimizers.make_optimizer(
         section(
             momentum_form=form,
             weight_decay=0.05,
             bias_rate=2.0,
-            layer_rates={"conv1": 0.05, "block/conv2": 0.0},
-            layer_decays={"fc": 1.0, "conv1": 0.0},
+            layer_rates=dict(zip(names, (0.05, 0.0), strict=True)),
+            layer_decays={"fc": 1.0, names[0]: 0.0},
         ),
         schedule,
     )

@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs.resnet_cifar10 import get_config
+from configs.schema import base
 from models import layers
 from train_lib import losses
 from train_lib import state as state_lib
 from train_lib.distributed import parallel
+from train_lib.optimizers import make_optimizer
 from train_lib.steps import Recipe, make_eval_step, make_train_step, several
 from train_lib.train import train_and_evaluate
 
@@ -126,6 +129,54 @@ def test_averaged_parameters_are_evaluated_and_not_trained():
     assert float(sums["loss"]) == pytest.approx(
         float(LOSS(logits, batch["label"][0]).sum()), rel=1e-5
     )
+
+
+class WithBatchNorm(layers.Net):
+    """A convolution, BatchNorm and a classifier."""
+
+    num_classes: int = 3
+    batch_norm: str = layers.option("per_device", layers.BATCH_NORM)
+
+    @nn.compact
+    def __call__(self, x, train=False, drop_scale=1.0):
+        build = self.builder(train, drop_scale)
+        x = build.batch_norm(build.conv(x, 4, 2, "conv1", padding=1), "bn1")
+        return build.classifier(build.activate(x, "conv1"), "fc")
+
+
+@pytest.mark.parametrize("fixed", [(), ("bn1",)])
+def test_frozen_values_do_not_move(fixed):
+    """Neither by momentum, decay, max-norm and rounding, nor by the mean over three devices."""
+    frozen = {f"conv1/{name}" for name in ("kernel", "bias")} | {"bn1/scale", "bn1/bias"}
+    frozen |= {"bn1/mean", "bn1/var"} if fixed else set()
+    section = base().optimizer
+    section.update(weight_decay=0.1, decayed="all", max_norm=0.01, averaging=0.5)
+    optimizer, on = make_optimizer(section, optax.constant_schedule(0.5)), jax.devices()[:3]
+    module = WithBatchNorm(fixed_statistics=fixed)
+    start = state_lib.create(module, optimizer, 0, (2, 2, 1), averaged=True)
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32)  # noqa: E731
+    params = jax.tree.map(draw, start.params)
+    params["conv1"]["bias"][0] = -0.0
+    statistics = jax.tree.map(draw, start.model_state)
+    start = start.replace(params=params, model_state=statistics, average=params)
+    recipe = Recipe(module, LOSS, optimizer, transform, averaging=0.5, frozen=frozenset(frozen))
+    step, batch = parallel.train_step(make_train_step(recipe), on), batch_of(12, devices=3)
+    state, record = step(parallel.replicate(start, on), batch)
+    for _ in range(3):
+        state, _ = step(state, batch)
+    before = flatten_dict({"params": params, "average": params, **statistics})
+    after = {"params": state.params, "average": state.average, **state.model_state}
+    for path, leaf in flatten_dict(jax.device_get(after)).items():
+        is_equal = np.array_equal(leaf, before[path])
+        if path[0] != "average":  # whose -0.0 becomes 0.0
+            is_equal = leaf.tobytes() == before[path].tobytes()
+        assert is_equal == ("/".join(path[1:]) in frozen), path
+    if fixed:  # training normalises as evaluation does
+        images = transform(batch["image"].reshape(12, 2, 2, 1))
+        logits = module.apply({"params": params, **statistics}, images)
+        expected = float(LOSS(logits, batch["label"].reshape(12)).sum())
+        assert float(record["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def everything_config():

@@ -10,12 +10,14 @@ import optax
 import pytest
 
 from configs import mlp, vgg
+from configs.patterns import matching
 from errors import UserError
 from input_pipeline import batches
 from models import layers, registry
 from train_lib import recorder, train, warm_start
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
+from train_lib.experiment import resolve
 from train_lib.train import train_and_evaluate
 
 
@@ -152,7 +154,7 @@ def test_vggs_deep_networks_share_seven_layers_with_network_a():
     first_four = [name for name in shapes["A"] if name.startswith("conv")][:8]
     assert {name.split("/")[0] for name in first_four} == set(convolutions)
     for argument in "DE":
-        chosen = warm_start._matching(list(shapes[argument]), patterns)
+        chosen = matching(list(shapes[argument]), patterns, "init_layers")
         assert len(chosen) == 14
         assert all(shapes[argument][name] == shapes["A"][name] for name in chosen)
 
@@ -200,6 +202,24 @@ def test_a_resumed_run_does_not_need_the_source_of_its_weights(tmp_path, monkeyp
     assert json.loads((tmp_path / "b" / "config.json").read_text())["init_layers"] == ["h1/*"]
     with pytest.raises(UserError, match=r"init_layers: \['h1/\*'\] -> \[\]"):
         train_and_evaluate(small_config("30-20", **overrides | {"init_layers": ()}), tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_training_does_not_change_frozen_layers(tmp_path, monkeypatch, capsys):
+    """Also when it is resumed."""
+    monkeypatch.setattr(train, "finish", lambda *_: None)
+    fields = {"schedule.learning_rate": 0.1, "optimizer.weight_decay": 0.1}
+    fields |= {"optimizer.frozen": ("h1/*",), "checkpoint.every_steps": 2}
+    config = small_config("30-20", **fields)
+    whole = jax.device_get(train_and_evaluate(config, tmp_path))
+    assert "frozen  23,550 of 24,380 parameters\n" in capsys.readouterr().err
+    start = resolve(config).new_state().params
+    for layer in ("h1", "h2", "output"):
+        for name, leaf in whole.params[layer].items():
+            assert np.array_equal(leaf, start[layer][name]) == (layer == "h1"), (layer, name)
+    shutil.rmtree(tmp_path / "checkpoints" / "5")  # as if it had been interrupted before
+    resumed = jax.device_get(train_and_evaluate(config, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
 
 def test_a_missing_source_is_refused_before_anything_is_written(tmp_path):
