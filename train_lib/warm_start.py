@@ -326,7 +326,7 @@ def _check_class_order(exp, variables) -> None:
     """
     bias = class_bias(exp.module, exp.input_shape)
     names = list(_by_name(variables))
-    if not bias or "/".join(bias[1:]) not in _matching(names, exp.config.init_layers):
+    if not bias or "/".join(bias[1:]) not in matching(names, exp.config.init_layers, "init_layers"):
         return
     theirs, ours = _source_classes(exp), exp.info.class_names
     if theirs != ours and sorted(theirs) == sorted(ours):
