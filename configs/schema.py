@@ -338,8 +338,9 @@ EVALUATE = {
     ),
     "ensemble": Field(
         "",
-        "workdirs and exported files, separated by commas, whose probabilities are averaged. Each"
-        " keeps its own network and preprocessing. Results go to `--workdir`",
+        "workdirs and exported files, separated by commas, whose probabilities are averaged. A name"
+        " that contains a comma stands in double quotes. Each keeps its own network"
+        " and preprocessing. Results go to `--workdir`",
     ),
 }
 

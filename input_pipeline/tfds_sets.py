@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import pathlib
+import re
 import threading
 
 import numpy as np
@@ -22,6 +23,10 @@ except ImportError:  # Windows, which has no such limit
     resource = None
 
 UNLABELLED_TEST = ("imagenet2012", "places365_small")  # every label of their test split is -1
+# Other spellings of names, in small letters and digits only.
+_SPELLINGS = {"mnist": "mnist", "fashionmnist": "fashion_mnist"}
+_SPELLINGS |= {"cifar10": "cifar10", "cifar100": "cifar100"}
+_SPELLINGS |= dict.fromkeys(("imagenet", "imagenet1k", "ilsvrc2012"), "imagenet2012")
 _LOCK = threading.Lock()
 _OPEN_FILES = 65_536
 _LARGEST_IN_MEMORY = 2**32  # bytes of a split's images
@@ -31,6 +36,18 @@ def root(data_dir: str) -> pathlib.Path:
     """The folder of all TFDS sets: `data_dir`, or TFDS's default if that is empty."""
     folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return expand(folder)
+
+
+def _check_name(name: str) -> None:
+    """Raises UserError for a name of a set that stands for something else."""
+    if name.startswith(("/", "~", ".")) or ("/" in name and expand(name).is_dir()):
+        raise UserError(
+            f"{name!r} is a folder, not the name of a data set: give a folder of images with"
+            f" --config.dataset.name=folder --config.dataset.data_dir={name}"
+        )
+    meant = _SPELLINGS.get(re.sub(r"[^a-z0-9]", "", name.lower()), name)
+    if meant != name:
+        raise UserError(f"no data set {name!r}: did you mean {meant}?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +83,7 @@ class PreparedSet:
                     " --config.dataset.name=" + " or ".join(f"{set_name}/{c}" for c in configs)
                 )
         if not files:
+            _check_name(name)
             raise UserError(
                 f"no data set {name!r} in {folder}: run `python -m input_pipeline.prepare"
                 f" {name} --data_dir={folder}` on a machine with a network connection, or give"

@@ -12,6 +12,27 @@ from input_pipeline import sources
 from input_pipeline.tfds_sets import PreparedSet
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (
+            "/data/pets",
+            r"is a folder, .*\.name=folder --config\.dataset\.data_dir=/data/pets$",
+        ),
+        ("a/pets", r"is a folder, .*\.name=folder --config\.dataset\.data_dir=a/pets$"),
+        ("CIFAR-10", r"did you mean cifar10\?"),
+        ("imagenet", r"did you mean imagenet2012\?"),
+        ("kmnist", r"run `python -m input_pipeline\.prepare kmnist"),
+        ("imagenette/160px", r"run `python -m input_pipeline\.prepare imagenette/160px"),
+    ],
+)
+def test_a_name_that_stands_for_something_else_gets_another_hint(tmp_path, monkeypatch, name, hint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "pets").mkdir(parents=True)
+    with pytest.raises(UserError, match=hint):
+        PreparedSet.find(name, str(tmp_path))
+
+
 def _png(image):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")

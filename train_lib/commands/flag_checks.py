@@ -93,6 +93,11 @@ def _check(values: flags.FlagValues, rest: list[str], is_stored: bool) -> None:
     """Raises UserError for flags that contradict each other, and for a wrong config."""
     if len(rest) > 1:
         raise UserError(f"{rest[1]} is not a flag: flags begin with --")
+    if values.mode != "train" and values.workdir and expand(values.workdir).is_file():
+        raise UserError(
+            f"--workdir={values.workdir} is a file: give a folder for the results, and the file"
+            f" with --config=configs/NAME.py --config.init_from={values.workdir}"
+        )
     if values.config is None:
         raise UserError(_no_config(values.workdir))
     list(values.config.items())  # raises the error of a config that failed to load
@@ -175,15 +180,45 @@ def _no_config(workdir: str | None) -> str:
 
 
 def _unknown(name: str, fields: dict) -> str:
-    """The message for an unknown flag, with the nearest known one."""
-    known = list(flags.FLAGS)
-    if name.startswith("config.") and fields:
-        known = [f"config.{field}" for field in fields]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not near and "." in name:  # the right field in the wrong section
-        near = [key for key in known if key.rsplit(".")[-1] == name.rsplit(".")[-1]][:1]
-    hint = f"did you mean --{near[0]}?" if near else "docs/commands.md lists the flags"
-    return f"there is no --{name}: {hint}"
+    """The message for an unknown flag: the known one that it stands for, or those of its section.
+
+    fields: those of the config; none if it could not be loaded.
+    """
+    known = [flag for flag in flags.FLAGS if not flag.startswith("config.")]
+    known += [f"config.{field}" for field in fields]
+    is_section = any(key.startswith(f"{name}.") for key in known)
+    near = f"{name}.name" if is_section else nearest(name, known)
+    if near in known:
+        return f"there is no --{name}: did you mean --{near}?"
+    section = name if is_section else name.rpartition(".")[0]
+    names = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
+    if names and "." in section:
+        return f"there is no --{name}: {section} has {', '.join(names)}"
+    is_field = name.startswith("config.")
+    page = "config.md lists the fields" if is_field else "commands.md lists the flags"
+    return f"there is no --{name}: docs/{page}"
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The one that a wrong name stands for, "" if that is not clear.
+
+    It is a similar name in the same section or, in any section, one whose words are all in the
+    wrong name, as "size" in "image_size".
+    """
+    split = {key: key.rpartition(".")[::2] for key in known}
+    section, last = name.rpartition(".")[::2]
+    sections = {section for section, _ in split.values()}
+    if section not in sections:
+        section = next(iter(difflib.get_close_matches(section, sections, n=1, cutoff=0.8)), section)
+    siblings = [key_last for key_section, key_last in split.values() if key_section == section]
+    for near in difflib.get_close_matches(last, siblings, n=1, cutoff=0.7):
+        return f"{section}.{near}".lstrip(".")
+    words = {key: set(key_last.split("_")) for key, (_, key_last) in split.items()}
+    inside = [key for key in known if words[key] <= set(last.split("_"))]
+    most = max((len(words[key]) for key in inside), default=0)
+    inside = sorted((key for key in inside if len(words[key]) == most), key=lambda k: k.count("."))
+    is_clear = len(inside) == 1 or (inside and inside[0].count(".") < inside[1].count("."))
+    return inside[0] if is_clear else ""
 
 
 def _fields(argv: list[str]) -> dict:
