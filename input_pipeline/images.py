@@ -27,6 +27,7 @@ class Ink(NamedTuple):
 
 
 INK = {"digits": Ink(28, 0.31, 8), "mnist": Ink(20, 0.26, 28)}  # both have 28x28 pixels
+_SHADOW = 64  # with ink of 255: what is less bright is the paper, or a shadow on it
 _THICKER = 8  # most steps of making strokes thicker, each by 1/32 of the side
 
 
@@ -77,8 +78,9 @@ def _character(picture: Image.Image, background: float, share: float) -> Image.I
     strokes of a pen would be faint in a small image, so they are made thicker until the mean
     brightness is the share of white.
     """
-    light = np.clip(np.asarray(picture, np.float32) - background, 0, None)
-    ink = Image.fromarray(np.uint8(light * (255 / max(light.max(), 1))))
+    light = np.asarray(picture, np.float32) - background
+    light *= 255 / max(light.max(), 1)
+    ink = Image.fromarray(np.uint8(np.where(light < _SHADOW, 0, light)))
     for _ in range(_THICKER):
         ink = ink.crop(ink.point(lambda v: 255 * (v > 127)).getbbox())
         ink = ImageOps.pad(ink, (64, 64), color=0)

@@ -82,6 +82,20 @@ def test_a_digit_has_the_form_of_its_set_however_it_was_drawn(name, size, pen, c
     assert share - 0.05 < pixels.sum() / 255 / side**2 < share + 0.1
 
 
+def test_a_shadow_on_the_paper_is_not_ink(tmp_path):
+    """As in a photograph. A seven with a grey ground was taken for a 2."""
+    picture = Image.new("L", (400, 400), 230)
+    ImageDraw.Draw(picture).line([(120, 100), (280, 100), (200, 300)], fill=20, width=14)
+    plain = np.asarray(picture, np.float32)
+    found = []
+    for name, shade in (("plain", 1.0), ("shadow", np.linspace(1, 0.72, 400, dtype=np.float32))):
+        Image.fromarray(np.uint8(plain * shade)).save(tmp_path / f"{name}.png")
+        path = str(tmp_path / f"{name}.png")
+        found.append(images.read(path, SHAPE, "auto", images.INK["mnist"])[0][..., 0].astype(int))
+    assert abs(found[1] - found[0]).mean() < 2
+    assert not found[1][14:, 19:].any()  # on the right of the stroke, where the shadow is
+
+
 def test_a_picture_without_ink_stays_empty(tmp_path):
     Image.new("L", (400, 400), 230).save(tmp_path / "empty.png")
     pixels, _ = images.read(str(tmp_path / "empty.png"), SHAPE, "auto", images.INK["mnist"])
