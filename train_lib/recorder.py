@@ -108,7 +108,7 @@ class Writer:
             start = SessionLog(status=SessionLog.START)
             events.append(Event(step=self._first_step, session_log=start))
         for name, value in record.items():
-            if name not in ("step", "test/examples"):
+            if name not in ("step", "train/examples", "test/examples"):
                 events.append(Event(step=record["step"], summary=scalar(name, value)))
         for event in events:
             event.wall_time = time.time()
@@ -291,6 +291,7 @@ class Recorder:
         if examples:  # 0 if all updates were skipped
             line["train/loss"] = float(record["loss"]) / examples
             line["train/top1_error"] = float(record["errors"]) / examples
+            line["train/examples"] = round(examples)
         line["train/learning_rate"] = float(record["rate"])  # of the last update
         if self.exp.config.not_finite.action == "skip":
             line["train/skipped"] = int(record["skipped"])

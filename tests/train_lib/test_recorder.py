@@ -57,3 +57,4 @@ def test_every_evaluation_has_the_training_loss(finished_run):
     for record in evaluations:
         assert record["train/loss"] > 0
         assert 0 <= record["train/top1_error"] <= 1
+        assert record["train/examples"] == (record["step"] % 4) * 100
