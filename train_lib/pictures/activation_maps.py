@@ -38,7 +38,7 @@ def feature_maps(maps: np.ndarray, title: str = "") -> Figure:
         panels.draw_mosaic(axis, tiles, columns, (0.12, 0.47, 0.71))
     more = f" (the first {count} of {maps.shape[-1]})" if count < maps.shape[-1] else ""
     values = f"black {maps.min():.3g}, white {maps.max():.3g}"
-    figure.suptitle(f"{title}{more}\n{values}".strip(), fontsize=8, parse_math=False)
+    figure.suptitle(f"{title}{more}\n{values}".strip(), fontsize=8, parse_math=False, wrap=True)
     return figure
 
 
@@ -60,8 +60,8 @@ def activation_histograms(activations: Mapping[str, np.ndarray]) -> Figure:
     """
     return panels.histograms(
         activations,
-        "activations (counts logarithmic)",
-        lambda v: f"{v.mean():.2g} ± {v.std():.2g}; {(v == 0).mean():.0%} are 0",
+        "outputs of each layer (mean ± standard deviation; share of zeros)",
+        lambda v: f"{v.mean():.3g} ± {v.std():.3g}; {(v == 0).mean():.0%} are 0",
         log=True,
     )
 
@@ -82,8 +82,11 @@ def dead_units(activations: Mapping[str, np.ndarray]) -> dict[str, float]:
     return shares
 
 
-def dead_unit_bars(shares: Mapping[str, float]) -> Figure:
-    """A bar for each layer: `dead_units` in percent, the layer nearest to the image at the top."""
+def dead_unit_bars(shares: Mapping[str, float], images: int | None = None) -> Figure:
+    """A bar for each layer: `dead_units` in percent, the layer nearest to the image at the top.
+
+    images: the number of images that `shares` come from, for the title.
+    """
     names = panels.evenly_spaced(list(shares), MOST_BARS)
     figure, axis = panels.single(6, 1 + 0.2 * max(4, len(names)))
     values = [100 * shares[name] for name in names]
@@ -92,5 +95,7 @@ def dead_unit_bars(shares: Mapping[str, float]) -> Figure:
     axis.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
     axis.invert_yaxis()
     axis.set_xlim(0, max(5.0, min(110.0, 1.15 * max(values, default=0))))
-    axis.set_xlabel("units that are 0 for every image, %")
+    axis.set_xlabel("share of units, %")
+    every = "every image" if images is None else f"all {images} images"
+    figure.suptitle(f"units that are 0 for {every}", fontsize=9)
     return figure

@@ -65,28 +65,41 @@ def _gradient(module, variables, inputs, label):
     return jax.grad(lambda x: module.apply(variables, x, train=False)[0, label])(inputs)
 
 
-def heat_on(image: np.ndarray, heat: np.ndarray, title: str = "") -> Figure:
-    """An image, and the same image under a map.
+def heat_on(
+    image: np.ndarray, heat: np.ndarray, title: str = "", label: str = "", neutral: float = 0.0
+) -> Figure:
+    """An image, and a pale copy of it under a map.
 
     image: [h, w, 1 or 3], uint8 or float. heat: [rows, columns] of any size, stretched over the
-    image. Its colours begin at 0, or at its least value if that is negative.
+    image. label: of the bar of its colours. neutral: the value at which the map is transparent. It
+    is the more opaque, the further a value is from it. If all values are above, those are red;
+    otherwise values above are blue and values below are red.
     """
     image, heat = np.asarray(image), np.asarray(heat, np.float32)
     height, width = image.shape[:2]
-    figure = Figure(figsize=(8, 4.2 * min(1.5, height / width)), layout="constrained")
+    figure = Figure(figsize=(8, 4.2 * min(1.5, height / width)), layout="compressed")
     plain, covered = figure.subplots(1, 2)
     panels.show(plain, image)
-    panels.show(covered, image.mean(axis=-1) if image.ndim == 3 else image)
+    grey = image.mean(axis=-1) if image.ndim == 3 else image.astype(np.float32)
+    low, high = float(grey.min()), max(float(grey.max()), float(grey.min()) + 1e-6)
+    covered.imshow(grey, cmap="gray", interpolation="nearest", vmin=2 * low - high, vmax=high)
+    covered.axis("off")
+    limit = max(1e-12, float(np.abs(heat - neutral).max()))
+    is_above = heat.min() >= neutral
     drawn = covered.imshow(
         heat,
-        cmap="inferno",
-        alpha=0.7,
-        vmin=min(0.0, float(heat.min())),
+        cmap="Reds" if is_above else "RdBu",
+        alpha=0.9 * (np.abs(heat - neutral) / limit) ** 0.5,
+        vmin=neutral if is_above else neutral - limit,
+        vmax=neutral + limit,
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         interpolation="nearest",
     )
-    figure.colorbar(drawn, ax=covered, shrink=0.85)
-    figure.suptitle(title, fontsize=9, parse_math=False)
+    bar = figure.colorbar(drawn, ax=covered)
+    bar.set_label(label, parse_math=False)
+    if limit > 1e-12:
+        bar.ax.set_ylim(min(neutral, float(heat.min())), max(neutral, float(heat.max())))
+    figure.suptitle(title, fontsize=9, parse_math=False, wrap=True)
     return figure
 
 
@@ -110,5 +123,7 @@ def receptive_field_on(image: np.ndarray, boxes: Mapping[str, tuple]) -> Figure:
             linewidth=1.8,
             label=f"{label}: {height}x{width}",
         )
-    panels.plain_legend(figure.legend(loc="outside right upper", fontsize=7))
+    legend = axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=7)
+    panels.plain_legend(legend)
+    axis.set_title("receptive field of the unit in the middle of each layer, in pixels", fontsize=9)
     return figure

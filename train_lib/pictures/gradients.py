@@ -73,6 +73,7 @@ def gradient_norm_curves(networks: Mapping[str, Mapping[str, float]]) -> Figure:
     else:
         axis.set_xlabel("layer, counted from the image")
     axis.set_ylabel("norm of the gradient")
+    axis.set_title("gradient of the loss with respect to each layer's weights", fontsize=10)
     if len(networks) > 1 or any(networks):
         axis.legend()
     return figure

@@ -102,9 +102,7 @@ def activation_figures(subject: Subject) -> Named:
     yield "activation_histograms", activation_maps.activation_histograms(activations)
     shares = activation_maps.dead_units(activations)
     if shares:
-        figure = activation_maps.dead_unit_bars(shares)
-        figure.suptitle(f"of {len(subject.views)} images", fontsize=8)
-        yield "dead_units", figure
+        yield "dead_units", activation_maps.dead_unit_bars(shares, len(subject.views))
     for number in range(subject.shown):
         title = f"{subject.layer} of {subject.captions[number]}"
         maps = np.asarray(activations[subject.layer][number])
@@ -141,19 +139,26 @@ def _evidence(subject: Subject) -> Named:
         if boxes:
             yield f"receptive_fields_{number + 1}", evidence.receptive_field_on(image, boxes)
         heat = evidence.saliency(network.module, network.on_device, image, label)
-        title = f"{caption}: |d logit of {name} / d pixel|"
-        yield f"saliency_{number + 1}", evidence.heat_on(image, heat, title)
-        view = subject.views[number]
-        stride = -(-max(view.shape[:2]) // OCCLUSION_CELLS)
-        heat = evidence.occlusion(
-            lambda views, label=label: network.probabilities(network.on_device, views)[:, label],
-            view,
-            window=2 * stride,
-            stride=stride,
-            fill=np.median(view, axis=(0, 1)),  # for a digit, the paper
-        )
-        title = f"{caption}: probability of {name}, {2 * stride}x{2 * stride} pixels hidden"
-        yield f"occlusion_{number + 1}", evidence.heat_on(view, heat, title)
+        title, unit = f"{caption}: saliency for {name}", "|d logit / d pixel|"
+        yield f"saliency_{number + 1}", evidence.heat_on(image, heat, title, unit)
+        yield f"occlusion_{number + 1}", _occlusion(subject, number)
+
+
+def _occlusion(subject: Subject, number: int) -> Figure:
+    """The change of the class's probability while a square hides a part of an image."""
+    network, view, label = subject.network, subject.views[number], int(subject.labels[number])
+    stride = -(-max(view.shape[:2]) // OCCLUSION_CELLS)
+
+    def probability(views):
+        return network.probabilities(network.on_device, views)[:, label]
+
+    whole = float(probability(np.repeat(view[None], evidence.BATCH, axis=0))[0])
+    fill = np.median(view, axis=(0, 1))  # for a digit, the paper
+    heat = evidence.occlusion(probability, view, 2 * stride, stride, fill)
+    name = network.class_names[label]
+    title = f"{subject.captions[number]}: probability of {name} is {whole:.2g} if nothing is hidden"
+    unit = f"probability with {2 * stride}x{2 * stride} pixels hidden"
+    return evidence.heat_on(view, heat, title, unit, neutral=whole)
 
 
 def receptive_fields(network: Trained) -> dict[str, tuple[int, int, int, int]]:

@@ -46,7 +46,7 @@ def rbf_codes(f6: np.ndarray | None = None, labels=None) -> Figure:
     """
     codes = lenet.rbf_codes().astype(np.float64)
     shown = 0 if f6 is None else min(len(f6), MOST_EXAMPLES)
-    figure, axes = panels.blank(3 if shown else 1, 10, (9, 6 if shown else 1.9))
+    figure, axes = panels.blank(3 if shown else 1, 10, (9, 5.6 if shown else 2))
 
     def draw(axis, values, title):
         axis.imshow(values.reshape(12, 7), cmap="gray_r", vmin=-_AMPLITUDE, vmax=_AMPLITUDE)
@@ -64,6 +64,6 @@ def rbf_codes(f6: np.ndarray | None = None, labels=None) -> Figure:
         if nearest != label:
             text += f"\nnearest {nearest}: {distances[nearest]:.1f}"
         draw(axes[2, i], codes[label], text)
-    if shown:
-        figure.suptitle("the ten codes; outputs of F6; their codes and squared distances")
+    title = "the ten codes; outputs of F6; their codes and squared distances"
+    figure.suptitle(title if shown else "the codes of the ten digits: dark +1, light -1")
     return figure

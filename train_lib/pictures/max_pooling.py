@@ -49,5 +49,5 @@ def max_pool_routing(x: np.ndarray, window: int, stride: int) -> Figure:
             for row, column in np.argwhere(gradient > 0):
                 corner, style = (column - 0.46, row - 0.46), {"color": "tab:red", "linewidth": 1.5}
                 axis.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, **style))
-    figure.suptitle(f"max pooling {window}x{window}, stride {stride}", fontsize=9)
+    figure.suptitle(f"max pooling {window}x{window}, stride {stride}", fontsize=11)
     return figure

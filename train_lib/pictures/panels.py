@@ -1,21 +1,32 @@
 """Shared by the figures: panels in rows and columns, small images side by side, sorted names."""
 
+import bisect
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import NullFormatter
 
 TICK_COLOUR = "0.35"  # of the numbers around images
+FEW = 64  # panels whose last row should be full
 MOST_HISTOGRAMS = 24  # panels in one figure
 MOST_VALUES = 2**20  # of a layer in its histogram, evenly spaced
 
 
 def grid(count: int) -> tuple[int, int]:
-    """Rows and columns for `count` panels, somewhat wider than high."""
+    """Rows and columns for `count` panels, somewhat wider than high.
+
+    A few panels fill their rows, if one column more or fewer makes that possible.
+    """
     columns = max(1, round(count**0.5 * 1.3))
+    if count <= FEW:
+        nearest = (columns, columns + 1, max(1, columns - 1))
+        columns = min(nearest, key=lambda columns: -count % columns)
     return -(-count // columns), columns
 
 
@@ -32,6 +43,37 @@ def blank(rows: int, columns: int, size: tuple[float, float]):
     for axis in axes.flat:
         axis.axis("off")
     return figure, axes
+
+
+def text_inches(text: str, points: float) -> float:
+    """The width of a line of text in Matplotlib's font."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # for a script that the font lacks
+        size = text_to_path.get_text_width_height_descent(text, FontProperties(size=points), False)
+    return size[0] / 72
+
+
+def fitted(text: str, inches: float, points: float) -> str:
+    """The text, with its end replaced by "…" if it is wider than `inches`."""
+    text = " ".join(text.split())[:200]  # one line
+    if text_inches(text, points) <= inches:
+        return text
+    lengths = range(len(text))
+    most = bisect.bisect(lengths, inches, key=lambda n: text_inches(text[:n] + "…", points))
+    return text[: max(0, most - 1)].rstrip() + "…"
+
+
+def wrapped(text: str, inches: float, points: float, most: int) -> str:
+    """The text in at most `most` lines, broken between words, none wider than `inches`."""
+    lines, words = [], text.split()
+    while words and len(lines) < most - 1:
+        count = 1
+        while count < len(words) and text_inches(" ".join(words[: count + 1]), points) <= inches:
+            count += 1
+        lines.append(" ".join(words[:count]))
+        words = words[count:]
+    lines.append(" ".join(words))
+    return "\n".join(fitted(line, inches, points) for line in lines if line)
 
 
 def plain_legend(legend) -> None:
@@ -61,6 +103,7 @@ def draw_mosaic(axis, tiles: np.ndarray, columns: int, frame, first: int = 0) ->
     axis.set_xticks((np.arange(columns) + 0.5) * (width + 1), column_names)
     axis.xaxis.tick_top()
     axis.tick_params(length=0, labelsize=6, colors=TICK_COLOUR)
+    axis.set_ylabel("number: row + column", fontsize=6, color=TICK_COLOUR)
     for side in axis.spines.values():
         side.set_visible(False)
 
@@ -107,8 +150,8 @@ def evenly_spaced(names: Sequence[str], most: int) -> list[str]:
 def histograms(values: Mapping[str, np.ndarray], name: str, title: Callable, log: bool) -> Figure:
     """A panel for each layer: at most MOST_HISTOGRAMS layers and MOST_VALUES values of each.
 
-    name: of the quantity. title: a layer's values -> the text below its name. log: whether counts
-    are on a logarithmic axis.
+    name: the title of the figure. title: a layer's values -> the text below its name. log: whether
+    counts are on a logarithmic axis.
     """
     shown = evenly_spaced(list(values), MOST_HISTOGRAMS)
     rows, columns = grid(len(shown))
@@ -127,4 +170,6 @@ def histograms(values: Mapping[str, np.ndarray], name: str, title: Callable, log
             axis.set_yticks([])
     left_out = f" ({len(shown)} of {len(values)} layers)" if len(shown) < len(values) else ""
     figure.suptitle(f"{name}{left_out}", fontsize=9)
+    figure.supxlabel("value", fontsize=8)
+    figure.supylabel("number of values", fontsize=8)
     return figure

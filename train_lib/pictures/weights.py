@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from errors import UserError
@@ -23,8 +25,11 @@ def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
         images, one for each of the first channels.
     towers: how many equal blocks the filters form, each drawn in frames of another colour.
 
-    Grey is zero, and all filters have the same scale. The number of a filter is the number at its
-    row plus the number at its column. Raises UserError for another shape of the kernel.
+    Grey is zero, and all filters have the same scale, which the bar shows: the weight that makes a
+    pixel black or white, for each colour of a filter with 3 channels. The number of a filter is the
+    number at its row plus the number at its column.
+
+    Raises UserError for another shape of the kernel.
     """
     kernel = np.asarray(kernel, np.float32)
     if kernel.ndim != 4 or kernel.shape[-1] % towers:
@@ -40,9 +45,9 @@ def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
     if as_images and towers > 1:
         across = math.ceil(count / max(1, round((count / 5) ** 0.5)))  # 48 filters: 3 rows
     down = -(-shown // across) if as_images else shown
-    inches = max(0.25, min(0.62, 11 / across))
+    inches = max(0.25, min(1, 7 / across))
     figure = Figure(
-        figsize=(inches * across + 0.6, towers * (inches * down + 0.5) + 0.3), layout="constrained"
+        figsize=(inches * across + 1.4, towers * (inches * down + 0.5) + 0.3), layout="compressed"
     )
     axes = figure.subplots(towers, 1, squeeze=False)[:, 0]
     for tower, axis in enumerate(axes):
@@ -57,17 +62,24 @@ def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
         panels.draw_mosaic(axis, tiles, across, frame, first)
         if not as_images:
             axis.set_yticks(axis.get_yticks(), [str(first + row) for row in range(shown)])
+            axis.set_xticks(axis.get_xticks(), [str(channel) for channel in range(across)])
             axis.set_ylabel("filter", fontsize=7)
+            axis.set_xlabel("input channel", fontsize=7)
+            axis.xaxis.set_label_position("top")
         if towers > 1:
             label = f"tower {tower + 1}: filters {first} to {first + count - 1}"
             axis.set_title(label, fontsize=8, color=frame)
+    scale = ScalarMappable(Normalize(-limit, limit), "gray")
+    bar = figure.colorbar(scale, ax=axes, aspect=30)
+    bar.set_label("weight", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     parts = []
     if shown < count:
         parts.append(f"the first {shown} of {count} filters" + " of a tower" * (towers > 1))
     if not as_images:
         parts.append(f"input channels 0 to {across - 1} of {channels}, side by side")
-    if parts:
-        figure.suptitle("; ".join(parts), fontsize=8)
+    whole = f"{kernel.shape[3]} filters of {kernel.shape[0]}x{kernel.shape[1]} pixels"
+    figure.suptitle("; ".join(parts) or whole, fontsize=9)
     return figure
 
 
@@ -93,7 +105,7 @@ def weight_histograms(variables: Mapping[str, Any]) -> Figure:
     """
     return panels.histograms(
         panels.kernels(variables.get("params", variables)),
-        "weights",
+        "weights of each layer (mean ± standard deviation)",
         lambda v: f"{v.mean():.2g} ± {v.std():.2g}",
         log=False,
     )

@@ -103,7 +103,7 @@ def test_values_in_the_figures_of_a_rectified_network(runs):
         name: figure.get_suptitle() for name, figure in inspect_figures.activation_figures(subject)
     }
     assert titles["feature_maps_1"].startswith("c3_relu of a")
-    assert titles["dead_units"] == "of 2 images"
+    assert titles["dead_units"] == "units that are 0 for all 2 images"
     (pooled,) = inspect_figures.pooling_figures(subject)
     assert pooled[1].get_suptitle() == "max pooling 2x2, stride 2"
     where = network.module, network.variables, subject.inputs

@@ -44,6 +44,16 @@ def test_filters_of_two_towers_have_frames_of_two_colours(tmp_path):
     assert np.abs(frames[0] - frames[1]).max() > 0.3
 
 
+def test_filters_have_a_title_and_a_scale():
+    kernel = np.full((5, 5, 1, 6), -0.5, np.float32)
+    kernel[2, 2, 0, 3] = 0.25
+    figure = pictures.filters(kernel)
+    assert figure.get_suptitle() == "6 filters of 5x5 pixels"
+    bar = figure.axes[-1]
+    assert bar.get_ylabel() == "weight"
+    assert bar.get_ylim() == (-0.5, 0.5)
+
+
 def test_filters_of_many_channels_are_drawn_in_rows(tmp_path):
     kernel = np.random.default_rng(0).normal(size=(5, 5, 48, 256)).astype(np.float32)
     figure = pictures.filters(kernel)
@@ -223,6 +233,22 @@ def test_occlusion_of_a_network_that_depends_on_one_pixel(tmp_path):
     assert len(drawn(pictures.heat_on(image, heat, "7"), tmp_path)) == 3
     with pytest.raises(UserError, match="window=0"):
         pictures.occlusion(probability, image, 0, 1, 0)
+
+
+def test_a_map_is_transparent_where_its_value_is_neutral():
+    image = np.zeros((4, 4, 3), np.uint8)
+    heat = np.array([[0.9, 0.9], [0.1, 1.0]])
+    figure = pictures.heat_on(image, heat, "a 7", "probability", neutral=0.9)
+    _, below = figure.axes[1].get_images()
+    assert below.get_alpha()[0].tolist() == [0, 0]
+    assert below.get_alpha()[1, 0] > below.get_alpha()[1, 1] > 0
+    red, _, blue, _ = below.cmap(below.norm(0.1))  # hiding it lowers the probability
+    assert red > 2 * blue
+    assert (below.norm(0.9), below.norm(0.1)) == pytest.approx((0.5, 0), abs=1e-6)
+    assert figure.axes[2].get_ylabel() == "probability"
+    assert figure.get_suptitle() == "a 7"
+    _, saliency = pictures.heat_on(image, heat).axes[1].get_images()
+    assert saliency.norm(0) == 0 and saliency.norm(1) == 1
 
 
 def test_saliency_against_finite_differences():
