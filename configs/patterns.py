@@ -18,10 +18,13 @@ def matching(names: Sequence[str], patterns: Sequence[str], field: str) -> list[
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
     for pattern in patterns:
-        if not any(matches(name, [pattern.removeprefix("!")]) for name in names):
+        bare = pattern.removeprefix("!")
+        if not any(matches(name, [bare]) for name in names):
+            is_layer = any(matches(name, [f"{bare}/*"]) for name in names)
+            advice = f": for the whole layer write {pattern}/*" if is_layer else ""
             raise UserError(
                 f"config.{field}: {pattern} matches no parameter of this network, which has"
-                f" {', '.join(names[:3])}, ..."
+                f" {', '.join(names[:3])}, ...{advice}"
             )
     included = [p for p in patterns if not p.startswith("!")] or ["*"]
     excluded = [p[1:] for p in patterns if p.startswith("!")]
