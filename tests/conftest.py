@@ -130,3 +130,22 @@ def finished_run(tmp_path_factory):
 @pytest.fixture
 def tiny():
     return tiny_config
+
+
+@pytest.fixture(scope="module")
+def resnet_of_8_layers():
+    """`model.depth=8` of resnet_cifar10: one block in each stage, for tests of other parts."""
+    from configs.rules import choice
+    from models import registry
+
+    options = registry.options
+
+    def with_depth_8(name):
+        rules = options(name)
+        if name == "resnet_cifar10":
+            rules["depth"] = choice(8, *rules["depth"].choices)
+        return rules
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(registry, "options", with_depth_8)
+        yield

@@ -184,6 +184,7 @@ def everything_config():
     config = get_config("20")
     config.update_from_flattened_dict(
         {
+            "model.depth": 8,
             "model.activation": "prelu",
             "model.regulariser": "dropconnect",
             "model.dropconnect_samples": 20,
@@ -205,7 +206,7 @@ def everything_config():
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, resnet_of_8_layers):
     """BatchNorm statistics, random masks and annealed rates are exactly the same."""
     config = everything_config()
     whole = jax.device_get(train_and_evaluate(config, tmp_path))

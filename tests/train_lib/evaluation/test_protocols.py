@@ -21,6 +21,8 @@ from train_lib.commands import evaluate, predict
 from train_lib.evaluation import ensemble, passes, protocols, trained
 from train_lib.train import train_and_evaluate
 
+pytestmark = pytest.mark.usefixtures("resnet_of_8_layers")
+
 SIZE, SCALE = 16, 20
 NAMES = ["blue", "green", "red"]
 
@@ -45,6 +47,8 @@ def pictures(tmp_path_factory):
 
 def config_of(kind, folder, **overrides):
     config = {"cifar": resnet_cifar10, "mlp": mlp}[kind].get_config()
+    if kind == "cifar":
+        config.model.depth = 8
     config.update_from_flattened_dict(
         {
             "dataset.name": "folder",
@@ -75,7 +79,7 @@ def config_of(kind, folder, **overrides):
 
 
 @pytest.fixture(scope="module")
-def runs(pictures, tmp_path_factory):
+def runs(pictures, tmp_path_factory, resnet_of_8_layers):
     """Two runs: a small ResNet with the mean colour, an MLP with a mean image of the square."""
     folder = tmp_path_factory.mktemp("runs")
     config = config_of("cifar", pictures)
