@@ -92,8 +92,7 @@ def test_a_shadow_on_the_paper_is_not_ink(tmp_path):
         Image.fromarray(np.uint8(plain * shade)).save(tmp_path / f"{name}.png")
         path = str(tmp_path / f"{name}.png")
         found.append(images.read(path, SHAPE, "auto", images.INK["mnist"])[0][..., 0].astype(int))
-    assert abs(found[1] - found[0]).mean() < 2
-    assert not found[1][14:, 19:].any()  # on the right of the stroke, where the shadow is
+    np.testing.assert_allclose(found[1], found[0], atol=3)
 
 
 def test_a_picture_without_ink_stays_empty(tmp_path):
