@@ -23,7 +23,7 @@ JUPYTER := ipykernel==7.4.0 nbclient==0.11.0 nbconvert==7.17.2
 # One of them: make notebooks NOTEBOOK=lenet5
 NOTEBOOK ?=
 
-.PHONY: demo test check parity notebooks lint setup clean
+.PHONY: demo test check parity notebooks results lint setup clean
 
 setup: $(VENV)/ready
 
@@ -71,6 +71,10 @@ $(VENV)/notebooks-ready: $(VENV)/ready Makefile
 	@$(INSTALL) $(JUPYTER)
 	@$(CHECK)
 	@touch $@
+
+# Pages and plots of the studies, from their stored results.
+results: setup
+	@$(BIN)/python -m studies report
 
 lint: setup
 	@$(BIN)/ruff check .

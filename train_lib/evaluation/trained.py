@@ -12,7 +12,6 @@ Only the run's folder or the file is needed: no flags and no data set.
 
 import dataclasses
 import functools
-import importlib
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -20,9 +19,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-import configs
 from command_line import expand
-from configs.rules import choice
+from configs.load import load
 from errors import UserError
 from input_pipeline import sources
 from input_pipeline.split import check_classes
@@ -200,7 +198,7 @@ def load_pretrained(
 
     Raises UserError, one line, for a model, file or list of names that does not fit.
     """
-    config = _config_of(model) if isinstance(model, str) else model.copy_and_resolve_references()
+    config = load(model) if isinstance(model, str) else model.copy_and_resolve_references()
     config.update({"init_from": str(file), "init_names": str(names)})
     if not warm_start.is_pretrained_file(config.init_from):
         if not expand(file).exists():
@@ -210,16 +208,3 @@ def load_pretrained(
             " --mode=export, with load_run"
         )
     return from_weight_file(config, config.init_from, class_names=class_names).open()
-
-
-def _config_of(model: str) -> ConfigDict:
-    """The config of "resnet:50-v1.5". Raises UserError for an unknown name or argument."""
-    name, _, argument = model.partition(":")
-    paths = sorted(pathlib.Path(configs.__file__).parent.glob("*.py"))
-    names = [path.stem for path in paths if "def get_config(" in path.read_text()]
-    choice(*names).check("model", name)
-    get_config = importlib.import_module(f"configs.{name}").get_config
-    try:
-        return get_config(argument) if argument else get_config()
-    except ValueError as error:
-        raise UserError(f"model={model}: {error}") from error

@@ -1,0 +1,190 @@
+"""Runs studies: trains what is not done yet, resumes what was interrupted, gathers the values."""
+
+import dataclasses
+import datetime
+import importlib
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import compare, schema
+from configs.load import load
+from errors import UserError
+from studies.study import Results, Run, Scale, Study
+from train_lib import recorder
+from train_lib.experiment import resolve
+from train_lib.train import train_and_evaluate
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+SECONDS = "seconds.txt"  # of a run's training, in its workdir
+MOST_POINTS = 100  # of a stored curve
+CURVES = ("train/loss", "train/top1_error", "test/loss", "test/top1_error")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run of a study with one seed."""
+
+    run: Run
+    seed: int
+    workdir: pathlib.Path
+
+    def config(self, changes: Mapping[str, Any]) -> ConfigDict:
+        """The complete config. Raises UserError for an unknown field or an impossible value.
+
+        changes: {dotted name: value} that all runs of the command share, such as data_dir.
+        """
+        config = load(self.run.config)
+        overrides = {**self.run.overrides, **changes, "seed": self.seed}
+        if unknown := sorted(overrides.keys() - compare.flatten(config).keys()):
+            raise UserError(f"{self.run.config} has no field {unknown[0]}: see docs/config.md")
+        config.update_from_flattened_dict(overrides)
+        schema.validate(config)
+        return config
+
+
+def names() -> list[str]:
+    """The names of all studies: the files of this folder that have a STUDY."""
+    paths = pathlib.Path(__file__).parent.glob("*.py")
+    return sorted(path.stem for path in paths if "\nSTUDY = " in path.read_text())
+
+
+def find(name: str) -> Study:
+    """A study. Raises UserError for an unknown name."""
+    if name not in names():
+        raise UserError(f"no study {name!r}: choose one of {', '.join(names())}")
+    return importlib.import_module(f"studies.{name}").STUDY
+
+
+def scale_of(study: Study, scale: str) -> Scale:
+    """Raises UserError for a scale that the study does not have."""
+    if scale not in study.scales:
+        raise UserError(f"no scale {scale!r}: the study has {', '.join(study.scales)}")
+    return study.scales[scale]
+
+
+def jobs(scale: Scale, folder: pathlib.Path) -> list[Job]:
+    """All runs of a scale: all of them with seed 0 first, then with seed 1, ..."""
+    return [
+        Job(run, seed, folder / f"{run.name.replace('/', '-')}-seed{seed}")
+        for seed in range(scale.seeds)
+        for run in scale.runs
+    ]
+
+
+def is_done(job: Job) -> bool:
+    """Whether the workdir holds a run with its last evaluation."""
+    if not (job.workdir / "config.json").exists():
+        return False
+    records = recorder.read(job.workdir)
+    total = resolve(None, job.workdir).plan.total_steps
+    return bool(records) and records[-1]["step"] == total and "test/loss" in records[-1]
+
+
+def run_all(todo: Sequence[Job], changes: Mapping[str, Any]) -> Iterator[Job]:
+    """Trains each job that is not done, and yields each job. Stores its seconds in its workdir.
+
+    Prints which run it is, and about how long the others will take. Raises as
+    `train_and_evaluate`.
+    """
+    started, trained = time.monotonic(), 0
+    for number, job in enumerate(todo, 1):
+        if is_done(job):
+            yield job
+            continue
+        mean = (time.monotonic() - started) / trained if trained else None
+        rest = f", about {_duration(mean * (len(todo) - number + 1))} to go" if mean else ""
+        config = job.config(changes)
+        title = f"run {number} of {len(todo)}: {job.run.name}, seed {job.seed}{rest}"
+        print(title, file=sys.stderr, flush=True)
+        before = time.monotonic()
+        train_and_evaluate(config, job.workdir)
+        trained += 1
+        seconds = time.monotonic() - before
+        (job.workdir / SECONDS).write_text(f"{seconds:.1f}\n")
+        yield job
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
+
+
+def measure(study: Study, done: Sequence[Job]) -> Results:
+    """The values of all measures, from the records of the workdirs."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for job in done:
+        records = recorder.read(job.workdir)
+        of_run = values.setdefault(job.run.name, {name: [] for name in study.measures})
+        for name, measure in study.measures.items():
+            of_run[name].append(measure(records))
+    return Results(values)
+
+
+def stored(name: str, scale: str, done: Sequence[Job], command: str) -> dict[str, Any]:
+    """The content of results/NAME.json."""
+    study = find(name)
+    results = measure(study, done)
+    return {
+        "study": name,
+        "scale": scale,
+        "verdict": study.verdict(results),
+        "date": datetime.date.today().isoformat(),
+        "command": command,
+        "machine": machine(),
+        "versions": {package: metadata.version(package) for package in PACKAGES},
+        "commit": commit(),
+        "seconds": round(sum(seconds_of(job) for job in done)),
+        "values": results.values,
+        "data": sorted({data_of(job) for job in done}),
+        "curves": {f"{j.run.name}, seed {j.seed}": thinned(recorder.read(j.workdir)) for j in done},
+    }
+
+
+def seconds_of(job: Job) -> float:
+    """How long the training took, of a run that was interrupted the last part."""
+    path = job.workdir / SECONDS
+    return float(path.read_text()) if path.exists() else 0.0
+
+
+def thinned(records: Sequence[dict]) -> list[dict]:
+    """At most MOST_POINTS records, with the values of CURVES, in four digits."""
+    records = [r for r in records if any(name in r for name in CURVES)]
+    every = -(-len(records) // MOST_POINTS)
+    chosen = [r for i, r in enumerate(records) if (len(records) - 1 - i) % every == 0]
+    names = ("epoch", *CURVES)
+    return [{n: float(f"{r[n]:.4g}") for n in names if n in r} for r in chosen]
+
+
+def data_of(job: Job) -> str:
+    """The data set of a run, and the number of its training images."""
+    described = json.loads((job.workdir / "dataset.json").read_text())
+    return f"{described['name']}, {described['train_examples']:,} training images"
+
+
+def machine() -> str:
+    """The processor and the number of its cores that this process may use."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    return f"{os.cpu_count()} cores of {model or platform.processor()}"
+
+
+def commit() -> str:
+    """The commit of the code, with "+" if it was changed; "" outside of a repository."""
+    folder = pathlib.Path(__file__).parent
+    done = subprocess.run(
+        ["git", "-C", folder, "describe", "--always", "--dirty=+", "--abbrev=10"],
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()

@@ -1,0 +1,54 @@
+"""The first table of LeCun 1998: linear classifier, multi-layer perceptrons, LeNet-5 on MNIST."""
+
+from studies.study import Results, Run, Scale, Study, Verdict, last_percent
+
+ERROR = "test error, %"
+# The distortions of sec. III.C that Canon has.
+DISTORTED = {
+    "augment.translate": 2.0,
+    "augment.scale": 0.15,
+    "augment.squeeze": 0.15,
+    "augment.shear": 0.3,
+}
+ORDER = ("linear", "300", "500-150", "LeNet-5", "LeNet-5, distorted")  # from high to low error
+
+
+def _runs(**overrides) -> list[Run]:
+    runs = [
+        Run("linear", "mlp:linear", overrides, "12.0"),
+        Run("300", "mlp:300", overrides, "4.7"),
+        Run("300-100", "mlp:300-100", overrides, "3.05"),
+        Run("500-150", "mlp:500-150", overrides, "2.95"),
+        Run("LeNet-5", "lenet5:mnist", overrides, "0.95"),
+        Run("LeNet-5, distorted", "lenet5:mnist", DISTORTED | overrides, "0.8"),
+    ]
+    return runs
+
+
+def verdict(results: Results) -> Verdict:
+    """See `STUDY.rule`."""
+    means = [results.summary(name, ERROR).mean for name in ORDER]
+    if means != sorted(means, reverse=True):
+        return Verdict.NOT_REPRODUCED
+    published = {run.name: float(run.published) for run in _runs()}
+    is_close = all(mean <= 1.15 * published[name] for name, mean in zip(ORDER, means, strict=True))
+    return Verdict.REPRODUCED if is_close else Verdict.DIRECTION
+
+
+STUDY = Study(
+    claim="On MNIST the test error falls from a linear classifier over multi-layer perceptrons to"
+    " LeNet-5, and further with distorted training images.",
+    source="LeCun 1998, sec. III and fig. 9",
+    changes="SGD with momentum on batches of 64 and a cosine schedule over 20 epochs, in place of"
+    " stochastic diagonal Levenberg-Marquardt on single images. The perceptrons have a softmax"
+    " output. The distortions are drawn anew for each image and epoch; the source made 540,000"
+    " fixed images.",
+    scales={
+        "smoke": Scale(_runs(**{"dataset.name": "digits", "epochs": 0.2}), seeds=1, hours=0.01),
+        "small": Scale(_runs(), seeds=3, hours=1.0),
+    },
+    measures={ERROR: last_percent("test/top1_error")},
+    rule="Direction reproduced if the mean errors fall in the order of the claim. Reproduced if, in"
+    " addition, none is more than 15 % above the published error.",
+    verdict=verdict,
+)

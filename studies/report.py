@@ -1,0 +1,110 @@
+"""Pages and plots from the stored results of studies. No number in them is typed by hand."""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from studies import engine
+from studies.study import Results, Study, Verdict
+from train_lib.pictures import run_plots
+
+PAGES = engine.RESULTS.parents[1] / "docs" / "studies"
+_INDEX = """# Studies: published claims, run again
+
+Each study trains the networks of one published claim and compares the outcome. Its verdict follows
+from a rule that was written before the runs. `python -m studies run NAME --scale=small` repeats a
+study, whose file is in [studies/](../../studies). `make results` generates these pages
+from [studies/results](../../studies/results).
+
+| study | claim | source | verdict |
+|---|---|---|---|
+"""
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """The stored results of a study; None if it was not run."""
+    path = engine.RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def pages() -> dict[str, str]:
+    """{file name: text} of all pages."""
+    rows, pages = [], {}
+    for name in engine.names():
+        study, stored = engine.find(name), load(name)
+        verdict = stored["verdict"] if stored else Verdict.NOT_RUN
+        link = f"[{name}]({name}.md)" if stored else name
+        rows.append(f"| {link} | {study.claim} | {study.source} | {verdict} |\n")
+        if stored:
+            pages[f"{name}.md"] = page(name, study, stored)
+    return {"README.md": _INDEX + "".join(rows)} | pages
+
+
+def write() -> list[pathlib.Path]:
+    """Writes all pages and plots. Returns their paths."""
+    PAGES.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for file, text in pages().items():
+        paths.append(PAGES / file)
+        paths[-1].write_text(text)
+    for name in engine.names():
+        if stored := load(name):
+            paths.append(PAGES / f"{name}.png")
+            figure(engine.find(name), stored).savefig(
+                paths[-1], dpi=90, metadata={"Software": None}
+            )
+    return paths
+
+
+def figure(study: Study, stored: Mapping[str, Any]) -> Figure:
+    """The figure of a study: its own, or the curves of the runs with seed 0."""
+    if study.figure:
+        return study.figure(Results(stored["values"]))
+    curves = {n.removesuffix(", seed 0"): c for n, c in stored["curves"].items() if "seed 0" in n}
+    return run_plots.curves(curves)
+
+
+def page(name: str, study: Study, stored: Mapping[str, Any]) -> str:
+    """The page of a study that was run."""
+    versions = ", ".join(f"{package} {version}" for package, version in stored["versions"].items())
+    return f"""# {name.replace("_", " ").capitalize()}: {stored["verdict"]}
+
+**Claim.** {study.claim} ({study.source})
+
+**Verdict: {stored["verdict"]}.** {study.rule}
+
+{table(study, stored)}
+Mean and standard deviation over the seeds, with their number.
+
+![curves or values of the runs]({name}.png)
+
+**What differs from the source.** {study.changes}
+
+**How it was run.** `{stored["command"]}` on {stored["machine"]}, {stored["date"]}, commit
+{stored["commit"]}; {versions}. Data: {"; ".join(stored["data"])}. Training took
+{stored["seconds"] / 3600:.2f} hours.
+"""
+
+
+def table(study: Study, stored: Mapping[str, Any]) -> str:
+    """The values of each run beside the published ones, in Markdown."""
+    results, measures = Results(stored["values"]), list(study.measures)
+    lines = [
+        f"| run | published | {' | '.join(measures)} |",
+        f"|---|---|{'---|' * len(measures)}",
+    ]
+    for run in study.scales[stored["scale"]].runs:
+        cells = [format_summary(results, run.name, measure) for measure in measures]
+        lines.append(f"| {run.name} | {run.published} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def format_summary(results: Results, run: str, measure: str) -> str:
+    """ "1.06 ± 0.06 (3)"."""
+    summary = results.summary(run, measure)
+    deviation = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.2f}"
+    return f"{summary.mean:.2f}{deviation} ({summary.count})"

@@ -1,0 +1,130 @@
+"""What a study is: a published claim, the runs that test it, and the rule of its verdict.
+
+Each study has a file in this folder, with a `STUDY`. Its verdict is a function of the measured
+values only, and is written before the runs.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+CONFIDENCE = 0.95  # of the intervals
+
+
+class Verdict(enum.StrEnum):
+    """What the runs say about a claim."""
+
+    REPRODUCED = "reproduced"
+    DIRECTION = "direction reproduced"
+    NOT_REPRODUCED = "not reproduced"
+    NOT_RUN = "not run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One config of a study, trained with several seeds.
+
+    config: file and argument as --config has them, "lenet5:mnist". overrides: {dotted name: value}.
+    published: the figure that the source gives, as it is printed there.
+    """
+
+    name: str
+    config: str
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    published: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The runs of a study at one cost. seeds: 0 ... seeds - 1. hours: about, on two cores."""
+
+    runs: Sequence[Run]
+    seeds: int
+    hours: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A claim and its test.
+
+    claim: one sentence. source: paper and section. changes: what differs from the source.
+    scales: by name: "smoke" (seconds, for tests), "small" (two cores), "paper" (the original).
+    measures: name -> (records of a run, as `recorder.read` gives them) -> value. The first one
+        decides.
+    verdict: a function of `Results`. rule: its meaning in words.
+    figure: draws `Results`; None: the curves of all runs.
+    """
+
+    claim: str
+    source: str
+    changes: str
+    scales: Mapping[str, Scale]
+    measures: Mapping[str, Callable[[Sequence[dict]], float]]
+    rule: str
+    verdict: Callable[["Results"], Verdict]
+    figure: Callable[["Results"], Figure] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Mean, standard deviation and number of values."""
+
+    mean: float
+    deviation: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences, and the ends of its interval of CONFIDENCE."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What the runs of a study measured. values: {run: {measure: one value for each seed}}."""
+
+    values: Mapping[str, Mapping[str, Sequence[float]]]
+
+    def of(self, run: str, measure: str) -> np.ndarray:
+        """The values of a run, float64 [seeds]."""
+        return np.asarray(self.values[run][measure], np.float64)
+
+    def summary(self, run: str, measure: str) -> Summary:
+        """deviation: of the sample, with n - 1; nan for one seed."""
+        values = self.of(run, measure)
+        deviation = values.std(ddof=1) if len(values) > 1 else float("nan")
+        return Summary(float(values.mean()), float(deviation), len(values))
+
+    def difference(self, run: str, other: str, measure: str) -> Difference:
+        """run - other, paired by seed, with Student's interval; nan ends for one seed."""
+        differences = self.of(run, measure) - self.of(other, measure)
+        if len(differences) < 2:
+            return Difference(float(differences.mean()), float("nan"), float("nan"))
+        low, high = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
+        return Difference(float(differences.mean()), float(low), float(high))
+
+
+def last(name: str) -> Callable[[Sequence[dict]], float]:
+    """A measure: the last recorded value of `name`, such as "test/top1_error"."""
+    return lambda records: next(r[name] for r in reversed(records) if name in r)
+
+
+def last_percent(name: str) -> Callable[[Sequence[dict]], float]:
+    """A measure: the last recorded value of an error, in percent."""
+    return lambda records: 100 * last(name)(records)
+
+
+def epochs_to(name: str, value: float) -> Callable[[Sequence[dict]], float]:
+    """A measure: the epoch at which `name` is first at most `value`; infinite if it never is."""
+    return lambda records: next(
+        (r["epoch"] for r in records if r.get(name, np.inf) <= value), float("inf")
+    )

@@ -1,0 +1,106 @@
+"""Studies of one's own: the same config with several values and seeds, and a comparison of runs."""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from configs import compare
+from errors import UserError
+from studies import engine
+from studies.study import Results, Run, Scale
+from train_lib import recorder
+from train_lib.pictures import run_plots
+from train_lib.workdir import check_run, read_config, read_info
+
+ERROR = "test/top1_error"
+PLOT = "curves.png"
+
+
+def sweep(
+    config: str,
+    vary: Mapping[str, Sequence[Any]],
+    seeds: int,
+    folder: pathlib.Path,
+    changes: Mapping[str, Any],
+) -> str:
+    """Trains a config with all combinations of values. Returns a table of mean errors.
+
+    config: file and argument, "lenet5:mnist". vary: {dotted name: its values}. folder: of the runs.
+    """
+    combinations = [dict(zip(vary, v, strict=True)) for v in itertools.product(*vary.values())]
+    runs = [Run(_label(values) or config, config, values) for values in combinations]
+    done = list(engine.run_all(engine.jobs(Scale(runs, seeds, 0.0), folder), changes))
+    measured: dict[str, list[float]] = {}
+    for job in done:
+        errors = _errors(recorder.read(job.workdir))
+        measured.setdefault(job.run.name, []).append(errors[-1])
+    results = Results({name: {ERROR: values} for name, values in measured.items()})
+    rows = [["run", "test error, %", "deviation", "seeds"]]
+    for name in measured:
+        summary = results.summary(name, ERROR)
+        rows.append([name, f"{summary.mean:.2f}", f"{summary.deviation:.2f}", str(summary.count)])
+    return aligned(rows)
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    """ "activation=relu, depth=20" """
+    return ", ".join(f"{name.rpartition('.')[2]}={value}" for name, value in values.items())
+
+
+def compare_runs(workdirs: Sequence[pathlib.Path], plot: pathlib.Path) -> str:
+    """A table of the runs: the fields in which they differ, last and best error, time.
+
+    plot: a PNG file of their curves. Raises UserError for a folder without a run.
+    """
+    if len(workdirs) < 2:
+        raise UserError("compare needs two or more runs: give their folders")
+    for workdir in workdirs:
+        check_run(workdir, "compare")
+    configs = [compare.flatten(read_config(workdir)) for workdir in workdirs]
+    differing = [
+        name
+        for name in sorted(set().union(*configs))
+        if len({json.dumps(config.get(name)) for config in configs}) > 1
+    ]
+    names, records = short_names(workdirs), [recorder.read(workdir) for workdir in workdirs]
+    rows = [["run", *differing, "last error, %", "best, %", "minutes"]]
+    for name, config, run, workdir in zip(names, configs, records, workdirs, strict=True):
+        values = [json.dumps(config.get(field)) for field in differing]
+        errors = _errors(run) or [float("nan")]
+        minutes = _seconds(run, workdir) / 60
+        rows.append([name, *values, f"{errors[-1]:.2f}", f"{min(errors):.2f}", f"{minutes:.1f}"])
+    figure = run_plots.curves(dict(zip(names, records, strict=True)))
+    run_plots.save(figure, plot)
+    return f"{aligned(rows)}\nminutes: of the training steps, from their rate\ncurves: {plot}"
+
+
+def short_names(workdirs: Sequence[pathlib.Path]) -> list[str]:
+    """The parts of the paths in which they differ."""
+    parts = [path.resolve().parts for path in workdirs]
+    first = next(
+        i for i, column in enumerate(itertools.zip_longest(*parts)) if len(set(column)) > 1
+    )
+    return ["/".join(part[first:]) or part[-1] for part in parts]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _errors(records: Sequence[dict]) -> list[float]:
+    """The test errors of a run, in percent."""
+    return [100 * record[ERROR] for record in records if ERROR in record]
+
+
+def _seconds(records: Sequence[dict], workdir: pathlib.Path) -> float:
+    """Seconds of the training steps: the images of the run, at its mean rate."""
+    rates = [r["train/images_per_second"] for r in records if "train/images_per_second" in r]
+    examples = records[-1]["epoch"] * read_info(workdir).train_examples if records else 0.0
+    return examples / np.mean(rates) if rates else float("nan")
