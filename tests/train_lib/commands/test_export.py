@@ -122,7 +122,7 @@ def test_torchvision_names_and_metadata(tmp_path):
     info = Info("photographs", (0, 0, 3), tuple("0123456789"))
     exp = experiment.resolve(config, known=experiment.KnownData(info, statistics))
     shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
-    variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), dict(shapes))
+    variables = jax.tree.map(lambda s: rng.uniform(size=s.shape).astype(np.float32), dict(shapes))
     network = Trained(exp, list("0123456789"), lambda: (7, variables))
     _, write = export_command.FORMS["torchvision"]
     assert "are in its metadata" in write(tmp_path / "net.safetensors", network)
