@@ -12,8 +12,12 @@ from errors import reported
 def begin() -> None:
     """Prepares the process of a command. Called before the imports that take long.
 
-    Standard streams accept every text, and Ctrl-C prints one line instead of a traceback.
+    Standard streams accept every text, and Ctrl-C prints one line instead of a traceback. In a
+    locale without UTF-8, the process starts again with UTF-8: TensorStore and Python would read the
+    same path as different ones, and classes would have other names.
     """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # Characters that the encoding lacks, as in ASCII, become \xe4, \u65e5, ...

@@ -90,6 +90,21 @@ def test_streams_accept_every_text_also_if_they_are_closed(tmp_path, closed):
     assert done.stderr == ("" if "2" in closed else "\\u65e5\ne")
 
 
+def test_file_names_are_utf8_in_every_locale(tmp_path):
+    (tmp_path / "\u65e5").touch()
+    code = (
+        "import command_line, os, sys; command_line.begin(); print(ascii(os.listdir(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        cwd=ROOT,
+        env=os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == (r"['\u65e5']" "\n", "")
+
+
 def test_an_early_interrupt_is_one_line(tmp_path, monkeypatch):
     """Ctrl-C while the libraries are imported; here, the first one raises it."""
     (tmp_path / "absl.py").write_text("raise KeyboardInterrupt")

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import mlp, vgg
+from configs import compare, mlp, resnet, vgg
 from configs.patterns import matching
 from errors import UserError
 from input_pipeline import batches
@@ -227,3 +227,14 @@ def test_a_missing_source_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match=r"config\.init_from=.*nowhere: there is no run with a"):
         train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_names_the_settings_of_its_weights_and_not_the_weights(tmp_path, capsys):
+    config = resnet.get_config("18")
+    config.init_from, config.init_settings = "net.safetensors", "view.test_scale"
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "config.json").write_text(compare.to_json(config))
+    config.init_settings = "auto"
+    settled = warm_start.settle(config, tmp_path, read_only=True)
+    assert (settled.init_from, settled.init_settings) == ("net.safetensors", "view.test_scale")
+    assert capsys.readouterr().err == "net.safetensors sets view.test_scale=256\n"
