@@ -13,7 +13,7 @@ def load(name: str) -> ConfigDict:
     """The config of a file and its argument. Raises UserError if one of them is unknown."""
     file, _, argument = name.partition(":")
     paths = sorted(pathlib.Path(__file__).parent.glob("*.py"))
-    files = [path.stem for path in paths if "\ndef get_config(" in path.read_text()]
+    files = [path.stem for path in paths if "\ndef get_config(" in path.read_text("utf-8")]
     choice(*files).check("model", file)
     get_config = importlib.import_module(f"configs.{file}").get_config
     try:
