@@ -15,6 +15,8 @@ above 60 %.
 Chosen here, because the paper is not clear:
 - The momentum is Caffe's, with the rate inside the velocity, as the authors' README of their
   ImageNet networks says. Kernels decay. Pixels are in 0 to 1 before the mean is subtracted.
+- Shortcuts A have their zero maps after the others, as in fb.resnet.torch. Other implementations
+  have them on both sides: `--config.model.shortcut_padding=both_sides`.
 - 1202 ("trained as described above") and plain-110 do not warm up. If they should:
   `--config.schedule.warmup_rate=0.01 --config.schedule.warmup_error=0.8`.
 - One device. The paper used two GPUs, each of which normalised 64 images: `--config.num_devices=2`.

@@ -210,7 +210,8 @@ def settle(
 
 # What changes the results of a network, but not its tensors. docs/weights.md has the whole list.
 _NOT_SHOWN = (
-    *("preprocess.mean", "preprocess.low", "preprocess.high", "preprocess.deviation"),
+    *("preprocess.mean", "preprocess.given_mean", "preprocess.deviation"),
+    *("preprocess.low", "preprocess.high"),
     *("model.activation", "model.dropout_scaling", "model.lrn", "model.pooling"),
     *("model.stride", "model.pool1_padding", "model.shortcut", "model.shortcut_padding"),
 )
@@ -284,6 +285,7 @@ class Origin:
         for a whole layer.
     drawn: names of the state's other values, which are random.
     unused: names of the source's values that were not loaded.
+    changed: see `changed_settings`.
     """
 
     source: str
@@ -291,6 +293,7 @@ class Origin:
     loaded: list[str]
     drawn: list[str]
     unused: list[str]
+    changed: list[str] = dataclasses.field(default_factory=list)
 
     def rows(self) -> dict[str, str]:
         """The rows for the opening block."""
@@ -299,6 +302,7 @@ class Origin:
             "weights": f"{self.source}{step}: {_short(self.loaded)}",
             "drawn": _short(self.drawn),
             "unused": _short(self.unused),
+            "changed": "; ".join(self.changed),
         }
 
 
@@ -316,7 +320,26 @@ def warm_start(exp, state: TrainState) -> tuple[TrainState, Origin]:
         _check_class_order(exp, {"params": state.params, **state.model_state})
         if is_pretrained_file(name):
             weights = (0, load_variables(exp, fit_classes=True))
-    return load_into(state, name, exp.config.init_layers, weights)
+    state, origin = load_into(state, name, exp.config.init_layers, weights)
+    return state, dataclasses.replace(origin, changed=changed_settings(exp))
+
+
+def changed_settings(exp) -> list[str]:
+    """ "name: stored -> now" for settings that the tensors do not show, and that differ.
+
+    stored: the setting of the run or exported file config.init_from.
+    """
+    path = pathlib.Path(exp.config.init_from).expanduser()
+    if is_pretrained_file(exp.config.init_from):
+        return []  # `settle` has set them
+    is_file = path.suffix.lower() == exported.SUFFIX
+    config = exported.load(path, shapes_only=True).config if is_file else read_config(path)
+    stored, now = compare.flatten(config), compare.flatten(exp.config)
+    return [
+        f"{name}: {stored[name]} -> {now[name]}"
+        for name in _NOT_SHOWN
+        if name in stored and name in now and stored[name] != now[name]
+    ]
 
 
 def _check_class_order(exp, variables) -> None:

@@ -222,6 +222,17 @@ def test_training_does_not_change_frozen_layers(tmp_path, monkeypatch, capsys):
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
 
+def test_settings_that_the_weights_were_not_trained_with_are_named(tmp_path):
+    source = small_config("30", **{"model.activation": "tanh", "preprocess.high": 2.0})
+    (tmp_path / "config.json").write_text(json.dumps(source.to_dict()))
+    exp = resolve(small_config("30", init_from=str(tmp_path)))
+    expected = ["preprocess.high: 2.0 -> 1.175", "model.activation: tanh -> scaled_tanh"]
+    assert warm_start.changed_settings(exp) == expected
+    exp = resolve(small_config("20", init_from=str(tmp_path), **{"model.activation": "tanh"}))
+    origin = warm_start.Origin(str(tmp_path), 5, ["h1"], [], [], warm_start.changed_settings(exp))
+    assert origin.rows()["changed"] == "preprocess.high: 2.0 -> 1.175"
+
+
 def test_a_missing_source_is_refused_before_anything_is_written(tmp_path):
     config = small_config("30", init_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"config\.init_from=.*nowhere: there is no run with a"):
