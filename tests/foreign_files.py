@@ -4,6 +4,10 @@ Caffe's by hand, byte by byte: field numbers are those of its public schema, caf
 wire format that of protocol buffers. Keras's with h5py.
 """
 
+import collections
+import io
+import zipfile
+
 import numpy as np
 
 V1_TYPES = {"Convolution": 4, "InnerProduct": 14, "ReLU": 18, "Pooling": 17, "LRN": 15}
@@ -65,3 +69,30 @@ def write_keras(path, layers, group: str = "", style: str = "{layer}/{weight}:0"
             inner.attrs["weight_names"] = np.array([name.encode() for name in names], dtype="S")
             for name, array in zip(names, weights.values(), strict=True):
                 inner[name] = array
+
+
+def write_keras_3(path, layers, with_names: bool = True):
+    """A file of Keras 3: of weights or, with the suffix .keras, a whole model.
+
+    layers: (class, name, arrays) in order. Keras numbers the layers of each class. It stored their
+    names only from some version on.
+    """
+    import h5py
+
+    content, counts = io.BytesIO(), collections.Counter()
+    with h5py.File(content, "w") as file:
+        for kind, name, arrays in layers:
+            number, counts[kind] = counts[kind], counts[kind] + 1
+            group = file.create_group(f"layers/{kind}{f'_{number}' if number else ''}/vars")
+            if with_names:
+                group.attrs["name"] = name
+            for index, array in enumerate(arrays):
+                group[str(index)] = array
+        file["layers/dropout/seed_generator/vars/0"] = np.zeros(2, np.uint32)
+        file["optimizer/vars/0"] = np.int64(3)
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", "{}")
+            archive.writestr("model.weights.h5", content.getvalue())
+    else:
+        path.write_bytes(content.getvalue())

@@ -16,7 +16,8 @@ import numpy as np
 from models.pretrained import caffe, files, keras, timm, torchvision
 from models.pretrained import names as names_lib
 from models.pretrained.entries import class_bias, load
-from models.pretrained.files import HUB, SUFFIXES, is_pretrained, locate
+from models.pretrained.files import HUB, is_pretrained, locate
+from models.pretrained.formats import SUFFIXES
 from models.pretrained.frameworks import Framework
 from models.pretrained.torchvision import from_torchvision, to_torchvision
 
@@ -31,6 +32,7 @@ _FRAMEWORKS = {
 class WeightFile:
     """The content of a weight file.
 
+    format: a value of `SUFFIXES`, or "index".
     source: "torchvision" (also for timm's ResNets), "timm", "caffe", "keras", or "names" with a
         list of names.
     tensors: the file's arrays by their names there.
@@ -40,6 +42,7 @@ class WeightFile:
     """
 
     path: pathlib.Path
+    format: str
     source: str
     tensors: dict[str, np.ndarray]
     names: dict[str, str] | None = None
@@ -85,7 +88,7 @@ class WeightFile:
         fit.
         """
         if self.source == "names":
-            channels_last = self.path.suffix.lower() in files.HDF5
+            channels_last = self.format == "Keras"
             return names_lib.variables(module, self.tensors, input_shape, self.names, channels_last)
         entries, tensors = self._framework.entries(module), self.tensors
         if self.source in ("caffe", "keras"):
@@ -95,21 +98,23 @@ class WeightFile:
 
 
 def read(path: pathlib.Path, names: pathlib.Path | None = None) -> WeightFile:
-    """A weight file with one of `SUFFIXES`. names: a JSON file with names of its tensors.
+    """A weight file in one of the formats of `SUFFIXES`. names: a JSON file of its tensors' names.
 
     Raises UserError, one line, for a file that is missing, damaged or of another kind.
     """
     path = pathlib.Path(path)
     timm.refuse_other_pooling(path)
     given = names_lib.read(pathlib.Path(names)) if names else None
+    kind = files.kind_of(path)
     tensors, layers = files.read(path)
+    is_of_torch = kind not in ("Caffe", "Keras")
     if given is not None:
         source = "names"
-    elif path.suffix.lower() == ".caffemodel":
-        source = "caffe"
-    elif path.suffix.lower() in files.HDF5:
-        source = "keras"
+        if is_of_torch:
+            given = dict(zip(given, files.without_prefixes(given.values()), strict=True))
+    elif not is_of_torch:
+        source = kind.lower()
     else:
         source = "timm" if timm.recognises(tensors) else "torchvision"
     settings, class_names = files.metadata(path)
-    return WeightFile(path, source, tensors, given, layers, settings, class_names)
+    return WeightFile(path, kind, source, tensors, given, layers, settings, class_names)

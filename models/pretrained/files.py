@@ -3,43 +3,60 @@
 import json
 import pathlib
 import re
+import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from errors import UserError, reported
-from models.pretrained import caffemodel, hdf5
+from models.pretrained import caffemodel, formats, hdf5
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".caffemodel", ".h5", ".hdf5")
-HDF5 = (".h5", ".hdf5")
 HUB = "hub:"
 _HUB_FILE = "model.safetensors"
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # of a state dict in a checkpoint
+# What DataParallel, torch.compile and Lightning put before the name of every tensor.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 _CANON_KEY = "canon"  # in the metadata of the files that --mode=export writes
 
 
 def is_pretrained(path: pathlib.Path) -> bool:
-    """Whether a path has the suffix of a weight file and is not a file that Canon exported.
+    """Whether a path is that of a weight file, and not of a file that Canon exported.
 
-    False for folders, and for a .safetensors file that cannot be opened: the reader of Canon's
-    files then says what is wrong with it.
+    A missing file is one if its suffix says so. False for folders, and for a .safetensors file that
+    cannot be opened: the reader of Canon's files then says what is wrong with it.
     """
     path = pathlib.Path(path)
-    if path.suffix.lower() not in SUFFIXES or path.is_dir():
-        return False
     try:
-        return _CANON_KEY not in _texts(path)
-    except Exception:  # of safetensors, and of the system
+        is_known = not path.is_dir() and bool(formats.format_of(path))
+        return is_known and _CANON_KEY not in _texts(path)
+    except Exception:  # of safetensors, of damaged archives, and of the system
         return False
 
 
 def _texts(path: pathlib.Path) -> dict[str, str]:
-    """The metadata of a .safetensors file; {} for other files."""
-    if path.suffix.lower() != ".safetensors":
+    """The metadata of a file in the format safetensors; {} for other files."""
+    if formats.format_of(path) != "safetensors":
         return {}
     import safetensors
 
     with safetensors.safe_open(path, framework="numpy") as file:
         return file.metadata() or {}
+
+
+def kind_of(path: pathlib.Path) -> str:
+    """The format of a weight file, see `formats`.
+
+    Raises UserError, one line, for a file that is missing or of another kind.
+    """
+    with reported(f"cannot read {path}", "check the file", OSError, zipfile.BadZipFile):
+        kind = formats.format_of(path)
+    if not kind:
+        known = ", ".join(formats.SUFFIXES)
+        raise UserError(f"{path} is not a weight file: give one of {known}")
+    if not path.is_file():
+        raise UserError(f"no weight file {path}: check the path")
+    return kind
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -48,18 +65,25 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     Raises UserError, one line, for a file that is missing, damaged, of another kind or contains
     code, and if the package that reads it is not installed.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} is not a weight file: give one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise UserError(f"no weight file {path}: check the path")
-    suffix = path.suffix.lower()
-    advice = f"it is damaged, or is not a {suffix} file of weights"
+    kind = kind_of(path)
+    advice = f"it is damaged, or is not a file of weights ({kind})"
     with reported(f"cannot read the weights in {path}", advice):
-        if suffix == ".caffemodel":
+        if kind == "Caffe":
             return caffemodel.read(path)
-        if suffix in HDF5:
+        if kind == "Keras":
             return hdf5.read(path), ()
-        return (_safetensors if suffix == ".safetensors" else _torch)(path), ()
+        readers = {"safetensors": _safetensors, "torch": _torch, formats.INDEX: _indexed}
+        tensors = readers[kind](path)
+        return dict(zip(without_prefixes(tensors), tensors.values(), strict=True)), ()
+
+
+def without_prefixes(names: Iterable[str]) -> list[str]:
+    """Names of tensors without the prefixes that torch's wrappers add to all of them."""
+    names = list(names)
+    for prefix in _PREFIXES * len(_PREFIXES):  # in any order
+        if all(name.startswith(prefix) for name in names):
+            names = [name.removeprefix(prefix) for name in names]
+    return names
 
 
 def metadata(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -88,6 +112,30 @@ def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: _widened(name, array) for name, array in tensors.items()}
 
 
+def _indexed(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of the files that an index names; they are in its folder."""
+    tensors = {}
+    for name in sorted(set(shards(path).values())):
+        file = path.with_name(name)
+        tensors |= _safetensors(file) if kind_of(file) == "safetensors" else _torch(file)
+    missing = shards(path).keys() - tensors.keys()
+    if missing:
+        raise ValueError(f"{min(missing)} is in none of its files")
+    return tensors
+
+
+def shards(path: pathlib.Path) -> dict[str, str]:
+    """{name of a tensor: name of its file} from an index. Raises ValueError for another text."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise ValueError("it has no weight_map")
+    for name in files.values():
+        if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+            raise ValueError(f"{str(name)[:40]!r} is not the name of a file beside it")
+    return files
+
+
 def _widened(name: str, array: np.ndarray) -> np.ndarray:
     """The array; as float32 if it has half precision, which float32 represents exactly."""
     if array.dtype.kind == "c":
@@ -97,10 +145,7 @@ def _widened(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """A state dict, alone or as "state_dict" or "model" of a checkpoint.
-
-    The prefix "module." of all names is removed.
-    """
+    """A state dict, alone or in a checkpoint."""
     try:
         import torch
     except ImportError:
@@ -117,15 +162,12 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path} is damaged, or holds more than tensors, which Canon does not read: save only"
             " the tensors, with torch.save(model.state_dict(), FILE)"
         ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
+    if isinstance(content, dict):
+        wrapped = (content[name] for name in _WRAPPERS if isinstance(content.get(name), dict))
+        content = next(wrapped, content)
     if not isinstance(content, dict) or not content:
         raise ValueError("it has no dict of tensors")
-    tensors = {name: _from_torch(torch, name, value) for name, value in content.items()}
-    prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
-    return {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return {name: _from_torch(torch, name, value) for name, value in content.items()}
 
 
 def _from_torch(torch, name: Any, value: Any) -> np.ndarray:
@@ -141,8 +183,9 @@ def locate(name: str) -> pathlib.Path:
     """The path of a weight file.
 
     name: a path, or "hub:ORG/NAME" or "hub:ORG/NAME@REVISION": the model.safetensors of a model on
-    the hub, which is downloaded once. Raises UserError, one line, for another name with "hub:", if
-    huggingface_hub is not installed, and if the download fails.
+    the hub, or its index and the files that it names. They are downloaded once. Raises
+    UserError, one line, for another name with "hub:", if huggingface_hub is not installed, and if
+    the download fails.
     """
     if not name.startswith(HUB):
         return pathlib.Path(name)
@@ -160,6 +203,21 @@ def locate(name: str) -> pathlib.Path:
         ) from None
     repository, revision = match.groups()
     advice = "download it by other means, and give the path of the file"
+
+    def download(file: str) -> pathlib.Path:
+        return pathlib.Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+
     with reported(f"cannot get {_HUB_FILE} of {name}", advice):
-        file = huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision)
-        return pathlib.Path(file)
+        try:
+            return download(_HUB_FILE)
+        except Exception as error:
+            if type(error).__name__ != "EntryNotFoundError":
+                raise
+            missing = error
+        try:
+            index = download(_HUB_FILE + formats.INDEX_END)
+        except Exception:
+            raise missing from None
+        for file in sorted(set(shards(index).values())):
+            download(file)
+        return index

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from damage import damaged, refusals
-from foreign_files import caffemodel, write_keras
+from foreign_files import caffemodel, write_keras, write_keras_3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,9 +26,17 @@ def _keras() -> bytes:
         return path.read_bytes()
 
 
+def _keras_3() -> bytes:
+    with tempfile.TemporaryDirectory() as root:
+        path = pathlib.Path(root) / "net.keras"
+        write_keras_3(path, [("conv2d", "conv", [KERNEL, BIAS])])
+        return path.read_bytes()
+
+
 FILES = {
     ".caffemodel": caffemodel(LAYERS),
     ".h5": _keras(),
+    ".keras": _keras_3(),
     ".safetensors": safetensors.numpy.save({"conv.weight": KERNEL, "conv.bias": BIAS}),
 }
 

@@ -5,12 +5,13 @@ import pathlib
 import pickle
 import sys
 import types
+import zipfile
 
 import h5py
 import numpy as np
 import pytest
 import safetensors.numpy
-from foreign_files import block, caffemodel, whole, write_keras
+from foreign_files import block, caffemodel, whole, write_keras, write_keras_3
 
 from errors import UserError
 from models import pretrained
@@ -120,6 +121,51 @@ def test_arrays_by_their_place_without_keras_lists(tmp_path):
     np.testing.assert_array_equal(tensors(path)["layers/conv/vars/0"], CONV)
 
 
+KERAS_3 = [
+    ("conv2d", "conv1_conv", [CONV, BIAS]),
+    ("batch_normalization", "conv1_bn", [BIAS, 2 * BIAS, 3 * BIAS, BIAS**2]),
+    ("conv2d", "conv2_conv", [2 * CONV]),
+    ("dense", "predictions", [FC, BIAS]),
+]
+
+
+@pytest.mark.parametrize("file", ["net.weights.h5", "net.keras"])
+def test_files_of_keras_3_have_the_names_of_their_layers(tmp_path, file):
+    write_keras_3(tmp_path / file, KERAS_3)
+    actual = pretrained.read(tmp_path / file)
+    assert actual.source == "keras"
+    assert set(actual.tensors) == {
+        *("conv1_conv.kernel", "conv1_conv.bias", "conv2_conv.kernel"),
+        *("conv1_bn.gamma", "conv1_bn.beta", "conv1_bn.mean", "conv1_bn.variance"),
+        *("predictions.kernel", "predictions.bias"),
+    }
+    np.testing.assert_array_equal(actual.tensors["conv2_conv.kernel"], 2 * CONV)
+    np.testing.assert_array_equal(actual.tensors["conv1_bn.variance"], BIAS**2)
+
+
+def test_files_of_keras_3_without_names_or_with_ambiguous_ones_keep_the_places(tmp_path):
+    path = tmp_path / "net.weights.h5"
+    write_keras_3(path, KERAS_3[2:], with_names=False)
+    places = {"layers/conv2d/vars/0", "layers/dense/vars/0", "layers/dense/vars/1"}
+    assert tensors(path).keys() == places
+    layers = [("conv2d", "a", [CONV]), ("conv2d", "a", [CONV])]
+    layers += [("batch_normalization", "b", [BIAS] * 3), ("embedding", "c", [FC])]
+    write_keras_3(path, layers)
+    assert tensors(path).keys() == {
+        *("layers/conv2d/vars/0", "layers/conv2d_1/vars/0", "layers/embedding/vars/0"),
+        *(f"layers/batch_normalization/vars/{number}" for number in range(3)),
+    }
+
+
+def test_an_archive_that_claims_to_hold_a_huge_file_is_refused(tmp_path):
+    path = tmp_path / "net.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", bytes(10**8))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match="larger than the file can hold"):
+        pretrained.read(path)
+
+
 def test_lists_of_names_in_pieces(tmp_path):
     path = tmp_path / "net.h5"
     with h5py.File(path, "w") as file:
@@ -185,6 +231,82 @@ def test_files_of_another_kind(tmp_path, suffix, content):
     path.unlink()
     with pytest.raises(UserError, match="no weight file"):
         pretrained.read(path)
+
+
+TORCH_NAMES = ("model_best.pth.tar", "net.th", "pytorch_model.bin", "last.ckpt", "net", "net.h5")
+
+
+@pytest.mark.parametrize("name", TORCH_NAMES)
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_torch_files_may_have_any_name(tmp_path, name, as_zip):
+    torch = pytest.importorskip("torch")
+    content = {"state_dict": {"fc.weight": torch.from_numpy(FC)}, "best_prec1": 69.8}
+    torch.save(content, tmp_path / name, _use_new_zipfile_serialization=as_zip)
+    assert pretrained.is_pretrained(tmp_path / name)
+    np.testing.assert_array_equal(pretrained.read(tmp_path / name).tensors["fc.weight"], FC)
+
+
+@pytest.mark.parametrize("name", ["net.bin", "net.pth"])
+def test_the_content_and_not_the_name_decides(tmp_path, name):
+    safetensors.numpy.save_file({"fc.weight": FC}, tmp_path / name)
+    assert pretrained.read(tmp_path / name).tensors.keys() == {"fc.weight"}
+    write_keras(tmp_path / name, {"fc": {"kernel": FC}})
+    assert pretrained.read(tmp_path / name).source == "keras"
+    own = safetensors.numpy.save({"params/fc/kernel": FC}, metadata={"canon": "2"})
+    (tmp_path / name).write_bytes(own)
+    assert not pretrained.is_pretrained(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x08\0\0\0\0\0\0\0{"])
+def test_files_of_no_known_format_are_refused(tmp_path, content):
+    path = write(tmp_path, content, "net.onnx")
+    assert not pretrained.is_pretrained(path)
+    with pytest.raises(UserError, match=r"net\.onnx is not a weight file: give one of"):
+        pretrained.read(path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_removed(tmp_path, prefix):
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps({"fc/kernel": f"{prefix}fc.weight"}))
+    safetensors.numpy.save_file({f"{prefix}fc.weight": FC}, tmp_path / "net.safetensors")
+    actual = pretrained.read(tmp_path / "net.safetensors", names)
+    assert actual.tensors.keys() == {"fc.weight"}
+    assert actual.names == {"fc/kernel": "fc.weight"}
+    tensors = {f"{prefix}fc.weight": FC, "fc.bias": BIAS}  # it belongs to only some names
+    safetensors.numpy.save_file(tensors, tmp_path / "net.safetensors")
+    assert pretrained.read(tmp_path / "net.safetensors").tensors.keys() == tensors.keys()
+
+
+def write_shards(folder, **changes):
+    """An index and its two files. changes: of the index."""
+    shards = {"a.safetensors": {"module.fc.weight": FC}, "b.safetensors": {"module.fc.bias": BIAS}}
+    for name, tensors in shards.items():
+        safetensors.numpy.save_file(tensors, folder / name)
+    files = {"module.fc.weight": "a.safetensors", "module.fc.bias": "b.safetensors", **changes}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 9}, "weight_map": files}))
+    return index
+
+
+def test_several_files_with_an_index(tmp_path):
+    index = write_shards(tmp_path)
+    assert pretrained.is_pretrained(index)
+    actual = pretrained.read(index)
+    assert actual.source == "torchvision"
+    assert actual.tensors.keys() == {"fc.weight", "fc.bias"}
+    np.testing.assert_array_equal(actual.tensors["fc.bias"], BIAS)
+    for change, message in [
+        ({"module.fc.bias": "../b.safetensors"}, "is not the name of a file beside it"),
+        ({"module.fc.bias": "c.safetensors"}, r"no weight file .*c\.safetensors"),
+        ({"more": "a.safetensors"}, "more is in none of its files"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            pretrained.read(write_shards(tmp_path, **change))
+    for text in ("{", "[]", "{}", '{"weight_map": []}', "[" * 100_000):
+        index.write_text(text)
+        with pytest.raises(UserError, match="cannot read the weights in"):
+            pretrained.read(index)
 
 
 def test_other_suffixes_are_refused(tmp_path):
@@ -267,6 +389,28 @@ def test_hub_names_that_fail(monkeypatch, name, message):
         pretrained.locate(name)
 
 
+def test_several_files_of_the_hub(tmp_path, monkeypatch):
+    index, asked = write_shards(tmp_path), []
+
+    class EntryNotFoundError(Exception):
+        pass
+
+    def download(repository, name, revision):
+        asked.append(name)
+        if not (tmp_path / name).exists():
+            raise EntryNotFoundError(f"404: no {name}")
+        return str(tmp_path / name)
+
+    monkeypatch.setitem(
+        sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download)
+    )
+    assert pretrained.locate("hub:big/net") == index
+    assert asked == ["model.safetensors", index.name, "a.safetensors", "b.safetensors"]
+    index.unlink()
+    with pytest.raises(UserError, match=r"cannot get model\.safetensors .*no model\.safetensors\)"):
+        pretrained.locate("hub:big/net")
+
+
 def test_the_hub_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="pip install huggingface_hub"):
@@ -297,7 +441,13 @@ def test_state_dicts_alone_in_a_checkpoint_and_with_a_prefix(tmp_path):
     torch = pytest.importorskip("torch")
     state = {"fc.weight": torch.from_numpy(FC), "n": torch.tensor(3)}
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
-    for content in (state, {"state_dict": wrapped, "epoch": 3}, {"model": state, "args": None}):
+    for content in (
+        state,
+        {"state_dict": wrapped, "epoch": 3},
+        {"model": state, "args": None},
+        {"model_state_dict": state, "optimizer_state_dict": {"state": {}}},
+        {"net": wrapped, "acc": 95.1},
+    ):
         torch.save(content, tmp_path / "net.pt")
         actual = pretrained.read(tmp_path / "net.pt").tensors
         assert actual.keys() == state.keys()
