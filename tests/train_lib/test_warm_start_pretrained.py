@@ -179,7 +179,7 @@ def test_weights_for_a_thousand_classes_give_words(root, tmp_path, monkeypatch):
 
 def test_a_suffix_may_be_in_capitals(root, tmp_path):
     shutil.copy(root / "net.safetensors", tmp_path / "NET.SAFETENSORS")
-    shutil.copy(root / "net.safetensors", tmp_path / "CUT.PTH")
+    (tmp_path / "CUT.PTH").write_bytes((root / "net.safetensors").read_bytes()[:1000])
     expected = load_pretrained("resnet:18", root / "net.safetensors").params
     actual = load_pretrained("resnet:18", tmp_path / "NET.SAFETENSORS").params
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
