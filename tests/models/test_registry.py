@@ -38,9 +38,10 @@ RUN = [
     *(("maxout", {"variant": variant}) for variant in ("mnist_conv", "cifar10")),
 ]
 # Traced only: each other value of each option of one model, and these variants. The shared options
-# and those of LRN and pooling have tests of their own, and BatchNorm across devices needs devices.
+# and those of LRN and pooling have tests of their own, BatchNorm across devices needs devices, and
+# the padding of shortcuts needs shortcut A.
 # Of many depths the first three: deeper networks repeat the same blocks, and take long.
-TESTED_ELSEWHERE = {"lrn", "pooling", "batch_norm", "initializer"}
+TESTED_ELSEWHERE = {"lrn", "pooling", "batch_norm", "initializer", "shortcut_padding"}
 TRACED = [
     *(
         (name, {option: value})
@@ -57,6 +58,8 @@ TRACED = [
     ("googlenet", {"auxiliary_heads": False, "lrn": "caffe"}),
     ("googlenet", {"normalisation": "batch_norm", "auxiliary_heads": False}),
     *(("resnet", {"depth": 18, "shortcut": shortcut}) for shortcut in ("A", "C", "none")),
+    ("resnet", {"depth": 50, "shortcut": "A", "shortcut_padding": "both_sides"}),
+    ("resnet_cifar10", {"shortcut_padding": "both_sides"}),
     ("resnet", {"depth": 101}),
     ("resnet_cifar10", {"depth": 56, "zero_gamma": True}),
 ]
