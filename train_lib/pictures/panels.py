@@ -64,8 +64,8 @@ def fitted(text: str, inches: float, points: float) -> str:
 
 
 def wrapped(text: str, inches: float, points: float, most: int) -> str:
-    """The text in at most `most` lines, broken between words, none wider than `inches`."""
-    lines, words = [], text.split()
+    """The text in at most `most` lines, broken at spaces, none wider than `inches`."""
+    lines, words = [], text.split(" ")
     while words and len(lines) < most - 1:
         count = 1
         while count < len(words) and text_inches(" ".join(words[: count + 1]), points) <= inches:

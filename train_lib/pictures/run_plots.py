@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, SymmetricalLogLocator
 
 from errors import reported
 from input_pipeline import imagenet
@@ -28,7 +28,7 @@ def curves(runs: Mapping[str, Sequence[dict]]) -> Figure:
 
     As He 2015, fig. 6. runs: label -> the records of a run, as `recorder.read` gives them. Values
     that a run has not recorded are left out, and so are means over few training steps: less than
-    half of the images of the run's largest mean. The label of a single run is not shown.
+    three quarters of the images of the run's largest mean. The label of a single run is not shown.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     quantities = (("top1_error", "top-1 error, %", 100), ("loss", "loss", 1))
@@ -40,7 +40,7 @@ def curves(runs: Mapping[str, Sequence[dict]]) -> Figure:
                 points = [
                     (r["epoch"], scale * r[key])
                     for r in records
-                    if key in r and r.get(f"{part}/examples", most) >= most / 2
+                    if key in r and r.get(f"{part}/examples", most) >= 0.75 * most
                 ]
                 if not points:
                     continue
@@ -51,18 +51,34 @@ def curves(runs: Mapping[str, Sequence[dict]]) -> Figure:
                     line.set(marker="o" if part == "test" else "x", markersize=3 * width)
         axis.set(xlabel="epoch", ylabel=label)
         values = [y for line in axis.get_lines() for y in line.get_ydata()]
-        if values and min(values) > 0:
-            axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_major_formatter("{x:g}")
-            # A narrow range may lie between two major ticks.
-            is_narrow = max(values) < 4 * min(values)
-            axis.yaxis.set_minor_formatter("{x:g}" if is_narrow else NullFormatter())
+        positive = [y for y in values if y > 0]
+        if positive and min(values) >= 0:
+            _logarithmic(axis, positive, has_zero=min(values) == 0)
         axis.grid(alpha=0.3, which="both")
         if axis.get_lines():
             panels.plain_legend(axis.legend(fontsize=8))
     figure.suptitle("training (dashed) and test (solid)", fontsize=10)
     return figure
+
+
+def _logarithmic(axis, values: Sequence[float], has_zero: bool) -> None:
+    """Makes the vertical axis logarithmic. values: all that are positive.
+
+    has_zero: whether some are 0: the axis is linear from there to the smallest of the others.
+    """
+    ticks, least = {"base": 10, "subs": (1, 2, 5)}, min(values)
+    if has_zero:
+        axis.set_yscale("symlog", linthresh=least, linscale=0.3)
+        axis.set_ylim(bottom=-0.1 * least)
+        locator = SymmetricalLogLocator(linthresh=least, **ticks)
+    else:
+        axis.set_yscale("log")
+        locator = LogLocator(**ticks)
+    axis.yaxis.set_major_locator(locator)
+    axis.yaxis.set_major_formatter("{x:g}")
+    # A narrow range may lie between two major ticks.
+    is_narrow = max(values) < 4 * least and not has_zero
+    axis.yaxis.set_minor_formatter("{x:g}" if is_narrow else NullFormatter())
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, names) -> Figure:
@@ -160,7 +176,8 @@ def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -
 def contact_sheet(picture: Callable[[int], np.ndarray | None], captions: Sequence[str]) -> Figure:
     """The first MOST_IMAGES pictures [h, w, 3], each with its caption in up to three lines."""
     inches, shown = 1.3, captions[:MOST_IMAGES]
-    lines = [panels.wrapped(caption, 0.95 * inches, POINTS, most=3) for caption in shown]
+    whole = [caption.replace(" %", "\N{NO-BREAK SPACE}%") for caption in shown]
+    lines = [panels.wrapped(caption, 0.95 * inches, POINTS, most=3) for caption in whole]
     figure = _image_sheet(picture, lines, inches)
     first = f", the first {MOST_IMAGES}" if len(captions) > MOST_IMAGES else ""
     figure.suptitle(f"predicted classes of {len(captions)} images{first}", fontsize=9)

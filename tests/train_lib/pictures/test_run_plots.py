@@ -101,18 +101,20 @@ def test_captions_of_misclassified_images_do_not_overlap(names):
 
 def test_captions_of_a_contact_sheet_do_not_overlap_and_keep_the_probability():
     captions = ["7 (98 %)", "cats, bears and other mammals (23 %)", "x" * 300] * 20
+    captions[0] = "household things (40 %)"
     figure = drawn(run_plots.contact_sheet(lambda i: np.zeros((9, 16, 3), np.uint8), captions))
     texts = figure.axes[0].texts
     assert_apart(extents(texts))
     assert " ".join(texts[1].get_text().split()) == captions[1]
     assert texts[2].get_text().endswith("…")
+    assert texts[0].get_text().split("\n") == ["household things", "(40 %)"]
     assert figure.get_suptitle() == "predicted classes of 60 images"
 
 
 def test_curves_leave_out_means_over_few_training_steps():
     records = [
         {"step": step, "epoch": step / 100, "train/loss": loss, "train/examples": examples}
-        for step, loss, examples in ((100, 2.0, 1600), (150, 1.5, 800), (200, 1.0, 1600))
+        for step, loss, examples in ((100, 2.0, 1600), (175, 1.5, 1200), (200, 1.0, 1600))
     ]
     short = {"step": 208, "epoch": 2.08, "train/loss": 0.1, "train/examples": 128}
     (line,) = run_plots.curves({"": [*records, short]}).axes[1].get_lines()
@@ -123,6 +125,20 @@ def test_curves_leave_out_means_over_few_training_steps():
     assert line.get_ydata().tolist() == [2.0, 1.5, 1.0]
     (line,) = run_plots.curves({"": [short]}).axes[1].get_lines()
     assert line.get_marker() == "x"  # a single point is seen
+
+
+def test_curves_that_reach_0_are_logarithmic_above_it():
+    errors = [0.5, 0.1, 0.002, 0.0]
+    records = [{"step": i, "epoch": i, "test/top1_error": e} for i, e in enumerate(errors)]
+    axis = drawn(run_plots.curves({"": records})).axes[0]
+    (line,) = axis.get_lines()
+    heights = [y for _, y in axis.transData.transform(line.get_xydata())]
+    bottom, top = axis.get_window_extent().intervaly
+    assert bottom < heights[3] < heights[2] < heights[1] < heights[0] < top
+    # Equal factors are equal distances.
+    far, near = heights[0] - heights[1], heights[1] - heights[2]
+    assert near / far == pytest.approx(np.log(50) / np.log(5))
+    assert {0, 0.5, 1, 2, 5, 10, 20, 50} <= set(axis.get_yticks().tolist())
 
 
 def test_a_few_panels_fill_their_rows():
