@@ -4,7 +4,7 @@
 
     network = load_run("runs/lenet5")
     network.params["c3"]["kernel"].shape                   # (5, 5, 60)
-    network.top(["docs/images/seven.png"])                 # [[("7", 0.45), ("0", 0.0), ...]]
+    network.top(["docs/images/seven.png"])                 # [[("7", 0.49), ("0", 0.0), ...]]
     network.activations(["docs/images/seven.png"])["s4"]   # an array [1, 5, 5, 16]
 
 Only the run's folder or the file is needed: no flags and no data set.
