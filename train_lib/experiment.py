@@ -346,10 +346,7 @@ def resolve(
         check_readable(workdir, config, ("model.", "preprocess.", "loss.", *data_fields))
     elif workdir and processes.is_first() and not allow_config_change:
         check_same_config(workdir, config)
-    if info is None:
-        info = sources.dataset_info(config.dataset)
-        if workdir:
-            sources.check_outside(config.dataset, workdir)
+    info = info or _read_info(config.dataset, workdir)
     reading = Reading(
         View.from_section(config.view),
         config.dataset.on_bad_image,
@@ -370,6 +367,13 @@ def resolve(
         frozen=frozen,
         known=known,
     )
+
+
+def _read_info(dataset: ConfigDict, workdir: pathlib.Path | None) -> Info:
+    """Facts about the data set. Raises UserError if the workdir is among its images."""
+    if workdir:
+        sources.check_outside(dataset, workdir)
+    return sources.dataset_info(dataset)
 
 
 def _network(
