@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 from collections.abc import Collection
 
 from ml_collections import ConfigDict
@@ -42,6 +43,9 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[st
     line = settings | {"examples": result.examples} | result.metrics()
     line["step"] = steps[0] if len(steps) == 1 else steps
     line["images_per_second"] = round(speed, 1)
+    if line["loss"] is None:
+        message = f"{members[0].name}: the loss is {result.loss}, so the errors mean little"
+        processes.print_once(message, file=sys.stderr)
     if processes.is_first():
         exp = members[0].exp
         result_files.write(output, line, result, split, lambda i: exp.picture(split, i))

@@ -61,6 +61,8 @@ def in_words(
         probable, the other probabilities are shown as shares of their sum.
     is_short: only the most probable class, as the caption of an image.
     """
+    if not np.isfinite(row).all():
+        return "no class, because the network's outputs are not finite"
     best, rest = np.argsort(-row, kind="stable")[: 1 if is_short else 5], 1 - row.sum()
     if other_class and rest > _PROBABLY:
         start, but = ("", "?") if is_short else ("looks most like ", ", but is probably")

@@ -50,3 +50,8 @@ def test_at_most_five_classes_and_the_first_in_any_case():
 def test_an_image_of_no_class_is_said_to_be_that(row, words, short):
     assert in_words(np.float32(row), NAMES, "no character") == words
     assert in_words(np.float32(row), NAMES, "no character", is_short=True) == short
+
+
+def test_outputs_that_are_not_finite_are_no_class():
+    row = np.float32([np.nan, 0.3, 0.3])
+    assert in_words(row, NAMES).startswith("no class, because ")

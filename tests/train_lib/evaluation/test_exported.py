@@ -171,3 +171,15 @@ def test_weights_that_are_not_finite_are_refused(exported_run, tmp_path):
     exported.save(tmp_path / "bad.safetensors", stored)
     with pytest.raises(UserError, match=r"bad\.safetensors \(params/h1/kernel is not finite\)"):
         exported.load(tmp_path / "bad.safetensors")
+
+
+def test_a_loss_that_is_not_finite_is_null_and_is_reported(exported_run, tmp_path, capsys):
+    stored = exported.load(exported_run[1])
+    stored.variables["params"]["h1"]["kernel"][:] = 3e38  # the outputs overflow
+    exported.save(tmp_path / "large.safetensors", stored)
+    config = config_of(**{"evaluate.ensemble": str(tmp_path / "large.safetensors")})
+    line = evaluate.evaluate_run(config, tmp_path)
+    assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
+    assert "large.safetensors: the loss is nan, so" in capsys.readouterr().err
+    text = next(tmp_path.rglob("result.json")).read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["loss"] is None
