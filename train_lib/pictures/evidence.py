@@ -81,8 +81,9 @@ def heat_on(
     plain, covered = figure.subplots(1, 2)
     panels.show(plain, image)
     grey = image.mean(axis=-1) if image.ndim == 3 else image.astype(np.float32)
-    low, high = float(grey.min()), max(float(grey.max()), float(grey.min()) + 1e-6)
-    covered.imshow(grey, cmap="gray", interpolation="nearest", vmin=2 * low - high, vmax=high)
+    low, contrast = float(grey.min()), max(1e-6, float(np.ptp(grey)))
+    pale = {"cmap": "gray", "vmin": low - contrast, "vmax": low + 1.2 * contrast}
+    covered.imshow(grey, interpolation="nearest", **pale)
     covered.axis("off")
     limit = max(1e-12, float(np.abs(heat - neutral).max()))
     is_above = heat.min() >= neutral

@@ -135,11 +135,11 @@ def _evidence(subject: Subject) -> Named:
     network, boxes = subject.network, receptive_fields(subject.network)
     for number in range(subject.shown):
         caption, label = subject.captions[number], int(subject.labels[number])
-        name, image = network.readable_names[label], np.asarray(subject.inputs[number])
+        image = np.asarray(subject.inputs[number])
         if boxes:
             yield f"receptive_fields_{number + 1}", evidence.receptive_field_on(image, boxes)
         heat = evidence.saliency(network.module, network.on_device, image, label)
-        title, unit = f"{caption}: saliency for {name}", "|d logit / d pixel|"
+        title, unit = f"saliency, {caption}", "|d logit / d pixel|"
         yield f"saliency_{number + 1}", evidence.heat_on(image, heat, title, unit)
         yield f"occlusion_{number + 1}", _occlusion(subject, number)
 
@@ -155,8 +155,7 @@ def _occlusion(subject: Subject, number: int) -> Figure:
     whole = float(probability(np.repeat(view[None], evidence.BATCH, axis=0))[0])
     fill = np.median(view, axis=(0, 1))  # for a digit, the paper
     heat = evidence.occlusion(probability, view, 2 * stride, stride, fill)
-    name = network.class_names[label]
-    title = f"{subject.captions[number]}: probability of {name} is {whole:.2g} if nothing is hidden"
+    title = f"occlusion, {subject.captions[number]}: probability {whole:.2g} if nothing is hidden"
     unit = f"probability with {2 * stride}x{2 * stride} pixels hidden"
     return evidence.heat_on(view, heat, title, unit, neutral=whole)
 

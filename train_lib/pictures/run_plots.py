@@ -55,8 +55,10 @@ def curves(runs: Mapping[str, Sequence[dict]]) -> Figure:
         if positive and min(values) >= 0:
             _logarithmic(axis, positive, has_zero=min(values) == 0)
         axis.grid(alpha=0.3, which="both")
-        if axis.get_lines():
-            panels.plain_legend(axis.legend(fontsize=8))
+    lines = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}
+    columns = {"ncols": max(2, min(3, len(runs))), "fontsize": 8}
+    legend = figure.legend(lines.values(), lines, loc="outside lower center", **columns)
+    panels.plain_legend(legend)
     figure.suptitle("training (dashed) and test (solid)", fontsize=10)
     return figure
 
@@ -166,7 +168,7 @@ def misclassified(result: Result, names, picture: Callable[[int], np.ndarray]) -
         captions = [f"{true}\n-> {other}" for true, other in pairs]
         lines = itertools.chain.from_iterable(caption.split("\n") for caption in captions)
         longest = max(panels.text_inches(line, POINTS) for line in lines)
-        inches = max(inches, min(1.5, longest / 0.94))
+        inches = max(inches, min(1.5, longest / 0.9))
     figure = _image_sheet(lambda i: picture(wrong[i]), captions, inches)
     more = "" if len(wrong) <= MOST_IMAGES else f" (the first {MOST_IMAGES})"
     figure.suptitle(f"{len(wrong)} of {result.examples} misclassified{more}", fontsize=9)
