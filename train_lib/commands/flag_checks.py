@@ -93,7 +93,8 @@ def _check(values: flags.FlagValues, rest: list[str], is_stored: bool) -> None:
     """Raises UserError for flags that contradict each other, and for a wrong config."""
     if len(rest) > 1:
         raise UserError(f"{rest[1]} is not a flag: flags begin with --")
-    if values.mode != "train" and values.workdir and expand(values.workdir).is_file():
+    uses_run = values.mode != "train" or values.config is None
+    if uses_run and values.workdir and expand(values.workdir).is_file():
         raise UserError(
             f"--workdir={values.workdir} is a file: give a folder for the results, and the file"
             f" with --config=configs/NAME.py --config.init_from={values.workdir}"
