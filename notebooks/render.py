@@ -1,15 +1,16 @@
-"""Runs the notebooks from start to end, each in a fresh kernel, and writes them as web pages.
+"""Runs the notebooks from start to end, two at a time, and writes them as web pages.
 
     make notebooks                      # all of them, to build/notebooks/NAME.html
     make notebooks NOTEBOOK=lenet5
     python notebooks/render.py lenet5 depth      # needs nbclient, nbconvert and ipykernel
 
-If a cell raises an error, the command prints the notebook's name, the cell and the error, and exits
-with status 1. The notebooks themselves do not change and stay without outputs. Files that they
-write are in a temporary folder, which is removed.
+Each has a fresh kernel. If a cell raises an error, the command prints the notebook's name, the cell
+and the error, and exits with status 1. The notebooks themselves do not change and stay without
+outputs. Files that they write are in a temporary folder, which is removed.
 """
 
 import argparse
+import concurrent.futures
 import os
 import pathlib
 import sys
@@ -24,6 +25,7 @@ from nbconvert import HTMLExporter
 HERE = pathlib.Path(__file__).resolve().parent
 OUTPUT = HERE.parent / "build" / "notebooks"
 MOST_SECONDS = 600  # for one cell
+AT_A_TIME = 2  # a notebook hardly ever keeps more than one core busy
 
 
 class Failed(Exception):
@@ -44,7 +46,10 @@ def run(path: pathlib.Path) -> nbformat.NotebookNode:
         on_cell_start=lambda cell, cell_index: at.update(cell=cell_index),
     )
     try:
-        return client.execute()
+        with tempfile.TemporaryDirectory(prefix="canon-notebook-") as scratch:
+            # With the user's IPYTHONDIR the kernel would run the start-up files in it.
+            scratch_folders = {"TMPDIR": scratch, "IPYTHONDIR": scratch}
+            return client.execute(env=os.environ | scratch_folders)
     # RuntimeError: the kernel ends, or does not start.
     except (CellExecutionError, CellTimeoutError, RuntimeError) as error:
         raise Failed(f"{path.name}, cell {at['cell'] + 1}:\n{error}") from error
@@ -69,17 +74,22 @@ def main() -> int:
     for name in options.names:
         if name not in known:
             parser.error(f"there is no notebook {name}: choose of {', '.join(known)}")
-    for name in options.names or known:
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="canon-notebook-") as scratch:
-            # Kernels inherit these. Otherwise the user's start-up files of IPython would run.
-            os.environ |= {"TMPDIR": scratch, "IPYTHONDIR": scratch}
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+
+        def timed_run(name):
+            start = time.monotonic()
+            return run(HERE / f"{name}.ipynb"), time.monotonic() - start
+
+        names = options.names or known
+        running = {name: pool.submit(timed_run, name) for name in names}
+        for name, future in running.items():
             try:
-                notebook = run(HERE / f"{name}.ipynb")
+                notebook, seconds = future.result()
             except Failed as error:
+                pool.shutdown(cancel_futures=True)
                 print(error, file=sys.stderr)
                 return 1
-        print(f"{name}: {time.monotonic() - start:.0f} s, {write(notebook, name, options.output)}")
+            print(f"{name}: {seconds:.0f} s, {write(notebook, name, options.output)}", flush=True)
     return 0
 
 

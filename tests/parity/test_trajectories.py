@@ -6,10 +6,11 @@ from step to step: after 20 steps of ResNet-18, losses differ by up to half a pe
 first steps are compared.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from against import arrays, assert_close, images, to_nchw, torch
 from against import torchvision as tv
@@ -18,10 +19,11 @@ from transcriptions import CifarResNet as TorchCifarResNet
 from transcriptions import same_names
 
 from configs.common import base
-from models.alexnet import AlexNet
+from models.alexnet import VARIANTS, AlexNet
 from models.pretrained import torchvision as names
 from models.pretrained.entries import dump
 from models.resnet import CifarResNet, ResNet
+from tests.models import random_weights
 from train_lib import losses, optimizers, schedules
 from train_lib import state as state_lib
 from train_lib.distributed import parallel
@@ -31,9 +33,23 @@ FALL = 10  # the rate falls tenfold before the eleventh step
 MOMENTUM, DECAY = 0.9, 0.1
 
 
+NARROW = (16, 48, 96, 64, 64)  # a quarter of the maps: XLA's convolutions in float64 are slow
+
+
+@pytest.fixture(autouse=True)
+def narrow_alexnet(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "one_tower", (NARROW, (1,) * 5))
+
+
 def alexnet():
     module = AlexNet(10, variant="one_tower", regulariser="none", initializer="he", bias_start=0.1)
-    return module, tv.models.alexnet(num_classes=10, dropout=0.0), names.FRAMEWORK.entries(module)
+    net = tv.models.alexnet(num_classes=10, dropout=0.0)
+    convolutions = [i for i, x in enumerate(net.features) if isinstance(x, torch.nn.Conv2d)]
+    for i, maps in zip(convolutions, itertools.pairwise((3, *NARROW)), strict=True):
+        wide = net.features[i]
+        net.features[i] = torch.nn.Conv2d(*maps, wide.kernel_size, wide.stride, wide.padding)
+    net.classifier[1] = torch.nn.Linear(NARROW[-1] * 6 * 6, 4096)
+    return module, net, names.FRAMEWORK.entries(module)
 
 
 def resnet18():
@@ -54,6 +70,7 @@ RUNS = {
     resnet18: (8, 48, "all", 2e-3),
     resnet20: (8, 32, "kernels", 4e-3),
 }
+IN_FLOAT64 = {resnet18: (4, 33), resnet20: (8, 16)}  # where convolutions take longest
 
 
 def batches(steps, batch, side):
@@ -130,10 +147,14 @@ def train_there(net, x, labels, decayed, rate, dtype):
 def both(make, steps, dtype):
     """(losses, variables) here; (losses, net, elements) there; the first weights; the names."""
     batch, side, *how = RUNS[make]
+    if dtype == "float64":
+        batch, side = IN_FLOAT64.get(make, (batch, side))
     module, net, entries = make()
     x, labels = batches(steps, batch, side)
-    variables = state_lib.create(module, optax.identity(), 0, (side, side, 3)).variables()
-    start = dump(module, entries, jax.device_get(variables), (side, side, 3))
+    variables = jax.device_get(random_weights.variables(module, (side, side, 3)))
+    if make is resnet18:
+        variables["params"]["fc"]["kernel"] *= 0.1  # nearly the deviation that the network has
+    start = dump(module, entries, variables, (side, side, 3))
     net.load_state_dict({key: torch.from_numpy(array) for key, array in start.items()})
     net = net.to(getattr(torch, dtype))
     losses_there, elements = train_there(net, x, labels, *how, dtype)

@@ -19,19 +19,19 @@ interposer = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("corruption", "--every=122"), "\n0 failures"),
+        (("corruption", "--every=183"), "\n0 failures"),
         pytest.param(
-            ("kills", "--every=37", "--random=1", "--chains=0"), "\n0 failures", marks=interposer
+            ("kills", "--every=73", "--random=1", "--chains=0"), "\n0 failures", marks=interposer
         ),
         pytest.param(
-            ("faults", "--every=83", "--errors=ENOSPC,EIO"), "\n0 failures", marks=interposer
+            ("faults", "--every=167", "--errors=ENOSPC,EIO"), "\n0 failures", marks=interposer
         ),
         pytest.param(
-            ("faults", "--reading", "--every=83", "--errors=EIO,EMFILE"),
+            ("faults", "--reading", "--every=167", "--errors=EIO,EMFILE"),
             "\n0 failures",
             marks=interposer,
         ),
-        (("resume", "--only=mlp", "--cuts=3"), "3 cuts, 0 failures"),
+        (("resume", "--only=mlp", "--cuts=2"), "2 cuts, 0 failures"),
         (("hygiene", "--steps=4000"), " 0 grown"),
     ],
     ids=["corruption", "kills", "faults", "reading", "resume", "hygiene"],

@@ -39,11 +39,9 @@ CHAINS = {
         ("SIGKILL", "saved", 29),  # complete but for the plots
     ],
     4: [
-        ("SIGKILL", "dispatch", 8),
         ("SIGKILL", "saved", 10),
         ("SIGTERM", "dispatch", 14),
         ("SIGKILL", "evaluating", 15),
-        ("SIGINT", "dispatch", 16),
         ("SIGKILL", "saving", 25),
     ],
 }

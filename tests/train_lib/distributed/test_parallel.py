@@ -107,7 +107,7 @@ def test_networks_with_dropout_train_the_same_on_any_number_of_devices(file, arg
         return losses_and_parameters(config, devices, 16, steps=6, dispatch=3, rate=0.02)[0]
 
     one = losses_on(1)
-    for devices in (2, 4, 8):
+    for devices in (2, 8):
         np.testing.assert_allclose(losses_on(devices), one, rtol=2e-5)
     config.model.regulariser = "none"
     plain = losses_on(1)
