@@ -16,6 +16,7 @@ DEMO := runs/demo
 # lack or contradict a requirement.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 CHECK := $(BIN)/python -m pip check
+# --no-compile, below: of torch's thousands of files, Python compiles the few that are imported.
 # What the networks are compared with.
 TORCH := torch==2.14.1 torchvision==0.29.1 timm==1.0.31 huggingface_hub==2.4.0
 # What runs notebooks and makes pages of them.
@@ -59,7 +60,7 @@ parity: $(VENV)/parity-ready
 
 $(VENV)/parity-ready: $(VENV)/ready Makefile
 	@echo "installing torch into $(VENV)"
-	@$(INSTALL) $(TORCH)
+	@$(INSTALL) --no-compile $(TORCH)
 	@$(CHECK)
 	@touch $@
 
@@ -68,7 +69,7 @@ notebooks: $(VENV)/notebooks-ready
 
 $(VENV)/notebooks-ready: $(VENV)/ready Makefile
 	@echo "installing Jupyter's kernel and converter into $(VENV)"
-	@$(INSTALL) $(JUPYTER)
+	@$(INSTALL) --no-compile $(JUPYTER)
 	@$(CHECK)
 	@touch $@
 

@@ -1,6 +1,7 @@
 """Trajectories of training against torch.optim.SGD: the same weights, 20 batches and losses.
 
-In float64 for all 20 steps. In float32 either framework rounds a few ReLUs to the other side of
+In float64 for all 20 steps, with few maps or small images, because XLA's convolutions in float64
+are slow. In float32 either framework rounds a few ReLUs to the other side of
 0, differently; each changes the gradients behind it, and BatchNorm over few pixels magnifies that
 from step to step: after 20 steps of ResNet-18, losses differ by up to half a percent. There the
 first steps are compared.
@@ -33,7 +34,7 @@ FALL = 10  # the rate falls tenfold before the eleventh step
 MOMENTUM, DECAY = 0.9, 0.1
 
 
-NARROW = (16, 48, 96, 64, 64)  # a quarter of the maps: XLA's convolutions in float64 are slow
+NARROW = (16, 48, 96, 64, 64)  # a quarter of torchvision's maps
 
 
 @pytest.fixture(autouse=True)
