@@ -24,7 +24,7 @@ def run(*arguments, module=("main.py",), timeout=300):
     # JAX warns where it cannot store a program that calls oneDNN.
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     # Shell commands of a notebook inherit the backend of its kernel, which only the kernel has.
-    environment["MPLBACKEND"] = "module://matplotlib_of_a_kernel"
+    environment["MPLBACKEND"] = "of_a_kernel"
     return subprocess.run(
         [sys.executable, *module, *map(str, arguments)],
         cwd=ROOT,
