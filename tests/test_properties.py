@@ -230,8 +230,9 @@ def test_nothing_is_written_through_a_link(tmp_path):
 
 
 def test_nothing_is_unpickled():
+    """Except CIFAR's Python files, whose reader refuses all but arrays (see test_originals)."""
     files = [ROOT / name for name in ("main.py", "command_line.py", "errors.py")]
-    for name in ("configs", "input_pipeline", "models", "train_lib"):
+    for name in ("configs", "input_pipeline", "models", "train_lib", "studies"):
         files += (ROOT / name).rglob("*.py")
     assert len(files) > 50
     for file in files:
@@ -240,11 +241,15 @@ def test_nothing_is_unpickled():
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
                 roots = {name.partition(".")[0] for name in names}
-                assert not roots & {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}, where
+                is_reader = file.name == "originals.py"
+                assert is_reader or "pickle" not in roots, where
+                assert not roots & {"cPickle", "dill", "cloudpickle", "joblib"}, where
                 assert not roots & {"marshal", "shelve"}, where
             if isinstance(node, ast.Name):
                 assert node.id not in ("eval", "exec", "__import__"), where
             if isinstance(node, ast.Attribute):
+                if ast.unparse(node.value) == "pickle":
+                    assert node.attr in ("Unpickler", "UnpicklingError"), where
                 assert node.attr not in ("read_pickle", "fromfile", "pickle"), where
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 told = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
