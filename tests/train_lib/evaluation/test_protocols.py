@@ -483,7 +483,10 @@ def test_wrong_ensembles_are_refused(runs, pictures, tmp_path):
             Image.new("RGB", (30, 30)).save(other / part / name / "a.png")
     train_and_evaluate(config_of("mlp", other, epochs=1.0), tmp_path / "other")
     config.evaluate.ensemble = f"{runs / 'cifar'},{tmp_path / 'other'}"
+    picture = str(other / "val" / "cat" / "a.png")
     with pytest.raises(UserError, match="have different classes"):
+        predict.predict_images(config, tmp_path, [picture])
+    with pytest.raises(UserError, match="was trained on other classes"):
         evaluate.evaluate_run(config, tmp_path)
     with pytest.raises(UserError, match="was trained on other classes"):
         evaluate.evaluate_run(config_of("cifar", other), runs / "cifar")
