@@ -54,8 +54,8 @@ def scale_with_size(view: ConfigDict) -> None:
 
 def _in_proportion(scale: int | tuple[int, int], size: int, original: int):
     """A scale, or the ends of a range of scales, that belongs to a size of `original` pixels."""
-    if size == original or 0 in (size, original):  # 0: images are not cut
+    if size in (0, original):  # 0: images are not cut
         return scale
     if isinstance(scale, tuple):
         return tuple(_in_proportion(end, size, original) for end in scale)
-    return round(scale * size / original)
+    return round(scale * size / (original or 224))  # 224: the size to which scales of 256 belong

@@ -20,8 +20,9 @@ from errors import one_line
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 # Extensions of their files, in lower or upper case.
 EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".avif"),
 )
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size while that is at least this many times the needed
@@ -41,6 +42,7 @@ _TURNS = {
     8: (Transpose.ROTATE_90, False, True),
 }
 _ORIENTATION = 0x0112  # the EXIF tag
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 
 Box = tuple[float, float, float, float]  # (top, left, height, width) in pixels, also fractions
 Size = tuple[int, int]  # (height, width)
@@ -254,15 +256,20 @@ def flatten(image: Image.Image) -> Image.Image:
     Transparency becomes white, 16-bit grey is scaled to 8 bits. Raises BadImage for pixels of 32
     bits and for pixels with signs: files do not say which value is white.
     """
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    has_signs = 2 in tags.get(_SAMPLE_FORMAT, ())
+    if has_signs or image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise BadImage("its pixels have 32 bits or signs, so white is unknown: save it with 8 bits")
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise BadImage("its pixels have 32 bits or signs, so white is unknown: save it with 8 bits")
     if image.mode.startswith("I"):  # 16 bits of grey, also in mode I: Pillow scales a PPM to them
         grey = np.array(image, np.float32)  # the only copy: it may have 90 million pixels
         if "transparency" in image.info:
             grey[grey == image.info["transparency"]] = 65535
-        grey *= 255 / 65535
+        white = 2 ** tags.get(_BITS, (16,))[0] - 1  # a TIFF may have 12 bits
+        if tags.get(_PHOTOMETRIC) == 0:  # white is 0
+            np.subtract(white, grey, out=grey)
+        grey *= 255 / white
         return Image.fromarray(np.rint(grey, out=grey).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -4,11 +4,14 @@ DIR/train/CLASS/* and DIR/test/CLASS/* (or val, validation), or DIR/CLASS/* with
 which a share of `test_fraction` forms the test split. Class folders may have folders inside.
 """
 
+import collections
 import dataclasses
+import functools
 import hashlib
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -106,7 +109,8 @@ class ImageFolder:
         """Finds the files of a split; reads folders only. A million files take seconds.
 
         split: "train", "test" or, in a folder with splits, the name of another folder. Hidden
-        files, other extensions and images outside of class folders are ignored. Raises UserError
+        files and images outside of class folders are ignored. Other files are ignored, and their
+        number is printed once. Raises UserError
         for a missing or empty split, a class folder without images, and classes that the training
         split does not have.
         """
@@ -127,9 +131,9 @@ class ImageFolder:
                 f"{root} has classes that {self._train_root()} does not have"
                 f" ({', '.join(unknown[:3])}{more}): move or rename their folders"
             )
-        paths, labels = [], []
+        paths, labels, others = [], [], collections.Counter()
         for class_name, name in zip(classes, folders, strict=True):
-            files = _class_files(root, name)
+            files = _class_files(root, name, others)
             if is_divided:
                 test_files = _test_files(files, self.test_fraction)
                 files = [file for file in files if (file in test_files) == (split == "test")]
@@ -138,6 +142,9 @@ class ImageFolder:
         if not paths:
             advice = "raise config.dataset.test_fraction" if is_divided else f"layout: {_LAYOUT}"
             raise UserError(f"split {split!r} of {root} is empty: {advice}")
+        if others:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+            _report(f"files of other kinds in {root} are left out: {kinds}")
         ends = np.cumsum(np.fromiter(map(len, paths), np.int64, len(paths)))
         return FolderSplit(info, np.array(labels, np.int32), root, b"".join(paths), ends)
 
@@ -210,15 +217,26 @@ def _class_folders(root: str) -> list[str]:
     return next(_walk(root))[1]
 
 
-def _class_files(root: str, name: str) -> list[str]:
+@functools.cache
+def _report(line: str) -> None:
+    """Prints a line on standard error, once."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def _class_files(root: str, name: str, others: collections.Counter) -> list[str]:
     """The image files of a class at any depth, sorted, as paths below `root`.
 
-    Links to folders are followed. Raises UserError if there is no image.
+    Links to folders are followed. Other files are counted by suffix in `others`. Raises UserError
+    if there is no image.
     """
     images = []
     for parent, _, files in _walk(os.path.join(root, name)):
         prefix = os.path.relpath(parent, root)
-        images += [f"{prefix}/{file}" for file in files if file.lower().endswith(decode.EXTENSIONS)]
+        for file in files:
+            if file.lower().endswith(decode.EXTENSIONS):
+                images.append(f"{prefix}/{file}")
+            else:
+                others[os.path.splitext(file)[1].lower() or "without suffix"] += 1
     if not images:
         raise UserError(
             f"no images in {os.path.join(root, name)}: remove the folder or add images"

@@ -146,6 +146,23 @@ def test_another_number_of_images_is_refused_without_the_flag(pictures, whole, t
     assert int(state.step) > 24
 
 
+@pytest.mark.parametrize("name", ["config.json", "dataset.json"])
+def test_a_run_without_its_description_is_not_resumed(name, pictures, whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    (workdir / name).unlink()
+    match = f"has checkpoints but no {name}: restore the file"
+    refused_untouched(config_of(pictures), workdir, match)
+
+
+def test_a_mean_of_another_size_is_refused_before_the_config_is_stored(pictures, whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    config = config_of(pictures, epochs=6.0, **{"view.size": 13})
+    match = "the training set's mean has 12x12x3 values|is of another model"
+    refused_untouched(config, workdir, match, allow_config_change=True)
+
+
 def test_an_unreadable_image_ends_the_run_or_is_skipped(pictures, tmp_path, capsys):
     root = tmp_path / "pictures"
     shutil.copytree(pictures, root)

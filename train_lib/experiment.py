@@ -156,6 +156,11 @@ class Experiment:
         """Images and keys -> network input; see `input_pipeline.transform.make_transform`."""
         return make_transform(self.config.preprocess, self.config.augment, self.statistics)
 
+    def check_transform(self) -> None:
+        """Raises UserError if the statistics do not fit the images, for example after a change."""
+        shape = (1, *_image_shape(self.config, self.info))
+        jax.eval_shape(self.transform, jax.ShapeDtypeStruct(shape, np.uint8))
+
     @functools.cached_property
     def drop_scale(self) -> Callable:
         """step -> factor on every drop rate, from config.schedule.drop_anneal_epochs."""
@@ -369,6 +374,12 @@ def resolve(
     )
 
 
+def _image_shape(config: ConfigDict, info: Info) -> tuple[int, int, int]:
+    """(height, width, channels) of the images that the preprocessing gets."""
+    side = config.view.size
+    return (side, side, info.image_shape[2]) if side else info.image_shape
+
+
 def _read_info(dataset: ConfigDict, workdir: pathlib.Path | None) -> Info:
     """Facts about the data set. Raises UserError if the workdir is among its images."""
     if workdir:
@@ -384,9 +395,7 @@ def _network(
     Raises UserError where they do not fit together.
     """
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
-    side = config.view.size
-    image_shape = (side, side, info.image_shape[2]) if side else info.image_shape
-    input_shape = output_shape(config.preprocess, image_shape)
+    input_shape = output_shape(config.preprocess, _image_shape(config, info))
     try:
         shapes = state_lib.variable_shapes(module, input_shape)
     except ValueError as error:  # the model's own checks

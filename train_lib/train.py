@@ -27,6 +27,7 @@ from train_lib.recorder import NotFinite, Recorder
 from train_lib.recorder import read as read_records
 from train_lib.steps import make_train_step, several, sharing_stop
 from train_lib.workdir import (
+    check_complete,
     check_same_config,
     check_same_data,
     has_checkpoints,
@@ -181,6 +182,7 @@ def locked(exp: Experiment, allow_config_change: bool):
         return
     make_writable(exp.workdir)
     with lock.held(exp.workdir):
+        check_complete(exp.workdir)
         if not allow_config_change:  # another run may have started here since `resolve`
             check_same_config(exp.workdir, exp.config)
         check_same_data(exp.workdir, exp.info, 0 if allow_config_change else exp.train_examples)
@@ -232,6 +234,7 @@ def begin(exp: Experiment, state, origin: warm_start.Origin | None, session: Ses
         )
     session.rolled_back = schedules.roll_backs(state.opt_state)
     statistics = exp.statistics  # not inside the `if`: all processes compute it together
+    exp.check_transform()
     if processes.is_first():
         write_description(exp.workdir, exp.config, exp.info, statistics, len(exp.train_split))
         print_opening(exp, state, origin)

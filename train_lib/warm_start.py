@@ -299,18 +299,18 @@ class Origin:
         """The rows for the opening block."""
         step = f", step {self.step}" if self.step else ""
         return {
-            "weights": f"{self.source}{step}: {_short(self.loaded)}",
-            "drawn": _short(self.drawn),
-            "unused": _short(self.unused),
+            "weights": f"{self.source}{step}: {_short(self.loaded, 'layers')}",
+            "drawn": _short(self.drawn, "layers"),
+            "unused": _short(self.unused, "layers"),
             "changed": "; ".join(self.changed),
         }
 
 
-def _short(layers: list[str]) -> str:
-    """The names of a few layers; of many layers their number, and the first names."""
-    if len(layers) <= 6:
-        return ", ".join(layers) or "none"
-    return f"{len(layers)} layers ({', '.join(layers[:3])}, ...)"
+def _short(names: Sequence[str], kind: str = "classes") -> str:
+    """A few names; of many names their number, and the first ones."""
+    if len(names) <= 6:
+        return ", ".join(names) or "none"
+    return f"{len(names)} {kind} ({', '.join(names[:3])}, ...)"
 
 
 def warm_start(exp, state: TrainState) -> tuple[TrainState, Origin]:
@@ -325,7 +325,7 @@ def warm_start(exp, state: TrainState) -> tuple[TrainState, Origin]:
 
 
 def changed_settings(exp) -> list[str]:
-    """ "name: stored -> now" for settings that the tensors do not show, and that differ.
+    """ "name: stored -> now" for classes and settings that differ and that tensors do not show.
 
     stored: the setting of the run or exported file config.init_from.
     """
@@ -335,11 +335,15 @@ def changed_settings(exp) -> list[str]:
     is_file = path.suffix.lower() == exported.SUFFIX
     config = exported.load(path, shapes_only=True).config if is_file else read_config(path)
     stored, now = compare.flatten(config), compare.flatten(exp.config)
-    return [
+    changes = [
         f"{name}: {stored[name]} -> {now[name]}"
         for name in _NOT_SHOWN
         if name in stored and name in now and stored[name] != now[name]
     ]
+    classes = [tuple(names) for names in (_source_classes(exp), exp.info.class_names)]
+    if classes[0] != classes[1]:
+        changes.append("classes: " + " -> ".join(map(_short, classes)))
+    return changes
 
 
 def _check_class_order(exp, variables) -> None:

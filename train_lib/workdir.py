@@ -53,6 +53,16 @@ def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
         _check_fields(workdir, config, "", advice)
 
 
+def check_complete(workdir: pathlib.Path) -> None:
+    """Raises UserError for a run whose config, or facts about its data set, are gone."""
+    missing = [name for name in (CONFIG, DATASET) if not (workdir / name).exists()]
+    if missing and has_checkpoints(workdir):
+        raise UserError(
+            f"{workdir} has checkpoints but no {' and no '.join(missing)}: restore the file, or"
+            " choose another --workdir"
+        )
+
+
 def check_same_data(workdir: pathlib.Path, info: Info, train_examples: int = 0) -> None:
     """Raises UserError if the folder's run was trained on other data: classes, number of images.
 

@@ -52,12 +52,12 @@ def test_a_config_whose_scales_follow_is_stored_and_copied_with_their_values():
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0, 256), (112, 128), (448, 512)])
-def test_both_scales_stay_equal_and_images_that_are_not_cut_keep_them(size, expected):
-    """A mean image, as AlexNet's, needs equal scales."""
+def test_both_scales_stay_equal_also_where_a_recipe_does_not_cut(size, expected):
+    """A mean image, as AlexNet's, needs equal scales. Without a size, scales belong to 224."""
     config = alexnet.get_config()
     config.view.size = size
     assert scales(config) == (size, (expected, expected), expected)
-    view = ConfigDict({"size": 0, "train_scale": (9, 9), "test_scale": 9})
+    view = ConfigDict({"size": 0, "train_scale": (256, 256), "test_scale": 256})
     scale_with_size(view)
     view.size = size
-    assert (view.train_scale, view.test_scale) == ((9, 9), 9)
+    assert (view.train_scale, view.test_scale) == ((expected, expected), expected)

@@ -154,6 +154,33 @@ def test_a_dark_picture_of_16_bits_stays_dark():
     assert (decode.Picture(data).image().getextrema()) == (1, 1)
 
 
+def tiff(pixels, bits, **tags):
+    """An uncompressed grey TIFF, [h, w], written by hand. tags: numbers of single values."""
+    height, width = pixels.shape
+    places = (pixels[..., None] >> np.arange(bits)[::-1]) & 1
+    content = np.packbits(places.astype(np.uint8).reshape(height, -1), axis=1).tobytes()
+    if bits == 16:
+        content = pixels.astype("<u2").tobytes()
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    entries |= {279: len(content)} | {int(name[1:]): value for name, value in tags.items()}
+    start = 8 + len(content) + len(content) % 2
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, entries[tag]) for tag in sorted(entries))
+    header = b"II*\0" + struct.pack("<I", start) + content + b"\0" * (len(content) % 2)
+    return header + struct.pack("<H", len(entries)) + table + b"\0" * 4
+
+
+def test_a_tiff_is_scaled_by_its_bits_and_its_white():
+    ramp = np.linspace(0, 4095, 64).astype(int).reshape(4, 16)
+    grey = decode.decode(tiff(ramp, 12))[..., 0]
+    np.testing.assert_array_equal(grey, np.rint(ramp / 4095 * 255))
+    grey = decode.decode(tiff(ramp * 16, 16))[..., 0]
+    np.testing.assert_array_equal(grey, np.rint(ramp * 16 / 65535 * 255))
+    inverted = decode.decode(tiff(ramp * 16, 16, t262=0))[..., 0]  # white is 0
+    np.testing.assert_array_equal(inverted, np.rint((65535 - ramp * 16) / 65535 * 255))
+    with pytest.raises(decode.BadImage, match="signs"):
+        decode.decode(tiff(ramp // 32, 8, t339=2))
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
 def test_a_transparent_grey_is_white_at_every_depth(bits):
     grey = np.arange(4).reshape(1, 4)

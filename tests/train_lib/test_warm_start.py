@@ -227,6 +227,12 @@ def test_settings_that_the_weights_were_not_trained_with_are_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(source.to_dict()))
     exp = resolve(small_config("30", init_from=str(tmp_path)))
     expected = ["preprocess.high: 2.0 -> 1.175", "model.activation: tanh -> scaled_tanh"]
+    described = {"name": "letters", "class_names": list("abcdefghij")}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    classes = "classes: 10 classes (a, b, c, ...) -> 10 classes (0, 1, 2, ...)"
+    assert warm_start.changed_settings(exp) == [*expected, classes]
+    described["class_names"] = list("0123456789")
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
     assert warm_start.changed_settings(exp) == expected
     exp = resolve(small_config("20", init_from=str(tmp_path), **{"model.activation": "tanh"}))
     origin = warm_start.Origin(str(tmp_path), 5, ["h1"], [], [], warm_start.changed_settings(exp))

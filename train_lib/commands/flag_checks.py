@@ -57,9 +57,9 @@ class ConfigParser(flags.ArgumentParser):
 
     def parse(self, path: str) -> ConfigDict:
         """See `flags.ArgumentParser.parse`. Raises UserError for a run's config that is damaged."""
-        if not _is_stored(path):
-            return self._of_files.parse(os.path.expanduser(path))
-        config = compare.read(expand(path))
+        is_stored = _is_stored(path)
+        expanded = os.path.expanduser(path)
+        config = compare.read(expand(path)) if is_stored else self._of_files.parse(expanded)
         scale_with_size(config.view)
         config.lock()  # as `of_files` does: overrides cannot add fields
         return config
