@@ -7,7 +7,7 @@ import pathlib
 import sys
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,17 @@ def file_name(directory: pathlib.Path, words: tuple[str, ...], key: tuple) -> st
     words: a description for people. key: whatever else determines the data, as JSON. The digest
     changes if a source file is added, removed or changed (in name, size or modification time).
     """
-    identity = json.dumps([*key, sorted(_sources(directory))])
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     stem = "".join(c if c.isalnum() else "-" for c in "-".join(words))
-    return f"{stem}-{digest}.npz"
+    return f"{stem}-{digest(key, sources(directory))}.npz"
 
 
-def _sources(directory: pathlib.Path) -> Iterator[tuple[str, int, int]]:
+def digest(key: tuple, files: Iterable[tuple[str, int, int]]) -> str:
+    """A digest of a key and of files, which are given as `sources` gives them."""
+    identity = json.dumps([*key, sorted(files)])
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def sources(directory: pathlib.Path) -> Iterator[tuple[str, int, int]]:
     """(path, bytes, modification time in ns) of each file at any depth; links are followed."""
     for parent, _, names in walk(directory):
         for name in names:

@@ -25,6 +25,7 @@ from errors import UserError, reported
 from input_pipeline import cache, copy_info, decode, views
 from input_pipeline.copy_info import CopyInfo
 from input_pipeline.split import Split
+from input_pipeline.tfds_sets import PreparedSet
 
 SET_VERSION = "1.0.0"
 SHARD = 1024  # examples
@@ -65,7 +66,7 @@ def shrink(data: bytes | np.ndarray, side: int, square: bool) -> Image.Image:
 def make(
     splits: dict[str, Split], copy: CopyInfo, out: pathlib.Path, processes: int
 ) -> tuple[pathlib.Path, dict[str, int]]:
-    """Writes the copy into the folder `out`. Resumes an interrupted copy of the same kind.
+    """Writes the copy into the folder `out`. Resumes an interrupted copy of the same images.
 
     splits: by name. Returns the copy's folder, and the number of examples by split.
     Raises UserError if an image cannot be read, the folder cannot be written or another copy was
@@ -80,7 +81,8 @@ def make(
                 " rename it"
             )
     folder = out / copy.name / SET_VERSION
-    _start(folder, copy)
+    class_names = next(iter(splits.values())).info.class_names
+    _start(folder, copy, class_names)
     templates = {name: _template(folder, copy.name, name) for name in splits}
     shards = {name: _shards(templates[name], len(split)) for name, split in splits.items()}
     lengths = _write_shards(splits, copy, itertools.chain(*shards.values()), processes)
@@ -93,7 +95,6 @@ def make(
         )
         for name in splits
     ]
-    class_names = next(iter(splits.values())).info.class_names
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
         features=_features(class_names, copy.quality),
@@ -104,14 +105,28 @@ def make(
     return folder, {info.name: info.num_examples for info in infos}
 
 
-def _start(folder: pathlib.Path, copy: CopyInfo) -> None:
+def _start(folder: pathlib.Path, copy: CopyInfo, class_names: tuple[str, ...]) -> None:
     """Writes the facts about the copy first, unless the folder holds another copy."""
-    present = copy_info.read(folder)
+    present = copy_info.read(folder) or copy
+    advice = "delete it, or choose another --out"
     # Finished shards had no unreadable image, or left it out: both are right for either choice.
-    if present and dataclasses.replace(present, on_bad_image=copy.on_bad_image) != copy:
+    settings = {"on_bad_image": copy.on_bad_image, "digest": copy.digest}
+    if dataclasses.replace(present, **settings) != copy:
         raise UserError(
             f"{folder} already holds another copy ({present.description}, of {present.examples}):"
-            " delete it, or choose another --out"
+            f" {advice}"
+        )
+    if present.digest:
+        is_same = present.digest == copy.digest
+    else:  # written by an earlier version
+        copy = dataclasses.replace(copy, digest="")
+        is_finished = (folder / "dataset_info.json").exists()
+        present_set = PreparedSet(copy.name, folder)
+        is_same = not is_finished or present_set.dataset_info().class_names == class_names
+    if not is_same:
+        raise UserError(
+            f"{folder} already holds a copy of other images, or of images that have changed since:"
+            f" {advice}"
         )
     text = json.dumps(dataclasses.asdict(copy), indent=2) + "\n"
     with reported(f"cannot write to {folder}", "choose another --out", OSError):
@@ -203,8 +218,8 @@ def _write_shard(shard: _Shard) -> tuple[int, list[str]]:
             except decode.BadImage as error:
                 if copy.on_bad_image == "error":
                     raise UserError(
-                        f"cannot read {name} ({error}): replace or delete it, or leave out"
-                        " unreadable images with --on_bad_image=skip"
+                        f"cannot read {name} ({error}): leave out unreadable images with"
+                        " --on_bad_image=skip, or replace or delete it and start a new copy"
                     ) from error
                 messages.append(f"skipped {name} ({error})")
                 continue

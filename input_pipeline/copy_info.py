@@ -18,6 +18,7 @@ class CopyInfo:
 
     square: it holds the central square of each image, as AlexNet's 256x256 (Krizhevsky 2012,
     sec. 2). quality: of its JPEGs, 1 to 100; 0: it holds pixels. examples: of the source, by split.
+    digest: of the source's class names and files; empty in copies of earlier versions.
     """
 
     source: str
@@ -27,6 +28,7 @@ class CopyInfo:
     on_bad_image: str
     examples: dict[str, int]
     version: int = VERSION
+    digest: str = ""
 
     @property
     def name(self) -> str:
@@ -88,6 +90,8 @@ def read(folder: pathlib.Path) -> CopyInfo | None:
             fields = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
             return None
+    if isinstance(fields, dict):
+        fields = {"digest": "", **fields}
     if not isinstance(fields, dict) or not _is_valid(fields):
         raise UserError(
             f"{folder} was prepared by another version of Canon: make the copy again, with"

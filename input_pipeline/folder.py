@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from errors import UserError, printable
+from errors import UserError, printable, reported
 from input_pipeline import cache, decode
 from input_pipeline.split import Info, Split
 
@@ -55,6 +55,13 @@ class FolderSplit(Split):
 
     def id(self, i: int) -> str:
         return os.path.relpath(self.path(i), self.root)
+
+    def files(self) -> Iterator[tuple[str, int, int]]:
+        """(path, bytes, modification time in ns) of each file. Raises UserError."""
+        with reported(f"cannot read {self.root}", "check its files", OSError):
+            for i in range(len(self)):
+                status = os.stat(self.path(i))
+                yield self.id(i), status.st_size, status.st_mtime_ns
 
     def in_order_of(self, names: Sequence[str]) -> "FolderSplit":
         """The split with labels in the order of `names`, if these are its classes."""

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _copy(arguments) -> str:
     """Makes a copy with smaller images. Returns the line to print."""
-    from input_pipeline import copies, stream
+    from input_pipeline import cache, copies, stream
     from input_pipeline.copy_info import CopyInfo
     from input_pipeline.folder import ImageFolder
     from input_pipeline.tfds_sets import PreparedSet
@@ -103,7 +103,17 @@ def _copy(arguments) -> str:
         name, names = arguments.name, source.labelled_splits()
     if not arguments.out and not arguments.data_dir:
         raise UserError("the copy needs a folder: give --out=DIR")
+    out = expand(arguments.out or arguments.data_dir)
+    directory = folder if folder.is_dir() else source.directory
+    if out.resolve().is_relative_to(directory.resolve()):
+        raise UserError(
+            f"{out} is inside the folder that is copied ({directory}): choose another --out"
+        )
     splits = {split: source.load(split) for split in names}
+    if folder.is_dir():
+        files = [(f"{n}/{id}", *facts) for n, s in splits.items() for id, *facts in s.files()]
+    else:
+        files = cache.sources(source.directory)
     copy = CopyInfo(
         name,
         arguments.shorter_side,
@@ -111,8 +121,8 @@ def _copy(arguments) -> str:
         0 if arguments.raw else arguments.quality,
         arguments.on_bad_image,
         {name: len(split) for name, split in splits.items()},
+        digest=cache.digest(splits[names[0]].info.class_names, files),
     )
-    out = expand(arguments.out or arguments.data_dir)
     directory, counts = copies.make(splits, copy, out, arguments.processes or stream.cores())
     examples = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     return (

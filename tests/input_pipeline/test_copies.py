@@ -181,6 +181,39 @@ def test_a_copy_with_other_settings_is_refused(photographs, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_copy_of_other_images_is_refused(photographs, tmp_path, capsys):
+    folder = tmp_path / "my_photos_40" / "1.0.0"
+    assert run(photographs, tmp_path) == 0
+    facts = (folder / copy_info.FILE).read_text()
+    (folder / "dataset_info.json").rename(tmp_path / "kept")  # interrupted
+    picture = photographs / "train" / "cat" / "0.jpg"
+    status = picture.stat()
+    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert run(photographs, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "a copy of other images" in error and "delete it, or choose another --out" in error
+    assert (folder / copy_info.FILE).read_text() == facts
+    (tmp_path / "kept").rename(folder / "dataset_info.json")
+
+    # An earlier version stored no digest: its copy can be read, and has the same class names.
+    old = json.loads(facts)
+    assert len(old.pop("digest")) == 16
+    (folder / copy_info.FILE).write_text(json.dumps(old))
+    assert opened(tmp_path, "my_photos_40", "train").info.copy.digest == ""
+    assert run(photographs, tmp_path) == 0
+    assert json.loads((folder / copy_info.FILE).read_text())["digest"] == ""
+    for part in ("train", "val"):
+        (photographs / part / "cat").rename(photographs / part / "bird")
+    assert run(photographs, tmp_path) == 2
+    assert "a copy of other images" in capsys.readouterr().err
+    assert opened(tmp_path, "my_photos_40", "train").info.class_names == ("cat", "dog")
+
+
+def test_a_copy_inside_its_source_is_refused(photographs, capsys):
+    assert run(photographs, photographs / "train") == 2
+    assert "is inside the folder that is copied" in capsys.readouterr().err
+
+
 def test_unreadable_images(photographs, tmp_path, capsys):
     bad = photographs / "train" / "cat" / "2.jpg"
     bad.write_bytes(bad.read_bytes()[:300])
