@@ -321,19 +321,33 @@ class Checkpoints:
                     f" set this environment variable to {value}"
                 )
             if saved_shape != expected_shape:
-                raise UserError(
-                    f"checkpoint {step} in {self.directory} is of another model: {name} is"
-                    f" {saved_shape or 'missing'} in the checkpoint and"
-                    f" {expected_shape or 'missing'} in the model: use the config that the"
-                    " checkpoint was made with"
+                what = "optimizer" if name.startswith(".opt_state") else "model"
+                raise self._of_another(
+                    step,
+                    what,
+                    f"{name} is {saved_shape or 'missing'} in the checkpoint and"
+                    f" {expected_shape or 'missing'} in the {what}",
                 )
-        state = self._restore(
-            step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-        )
+        try:
+            state = self._restore(
+                step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+            )
+        except ValueError as error:
+            if "structures do not match" not in str(error):
+                raise
+            raise self._of_another(step, "optimizer", "it has other parts") from error
         check_fingerprint(state, saved)
         leaves = jax.tree.leaves_with_path(state)
         sound.check(_variables({jax.tree_util.keystr(path): leaf for path, leaf in leaves}))
         return state
+
+    def _of_another(self, step: int, what: str, difference: str) -> UserError:
+        advice = "use the config that the checkpoint was made with"
+        if what == "optimizer":
+            advice += f", or start a new run from its weights: --config.init_from={self.workdir}"
+        return UserError(
+            f"checkpoint {step} in {self.directory} is of another {what}: {difference}: {advice}"
+        )
 
     def _read_variables(self, step: int) -> dict:
         # The optimizer's state is not read, because it is as large as the variables. The shapes

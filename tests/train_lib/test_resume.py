@@ -125,6 +125,8 @@ def test_a_refused_resume_changes_no_file(complete):
     for changed, message in (
         (tiny_config(epochs=1.0), "is at step 29, but this config ends at step 15"),
         (tiny_config(**{"model.subsampling": "max"}), "is of another model"),
+        (tiny_config(**{"optimizer.weight_decay": 0.1}), "is of another optimizer: .opt_state"),
+        (tiny_config(**{"optimizer.max_norm": 2.0}), "of another optimizer: it has other parts"),
     ):
         with pytest.raises(UserError, match=message):
             train_and_evaluate(changed, workdir, allow_config_change=True)
