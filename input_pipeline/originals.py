@@ -28,21 +28,48 @@ _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _CIFAR10 = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 _CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 
+# MD5 of MNIST's unpacked files.
+_MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+# MD5 of CIFAR's files for Python, from torchvision 0.29.1, datasets/cifar.py.
+_CIFAR10_MD5 = {
+    "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+_CIFAR100_MD5 = {
+    "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85",
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
+
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [n, height, width, channels]; labels [n]
 
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-    """A data set as its authors publish it. The checksums are those of TFDS.
+    """A data set as its authors publish it. The values of SHA-256 are those of TFDS.
 
-    url: of the folder of its files. files: {name: SHA-256} of the files to download.
-    members: pattern of the names of files with data, unpacked. archives: pattern of the names of
-    archives that hold them, in one of `folders`. version: of the set in TFDS. sizes: of the
-    training and the test split.
+    url: of the folder of its files. files: {name: SHA-256} of the files to download. md5: {name:
+    MD5} of unpacked files and of other archives. other_md5: {MD5: name of the set} of files of
+    another set that have the same names. members: pattern of the names of files with data,
+    unpacked. archives: pattern of the names of archives that hold them, in one of `folders`.
+    version: of the set in TFDS. sizes: of the training and the test split.
     """
 
     url: str
     files: Mapping[str, str]
+    md5: Mapping[str, str]
+    other_md5: Mapping[str, str]
     members: str
     archives: str
     folders: tuple[str, ...]
@@ -51,12 +78,12 @@ class Original:
     class_names: tuple[str, ...] = ()  # empty: the files have them
 
 
-def _idx(url: str, class_names: Sequence[str], *digests: str) -> Original:
-    kinds = ("images-idx3", "labels-idx1")
-    names = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in kinds]
+def _idx(url: str, class_names: Sequence[str], *digests: str, is_mnist: bool) -> Original:
     return Original(
         url=url,
-        files=dict(zip(names, digests, strict=True)),
+        files={f"{name}.gz": d for name, d in zip(_MNIST_MD5, digests, strict=True)},
+        md5=_MNIST_MD5 if is_mnist else {},
+        other_md5={} if is_mnist else dict.fromkeys(_MNIST_MD5.values(), "mnist"),
         members=r"(train|t10k)-(images|labels)[-.]idx[13]-ubyte",
         archives=r"(?!)",  # matches nothing
         folders=(),
@@ -68,10 +95,12 @@ def _idx(url: str, class_names: Sequence[str], *digests: str) -> Original:
 
 def _cifar(classes: int, class_names: Sequence[str], digest: str) -> Original:
     kinds = ("batches-bin", "batches-py") if classes == 10 else ("binary", "python")
-    names = r"data_batch_\d|test_batch" if classes == 10 else "train|test|meta|fine_label_names"
+    names = "data_batch_[1-5]|test_batch" if classes == 10 else "train|test|meta|fine_label_names"
     return Original(
         url=_CIFAR,
         files={f"cifar-{classes}-binary.tar.gz": digest},
+        md5=_CIFAR10_MD5 if classes == 10 else _CIFAR100_MD5,
+        other_md5={},
         members=rf"({names})(\.bin|\.txt)?",
         archives=rf"cifar-{classes}-(binary|python)\.tar\.gz",
         folders=tuple(f"cifar-{classes}-{kind}" for kind in kinds),
@@ -89,6 +118,7 @@ ORIGINALS = {
         "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
         "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        is_mnist=True,
     ),
     "fashion_mnist": _idx(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -97,6 +127,7 @@ ORIGINALS = {
         "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
         "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
         "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        is_mnist=False,
     ),
     "cifar10": _cifar(
         10,
@@ -119,6 +150,8 @@ def prepare(
     Raises UserError, one line, for files that are missing, damaged or of another set.
     """
     original = ORIGINALS[name]
+    if source and not source.is_dir():
+        raise UserError(f"there is no folder {source}: give the folder of the original files")
     directory = root / name / original.version
     if (directory / "dataset_info.json").exists():
         return directory, False
@@ -127,6 +160,7 @@ def prepare(
         for file, digest in original.files.items():
             _download(original.url + file, source / file, digest)
     files = dict(_members(original, source))
+    _check_complete(original, files, source)
     splits, class_names = {}, original.class_names
     advice = f"give a folder with {' and '.join(original.files)}, as published"
     with reported(f"cannot read {name} in {source}", advice, *_DAMAGE):
@@ -140,6 +174,7 @@ def prepare(
         class_names = class_names or _fine_label_names(files)
         if max(labels.max() for _, labels in splits.values()) >= len(class_names):
             raise ValueError(f"there are labels above {len(class_names) - 1}")
+        _check_different(files)
     _write(name, root, splits, class_names)
     return directory, True
 
@@ -186,27 +221,58 @@ def _download(url: str, path: pathlib.Path, digest: str) -> None:
 def _members(original: Original, folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the files with data in a folder and its archives, unpacked.
 
-    Raises UserError if there is none, or if one cannot be read.
+    Raises UserError if one cannot be read, or is not the published file.
     """
     folders = [folder, *(folder / name for name in original.folders)]
     paths = [path for place in folders if place.is_dir() for path in sorted(place.iterdir())]
-    is_empty = True
     for path in filter(pathlib.Path.is_file, paths):
-        name = path.name.removesuffix(".gz")
+        name = path.name.removesuffix(".gz").replace(".idx", "-idx")
         with reported(f"cannot read {path}", "download it again", *_DAMAGE):
             if re.fullmatch(original.archives, path.name):
+                _check(original, path, path.name, path.read_bytes())
                 with tarfile.open(path) as archive:
                     for member in filter(tarfile.TarInfo.isfile, archive):
                         if re.fullmatch(original.members, name := pathlib.Path(member.name).name):
                             yield name, archive.extractfile(member).read()
             elif re.fullmatch(original.members, name):
                 content = path.read_bytes()
-                yield name, gzip.decompress(content) if path.suffix == ".gz" else content
-            else:
-                continue
-        is_empty = False
-    if is_empty:
-        raise UserError(f"{folder} has no {' and '.join(original.files)}: put them there")
+                content = gzip.decompress(content) if path.suffix == ".gz" else content
+                _check(original, path, name, content)
+                yield name, content
+
+
+def _check(original: Original, path: pathlib.Path, name: str, content: bytes) -> None:
+    """Raises UserError if a file is known not to be the published one.
+
+    name, content: of the unpacked file, or of an archive.
+    """
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 in original.other_md5:
+        raise UserError(f"{path} belongs to {original.other_md5[md5]}: give another folder")
+    expected, expected_md5 = original.files.get(path.name), original.md5.get(name)
+    if not expected and not expected_md5:
+        return  # there is nothing to compare with
+    if md5 != expected_md5 and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        raise UserError(
+            f"{path} is not the file that was published (its checksum differs): delete it and"
+            " download it again"
+        )
+
+
+def _check_complete(original: Original, files: Mapping[str, bytes], folder: pathlib.Path) -> None:
+    """Raises UserError if a published file is missing. CIFAR's files have several forms."""
+    missing = [name for name in original.files if name.removesuffix(".gz") not in files]
+    if missing and not (original.folders and files):
+        them = "it" if len(missing) == 1 else "them"
+        raise UserError(f"{folder} has no {' and '.join(missing)}: put {them} there")
+
+
+def _check_different(files: Mapping[str, bytes]) -> None:
+    """Raises ValueError if two files have the same content."""
+    names = {}
+    for name, content in files.items():
+        if names.setdefault(content, name) != name:
+            raise ValueError(f"{names[content]} and {name} have the same content")
 
 
 def _read_idx(files: Mapping[str, bytes], split: str) -> Arrays:
@@ -215,7 +281,7 @@ def _read_idx(files: Mapping[str, bytes], split: str) -> Arrays:
     for kind, dimensions in (("images", 3), ("labels", 1)):
         prefix = {"train": "train", "test": "t10k"}[split]
         name = f"{prefix}-{kind}-idx{dimensions}-ubyte"
-        content = files.get(name) or files[name.replace("-idx", ".idx")]
+        content = files[name]
         magic, *shape = np.frombuffer(content[: 4 * (dimensions + 1)], ">u4").tolist()
         if magic != 0x800 + dimensions:
             raise ValueError(f"{name} is not in the IDX format")

@@ -68,7 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given and not arguments.shorter_side:
             raise UserError(f"--{given[0]} applies to a copy: also give --shorter_side=PIXELS")
         is_original = arguments.name in originals.ORIGINALS
-        if arguments.source and (arguments.shorter_side or not is_original):
+        if arguments.source and arguments.shorter_side:
+            raise UserError(
+                "--from and --shorter_side do not go together: prepare the set with --from, then"
+                " copy it with --shorter_side"
+            )
+        if arguments.source and not is_original:
             raise UserError(f"--from is for {', '.join(originals.ORIGINALS)}: leave it out")
         if arguments.shorter_side:
             print(_copy(arguments))
@@ -140,8 +145,9 @@ def _from_original(arguments) -> str:
     source = pathlib.Path(arguments.source).expanduser() if arguments.source else None
     directory, is_new = originals.prepare(arguments.name, root, source)
     data_dir = f" --config.dataset.data_dir={root}" if arguments.data_dir else ""
+    unused = " (--from was not used)" if source and not is_new else ""
     return (
-        f"{'prepared' if is_new else 'already prepared'}: {directory}: train with\n"
+        f"{'prepared' if is_new else 'already prepared'}{unused}: {directory}: train with\n"
         f"    python main.py --config={_RECIPES[arguments.name]} --workdir=runs/{arguments.name}"
         f"{data_dir}"
     )

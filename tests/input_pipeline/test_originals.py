@@ -23,8 +23,11 @@ SIZES = (20, 10)
 
 @pytest.fixture(autouse=True)
 def small_sets(monkeypatch):
-    """The sets have 20 and 10 examples."""
-    small = {n: dataclasses.replace(o, sizes=SIZES) for n, o in originals.ORIGINALS.items()}
+    """The sets have 20 and 10 examples, of which no checksums are known."""
+    small = {
+        name: dataclasses.replace(o, sizes=SIZES, files=dict.fromkeys(o.files), md5={})
+        for name, o in originals.ORIGINALS.items()
+    }
     monkeypatch.setattr(originals, "ORIGINALS", small)
 
 
@@ -142,7 +145,7 @@ def test_idx_files_are_read_packed_and_unpacked(name, pack, tmp_path, capsys):
     assert "main.py --config=configs/lenet5.py:mnist" in message
     assert f"--config.dataset.data_dir={tmp_path}" in message
     assert prepare.main([name, *flags]) == 0
-    assert "already prepared" in capsys.readouterr().out
+    assert "already prepared (--from was not used)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -174,7 +177,9 @@ class Attack:
     "name, change, message",
     [
         ("mnist", lambda files: files.pop("t10k-labels-idx1-ubyte"), "t10k-labels-idx1-ubyte"),
+        ("mnist", lambda files: files.pop("t10k-labels-idx1-ubyte"), "ubyte.gz: put it there"),
         ("mnist", lambda files: files.clear(), "has no train-images-idx3-ubyte.gz and"),
+        ("cifar10", lambda files: files.clear(), "no cifar-10-binary.tar.gz: put it there"),
         (
             "mnist",
             lambda files: files.update({"train-images-idx3-ubyte": b"\0\0\x08\x03\0"}),
@@ -195,6 +200,11 @@ class Attack:
         ("cifar10", lambda files: files.update(data_batch_2=b"\x80"), "cannot read cifar10"),
         ("cifar10", lambda files: files.update(test_batch=pickle.dumps(Attack())), "no array"),
         ("cifar10", lambda files: files.pop("data_batch_2"), "train has 10 images"),
+        (
+            "cifar10",
+            lambda files: files.update(data_batch_2=files["data_batch_1"]),
+            "data_batch_1 and data_batch_2 have the same content",
+        ),
     ],
 )
 def test_files_that_are_missing_or_damaged_are_one_line(name, change, message, tmp_path, capsys):
@@ -209,6 +219,63 @@ def test_files_that_are_missing_or_damaged_are_one_line(name, change, message, t
     with pytest.raises(UserError, match=message):
         originals.prepare(name, tmp_path, tmp_path / "files")
     assert not (tmp_path / name).exists()
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+def replace_fields(monkeypatch, name, **fields):
+    new = dataclasses.replace(originals.ORIGINALS[name], **fields)
+    monkeypatch.setitem(originals.ORIGINALS, name, new)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_files_of_mnist_are_compared_with_their_checksums(pack, monkeypatch, tmp_path):
+    """Files that were packed again have the published content. Names may have a point."""
+    files = idx_files(examples(28, 1, 10))
+    digests = {name: md5(content) for name, content in files.items()}
+    replace_fields(
+        monkeypatch, "mnist", md5=digests, files={f"{name}.gz": "0" * 64 for name in files}
+    )
+    other = dict.fromkeys(digests.values(), "mnist")
+    replace_fields(monkeypatch, "fashion_mnist", other_md5=other)
+    renamed = {name.replace("-idx", ".idx"): content for name, content in files.items()}
+    store(tmp_path / "mnist files", files if pack else renamed, pack)
+    originals.prepare("mnist", tmp_path, tmp_path / "mnist files")
+    with pytest.raises(UserError, match=r"ubyte.* belongs to mnist"):
+        originals.prepare("fashion_mnist", tmp_path, tmp_path / "mnist files")
+
+    files["t10k-labels-idx1-ubyte"] = files["t10k-labels-idx1-ubyte"][:-1] + b"\x0a"
+    store(tmp_path / "others", files, pack)
+    with pytest.raises(UserError, match=r"t10k-labels.* is not the file that was published"):
+        originals.prepare("mnist", tmp_path / "new", tmp_path / "others")
+
+
+def test_packed_files_of_fashion_mnist_are_the_published_ones(monkeypatch, tmp_path):
+    store(tmp_path / "files", idx_files(examples(28, 1, 10)), pack=True)
+    packed = {path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in packed.items()}
+    replace_fields(monkeypatch, "fashion_mnist", files=digests)
+    originals.prepare("fashion_mnist", tmp_path, tmp_path / "files")
+    replace_fields(monkeypatch, "fashion_mnist", files=dict.fromkeys(digests, "0" * 64))
+    with pytest.raises(UserError, match="is not the file that was published"):
+        originals.prepare("fashion_mnist", tmp_path / "new", tmp_path / "files")
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_files_of_cifar_are_compared_with_their_checksums(pack, monkeypatch, tmp_path):
+    files = cifar_files(examples(32, 3, 10), "python", 10)
+    if pack:
+        files = {"cifar-10-python.tar.gz": archive(files, "cifar-10-batches-py")}
+    store(tmp_path / "files", files)
+    digests = {name: md5(content) for name, content in files.items()}
+    replace_fields(monkeypatch, "cifar10", md5=digests)
+    originals.prepare("cifar10", tmp_path, tmp_path / "files")
+    name = "cifar-10-python.tar.gz" if pack else "data_batch_2"
+    replace_fields(monkeypatch, "cifar10", md5=digests | {name: "0" * 32})
+    with pytest.raises(UserError, match=f"{name} is not the file that was published"):
+        originals.prepare("cifar10", tmp_path / "new", tmp_path / "files")
 
 
 @pytest.fixture
@@ -243,8 +310,7 @@ def serve(server, monkeypatch, files):
     server.files = {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
     digests = {n: hashlib.sha256(content).hexdigest() for n, content in server.files.items()}
     url = f"http://127.0.0.1:{server.server_port}/"
-    mnist = dataclasses.replace(originals.ORIGINALS["mnist"], url=url, files=digests)
-    monkeypatch.setitem(originals.ORIGINALS, "mnist", mnist)
+    replace_fields(monkeypatch, "mnist", url=url, files=digests)
 
 
 def test_an_interrupted_download_continues(server, monkeypatch, tmp_path, capsys):
@@ -273,8 +339,7 @@ def test_without_the_file_the_place_for_it_is_named(fault, server, monkeypatch, 
     if fault == "404":
         server.files = {}
     else:
-        mnist = dataclasses.replace(originals.ORIGINALS["mnist"], url="http://127.0.0.1:9/")
-        monkeypatch.setitem(originals.ORIGINALS, "mnist", mnist)
+        replace_fields(monkeypatch, "mnist", url="http://127.0.0.1:9/")
     place = str(tmp_path / "downloads" / "mnist")
     with pytest.raises(UserError, match=f"train-images-idx3-ubyte.gz into {place} by hand"):
         originals.prepare("mnist", tmp_path)
@@ -283,3 +348,8 @@ def test_without_the_file_the_place_for_it_is_named(fault, server, monkeypatch, 
 def test_from_is_only_for_these_sets(tmp_path, capsys):
     assert prepare.main(["imagenet2012", f"--from={tmp_path}"]) == 2
     assert "--from is for mnist, fashion_mnist, cifar10, cifar100" in capsys.readouterr().err
+    assert prepare.main(["mnist", f"--from={tmp_path}", "--shorter_side=20"]) == 2
+    assert "--from and --shorter_side do not go together" in capsys.readouterr().err
+    for place in (tmp_path / "missing", __file__):
+        assert prepare.main(["mnist", f"--from={place}", f"--data_dir={tmp_path}"]) == 2
+        assert f"there is no folder {place}" in capsys.readouterr().err
