@@ -2,6 +2,10 @@
 
 import functools
 import pathlib
+import re
+from collections.abc import Sequence
+
+from input_pipeline.split import by_number
 
 _FILE = pathlib.Path(__file__).with_name("imagenet_classes.txt")
 
@@ -16,3 +20,26 @@ def class_names() -> dict[str, str]:
 def readable(name: str) -> str:
     """The English name of a class of ImageNet, for its WordNet id. Other names stay as they are."""
     return class_names().get(name, name)
+
+
+def in_published_order(names: Sequence[str]) -> tuple[str, ...] | None:
+    """ImageNet's classes in the order of the outputs of published networks; None for other names.
+
+    names: all numbers, all WordNet ids, or all English names. Of English names only letters and
+    digits are compared. Upper case matters only between "Cardigan" (the dog) and "cardigan".
+    """
+    if any(all(re.fullmatch(kind, name) for name in names) for kind in (r"\d+", r"n\d{8}")):
+        return by_number(names)
+    english = [_letters(name) for name in class_names().values()]
+    numbers = {name.lower(): i for i, name in enumerate(english)}
+    numbers |= {name: i for i, name in enumerate(english)}
+    classes = {}
+    for name in names:
+        letters = _letters(name)
+        classes[numbers.get(letters, numbers.get(letters.lower()))] = name
+    is_complete = classes.keys() == set(numbers.values())
+    return tuple(classes[i] for i in sorted(classes)) if is_complete else None
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name))

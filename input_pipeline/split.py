@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -32,9 +33,14 @@ class Info:
 
 
 def by_number(names: Sequence[str]) -> tuple[str, ...]:
-    """Names that are all whole numbers, in the order of the numbers; other names as they are."""
-    are_numbers = all(name.isdecimal() for name in names)
-    return tuple(sorted(names, key=int) if are_numbers else names)
+    """Names that differ only in their numbers, in the order of the numbers; others as they are.
+
+    Such names are 0, 1, ... or class_0, class_1, ...
+    """
+    parts = {name: re.split(r"(\d+)", name) for name in names}  # text, number, text, ...
+    if len({tuple(texts[::2]) for texts in parts.values()}) != 1:
+        return tuple(names)
+    return tuple(sorted(names, key=lambda name: [int(number) for number in parts[name][1::2]]))
 
 
 def check_classes(trained: str, names: Sequence[str], info: Info) -> None:

@@ -145,20 +145,48 @@ def class_names_of(
 def _in_order_of(file: pretrained.WeightFile, exp) -> tuple[str, ...]:
     """The classes of the data set in the order of a weight file that has no names.
 
-    Folders with numbers as names are in the order of text: 0, 1, 10, 2. In published networks for
-    ImageNet they are in the order of numbers. Raises UserError for any other network, because it
+    Weights of 1,000 classes have the order of published networks for ImageNet. Raises UserError for
+    another number of classes, for 1,000 classes that are not recognisably ImageNet's, and for
+    folders with numbers in their names in the order of text (0, 1, 10, 2), because other networks
     may have been trained on such folders.
     """
-    names = exp.info.class_names
-    numbers = split.by_number(names)
-    count = file.num_classes(exp.module, exp.input_shape)
-    if names == numbers or count == len(imagenet.class_names()):
-        return numbers
+    names, count = exp.info.class_names, file.num_classes(exp.module, exp.input_shape)
+    if count != len(names):
+        problem = (
+            f"{file.path} has {count} classes and {exp.info.name} has {len(names)}: give a data set"
+            " with a folder for each class of the weights"
+        )
+    elif count == len(imagenet.class_names()):
+        published = imagenet.in_published_order(names)
+        if published:
+            return published
+        problem = (
+            f"{file.path} does not say in which order its {count} classes are, and"
+            f" {', '.join(names[:3])}, ... are not the names of ImageNet's classes: name the"
+            " folders by WordNet ids (n01440764), by English names, or by numbers in that order"
+        )
+    elif names == split.by_number(names):
+        return names
+    else:
+        renamed = ", ".join(f"{i:02}_{name}" for i, name in enumerate(names[:3]))
+        problem = (
+            f"the folders {', '.join(names[:4])}, ... are in the order of text, and {file.path}"
+            " does not say in which order its classes are: if it is the order of the numbers,"
+            " rename the folders with zeros before the numbers (00, 01, ...); if it is the order of"
+            " the text, as in weights that torchvision's ImageFolder trained on these folders,"
+            f" rename them to {renamed}, ..."
+        )
     raise UserError(
-        f"the folders {', '.join(names[:4])}, ... are in the order of text, and {file.path} does"
-        " not say in which order its classes are: rename the folders so that the sorted names are"
-        " in the order of the weights, such as 00, 01, ..."
+        f"{problem}. In training you can also leave the last layer out, with"
+        f" {_without_last_layer(exp)}"
     )
+
+
+def _without_last_layer(exp) -> str:
+    """The flag that loads all layers but the one with one value for each class."""
+    bias = class_bias(exp.module, exp.input_shape)
+    layer = "/".join(bias[1:-1]) if bias else "LAYER"
+    return f"--config.init_layers=\"('!{layer}/*',)\""
 
 
 # The settings that belong to weights
@@ -357,11 +385,10 @@ def _check_class_order(exp, variables) -> None:
         return
     theirs, ours = _source_classes(exp), exp.info.class_names
     if theirs != ours and sorted(theirs) == sorted(ours):
-        layer = "/".join(bias[1:-1])
         raise UserError(
             f"config.init_from={exp.config.init_from} has the classes {', '.join(theirs[:4])}, ..."
             f" and {exp.info.name} has them in another order ({', '.join(ours[:4])}, ...): rename"
-            f" them, or leave the layer out, with --config.init_layers=\"('!{layer}/*',)\""
+            f" them, or leave the layer out, with {_without_last_layer(exp)}"
         )
 
 

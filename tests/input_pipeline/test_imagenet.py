@@ -25,6 +25,19 @@ def test_names_that_are_no_ids_stay():
     assert imagenet.readable("panda") == "panda"
 
 
+def test_folders_of_imagenet_in_the_order_of_published_networks():
+    ids, english = (list(part) for part in zip(*imagenet.class_names().items(), strict=True))
+    assert imagenet.in_published_order(ids) == tuple(ids)
+    numbers = tuple(map(str, range(1000)))
+    assert imagenet.in_published_order(sorted(numbers)) == numbers
+    folders = tuple(name.replace(" ", "_").replace("/", "-") for name in english)
+    assert imagenet.in_published_order(sorted(folders)) == folders
+    lower = tuple(name if name == "Cardigan" else name.lower() for name in folders)
+    assert imagenet.in_published_order(sorted(lower)) == lower
+    for other in ("kitten", "TENCH", "0"):  # unknown, twice, of another kind
+        assert imagenet.in_published_order([*folders[:-1], other]) is None
+
+
 def test_an_installed_package_has_its_data_files():
     """Every file in a package that is not Python is named in pyproject.toml."""
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

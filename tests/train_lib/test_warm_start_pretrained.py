@@ -336,12 +336,54 @@ def test_the_names_in_a_file_decide_its_classes(root, tmp_path, monkeypatch):
     started(config)
 
 
+def folders_of(root, tmp_path, names):
+    """A config whose data set has the folders `names`."""
+    for part in ("train", "val"):
+        for name, new in zip(CLASSES, names, strict=True):
+            shutil.copytree(root / "data" / part / name, tmp_path / "data" / part / new)
+    return settled(tmp_path, init_from=str(root / "net.safetensors"))
+
+
+def test_of_imagenet_only_known_names_are_brought_into_its_order(root, tmp_path, monkeypatch):
+    config = folders_of(root, tmp_path, ("Shark-fish", "gold_fish", "tench"))
+    assert warm_start.class_names_of(experiment.resolve(config, read_only=True))[0] == "Shark-fish"
+    published = dict(n1="tench", n2="goldfish", n3="shark fish")
+    monkeypatch.setattr(imagenet, "class_names", lambda: published)
+    names = ("tench", "gold_fish", "Shark-fish")
+    actual = classes_in_evaluation(monkeypatch, tmp_path, config)
+    assert actual == (names, names, [2] * 3 + [1] * 3 + [0] * 3)
+    with pytest.raises(UserError, match=r"another order"):
+        started(config)
+    published["n1"] = "eel"
+    for command in (evaluate.evaluate_run, lambda config, _: started(config)):
+        with pytest.raises(UserError, match=r"not the names of ImageNet's .*by WordNet.*'!fc/\*'"):
+            command(config, tmp_path)
+    with pytest.raises(UserError, match=r"Shark-fish, gold_fish, tench, \.\.\. are not the names"):
+        load_pretrained(config, config.init_from)
+
+
+def test_numbers_in_the_same_text_and_other_counts_of_classes_are_refused(root, tmp_path):
+    config = folders_of(root, tmp_path, ("class_0", "class_10", "class_2"))
+    for command in (evaluate.evaluate_run, lambda config, _: started(config)):
+        with pytest.raises(
+            UserError,
+            match=r"zeros .*ImageFolder .* to 00_class_0, 01_class_10, 02_class_2, .*'!fc/\*',",
+        ):
+            command(config, tmp_path)
+    for number, name in enumerate(("class_0", "class_10", "class_2")):
+        for part in ("train", "val"):
+            folder = tmp_path / "data" / part / name
+            folder.rename(folder.with_name(f"{number:02}_{name}"))
+    assert warm_start.class_names_of(experiment.resolve(config))[1] == "01_class_10"
+    for part in ("train", "val"):
+        shutil.rmtree(tmp_path / "data" / part / "01_class_10")
+    with pytest.raises(UserError, match=r"has 3 classes and folder has 2: give .*leave the last"):
+        evaluate.evaluate_run(config, tmp_path)
+
+
 def test_folders_with_numbers_as_names_are_in_the_order_of_the_weights(root, tmp_path, monkeypatch):
     """As text 10 comes before 2. Of published weights for ImageNet, class 2 is the number 2."""
-    for part in ("train", "val"):
-        for name, number in zip(CLASSES, ("0", "10", "2"), strict=True):
-            shutil.copytree(root / "data" / part / name, tmp_path / "data" / part / number)
-    config = settled(tmp_path, init_from=str(root / "net.safetensors"))
+    config = folders_of(root, tmp_path, ("0", "10", "2"))
     for command in (evaluate.evaluate_run, lambda config, _: started(config)):
         with pytest.raises(
             UserError, match=r"the folders 0, 10, 2, \.\.\. are in the order of text"
