@@ -68,7 +68,7 @@ def load(module, entries: Sequence[Entry], tensors, input_shape) -> dict[str, An
 
     tensors: their name -> array. input_shape: (height, width, channels) of an image. Raises
     UserError, naming the first ones, for tensors that are missing, unexpected or of another shape,
-    and for values that no network has (`models.sound`).
+    for whole numbers (quantised weights), and for values that no network has (`models.sound`).
     """
     expected, ours = shapes(module, input_shape), [e for e in entries if e.path]
     counts = {e.key for e in entries if not e.path}
@@ -76,6 +76,12 @@ def load(module, entries: Sequence[Entry], tensors, input_shape) -> dict[str, An
         {e.key: e.their_shape(expected[e.path]) for e in ours},
         {key: np.shape(tensor) for key, tensor in tensors.items() if key not in counts},
     )
+    for entry in ours:
+        if np.asarray(tensors[entry.key]).dtype.kind in "iub":
+            raise UserError(
+                f"{entry.key} holds whole numbers, as in a quantised network: export the weights as"
+                " real numbers"
+            )
     with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite
         leaves = {e.path: e.from_theirs(tensors[e.key], expected[e.path]) for e in ours}
     for entry in ours:

@@ -17,6 +17,8 @@ _HUB_FILE = "model.safetensors"
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")  # of a state dict in a checkpoint
 # What DataParallel, torch.compile and Lightning put before the name of every tensor.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+# Counts that torch's AveragedModel and thop's profile leave in state dicts. They are ignored.
+_COUNTS = ("n_averaged", "total_ops", "total_params")
 _CANON_KEY = "canon"  # in the metadata of the files that --mode=export writes
 
 
@@ -74,6 +76,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
             return hdf5.read(path), ()
         readers = {"safetensors": _safetensors, "torch": _torch, formats.INDEX: _indexed}
         tensors = readers[kind](path)
+        tensors = {n: array for n, array in tensors.items() if n.split(".")[-1] not in _COUNTS}
         return dict(zip(without_prefixes(tensors), tensors.values(), strict=True)), ()
 
 
@@ -114,13 +117,15 @@ def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _indexed(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The tensors of the files that an index names; they are in its folder."""
-    tensors = {}
-    for name in sorted(set(shards(path).values())):
-        file = path.with_name(name)
-        tensors |= _safetensors(file) if kind_of(file) == "safetensors" else _torch(file)
-    missing = shards(path).keys() - tensors.keys()
-    if missing:
-        raise ValueError(f"{min(missing)} is in none of its files")
+    tensors, places = {}, shards(path)
+    for shard in sorted(set(places.values())):
+        file = path.with_name(shard)
+        content = _safetensors(file) if kind_of(file) == "safetensors" else _torch(file)
+        names = [name for name, place in places.items() if place == shard]
+        missing = [name for name in names if name not in content]
+        if missing:
+            raise ValueError(f"{missing[0]} is not in {shard}")
+        tensors |= {name: content[name] for name in names}
     return tensors
 
 

@@ -278,6 +278,19 @@ def test_prefixes_of_wrappers_are_removed(tmp_path, prefix):
     assert pretrained.read(tmp_path / "net.safetensors").tensors.keys() == tensors.keys()
 
 
+def test_counts_of_averages_and_profiles_are_ignored(tmp_path):
+    count = np.ones(1)
+    for prefix, extra in (
+        ("module.", "n_averaged"),
+        ("", "total_ops"),
+        ("", "layer1.total_params"),
+    ):
+        tensors = {f"{prefix}fc.weight": FC, f"{prefix}fc.bias": BIAS, extra: count}
+        safetensors.numpy.save_file(tensors, tmp_path / "net.safetensors")
+        actual = pretrained.read(tmp_path / "net.safetensors").tensors
+        assert actual.keys() == {"fc.weight", "fc.bias"}
+
+
 def write_shards(folder, **changes):
     """An index and its two files. changes: of the index."""
     shards = {"a.safetensors": {"module.fc.weight": FC}, "b.safetensors": {"module.fc.bias": BIAS}}
@@ -299,10 +312,14 @@ def test_several_files_with_an_index(tmp_path):
     for change, message in [
         ({"module.fc.bias": "../b.safetensors"}, "is not the name of a file beside it"),
         ({"module.fc.bias": "c.safetensors"}, r"no weight file .*c\.safetensors"),
-        ({"more": "a.safetensors"}, "more is in none of its files"),
+        ({"more": "a.safetensors"}, r"more is not in a\.safetensors"),
     ]:
         with pytest.raises(UserError, match=message):
             pretrained.read(write_shards(tmp_path, **change))
+    index = write_shards(tmp_path)
+    stale = {"module.fc.weight": FC + 1, "module.fc.bias": BIAS}
+    safetensors.numpy.save_file(stale, tmp_path / "b.safetensors")
+    np.testing.assert_array_equal(pretrained.read(index).tensors["fc.weight"], FC)
     for text in ("{", "[]", "{}", '{"weight_map": []}', "[" * 100_000):
         index.write_text(text)
         with pytest.raises(UserError, match="cannot read the weights in"):

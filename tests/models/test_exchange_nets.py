@@ -27,7 +27,7 @@ CAFFES_50 = ResNet(depth=50, pool1_padding=0)
 
 
 def weight_file(source, tensors=None, path="net", **more):
-    return pretrained.WeightFile(pathlib.Path(path), source, tensors or {}, **more)
+    return pretrained.WeightFile(pathlib.Path(path), "", source, tensors or {}, **more)
 
 
 # Counts: each convolution or linear layer has two tensors, or one and four of a BatchNorm.

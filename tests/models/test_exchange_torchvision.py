@@ -97,6 +97,13 @@ def test_values_that_no_network_has_are_refused_with_their_name(module, state_di
     from_torchvision(module, wrong, SHAPE)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, bool])
+def test_whole_numbers_are_refused_with_their_name(module, state_dict, dtype):
+    wrong = {**state_dict, "conv1.weight": state_dict["conv1.weight"].astype(dtype)}
+    with pytest.raises(UserError, match=r"^conv1\.weight holds whole numbers"):
+        from_torchvision(module, wrong, SHAPE)
+
+
 def test_every_tensor_that_does_not_fit_is_named_in_one_line(module, state_dict):
     wrong = dict(state_dict)
     del wrong["bn1.running_var"]

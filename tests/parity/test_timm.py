@@ -48,9 +48,8 @@ def test_vgg11(tmp_path):
     safetensors.numpy.save_file(small, tmp_path / "net.safetensors")
     file = pretrained.read(tmp_path / "net.safetensors")
     assert file.source == "timm"
-    file = pretrained.WeightFile(
-        file.path, file.source, arrays(net)
-    )  # half a gigabyte, not written
+    # Half a gigabyte, which is not written.
+    file = pretrained.WeightFile(file.path, file.format, file.source, arrays(net))
     module = VGG(variant="A")
     assert_same_logits(module, file.variables(module, SHAPE), net, images(2, 224))
 
@@ -80,6 +79,6 @@ def test_names_of_larger_networks(name, module):
 
 def test_a_deep_stem_is_refused(tmp_path):
     net = random_net(constructor("resnet50d"))
-    file = pretrained.WeightFile(tmp_path / "net.pth", "torchvision", arrays(net))
+    file = pretrained.WeightFile(tmp_path / "net.pth", "torch", "torchvision", arrays(net))
     with pytest.raises(UserError, match=r"missing .*unexpected \(conv1\.0\.weight"):
         file.variables(ResNet(depth=50, stride="v1.5"), SHAPE)

@@ -187,6 +187,13 @@ def test_a_suffix_may_be_in_capitals(root, tmp_path):
         load_pretrained("resnet:18", tmp_path / "CUT.PTH")
 
 
+def test_a_damaged_file_is_reported_as_such(root, tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes((root / "net.safetensors").read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"cut\.safetensors .*: it is damaged, or is not a file of"):
+        load_pretrained("resnet:18", path)
+
+
 def test_a_summary_shows_the_network_of_the_weights(root, capsys):
     def shape(given):
         config = config_of(root, **{"view.train_scale": (256, 256)})

@@ -24,6 +24,7 @@ from configs.load import load
 from errors import UserError
 from input_pipeline import sources
 from input_pipeline.split import check_classes
+from models import pretrained
 from train_lib import experiment, warm_start
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
@@ -203,6 +204,8 @@ def load_pretrained(
     if not warm_start.is_pretrained_file(config.init_from):
         if not expand(file).exists():
             raise UserError(f"no weight file {file}: check the path")
+        if expand(file).is_file():
+            pretrained.files.read(expand(file))  # reports a damaged file
         raise UserError(
             f"{file} is not a weight file of another framework: open a run, or a file of"
             " --mode=export, with load_run"
