@@ -22,23 +22,28 @@ def readable(name: str) -> str:
     return class_names().get(name, name)
 
 
-def in_published_order(names: Sequence[str]) -> tuple[str, ...] | None:
-    """ImageNet's classes in the order of the outputs of published networks; None for other names.
+def in_published_order(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes in the order of the outputs of published networks.
 
     names: all numbers, all WordNet ids, or all English names. Of English names only letters and
     digits are compared. Upper case matters only between "Cardigan" (the dog) and "cardigan".
+    Raises ValueError for other names.
     """
     if any(all(re.fullmatch(kind, name) for name in names) for kind in (r"\d+", r"n\d{8}")):
         return by_number(names)
     english = [_letters(name) for name in class_names().values()]
     numbers = {name.lower(): i for i, name in enumerate(english)}
     numbers |= {name: i for i, name in enumerate(english)}
+    numbers |= {wordnet_id: i for i, wordnet_id in enumerate(class_names())}
     classes = {}
     for name in names:
         letters = _letters(name)
-        classes[numbers.get(letters, numbers.get(letters.lower()))] = name
-    is_complete = classes.keys() == set(numbers.values())
-    return tuple(classes[i] for i in sorted(classes)) if is_complete else None
+        number = numbers.get(letters, numbers.get(letters.lower()))
+        if number is None or number in classes:
+            count = "not a" if number is None else "a second"
+            raise ValueError(f"{name} is {count} name of a class of ImageNet")
+        classes[number] = name
+    return tuple(classes[i] for i in sorted(classes))
 
 
 def _letters(name: str) -> str:

@@ -157,14 +157,14 @@ def _in_order_of(file: pretrained.WeightFile, exp) -> tuple[str, ...]:
             " with a folder for each class of the weights"
         )
     elif count == len(imagenet.class_names()):
-        published = imagenet.in_published_order(names)
-        if published:
-            return published
-        problem = (
-            f"{file.path} does not say in which order its {count} classes are, and"
-            f" {', '.join(names[:3])}, ... are not the names of ImageNet's classes: name the"
-            " folders by WordNet ids (n01440764), by English names, or by numbers in that order"
-        )
+        try:
+            return imagenet.in_published_order(names)
+        except ValueError as error:
+            problem = (
+                f"{file.path} does not say in which order its {count} classes are, and {error}:"
+                " name the folders by WordNet ids (n01440764), by English names, or by numbers in"
+                " that order"
+            )
     elif names == split.by_number(names):
         return names
     else:

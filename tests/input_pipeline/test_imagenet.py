@@ -3,6 +3,8 @@
 import pathlib
 import tomllib
 
+import pytest
+
 from input_pipeline import imagenet
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,8 +36,9 @@ def test_folders_of_imagenet_in_the_order_of_published_networks():
     assert imagenet.in_published_order(sorted(folders)) == folders
     lower = tuple(name if name == "Cardigan" else name.lower() for name in folders)
     assert imagenet.in_published_order(sorted(lower)) == lower
-    for other in ("kitten", "TENCH", "0"):  # unknown, twice, of another kind
-        assert imagenet.in_published_order([*folders[:-1], other]) is None
+    for wrong, count in (("kitten", "not a"), ("TENCH", "a second"), ("0", "not a")):
+        with pytest.raises(ValueError, match=f"^{wrong} is {count} name of a class of ImageNet$"):
+            imagenet.in_published_order([*folders[:-1], wrong])
 
 
 def test_an_installed_package_has_its_data_files():
