@@ -312,7 +312,9 @@ class Checkpoints:
     def _read(self, step: int, like):
         saved = self._read_description(step)["arrays"]
         expected = shapes(like)
-        for name in sorted(expected.keys() | saved.keys()):
+        names = sorted(expected.keys() | saved.keys())
+        # The optimizer's state last: it also differs if the model does.
+        for name in sorted(names, key=lambda name: name.startswith(".opt_state")):
             saved_shape, expected_shape = saved.get(name, [])[:2], expected.get(name, [])
             if {*saved_shape[1:], *expected_shape[1:]} == {"float32", "float64"}:
                 value = int("float64" in saved_shape)

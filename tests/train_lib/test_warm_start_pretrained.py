@@ -14,6 +14,7 @@ import safetensors.numpy
 from PIL import Image
 
 from configs import compare
+from configs.load import load
 from configs.resnet import get_config
 from errors import UserError
 from input_pipeline import imagenet
@@ -147,6 +148,12 @@ def test_load_pretrained(root, capsys):
     named = load_pretrained("resnet:18", root / "net.safetensors", class_names=CLASSES)
     assert list(named.class_names) == CLASSES
     assert named.input_shape == (224, 224, 3)
+    assert named.config.view.test_scale == 256
+    config = load("resnet:18")
+    config.view.test_scale = 232
+    kept = load_pretrained(config, root / "net.safetensors", given=["view.test_scale"])
+    assert kept.config.view.test_scale == 232
+    assert kept.config.preprocess.given_mean == named.config.preprocess.given_mean
     for call, message in (
         (("resnet:19", "net.safetensors"), "choose one of 50, 18"),
         (("resnext:50", "net.safetensors"), "model=resnext: did you mean resnet"),

@@ -186,6 +186,7 @@ def load_pretrained(
     file: str | pathlib.Path,
     names: str | pathlib.Path = "",
     class_names: Sequence[str] | None = None,
+    given: Collection[str] = (),
 ) -> Trained:
     """A network with pretrained weights from another framework, and their preprocessing.
 
@@ -196,6 +197,8 @@ def load_pretrained(
     names: a JSON file of tensors' names, for weights that Canon does not know.
     class_names: by default those in the file or of the config's data set, if their number is right.
         Otherwise ImageNet's if the file has 1,000 classes, and numbers if not.
+    given: names of the config's fields that stay as they are, such as "view.test_scale". Other
+        fields of the preprocessing are set to what belongs to the file.
 
     Raises UserError, one line, for a model, file or list of names that does not fit.
     """
@@ -210,4 +213,5 @@ def load_pretrained(
             f"{file} is not a weight file of another framework: open a run, or a file of"
             " --mode=export, with load_run"
         )
-    return from_weight_file(config, config.init_from, class_names=class_names).open()
+    network = from_weight_file(config, config.init_from, given=given, class_names=class_names)
+    return network.open()

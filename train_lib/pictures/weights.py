@@ -69,10 +69,7 @@ def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
         if towers > 1:
             label = f"tower {tower + 1}: filters {first} to {first + count - 1}"
             axis.set_title(label, fontsize=8, color=frame)
-    scale = ScalarMappable(Normalize(-limit, limit), "gray")
-    bar = figure.colorbar(scale, ax=axes, aspect=30)
-    bar.set_label("weight", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    _add_weight_bar(figure, axes, limit)
     parts = []
     if shown < count:
         parts.append(f"the first {shown} of {count} filters" + " of a tower" * (towers > 1))
@@ -81,6 +78,14 @@ def filters(kernel: np.ndarray, towers: int = 1) -> Figure:
     whole = f"{kernel.shape[3]} filters of {kernel.shape[0]}x{kernel.shape[1]} pixels"
     figure.suptitle("; ".join(parts) or whole, fontsize=9)
     return figure
+
+
+def _add_weight_bar(figure: Figure, axes: np.ndarray, limit: float) -> None:
+    """Adds the bar that says which weight is black (-limit) and which is white (limit)."""
+    scale = ScalarMappable(Normalize(-limit, limit), "gray")
+    bar = figure.colorbar(scale, ax=axes, aspect=30)
+    bar.set_label("weight", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
 
 
 def first_kernel(params: Mapping[str, Any], input_shape=None) -> np.ndarray | None:

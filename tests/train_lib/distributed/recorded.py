@@ -63,7 +63,7 @@ def recording(folder: pathlib.Path):
 
         return train_step
 
-    def keep_log(self, first, records, held=None):
+    def keep_log(self, first, records, excluded_step=None):
         records = dict(records)
         images, labels = map(np.asarray, records.pop("recorded"))  # [steps, devices, share, ...]
         device_count = len(self.exp.devices)
@@ -71,7 +71,7 @@ def recording(folder: pathlib.Path):
             device += processes.index() * device_count
             digests = [_digest(images[step, device]), _digest(labels[step, device])]
             write(f"batch {first + step} {device}", digests)
-        log(self, first, records, held)
+        log(self, first, records, excluded_step)
 
     def keep_begin(exp, train_step, state, *rest):
         leaves = {jax.tree_util.keystr(p): v for p, v in jax.tree.leaves_with_path(state)}
