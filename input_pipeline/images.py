@@ -82,11 +82,15 @@ def _character(picture: Image.Image, background: float, share: float) -> Image.I
     light *= 255 / max(light.max(), 1)
     ink = Image.fromarray(np.uint8(np.where(light < _SHADOW, 0, light)))
     for _ in range(_THICKER):
-        ink = ink.crop(ink.point(lambda v: 255 * (v > 127)).getbbox())
-        ink = ImageOps.pad(ink, (64, 64), color=0)
+        ink = ImageOps.pad(_cropped(ink), (64, 64), color=0)
         if np.mean(ink) >= 255 * share:
             break
         ink = ImageOps.expand(ink, 1).filter(ImageFilter.MaxFilter(3))
+    return _cropped(ink)
+
+
+def _cropped(ink: Image.Image) -> Image.Image:
+    """The box around the pixels that are more than half as bright as white; all, if none are."""
     return ink.crop(ink.point(lambda v: 255 * (v > 127)).getbbox())
 
 

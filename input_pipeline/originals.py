@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import http.client
 import io
 import pathlib
 import pickle
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from command_line import bar_options
 from errors import UserError, reported
 
 _CHUNK = 2**16  # bytes that are downloaded at a time
@@ -28,7 +30,7 @@ _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _CIFAR10 = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 _CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 
-# MD5 of MNIST's unpacked files.
+# MD5 of MNIST's unpacked files, computed from them.
 _MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -195,27 +197,36 @@ def _download(url: str, path: pathlib.Path, digest: str) -> None:
         f"check the connection and run the same command again, which continues; or put {path.name}"
         f" into {path.parent} by hand"
     )
-    with reported(f"cannot download {url}", advice, OSError):
+    if part.exists() and _sha256(part) == digest:  # interrupted before it was renamed
+        part.rename(path)
+        return
+    with reported(f"cannot download {url}", advice, OSError, http.client.HTTPException):
         part.parent.mkdir(parents=True, exist_ok=True)
         start = part.stat().st_size if part.exists() else 0
         request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
             start = start if response.status == 206 else 0  # 200: the server sends all of it
             total = start + int(response.headers.get("Content-Length", 0))
-            bar = tqdm(desc=path.name, total=total, initial=start, unit="B", unit_scale=True)
+            options = {"desc": path.name, "total": total, "initial": start, **bar_options()}
+            bar = tqdm(unit="B", unit_scale=True, **options)
             with part.open("ab" if start else "wb") as file, bar:
                 while chunk := response.read(_CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
         if part.stat().st_size < total:
             raise OSError(f"the connection ended after {part.stat().st_size:,} of {total:,} bytes")
-    if hashlib.sha256(part.read_bytes()).hexdigest() != digest:
+    if _sha256(part) != digest:
         part.unlink()
         raise UserError(
             f"{url} is not the file that was published (its SHA-256 differs): run the same command"
             f" again, or put {path.name} into {path.parent} by hand"
         )
     part.rename(path)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _members(original: Original, folder: pathlib.Path) -> Iterator[tuple[str, bytes]]:
@@ -252,7 +263,7 @@ def _check(original: Original, path: pathlib.Path, name: str, content: bytes) ->
     expected, expected_md5 = original.files.get(path.name), original.md5.get(name)
     if not expected and not expected_md5:
         return  # there is nothing to compare with
-    if md5 != expected_md5 and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+    if md5 != expected_md5 and _sha256(path) != expected:
         raise UserError(
             f"{path} is not the file that was published (its checksum differs): delete it and"
             " download it again"
@@ -335,8 +346,8 @@ def _fine_label_names(files: Mapping[str, bytes]) -> tuple[str, ...]:
 
 
 def _write(
-    name: str, root: pathlib.Path, splits: Mapping[str, Arrays], class_names
-) -> pathlib.Path:
+    name: str, root: pathlib.Path, splits: Mapping[str, Arrays], class_names: Sequence[str]
+) -> None:
     """Writes a set in TFDS's format, in which the number of an example decides its place."""
     import tensorflow_datasets as tfds
 
@@ -368,7 +379,7 @@ def _write(
             return {split: examples(*arrays) for split, arrays in splits.items()}
 
         def _generate_examples(self):
-            raise NotImplementedError
+            raise NotImplementedError  # TFDS demands this method, and does not call it here
 
     Builder.name = name
     Builder.url_infos = {}  # else TFDS looks for a list of checksums beside this file

@@ -142,7 +142,7 @@ def _from_original(arguments) -> str:
     from input_pipeline import tfds_sets
 
     root = tfds_sets.root(arguments.data_dir)
-    source = pathlib.Path(arguments.source).expanduser() if arguments.source else None
+    source = expand(arguments.source) if arguments.source else None
     directory, is_new = originals.prepare(arguments.name, root, source)
     data_dir = f" --config.dataset.data_dir={root}" if arguments.data_dir else ""
     unused = " (--from was not used)" if source and not is_new else ""

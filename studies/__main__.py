@@ -14,11 +14,13 @@ scale "smoke" are printed only.
 import argparse
 import ast
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import command_line
 from command_line import expand
 from errors import UserError
 from train_lib.distributed import shell
@@ -137,4 +139,7 @@ def _value(text: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.begin()
+    os.environ["MPLBACKEND"] = "agg"  # as in `launch.environment`
+    with shell.errors_as_one_line():
+        sys.exit(main())

@@ -56,7 +56,7 @@ class Job:
 def names() -> list[str]:
     """The names of all studies: the files of this folder that have a STUDY."""
     paths = pathlib.Path(__file__).parent.glob("*.py")
-    return sorted(path.stem for path in paths if "\nSTUDY = " in path.read_text())
+    return sorted(path.stem for path in paths if "\nSTUDY = " in path.read_text("utf-8"))
 
 
 def find(name: str) -> Study:
@@ -82,12 +82,15 @@ def jobs(scale: Scale, folder: pathlib.Path) -> list[Job]:
     ]
 
 
-def is_done(job: Job) -> bool:
-    """Whether the workdir holds a run with its last evaluation."""
+def is_done(job: Job, config: ConfigDict) -> bool:
+    """Whether the workdir holds a run with its last evaluation.
+
+    config: of the job. Raises UserError, as training does, if the run has another one.
+    """
     if not (job.workdir / "config.json").exists():
         return False
+    total = resolve(config, job.workdir).plan.total_steps
     records = recorder.read(job.workdir)
-    total = resolve(None, job.workdir).plan.total_steps
     return bool(records) and records[-1]["step"] == total and "test/loss" in records[-1]
 
 
@@ -99,12 +102,12 @@ def run_all(todo: Sequence[Job], changes: Mapping[str, Any]) -> Iterator[Job]:
     """
     started, trained = time.monotonic(), 0
     for number, job in enumerate(todo, 1):
-        if is_done(job):
+        config = job.config(changes)
+        if is_done(job, config):
             yield job
             continue
         mean = (time.monotonic() - started) / trained if trained else None
         rest = f", about {_duration(mean * (len(todo) - number + 1))} to go" if mean else ""
-        config = job.config(changes)
         title = f"run {number} of {len(todo)}: {job.run.name}, seed {job.seed}{rest}"
         print(title, file=sys.stderr, flush=True)
         before = time.monotonic()

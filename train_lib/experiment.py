@@ -158,8 +158,13 @@ class Experiment:
 
     def check_transform(self) -> None:
         """Raises UserError if the statistics do not fit the images, for example after a change."""
-        shape = (1, *_image_shape(self.config, self.info))
-        jax.eval_shape(self.transform, jax.ShapeDtypeStruct(shape, np.uint8))
+        images = jax.ShapeDtypeStruct((1, *self.view_shape), np.uint8)
+        jax.eval_shape(self.transform, images)
+
+    @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the images that the preprocessing gets."""
+        return _view_shape(self.config, self.info)
 
     @functools.cached_property
     def drop_scale(self) -> Callable:
@@ -374,8 +379,8 @@ def resolve(
     )
 
 
-def _image_shape(config: ConfigDict, info: Info) -> tuple[int, int, int]:
-    """(height, width, channels) of the images that the preprocessing gets."""
+def _view_shape(config: ConfigDict, info: Info) -> tuple[int, int, int]:
+    """See `Experiment.view_shape`."""
     side = config.view.size
     return (side, side, info.image_shape[2]) if side else info.image_shape
 
@@ -395,7 +400,7 @@ def _network(
     Raises UserError where they do not fit together.
     """
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
-    input_shape = output_shape(config.preprocess, _image_shape(config, info))
+    input_shape = output_shape(config.preprocess, _view_shape(config, info))
     try:
         shapes = state_lib.variable_shapes(module, input_shape)
     except ValueError as error:  # the model's own checks

@@ -357,7 +357,7 @@ def changed_settings(exp) -> list[str]:
 
     stored: the setting of the run or exported file config.init_from.
     """
-    path = pathlib.Path(exp.config.init_from).expanduser()
+    path = expand(exp.config.init_from)
     if is_pretrained_file(exp.config.init_from):
         return []  # `settle` has set them
     is_file = path.suffix.lower() == exported.SUFFIX
@@ -394,7 +394,7 @@ def _check_class_order(exp, variables) -> None:
 
 def _source_classes(exp) -> tuple[str, ...]:
     """The classes of config.init_from in its order; those of the data set if it has no names."""
-    path = pathlib.Path(exp.config.init_from).expanduser()
+    path = expand(exp.config.init_from)
     if is_pretrained_file(exp.config.init_from):
         return class_names_of(exp)
     if path.suffix.lower() == exported.SUFFIX:

@@ -325,6 +325,16 @@ def test_an_interrupted_download_continues(server, monkeypatch, tmp_path, capsys
     check("mnist", tmp_path, tmp_path / "cache", sets)
 
 
+def test_a_download_that_was_complete_is_not_asked_for_again(server, monkeypatch, tmp_path):
+    serve(server, monkeypatch, idx_files(examples(28, 1, 10)))
+    folder = tmp_path / "downloads" / "mnist"
+    folder.mkdir(parents=True)
+    for name, content in server.files.items():
+        (folder / f"{name}.part").write_bytes(content)
+    originals.prepare("mnist", tmp_path)
+    assert server.starts == []
+
+
 def test_a_download_with_another_checksum_is_deleted(server, monkeypatch, tmp_path):
     serve(server, monkeypatch, idx_files(examples(28, 1, 10)))
     server.files["t10k-images-idx3-ubyte.gz"] = b"a page about the weather"

@@ -146,6 +146,12 @@ def test_runs_that_are_done_are_skipped_and_others_resumed(folder, monkeypatch, 
     assert "run 4 of 4: wide, seed 1" in capsys.readouterr().err
 
 
+def test_a_run_of_another_config_does_not_count(folder):
+    jobs = engine.jobs(STUDY.scales["small"], folder)
+    with pytest.raises(UserError, match=r"another config \(schedule.learning_rate: 0.01 -> 0.5\)"):
+        list(engine.run_all(jobs, {"schedule.learning_rate": 0.5}))
+
+
 def test_a_run_stores_its_results_and_pages_are_made_of_them(only_study, capsys):
     flags = ["run", "width", f"--workdir={only_study / 'runs'}"]
     assert command.main(flags) == 0

@@ -14,7 +14,8 @@ from train_lib.distributed import processes
 from train_lib.evaluation import ensemble, result_files
 
 # The probability of "no character" above which a prediction warns of it. Under LeNet-5's MAP
-# criterion it is never below 48 %, and above 90 % for 6 % of MNIST's test images.
+# criterion it is never below 48 %. After 5 epochs on MNIST it was above 90 % for 6 % of the first
+# 2,000 test images.
 _PROBABLY = 0.9
 
 

@@ -90,8 +90,7 @@ class Trained:
     @property
     def view_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of a view of an image."""
-        size, shape = self.exp.reading.view.size, tuple(self.exp.info.image_shape)
-        return (size, size, shape[2]) if size else shape
+        return self.exp.view_shape
 
     def views(self, pictures) -> np.ndarray:
         """Pictures as an evaluation shows them to the network: uint8 [n, height, width, channels].
