@@ -51,7 +51,8 @@ def get_config(argument: str = "two_tower") -> ConfigDict:
     """The config of one of ARGUMENTS. Raises ValueError for any other."""
     config = imagenet("alexnet")
     config.model.variant = choose("configs/alexnet.py", argument, ARGUMENTS)
-    config.model.image_size = 224  # or 227, with view.size=227 and both scales at 256
+    config.model.image_size = 224  # or 227, with view.size=227 and both scales at 256; or 32
+    config.model.width = 1.0  # factor on the maps and hidden units
     two = argument == "two_tower"
     config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
     config.model.lrn_over = "all_maps"  # or tower

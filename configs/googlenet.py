@@ -49,6 +49,8 @@ def get_config(argument: str = "lrn") -> ConfigDict:
     """The config of one of ARGUMENTS. Raises ValueError for any other."""
     config = imagenet("googlenet")
     config.model.normalisation = choose("configs/googlenet.py", argument, ARGUMENTS)
+    config.model.stem = "published"  # or small, for images of about 32x32
+    config.model.width = 1.0  # factor on the maps and hidden units
     config.model.batch_norm = "per_device"  # or across_devices, with BatchNorm
     config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
     config.model.pooling = "published"  # max, average, overlapping, non_overlapping

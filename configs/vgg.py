@@ -65,6 +65,7 @@ def get_config(argument: str = "D") -> ConfigDict:
     config = imagenet("vgg")
     config.model.variant = choose("configs/vgg.py", argument, ARGUMENTS)
     config.model.image_size = 224  # or another multiple of 32, with view.size
+    config.model.width = 1.0  # factor on the maps and hidden units
     config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
     config.model.pooling = "published"  # max, average, overlapping, non_overlapping
     config.model.regulariser = "dropout"

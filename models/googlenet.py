@@ -74,8 +74,8 @@ class AuxiliaryHead(nn.Module):
     def __call__(self, x: jax.Array, unit: Unit) -> jax.Array:
         if min(x.shape[1:3]) < 5:
             raise ValueError(
-                "auxiliary heads need images of at least 79x79: use larger images, or set"
-                " model.auxiliary_heads=False"
+                "auxiliary heads need images of at least 79x79, or 20x20 with model.stem=small: use"
+                " larger images, or set model.auxiliary_heads=False"
             )
         build = dataclasses.replace(unit.build, drop_rate=AUXILIARY_DROP_RATE)
         x = layers.Pool("average", 5, 3, name="pool")(x)
@@ -88,7 +88,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class GoogLeNet(layers.Net):
-    """[batch, height, width, 3] -> logits [batch, classes]; made for 224x224, takes larger images.
+    """[batch, height, width, 3] -> logits [batch, classes]; made for 224x224, takes other sizes.
 
     Options in addition to those of `layers.Net`:
 
@@ -96,6 +96,10 @@ class GoogLeNet(layers.Net):
         with BatchNorm after every convolution, no biases there, no LRN, and 3x3 windows where the
         paper has 5x5. Its auxiliary heads pool as the paper's. torchvision's pool adaptively to
         4x4, so they differ in training.
+    stem: "published", or "small" for images of about 32x32, which is not published: conv1 has 3x3
+        windows of stride 1 in place of 7x7 of stride 2, and there is no pool1. The maps of 32x32
+        images are then as large as those of 128x128 images with the published stem.
+    width: factor on the maps, and on the units of fc1 in the heads, see `layers.widened`.
     lrn: "published" is AlexNet's (the paper gives no constants), none with normalisation
         "batch_norm".
     pooling: the published windows are 3x3, of stride 2, and of stride 1 in the modules.
@@ -113,6 +117,8 @@ class GoogLeNet(layers.Net):
     regulariser: str = "dropout"
     drop_rate: float = 0.4
     normalisation: str = option("lrn", ("lrn", "batch_norm"))
+    stem: str = option("published", ("published", "small"))
+    width: float = option(1.0, layers.WIDTH)
     batch_norm: str = option("per_device", layers.BATCH_NORM)
     lrn: str = option("published", layers.LRN)
     pooling: str = option("published", layers.POOLING)
@@ -126,7 +132,9 @@ class GoogLeNet(layers.Net):
         build = self.builder(train, drop_scale)
         batch_norm = self.normalisation == "batch_norm"
         unit = Unit(build, batch_norm, self.bias_start)
-        side = -(-self.image_size // 2)  # of conv1's map for an image of image_size
+        is_small = self.stem == "small"
+        # The side of conv1's map for an image of image_size.
+        side = self.image_size if is_small else -(-self.image_size // 2)
 
         def norm(x, name):
             return build.response_norm(x, name, None if batch_norm else layers.alexnet_norm)
@@ -138,8 +146,8 @@ class GoogLeNet(layers.Net):
 
         with_heads = self.auxiliary_heads and (train or self.is_initializing())
         heads = AUXILIARY_HEADS if with_heads else {}
-        x = unit(x, 64, 7, "conv1", strides=2)
-        x = norm(pool(x, "pool1"), "norm1")
+        x = unit(x, 64, 3, "conv1") if is_small else unit(x, 64, 7, "conv1", strides=2)
+        x = norm(x if is_small else pool(x, "pool1"), "norm1")
         x = unit(x, 64, 1, "conv2_reduce")
         x = norm(unit(x, 192, 3, "conv2"), "norm2")
         x = pool(x, "pool2")

@@ -30,6 +30,7 @@ class VGG(layers.Net):
     variant: a key of `VARIANTS`. "A-LRN" has one LRN, with AlexNet's constants, after conv1_1.
     image_size: 224, as published, or another multiple of 32: fc6 then has windows of
         image_size / 32 on each side in place of 7.
+    width: factor on the maps and on the units of fc6 and fc7, see `layers.widened`.
     lrn: acts after conv1_1. "published" is AlexNet's for A-LRN, and none for the others.
     pooling: the published windows are 2x2, of stride 2.
 
@@ -39,6 +40,7 @@ class VGG(layers.Net):
     regulariser: str = "dropout"
     variant: str = option("D", tuple(VARIANTS))
     image_size: int = option(224, layers.MULTIPLE_OF_32)
+    width: float = option(1.0, layers.WIDTH)
     lrn: str = option("published", layers.LRN)
     pooling: str = option("published", layers.POOLING)
     class_map: bool = False

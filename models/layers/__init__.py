@@ -11,7 +11,7 @@ shapes leave the batch out: (height, width, channels) or (features,).
 
 from configs.rules import FRACTION, NUMBER
 from models.layers.activations import ACTIVATIONS, Activation, leaky_relu, maxout, scaled_tanh
-from models.layers.builder import BATCH_NORM, LRN, POOLING, Builder
+from models.layers.builder import BATCH_NORM, LRN, POOLING, Builder, widened
 from models.layers.convolution import Conv, FullyConnected, LocalConv, TableConv
 from models.layers.dropping import DropConnect, Dropout, Standout, placed
 from models.layers.extent import mask as inside
@@ -32,6 +32,7 @@ from models.layers.options import (
     MULTIPLE_OF_32,
     PIECES_OR_PUBLISHED,
     SIZES,
+    WIDTH,
     option,
 )
 from models.layers.pooling import KINDS as POOLING_KINDS

@@ -26,6 +26,14 @@ LRN = ("published", "none", *LRN_VARIANTS, "within_map")
 POOLING = ("published", "max", "average", "overlapping", "non_overlapping")
 
 
+def widened(features: int, width: float) -> int:
+    """The number of maps or units that a network of this width has in place of `features`.
+
+    It is the nearest even number, and at least 2, so that AlexNet's two towers can share it.
+    """
+    return features if width == 1 else max(2, 2 * round(features * width / 2))
+
+
 @dataclasses.dataclass(frozen=True)
 class Builder:
     """Each method takes an array, applies a layer called `name` to it, and returns the result.
@@ -33,6 +41,9 @@ class Builder:
     A layer becomes a child of the linen module whose `__call__` is running. Therefore a `Builder`
     can be passed to blocks. Before a maxout activation, a layer computes `pieces` times the given
     number of features, and maxout reduces them to the given number.
+
+    If the network has the option `width`, convolutions and hidden layers have `widened(features,
+    width)` features in place of the given number. Classifiers have one output for each class.
 
     network: the network whose options are used.
     train, drop_scale: arguments of the network's call.
@@ -72,6 +83,7 @@ class Builder:
         bias: initial value of the biases; None: no biases. init: rule for the weights; by default
         the network's. activated: whether an activation follows. options: `Conv`'s strides, padding.
         """
+        features = self._widened(features)
         return Conv(
             features * self.pieces if activated else features,
             (size, size),
@@ -83,6 +95,9 @@ class Builder:
             name=name,
             **options,
         )(x)
+
+    def _widened(self, features: int) -> int:
+        return widened(features, getattr(self.network, "width", 1.0))
 
     def activate(self, x: jax.Array, name: str, shortcut: jax.Array | None = None) -> jax.Array:
         """The activation of x, or of x + shortcut. name: the layer that x is the output of."""
@@ -164,7 +179,7 @@ class Builder:
         DropConnect drops the layer's weights in the first two cases.
         options: window, initializer, bias_start of `FullyConnected`.
         """
-        features *= self.pieces
+        features = self._widened(features) * self.pieces
         return self._fully_connected(x, features, name, drop, self.network.activation, **options)
 
     def classifier(

@@ -21,7 +21,7 @@ class Net(nn.Module):
 
     `configs.schema` explains the other options, which every network has. A subclass adds its own
     options with `option`. Its docstring states where the regulariser is applied. Options of several
-    networks: `lrn`, `pooling` and `batch_norm`, see `Builder`.
+    networks: `lrn`, `pooling`, `batch_norm` and `width`, see `Builder`.
 
     class_map, of some networks: the network is applied at every place of a larger image, and the
         logits are a map [batch, height, width, classes] (Simonyan & Zisserman 2015, sec. 3.2). For

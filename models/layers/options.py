@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from configs.rules import Rule, choice, whole
+from configs.rules import Rule, between, choice, whole
 from configs.schema import SECTIONS, choices
 
 INITIALIZERS = choices("model.initializer")
@@ -11,6 +11,7 @@ COUNT = whole(1, 10**6)
 PIECES_OR_PUBLISHED = Rule(
     lambda value: whole(0, 1000).allows(value) and value != 1, "0 (as published) or at least 2"
 )
+WIDTH = between(0, 4, "(]")
 MULTIPLE_OF_32 = Rule(
     lambda value: whole(1, 2**16).allows(value) and value % 32 == 0, "a multiple of 32"
 )

@@ -73,8 +73,8 @@ class Framework(NamedTuple):
         """The tensors of `module` in the files of the framework.
 
         Raises UserError unless one of its networks computes what `module` computes. All need ReLU,
-        published pooling, and no regulariser or dropout, scaled in training (weights for the other
-        scaling are larger by 1 / (1 - rate)).
+        the published width, stem and pooling, and no regulariser or dropout, scaled in training
+        (weights for the other scaling are larger by 1 / (1 - rate)).
         """
         network = self._network(type(module), type(module).__name__)
         _check_options(self.name, network, module)
@@ -145,6 +145,8 @@ def _check_options(framework: str, network: Network, module: nn.Module) -> None:
         "activation": ["relu"],
         "regulariser": ["none", "dropout"],
         "pooling": ["published"],
+        "stem": ["published"],
+        "width": [1.0],
     }
     if module.regulariser == "dropout":
         allowed["dropout_scaling"] = ["train"]

@@ -4,6 +4,7 @@ Multiply-accumulates and receptive fields follow by hand from the papers' tables
 of AlexNet's one tower, VGG, GoogLeNet with BatchNorm and ResNet B also equal torchvision's.
 """
 
+import itertools
 import math
 
 import flax.linen as nn
@@ -158,6 +159,29 @@ def test_alexnet_of_one_tower(side):
     assert params_and_macs(description) == (61_100_840, 714_188_480)
 
 
+# By hand: a quarter of the maps and units, 32x32 pixels, 10 classes.
+ALEXNET_QUARTER = """
+conv1 32x32x24 1,824 1,843,200 5
+norm1 32x32x24 0 0 5
+pool1 15x15x24 0 0 7
+conv2 15x15x64 19,264 4,320,000 15
+norm2 15x15x64 0 0 15
+pool2 7x7x64 0 0 19
+conv3 7x7x96 55,392 2,709,504 27
+conv4 7x7x96 41,568 2,032,128 35
+conv5 7x7x64 27,712 1,354,752 43
+pool5 3x3x64 0 0 51
+fc6 1x1x1024 590,848 589,824 67
+fc7 1x1x1024 1,049,600 1,048,576 67
+fc8 1x1x10 10,250 10,240 67
+"""
+
+
+def test_alexnet_for_small_images():
+    description = summary("alexnet", CIFAR, 10, image_size=32, width=0.25)
+    assert rows(description) == parse(ALEXNET_QUARTER)
+
+
 # Simonyan & Zisserman 2015, table 1. Net E has every layer of the others.
 VGG_LAYERS = """
 conv1_1 224x224x64 1,792 86,704,128
@@ -237,6 +261,26 @@ def test_vgg(variant):
     )
     assert of_convolutions == convolutions
     assert sum(row[2] for row in rows(description)[-3:]) == 123_642_856
+
+
+def test_vgg_of_another_width():
+    """Net A with a quarter of the maps and units. Its convolutions see 3, 16, 32, 64, ... maps."""
+    maps, units = [3, 16, 32, 64, 64, 128, 128, 128, 128], [128, 1024, 1024, 10]
+    expected = [9 * i * o + o for i, o in itertools.pairwise(maps)]
+    expected += [i * o + o for i, o in itertools.pairwise(units)]
+    layers = summary("vgg", CIFAR, 10, variant="A", image_size=32, width=0.25)["layers"]
+    assert [layer["params"] for layer in layers if layer["params"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("vgg", {}), ("googlenet", {"stem": "small"}), ("alexnet", {"lrn_over": "tower"})],
+)
+def test_the_smallest_width_leaves_two_maps(name, options):
+    if name != "googlenet":
+        options = options | {"image_size": 32}
+    shapes = [x["output_shape"] for x in summary(name, CIFAR, 10, width=1e-9, **options)["layers"]]
+    assert {shape[-1] for shape in shapes} == {2, 8, 10} if name == "googlenet" else {2, 10}
 
 
 def test_the_shallow_network_with_5x5_windows():
@@ -645,6 +689,9 @@ VGG_MAPS = {224: 1, 256: 2, 384: 6, 512: 10}
         ("alexnet", {"variant": "one_tower"}, VGG_MAPS),
         # Without padding 256 gives 62 -> 30 -> 14 -> 6.
         ("alexnet", {"image_size": 227}, {227: 1, 256: 1, 259: 2}),
+        # 39 -> 19 -> 9 -> 4 pixels under a window of 3.
+        ("alexnet", {"image_size": 32}, {32: 1, 38: 1, 39: 2, 47: 3}),
+        ("vgg", {"image_size": 32}, {32: 1, 63: 1, 64: 2}),
     ],
 )
 def test_side_of_the_class_map(name, options, maps):

@@ -117,6 +117,8 @@ def test_the_list_names_every_tensor_once(names, net, tensors, some):
         ("caffe", BVLC_ALEXNET.clone(lrn="published"), "model.lrn=published"),
         ("caffe", BVLC_ALEXNET.clone(lrn_over="tower"), "model.lrn_over=tower"),
         ("caffe", BVLC_ALEXNET.clone(dropout_scaling="test"), "model.dropout_scaling=test"),
+        ("caffe", GoogLeNet(lrn="caffe", stem="small"), "model.stem=small"),
+        ("caffe", VGG(width=0.5), "model.width=0.5: Caffe's VGG needs 1.0"),
         ("caffe", GoogLeNet(lrn="caffe", normalisation="batch_norm"), "model.normalisation="),
         ("caffe", ResNet(depth=50), "model.pool1_padding=1: Caffe's ResNet needs 0"),
         ("caffe", CAFFES_50.clone(stride="v1.5"), "model.stride=v1.5"),

@@ -26,6 +26,8 @@ NETS = [
     ("vgg", {"variant": "A-LRN", "initializer": "he", "image_size": 64}, 64),
     ("vgg", {"variant": "A", "regulariser": "dropconnect", "image_size": 32}, 32),
     ("alexnet", {"initializer": "he"}, 224),
+    ("alexnet", {"initializer": "he", "image_size": 32, "width": 0.1}, 32),
+    ("googlenet", {"initializer": "he", "stem": "small", "width": 0.1}, 32),
 ]
 
 
@@ -58,7 +60,8 @@ def randomised(module, side):
 
 
 def is_large(case):
-    return case[0] in ("googlenet", "alexnet") or case[1].get("depth") == 50
+    wide = case[0] in ("googlenet", "alexnet") and "width" not in case[1]
+    return wide or case[1].get("depth") == 50
 
 
 @pytest.mark.slow

@@ -21,6 +21,10 @@ NETS = {
     "cuda_convnet": (CudaConvnet(variant="18pct", pooling="average", lrn="none"), (19, 22, 3)),
     "local": (CudaConvnet(variant="13pct", pooling="average", lrn="none"), (14, 14, 3)),
     "resnet": (CifarResNet(depth=8), (17, 17, 3)),
+    "alexnet": (
+        AlexNet(image_size=32, width=0.01, pooling="average", lrn="none", regulariser="none"),
+        (32, 32, 3),
+    ),
     "connectivity": (Connectivity(connection="local", maps=2, window=4), (9, 9, 1)),
 }
 
@@ -64,6 +68,9 @@ def seen(module, shape, layer, place):
         ("cuda_convnet", "conv2", (1, 9)),
         ("cuda_convnet", "pool2", (3, 4)),
         ("local", "local3", (0, 1)),
+        ("alexnet", "pool1", (14, 7)),
+        ("alexnet", "conv3", (2, 6)),
+        ("alexnet", "pool5", (0, 2)),
         ("connectivity", "h1", (0, 8)),
         ("connectivity", "h1_relu", (4, 4)),
         ("resnet", "conv3_1", (0, 8)),

@@ -55,6 +55,9 @@ TRACED = [
     *(("alexnet", {"variant": "one_tower", "lrn": lrn}) for lrn in ("none", "caffe")),
     ("alexnet", {"image_size": 227, "lrn": "cuda_convnet", "lrn_over": "tower"}),
     ("alexnet", {"pooling": "non_overlapping", "bias_start": 0.1}),
+    ("alexnet", {"image_size": 32, "width": 0.1}),
+    ("vgg", {"variant": "A", "width": 2.0}),
+    ("googlenet", {"stem": "small", "width": 0.1}),
     ("googlenet", {"auxiliary_heads": False, "lrn": "caffe"}),
     ("googlenet", {"normalisation": "batch_norm", "auxiliary_heads": False}),
     *(("resnet", {"depth": 18, "shortcut": shortcut}) for shortcut in ("A", "C", "none")),
@@ -422,6 +425,9 @@ def test_blocks_with_gamma_zero_start_as_identities():
         ("resnet", {"batch_norm": "global"}, "choose one of per_device, across_devices"),
         ("resnet_cifar10", {"depth": 50}, "choose one of 20, 32, 44, 56, 110, 1202"),
         ("alexnet", {"image_size": 256}, "model.image_size=256: choose one of 224, 227"),
+        ("vgg", {"width": 0.0}, "model.width=0.0: must be more than 0 and at most 4"),
+        ("googlenet", {"width": 4.5}, "model.width=4.5: must be more than 0 and at most 4"),
+        ("resnet", {"width": 0.5}, "model.width is not an option of resnet"),
         ("vgg", {"image_size": 100}, "model.image_size=100: must be a multiple of 32"),
         ("googlenet", {"auxiliary_heads": "yes"}, "auxiliary_heads=yes: choose one of False, True"),
         ("alexnet", {"lrn": "torch"}, "choose one of published, none, paper, cuda_convnet"),
@@ -454,6 +460,7 @@ def test_wrong_sections_are_refused(name, options, message):
         ("vgg", {}, (32, 32, 3), "the image is too small: it is 32x32, .* takes 224x224"),
         ("vgg", {}, (224, 256, 3), "clone\\(class_map=True\\)"),
         ("googlenet", {}, (78, 78, 3), "set model.auxiliary_heads=False"),
+        ("googlenet", {"stem": "small"}, (19, 19, 3), "20x20 with model.stem=small"),
         ("vgg", {"image_size": 64}, LARGE, "224x224, and the network takes 64x64"),
         (
             "googlenet",
@@ -584,6 +591,12 @@ def test_sections_of_older_versions_lose_options_without_effect(lrn):
     assert actual == upgraded(name="resnet_cifar10")
     assert actual["depth"] == 20 and actual["shortcut"] == "A"
     registry.create(actual, 10)
+
+
+@pytest.mark.parametrize("name", ["vgg", "alexnet", "googlenet"])
+def test_sections_without_a_width_have_the_published_one(name):
+    assert upgraded(name=name)["width"] == 1.0
+    assert upgraded(name=name).get("stem", "published") == "published"
 
 
 def test_sections_of_older_versions_whose_retired_option_has_an_effect_are_refused():
