@@ -16,6 +16,7 @@ import ast
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("name", help="a study, or all")
     run.add_argument("--scale", default="small", help="smoke, small or paper")
     run.add_argument("--workdir", default="runs/studies", help="folder of the runs")
+    run.add_argument("--note", default="", help="a sentence for the page, about data or machine")
     run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes")
     commands.add_parser("report", help="write docs/studies")
     vary = commands.add_parser("sweep", help="train a config with several values and seeds")
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shell.silence_libraries()
     try:
         if arguments.command == "run":
-            run_study(arguments, shlex.join(["python", "-m", "studies", *(argv or sys.argv[1:])]))
+            return run_studies(arguments, list(argv or sys.argv[1:]))
         elif arguments.command == "report":
             from studies import report
 
@@ -85,23 +87,42 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+def run_studies(arguments, flags: Sequence[str]) -> int:
+    """Runs one study here, or all of them, each in a process of its own. Returns the exit status.
+
+    flags: of the command.
+    """
+    from studies import engine
+
+    if arguments.name != "all":
+        run_study(arguments, shlex.join(["python", "-m", "studies", *flags]))
+        return 0
+    for name in engine.names():
+        of_study = [name if flag == "all" else flag for flag in flags]
+        status = subprocess.run([sys.executable, "-m", "studies", *of_study]).returncode
+        if status:
+            return status
+    return 0
+
+
 def run_study(arguments, command: str) -> None:
     """Trains a study, prints its table, and stores the result unless it is a smoke test."""
     from studies import engine, report
 
-    changes = dict(map(_change, arguments.changes))
-    names = engine.names() if arguments.name == "all" else [arguments.name]
-    for name in names:
-        study = engine.find(name)
-        scale = engine.scale_of(study, arguments.scale)
-        folder = expand(arguments.workdir) / name / arguments.scale
-        done = list(engine.run_all(engine.jobs(scale, folder), changes))
-        stored = engine.stored(name, arguments.scale, done, command)
-        print(report.table(study, stored) + f"{name}: {stored['verdict']}")
-        if arguments.scale != "smoke":
-            path = engine.RESULTS / f"{name}.json"
-            path.write_text(json.dumps(stored, indent=1) + "\n")
-            print(f"written to {path}: python -m studies report makes pages of it")
+    name, changes = arguments.name, dict(map(_change, arguments.changes))
+    study = engine.find(name)
+    scale = engine.scale_of(study, arguments.scale)
+    if study.devices > 1:
+        engine.simulate_devices(study.devices)
+    folder = expand(arguments.workdir) / name / arguments.scale
+    done = list(engine.run_all(engine.jobs(scale, folder), changes))
+    stored = engine.stored(name, arguments.scale, done, command) | {"note": arguments.note}
+    print(report.table(study, stored) + f"{name}: {stored['verdict']}")
+    if arguments.scale != "smoke":
+        engine.RESULTS.mkdir(exist_ok=True)
+        path = engine.RESULTS / f"{name}.json"
+        path.write_text(json.dumps(stored, indent=1) + "\n")
+        print(f"written to {path}: python -m studies report makes pages of it")
 
 
 def run_sweep(arguments) -> str:

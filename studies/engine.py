@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import importlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from configs import compare, schema
@@ -25,7 +27,7 @@ from train_lib.experiment import resolve
 from train_lib.train import train_and_evaluate
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-SECONDS = "seconds.txt"  # of a run's training, in its workdir
+SECONDS = "seconds.txt"  # in a run's workdir: of each part of its training, one in a line
 MOST_POINTS = 100  # of a stored curve
 CURVES = ("train/loss", "train/top1_error", "test/loss", "test/top1_error")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -111,11 +113,18 @@ def run_all(todo: Sequence[Job], changes: Mapping[str, Any]) -> Iterator[Job]:
         title = f"run {number} of {len(todo)}: {job.run.name}, seed {job.seed}{rest}"
         print(title, file=sys.stderr, flush=True)
         before = time.monotonic()
-        train_and_evaluate(config, job.workdir)
+        try:
+            train_and_evaluate(config, job.workdir)
+        finally:
+            _add_seconds(job, time.monotonic() - before)
         trained += 1
-        seconds = time.monotonic() - before
-        (job.workdir / SECONDS).write_text(f"{seconds:.1f}\n")
         yield job
+
+
+def _add_seconds(job: Job, seconds: float) -> None:
+    if job.workdir.exists():
+        with (job.workdir / SECONDS).open("a") as file:
+            file.write(f"{seconds:.1f}\n")
 
 
 def _duration(seconds: float) -> str:
@@ -123,14 +132,21 @@ def _duration(seconds: float) -> str:
 
 
 def measure(study: Study, done: Sequence[Job]) -> Results:
-    """The values of all measures, from the records of the workdirs."""
-    values: dict[str, dict[str, list[float]]] = {}
+    """The values of all measures, from the workdirs."""
+    values: dict[str, dict[str, list[float | None]]] = {}
     for job in done:
-        records = recorder.read(job.workdir)
         of_run = values.setdefault(job.run.name, {name: [] for name in study.measures})
         for name, measure in study.measures.items():
-            of_run[name].append(measure(records))
+            value = float(measure(job.workdir))
+            of_run[name].append(value if math.isfinite(value) else None)  # JSON has no nan
     return Results(values)
+
+
+def simulate_devices(count: int) -> None:
+    """Lets a CPU stand for `count` devices. Call it before JAX looks for devices."""
+    # Collectives of simulated devices can dead-lock unless the thread pool has more threads.
+    os.environ.setdefault("NPROC", str(4 * count))
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 def stored(name: str, scale: str, done: Sequence[Job], command: str) -> dict[str, Any]:
@@ -154,9 +170,9 @@ def stored(name: str, scale: str, done: Sequence[Job], command: str) -> dict[str
 
 
 def seconds_of(job: Job) -> float:
-    """How long the training took, of a run that was interrupted the last part."""
+    """How long the training took, in all its parts if it was interrupted."""
     path = job.workdir / SECONDS
-    return float(path.read_text()) if path.exists() else 0.0
+    return sum(map(float, path.read_text().split())) if path.exists() else 0.0
 
 
 def thinned(records: Sequence[dict]) -> list[dict]:
@@ -179,7 +195,9 @@ def machine() -> str:
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    return f"{os.cpu_count()} cores of {model or platform.processor()}"
+    has_affinity = hasattr(os, "sched_getaffinity")  # Linux
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    return f"{cores} of {os.cpu_count()} cores of {model or platform.processor()}"
 
 
 def commit() -> str:

@@ -78,7 +78,7 @@ def page(name: str, study: Study, stored: Mapping[str, Any]) -> str:
 **Verdict: {stored["verdict"]}.** {study.rule}
 
 {table(study, stored)}
-Mean and standard deviation over the seeds, with their number.
+Mean and standard deviation over the seeds, with the number of seeds that have a value.
 
 ![curves or values of the runs]({name}.png)
 
@@ -86,7 +86,7 @@ Mean and standard deviation over the seeds, with their number.
 
 **How it was run.** `{stored["command"]}` on {stored["machine"]}, {stored["date"]}, commit
 {stored["commit"]}; {versions}. Data: {"; ".join(stored["data"])}. Training took
-{stored["seconds"] / 3600:.2f} hours.
+{stored["seconds"] / 3600:.2f} hours.{" " if stored["note"] else ""}{stored["note"]}
 """
 
 
@@ -104,7 +104,9 @@ def table(study: Study, stored: Mapping[str, Any]) -> str:
 
 
 def format_summary(results: Results, run: str, measure: str) -> str:
-    """ "1.06 ± 0.06 (3)"."""
+    """ "1.06 ± 0.06 (3)"; "-" if no seed has a value."""
     summary = results.summary(run, measure)
+    if not summary.count:
+        return "-"
     deviation = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.2f}"
     return f"{summary.mean:.2f}{deviation} ({summary.count})"

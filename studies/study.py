@@ -6,6 +6,7 @@ values only, and is written before the runs.
 
 import dataclasses
 import enum
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from train_lib import recorder
+
 CONFIDENCE = 0.95  # of the intervals
+Measure = Callable[[pathlib.Path], float]
 
 
 class Verdict(enum.StrEnum):
@@ -54,25 +58,26 @@ class Study:
 
     claim: one sentence. source: paper and section. changes: what differs from the source.
     scales: by name: "smoke" (seconds, for tests), "small" (two cores), "paper" (the original).
-    measures: name -> (records of a run, as `recorder.read` gives them) -> value. The first one
-        decides.
+    measures: name -> (workdir of a finished run) -> value, nan if the run has none.
     verdict: a function of `Results`. rule: its meaning in words.
     figure: draws `Results`; None: the curves of all runs.
+    devices: how many a CPU simulates, see `config.num_devices`.
     """
 
     claim: str
     source: str
     changes: str
     scales: Mapping[str, Scale]
-    measures: Mapping[str, Callable[[Sequence[dict]], float]]
+    measures: Mapping[str, Measure]
     rule: str
     verdict: Callable[["Results"], Verdict]
     figure: Callable[["Results"], Figure] | None = None
+    devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Mean, standard deviation and number of values."""
+    """Mean, standard deviation and number of the seeds that have a value."""
 
     mean: float
     deviation: float
@@ -90,19 +95,28 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What the runs of a study measured. values: {run: {measure: one value for each seed}}."""
+    """What the runs of a study measured.
 
-    values: Mapping[str, Mapping[str, Sequence[float]]]
+    values: {run: {measure: one value for each seed}}; None, as in JSON, or nan where there is none.
+    """
+
+    values: Mapping[str, Mapping[str, Sequence[float | None]]]
 
     def of(self, run: str, measure: str) -> np.ndarray:
         """The values of a run, float64 [seeds]."""
         return np.asarray(self.values[run][measure], np.float64)
 
     def summary(self, run: str, measure: str) -> Summary:
-        """deviation: of the sample, with n - 1; nan for one seed."""
+        """mean: nan without a value. deviation: of the sample, with n - 1; nan for one value."""
         values = self.of(run, measure)
+        values = values[~np.isnan(values)]
+        mean = values.mean() if len(values) else float("nan")
         deviation = values.std(ddof=1) if len(values) > 1 else float("nan")
-        return Summary(float(values.mean()), float(deviation), len(values))
+        return Summary(float(mean), float(deviation), len(values))
+
+    def mean(self, run: str, measure: str) -> float:
+        """The mean over the seeds that have a value."""
+        return self.summary(run, measure).mean
 
     def difference(self, run: str, other: str, measure: str) -> Difference:
         """run - other, paired by seed, with Student's interval; nan ends for one seed."""
@@ -113,18 +127,18 @@ class Results:
         return Difference(float(differences.mean()), float(low), float(high))
 
 
-def last(name: str) -> Callable[[Sequence[dict]], float]:
-    """A measure: the last recorded value of `name`, such as "test/top1_error"."""
-    return lambda records: next(r[name] for r in reversed(records) if name in r)
+def last(name: str) -> Measure:
+    """The last recorded value of `name`, such as "test/loss"."""
+    return lambda workdir: next(r[name] for r in reversed(recorder.read(workdir)) if name in r)
 
 
-def last_percent(name: str) -> Callable[[Sequence[dict]], float]:
-    """A measure: the last recorded value of an error, in percent."""
-    return lambda records: 100 * last(name)(records)
+def last_percent(name: str) -> Measure:
+    """The last recorded value of an error, in percent."""
+    return lambda workdir: 100 * last(name)(workdir)
 
 
-def epochs_to(name: str, value: float) -> Callable[[Sequence[dict]], float]:
-    """A measure: the epoch at which `name` is first at most `value`; infinite if it never is."""
-    return lambda records: next(
-        (r["epoch"] for r in records if r.get(name, np.inf) <= value), float("inf")
+def epochs_to(name: str, value: float) -> Measure:
+    """The epoch at which `name` is first at most `value`; nan if it never is."""
+    return lambda workdir: next(
+        (r["epoch"] for r in recorder.read(workdir) if r.get(name, np.inf) <= value), float("nan")
     )

@@ -38,16 +38,26 @@ def test_one_seed_has_no_deviation_and_no_interval():
     assert difference.mean == 1.0 and math.isnan(difference.low) and math.isnan(difference.high)
 
 
-def test_measures_read_the_last_value_or_the_first_that_is_low_enough():
+def test_a_seed_without_a_value_is_left_out_of_the_mean():
+    measured = results(a=[3.0, None, 5.0], b=[None, None, None])
+    summary = measured.summary("a", ERROR)
+    assert (summary.mean, summary.count) == (4.0, 2)
+    assert report.format_summary(measured, "a", ERROR) == "4.00 ± 1.41 (2)"
+    assert report.format_summary(measured, "b", ERROR) == "-"
+    assert math.isnan(measured.difference("a", "b", ERROR).mean)
+
+
+def test_measures_read_the_last_value_or_the_first_that_is_low_enough(tmp_path):
     records = [
         {"step": 1, "epoch": 0.5, "train/loss": 2.0},
         {"step": 2, "epoch": 1.0, "train/loss": 1.0, "test/top1_error": 0.25},
         {"step": 3, "epoch": 1.5, "train/loss": 0.5},
     ]
-    assert last("train/loss")(records) == 0.5
-    assert last_percent("test/top1_error")(records) == 25.0
-    assert epochs_to("train/loss", 1.0)(records) == 1.0
-    assert epochs_to("train/loss", 0.1)(records) == math.inf
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    assert last("train/loss")(tmp_path) == 0.5
+    assert last_percent("test/top1_error")(tmp_path) == 25.0
+    assert epochs_to("train/loss", 1.0)(tmp_path) == 1.0
+    assert math.isnan(epochs_to("train/loss", 0.1)(tmp_path))
 
 
 @pytest.mark.parametrize(
