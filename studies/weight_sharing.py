@@ -3,39 +3,57 @@
 from studies.study import Results, Run, Scale, Study, Verdict, last_percent
 
 ERROR = "test error, %"
+FEW, MORE = 320, 5120
+PUBLISHED = {"full": "13.0", "local": "11.5", "shared": "6.0"}
 
 
-def _runs(**overrides) -> list[Run]:
-    overrides = {"preprocess.pad": 0, **overrides}
-    kinds = (("full", "13.0"), ("local", "11.5"), ("shared", "6.0"))
-    return [Run(kind, f"connectivity:{kind}", overrides, published) for kind, published in kinds]
+def _runs(steps: int = 2000) -> list[Run]:
+    runs = []
+    for examples in (FEW, MORE):
+        epochs = steps * 32 / examples
+        overrides = {
+            "dataset.name": "mnist",
+            "dataset.train_split": f"train[:{examples}]",
+            "preprocess.pad": 0,
+            "epochs": epochs,
+            "evaluate.every_epochs": epochs,
+            "checkpoint.every_epochs": epochs,
+        }
+        for kind, published in PUBLISHED.items():
+            published = published if examples == FEW else ""
+            runs.append(Run(f"{kind}, {examples}", f"connectivity:{kind}", overrides, published))
+    return runs
 
 
 def verdict(results: Results) -> Verdict:
     """See `STUDY.rule`."""
-    pairs = (("full", "local"), ("local", "shared"))
-    differences = [results.difference(more, fewer, ERROR) for more, fewer in pairs]
-    if all(difference.low > 0 for difference in differences):
+
+    def is_above(kind: str, other: str) -> bool:
+        return results.difference(f"{kind}, {FEW}", f"{other}, {FEW}", ERROR).low > 0
+
+    if is_above("full", "local") and is_above("local", "shared"):
         return Verdict.REPRODUCED
-    if results.difference("full", "shared", ERROR).low > 0:
-        return Verdict.DIRECTION
-    return Verdict.NOT_REPRODUCED
+    return Verdict.DIRECTION if is_above("full", "shared") else Verdict.NOT_REPRODUCED
 
 
 STUDY = Study(
     claim="On few digits, a layer with local connections errs less than a fully connected layer,"
     " and a layer with shared weights errs least.",
     source="LeCun 1989, Generalization and network design strategies (figures from memory)",
-    changes="1,442 digits of scikit-learn, in place of 320 digits of 16x16. One layer of ten maps,"
-    " each unit with a window of 10x10 of 28x28 pixels, and a classifier. The source has 87.0 %"
-    " correct with one fully connected hidden layer, 88.5 % with two local layers, and 94.0 % if"
-    " one of these has shared weights.",
+    changes="The first 320 digits of MNIST, and 10,000 to test, in place of 320 and 160 digits of"
+    " 16x16. One layer of ten maps, each unit with a window of 10x10 of 28x28 pixels, and a"
+    " classifier. The source has 87.0 % correct with one fully connected hidden layer, 88.5 % with"
+    " two local layers, and 94.0 % if one of these has shared weights. The same networks with 5,120"
+    " digits show whether the order depends on the number of digits. All runs have 2,000 steps. An"
+    " earlier form of this study, with the 1,442 digits of scikit-learn and five seeds, did not"
+    " reproduce the claim: full 2.31, local 2.59, shared 2.65 %.",
     scales={
-        "smoke": Scale(_runs(epochs=0.1), seeds=2, hours=0.01),
-        "small": Scale(_runs(), seeds=5, hours=0.3),
+        "smoke": Scale(_runs(steps=20), seeds=2, hours=0.02),
+        "small": Scale(_runs(), seeds=5, hours=0.5),
     },
     measures={ERROR: last_percent("test/top1_error")},
-    rule="Reproduced if the 95 % intervals of both differences, full - local and local - shared,"
-    " are above zero (paired by seed). Direction reproduced if that of full - shared is.",
+    rule="Of the runs with 320 digits: reproduced if the 95 % intervals of both differences, full -"
+    " local and local - shared, are above zero (paired by seed). Direction reproduced if that of"
+    " full - shared is.",
     verdict=verdict,
 )

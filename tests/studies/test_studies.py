@@ -73,7 +73,7 @@ def test_measures_read_the_last_value_or_the_first_that_is_low_enough(tmp_path):
     ],
 )
 def test_the_verdict_on_weight_sharing_follows_its_rule(errors, expected):
-    values = {name: {weight_sharing.ERROR: of_run} for name, of_run in errors.items()}
+    values = {f"{name}, 320": {weight_sharing.ERROR: of_run} for name, of_run in errors.items()}
     assert weight_sharing.verdict(Results(values)) == expected
 
 
