@@ -17,6 +17,7 @@ _MACHINE = ("dataset.data_dir", "dataset.cache_dir", "dataset.workers")
 # These may change between the commands on a run.
 _FREE = (
     *_MACHINE,
+    "tracker",
     "dataset.on_bad_image",  # so that a run which ended at an unreadable image can continue
     *("evaluate.split", "evaluate.checkpoint", "evaluate.protocol", "evaluate.scales"),
     *("evaluate.multi_scale", "evaluate.crops", "evaluate.map_average", "evaluate.ensemble"),

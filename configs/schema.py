@@ -50,6 +50,12 @@ RUN = {
         " loss",
         FROM_1,
     ),
+    "tracker": Field(
+        "none",
+        "`trackio`: training also writes its records to [Trackio](training.md#trackio), on this"
+        " machine",
+        one_of("none trackio"),
+    ),
     "deterministic": Field(
         False,
         "GPUs add numbers in a fixed order: equal runs then give exactly equal results, but are"

@@ -33,6 +33,7 @@ from train_lib import experiment, recorder, warm_start
 from train_lib import state as state_lib
 from train_lib import workdir as workdir_lib
 from train_lib.evaluation import ensemble, exported
+from train_lib.metric_writers import jsonl
 from train_lib.pictures import run_plots
 from train_lib.state import TrainState
 
@@ -260,7 +261,7 @@ def _folder_files() -> dict[str, bytes]:
         workdir_lib.CONFIG: compare.to_json(CONFIG).encode(),
         workdir_lib.DATASET: json.dumps(description).encode(),
         workdir_lib.STATISTICS: statistics,
-        recorder.FILE: "".join(json.dumps(record) + "\n" for record in RECORDS).encode(),
+        jsonl.FILE: "".join(json.dumps(record) + "\n" for record in RECORDS).encode(),
         copy_info.FILE: json.dumps(dataclasses.asdict(COPY)).encode(),
     }
 
@@ -275,7 +276,7 @@ def of(name: str):
     if name == workdir_lib.STATISTICS:
         return content
     text = FOLDER[name].decode()
-    own = json.loads(text.splitlines()[0] if name == recorder.FILE else text)
+    own = json.loads(text.splitlines()[0] if name == jsonl.FILE else text)
     fields = st.dictionaries(st.sampled_from(sorted(own)), JSON, min_size=1, max_size=3)
     return content | ANY_JSON | fields.map(lambda new: json.dumps(own | new).encode())
 
@@ -337,7 +338,7 @@ def test_a_damaged_description_of_a_copy_is_one_or_refused(content):
     check(copy_info.FILE, content, read)
 
 
-@given(of(recorder.FILE))
+@given(of(jsonl.FILE))
 def test_damaged_records_are_left_out(content):
     def read(root):
         records = recorder.read(root)
@@ -346,11 +347,11 @@ def test_damaged_records_are_left_out(content):
             assert all(np.isfinite(value) for value in record.values())
         run_plots.curves({"": records})
 
-    check(recorder.FILE, content, read)
+    check(jsonl.FILE, content, read)
 
 
 @settings(max_examples=SOME)
-@given(of(recorder.FILE))
+@given(of(jsonl.FILE))
 def test_a_run_goes_on_behind_damaged_records(content):
     def read(root):
         writer = recorder.Writer(root, 4)
@@ -359,4 +360,4 @@ def test_a_run_goes_on_behind_damaged_records(content):
         writer.close()
         assert recorder.read(root)[-1]["step"] == 5
 
-    check(recorder.FILE, content, read)
+    check(jsonl.FILE, content, read)

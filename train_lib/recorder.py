@@ -1,18 +1,18 @@
-"""Writes the records of a run to metrics.jsonl and TensorBoard events, evaluates and saves."""
+"""Makes the records, evaluations and checkpoints of a run, and hands the records to its writers."""
 
 import contextlib
 import json
 import math
-import os
 import pathlib
 import sys
-import time
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
+from tqdm import tqdm
 
-from errors import UserError, reported
+from errors import UserError, one_line, printable, reported
 from models import sound
 from train_lib import progress as progress_lib
 from train_lib import state as state_lib
@@ -20,115 +20,74 @@ from train_lib.checkpoints import METRIC, Checkpoints
 from train_lib.distributed import parallel, processes
 from train_lib.distributed.signals import StopRequest
 from train_lib.evaluation.metrics import evaluate
+from train_lib.metric_writers.interface import MetricWriter, Opener, RunStart
+from train_lib.metric_writers.jsonl import FILE, JsonlWriter, read
+from train_lib.metric_writers.tensorboard import TensorBoardWriter
+from train_lib.metric_writers.trackio_writer import TrackioWriter
 from train_lib.steps import record_of
-from train_lib.workdir import write_text
 
-FILE = "metrics.jsonl"
-_LARGEST = 3.4e38  # a float32
 NO_RECORD = {"step": -1, "epoch": 0.0}  # stands for the last record where there is none
 
 
-def read(workdir: pathlib.Path) -> list[dict]:
-    """The records of a workdir, in order. Half-written and damaged lines are left out.
-
-    Reports damaged lines on standard error. Raises UserError if the file cannot be read.
-    """
-    path = workdir / FILE
-    with reported(f"cannot read {path}", "move it away, or make it readable", OSError):
-        text = path.read_text(errors="replace") if path.exists() else ""
-    *lines, rest = text.split("\n")  # the rest is empty, or a line that was not completed
-    records = [record for line in [*lines, rest] if (record := _record(line))]
-    damaged = sum(_record(line) is None for line in lines)
-    if damaged:
-        print(f"{path}: damaged lines are left out: {damaged}", file=sys.stderr, flush=True)
-    return records
-
-
-def _record(line: str) -> dict | None:
-    """The record on a line; None if the line is damaged or half-written."""
-    try:
-        record = json.loads(line)
-        step = record["step"]
-        is_whole = type(step) is int and step >= 0 and "epoch" in record
-        is_good = is_whole and all(_is_finite(value) for value in record.values())
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return record if is_good else None
-
-
-def _is_finite(value) -> bool:
-    """Whether TensorBoard and a plot can show the value."""
-    return type(value) in (int, float) and abs(value) <= _LARGEST and not math.isnan(value)
-
-
 class Writer:
-    """Appends records to metrics.jsonl and to TensorBoard events.
+    """Writes records to metrics.jsonl, to TensorBoard events, and to other writers.
 
     A writer that is opened at `step` first deletes the records of later steps, so that a resumed
-    run neither repeats nor misses a step. last: the newest record that is left. All methods raise
-    UserError if they cannot write.
+    run neither repeats nor misses a step. last: the newest record that is left.
+
+    openers: of the other writers. An error in one of them ends only that writer, with one line on
+    standard error: the run continues, and metrics.jsonl has all records. All methods raise
+    UserError if metrics.jsonl or the events cannot be written; and the constructor, if another
+    writer cannot be opened.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int):
-        self.path = workdir / FILE
-        self._events_path = workdir / "events"
-        self._first_step = step + 1
-        self._events = None
-        with self._os_errors_explained():
-            kept = [record for record in read(workdir) if record["step"] <= step]
-            self.last = kept[-1] if kept else NO_RECORD
-            if self.path.exists():
-                text = "".join(json.dumps(record) + "\n" for record in kept)
-                if text.encode() != self.path.read_bytes():
-                    write_text(self.path, text)
-            self._file = self.path.open("a")
-            self._events_path.mkdir(exist_ok=True)
+    def __init__(
+        self, workdir: pathlib.Path, step: int, config=None, openers: Sequence[Opener] = ()
+    ):
+        kept = [record for record in read(workdir) if record["step"] <= step]
+        self.last = kept[-1] if kept else NO_RECORD
+        start = RunStart(workdir, step, config or {}, kept)
+        self._own = [JsonlWriter(start), TensorBoardWriter(start)]
+        self._others = [_opened(opener, start) for opener in openers]
 
     def write(self, record: dict) -> None:
         """record: step, epoch, and any of the values that docs/training.md lists."""
-        with self._os_errors_explained():
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-            self._write_events(record)
-
-    def _write_events(self, record: dict) -> None:
-        # Imported at the first record, not before the first training step: tensorboardX imports
-        # torch if it is installed, which takes longer than all other imports. EventsWriter is used
-        # because SummaryWriter writes in a thread, and blocks forever after an error in it.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
-
-        events = []
-        if self._events is None:
-            # Two files from the same second and process get different names.
-            suffix = f".{os.getpid()}.{time.time_ns()}"
-            self._events = EventsWriter(str(self._events_path / "events"), suffix)
-            # TensorBoard then ignores the values of earlier files from this step on.
-            start = SessionLog(status=SessionLog.START)
-            events.append(Event(step=self._first_step, session_log=start))
-        for name, value in record.items():
-            if name not in ("step", "train/examples", "test/examples"):
-                events.append(Event(step=record["step"], summary=scalar(name, value)))
-        for event in events:
-            event.wall_time = time.time()
-            self._events.write_event(event)
-        self._events.flush()
+        for writer in self._own:
+            writer.write(record)
+        self._for_others(lambda writer: writer.write(dict(record)), f"at step {record['step']}")
 
     def sync(self) -> None:
         """Makes sure that all records are on the disk."""
-        with self._os_errors_explained():
-            os.fsync(self._file.fileno())
-
-    def _os_errors_explained(self):
-        problem = f"cannot write {self.path} or TensorBoard events"
-        advice = "free some space or check the folder, then run the same command again"
-        return reported(problem, advice, OSError)
+        for writer in self._own:
+            writer.sync()
+        self._for_others(lambda writer: writer.sync(), "before a checkpoint")
 
     def close(self) -> None:
-        with self._os_errors_explained(), contextlib.closing(self._file):
-            if self._events is not None:
-                self._events.close()
+        with contextlib.ExitStack() as closing:  # closes every writer, even if another one fails
+            for writer in self._own:
+                closing.callback(writer.close)
+            self._for_others(lambda writer: writer.close(), "at the end")
+
+    def _for_others(self, call: Callable[[MetricWriter], None], when: str) -> None:
+        """Calls all other writers. One that raises an exception is not called again."""
+        for writer in list(self._others):
+            try:
+                call(writer)
+            except Exception as error:
+                self._others.remove(writer)
+                tqdm.write(
+                    printable(
+                        f"{type(writer).__name__} failed {when} ({one_line(error)}) and gets no"
+                        f" further records; {FILE} has all of them"
+                    ),
+                    file=sys.stderr,
+                )
+
+
+def _opened(opener: Opener, start: RunStart) -> MetricWriter:
+    name = getattr(opener, "__name__", type(opener).__name__)
+    with reported(f"cannot open the writer {name}", "correct it, or train without it"):
+        return opener(start)
 
 
 class NotFinite(UserError):
@@ -155,13 +114,25 @@ class Recorder:
     values that all processes share.
 
     exp: the `Experiment`. checkpoints: None in processes that do not write files. step: the step at
-    which training starts or resumes. result: (step, `metrics.Result`) of the last evaluation.
+    which training starts or resumes. openers: of the caller's writers, see `Writer`.
+    result: (step, `metrics.Result`) of the last evaluation.
     """
 
-    def __init__(self, exp, checkpoints: Checkpoints | None, stop: StopRequest, step: int):
+    def __init__(
+        self,
+        exp,
+        checkpoints: Checkpoints | None,
+        stop: StopRequest,
+        step: int,
+        openers: Sequence[Opener] = (),
+    ):
         is_first = processes.is_first()
         self.exp, self.checkpoints, self.stop = exp, checkpoints, stop
-        self._writer = Writer(exp.workdir, step) if is_first else None
+        if exp.config.tracker == "trackio":
+            openers = [*openers, TrackioWriter]
+        self._writer = (
+            Writer(exp.workdir, step, exp.config.to_dict(), openers) if is_first else None
+        )
         last = processes.bytes_from_first(lambda: json.dumps(self._writer.last).encode())
         self._last = json.loads(last)  # the newest record
         self.progress = progress_lib.Progress(

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import numpy as np
@@ -23,6 +23,8 @@ from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import lock, memory, parallel, processes
 from train_lib.distributed.signals import StopRequest
 from train_lib.experiment import Experiment, resolve
+from train_lib.metric_writers import trackio_writer
+from train_lib.metric_writers.interface import Opener
 from train_lib.recorder import NotFinite, Recorder
 from train_lib.recorder import read as read_records
 from train_lib.steps import make_train_step, several, sharing_stop
@@ -50,12 +52,14 @@ class Session:
     rolled_back: number of roll-backs of the run, including those before it was resumed.
     reason: why the last roll-back of this session happened; empty if there was none.
     skipped: number of unreadable images that were replaced.
+    writers: see `train_and_evaluate`.
     """
 
     stop: StopRequest
     rolled_back: int = 0
     reason: str = ""
     skipped: int = 0
+    writers: Sequence[Opener] = ()
 
 
 def train_and_evaluate(
@@ -64,6 +68,7 @@ def train_and_evaluate(
     allow_config_change: bool = False,
     stop: StopRequest | None = None,
     given: Collection[str] = (),
+    writers: Sequence[Opener] = (),
 ) -> state_lib.TrainState:
     """Trains or resumes the run in `workdir`, and returns its final state.
 
@@ -73,6 +78,8 @@ def train_and_evaluate(
     config: None resumes the run in the workdir with its stored config.
     stop: a request that already listens for signals. By default a new one listens during training.
     given: names of the config's fields that the user set, see `experiment.resolve`.
+    writers: of the caller's own loggers: functions or classes that get a `RunStart` and return a
+        `MetricWriter` (see `metric_writers.interface`). They also get every record.
     Raises UserError for an error that the user can correct, Stopped after SIGTERM or Ctrl-C.
 
     With several processes (see `processes`), each of them calls this function. Only the first one
@@ -81,6 +88,7 @@ def train_and_evaluate(
     with open_session(workdir, stop) as session:
         exp = resolve(config, workdir, given=given, allow_config_change=allow_config_change)
         check(exp)
+        session.writers = writers
         with locked(exp, allow_config_change):
             return train_with_roll_back(exp, compile_step(exp), session)
 
@@ -105,7 +113,7 @@ def train(exp: Experiment, train_step: Callable, session: Session) -> state_lib.
     """
     checkpoints, state, origin = restore_or_start(exp)
     state = begin(exp, state, origin, session)
-    with Recorder(exp, checkpoints, session.stop, int(state.step)) as recorder:
+    with Recorder(exp, checkpoints, session.stop, int(state.step), session.writers) as recorder:
         if origin and checkpoints:
             checkpoints.save(0, state)  # a resumed run does not need the source of its weights
         state = loop(exp, train_step, parallel.replicate(state, exp.devices), recorder, session)
@@ -309,6 +317,8 @@ def check(exp: Experiment) -> None:
     config = exp.config
     if config.init_from and processes.is_first() and not has_checkpoints(exp.workdir):
         warm_start.check_source(config.init_from, "config.init_from")
+    if config.tracker == "trackio" and processes.is_first():
+        trackio_writer.check()
     check_memory(exp)
     parallel.check_batch_size(config.batch_size, exp.devices)
     sizes = [len(exp.train_split), len(exp.test_split)]

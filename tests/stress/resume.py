@@ -28,6 +28,7 @@ from models import layers
 from tests.stress import runs
 from train_lib import checkpoints, recorder, train
 from train_lib.distributed.signals import StopRequest
+from train_lib.metric_writers import jsonl
 
 SMALL = {"dataset.name": "digits", "batch_size": 72, "epochs": 3.0}  # 61 steps
 
@@ -166,12 +167,12 @@ class Family:
         shutil.rmtree(workdir, ignore_errors=True)
         (workdir / "checkpoints").mkdir(parents=True)
         for file in self.whole.iterdir():
-            if file.is_file() and file.name not in ("lock", recorder.FILE):
+            if file.is_file() and file.name not in ("lock", jsonl.FILE):
                 shutil.copy(file, workdir)
         shutil.copytree(self.at / str(cut), workdir / "checkpoints" / str(cut))
-        lines = (self.whole / recorder.FILE).read_text().splitlines(keepends=True)
+        lines = (self.whole / jsonl.FILE).read_text().splitlines(keepends=True)
         kept = [line for line in lines if runs.step_of(line) <= cut]
-        (workdir / recorder.FILE).write_text("".join(kept) + lines[-1][:20])
+        (workdir / jsonl.FILE).write_text("".join(kept) + lines[-1][:20])
         target = min(cut + reach, self.last) if reach else self.last
         stop = Reached(target)
         between = recorder.Recorder.between_steps

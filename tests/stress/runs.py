@@ -113,9 +113,9 @@ def beginnings():
     """A list of the steps at which runs begin meanwhile."""
     found, create = [], recorder.Writer.__init__
 
-    def noted(self, workdir, step):
+    def noted(self, workdir, step, *rest):
         found.append(step)
-        create(self, workdir, step)
+        create(self, workdir, step, *rest)
 
     recorder.Writer.__init__ = noted
     try:

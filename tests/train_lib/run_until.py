@@ -16,6 +16,7 @@ import conftest
 
 from input_pipeline import batches
 from train_lib import checkpoints, recorder, train
+from train_lib.metric_writers import jsonl
 
 
 def main(workdir, overrides, name, moment, step):
@@ -54,7 +55,7 @@ def main(workdir, overrides, name, moment, step):
 
         recorder.evaluate = evaluate_and_die
     elif moment == "recording":
-        write = recorder.Writer.write
+        write = jsonl.JsonlWriter.write
 
         def write_half(self, record):
             if record["step"] == step:
@@ -63,7 +64,7 @@ def main(workdir, overrides, name, moment, step):
                 now()
             write(self, record)
 
-        recorder.Writer.write = write_half
+        jsonl.JsonlWriter.write = write_half
     try:
         train.train_and_evaluate(conftest.tiny_config(**json.loads(overrides)), workdir)
     except train.Stopped as stopped:

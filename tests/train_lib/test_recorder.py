@@ -8,6 +8,8 @@ import pytest
 
 from errors import UserError
 from train_lib import recorder
+from train_lib.metric_writers import jsonl
+from train_lib.metric_writers.interface import RunStart
 
 
 def test_reopening_deletes_later_records_and_half_lines(tmp_path):
@@ -15,7 +17,7 @@ def test_reopening_deletes_later_records_and_half_lines(tmp_path):
     for step in (2, 4, 6):
         writer.write({"step": step, "epoch": step / 10, "train/loss": 1.0 / step})
     writer.close()
-    path = tmp_path / recorder.FILE
+    path = tmp_path / jsonl.FILE
     path.write_bytes(path.read_bytes() + b'{"step": 8, "ep\xff')
     assert [r["step"] for r in recorder.read(tmp_path)] == [2, 4, 6]
     writer = recorder.Writer(tmp_path, 5)
@@ -29,7 +31,7 @@ def test_reopening_deletes_later_records_and_half_lines(tmp_path):
 
 def test_damaged_lines_are_reported(tmp_path, capsys):
     lines = ['{"step": 1, "epoch": 0.1}', '{"step": 2, "ep\0', '{"step": 3, "epoch": 0.3}']
-    path = tmp_path / recorder.FILE
+    path = tmp_path / jsonl.FILE
     path.write_text("\n".join([*lines, '{"st']))
     assert [r["step"] for r in recorder.read(tmp_path)] == [1, 3]
     assert capsys.readouterr().err == f"{path}: damaged lines are left out: 1\n"
@@ -40,7 +42,7 @@ def test_damaged_lines_are_reported(tmp_path, capsys):
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
-    writer = recorder.Writer(tmp_path, 0)
+    writer = jsonl.JsonlWriter(RunStart(tmp_path))
 
     def write(text):
         raise OSError(errno.ENOSPC, "No space left on device")
