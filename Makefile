@@ -1,7 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The README has them without make.
 # `make test` runs the quick tests, in minutes. `make check` runs all tests, compares with torch
-# (`make parity`) and runs the notebooks (`make notebooks`). The last two install the packages that
-# they need into the same environment.
+# (`make parity`), tests Trackio (`make tracker`) and runs the notebooks (`make notebooks`). These
+# three install the packages that they need into .venv.
 
 # The first of these that is Python 3.12 or newer. Each is run: pyenv also has commands for versions
 # that are not selected, and these commands fail.
@@ -21,10 +21,11 @@ CHECK := $(BIN)/python -m pip check
 TORCH := torch==2.14.1 torchvision==0.29.1 timm==1.0.31 huggingface_hub==2.4.0
 # What runs notebooks and makes pages of them.
 JUPYTER := ipykernel==7.4.0 nbclient==0.11.0 nbconvert==7.17.2
+TRACKIO := trackio==0.43.0
 # One of them: make notebooks NOTEBOOK=lenet5
 NOTEBOOK ?=
 
-.PHONY: demo test check parity notebooks results lint setup clean
+.PHONY: demo test check parity tracker notebooks results lint setup clean
 
 setup: $(VENV)/ready
 
@@ -53,6 +54,7 @@ test: setup lint
 check: setup lint
 	@$(BIN)/python -m pytest -n 2
 	@$(MAKE) --no-print-directory parity
+	@$(MAKE) --no-print-directory tracker
 	@$(MAKE) --no-print-directory notebooks
 
 parity: $(VENV)/parity-ready
@@ -62,6 +64,18 @@ $(VENV)/parity-ready: $(VENV)/ready Makefile
 	@echo "installing torch into $(VENV)"
 	@$(INSTALL) --no-compile $(TORCH)
 	@$(CHECK)
+	@touch $@
+
+tracker: $(VENV)/tracker-ready
+	@PYTHONPATH=$(VENV)/tracker $(BIN)/python -m pytest tests/train_lib/test_metric_writers.py
+
+# In a folder of its own, because Trackio requires an older Pillow than requirements.txt has.
+$(VENV)/tracker-ready: $(VENV)/ready Makefile
+	@echo "installing Trackio into $(VENV)/tracker"
+	@rm -rf $(VENV)/tracker
+	@grep -v '^pillow==' requirements.txt >$(VENV)/tracker-constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	  --target $(VENV)/tracker -c $(VENV)/tracker-constraints.txt $(TRACKIO)
 	@touch $@
 
 notebooks: $(VENV)/notebooks-ready
