@@ -36,6 +36,8 @@ A copy with central squares avoids most of the decoding. Train on it with
 
     python -m input_pipeline.prepare imagenet2012 --shorter_side=256 --square --data_dir=DATA
 
+Small networks, such as for CIFAR-10: --config.model.width and .image_size=32 (docs/networks.md).
+
 Ablations (sec. 3.3, 3.4): --config.model.lrn=none, --config.model.pooling=non_overlapping,
 --config.augment.lighting=none.
 """

@@ -28,6 +28,8 @@ The paper's 10 crops (which it does not describe; here AlexNet's) and 144 crops 
     ... --config.evaluate.protocol=ten_crop
     ... --config.evaluate.protocol=multi_crop --config.evaluate.multi_scale=True
 
+Small networks, such as for CIFAR-10: --config.model.width and .stem=small (docs/networks.md).
+
 Measured: not on ImageNet. Only to see that the recipe learns, lrn was trained on 150 photographs of
 it, each a class, as a folder (--config.view.size=96 --config.view.test_scale=112
 --config.view.area="(0.5, 1.0)" --config.preprocess.high=1.0 --config.model.initializer=he

@@ -36,6 +36,8 @@ Chosen here, because the paper is not clear:
 - LRN's alpha in A-LRN multiplies the sum, as in AlexNet's paper. `--config.model.lrn=caffe`: alpha
   divided by the five maps, and k = 1; `cuda_convnet`: the same with k = 2.
 
+Small networks, such as for CIFAR-10: --config.model.width and .image_size=32 (docs/networks.md).
+
 Evaluations during training use the central crop. The paper's protocols (sec. 3.2, 4) are those of
 table 3, table 4, and two more of table 5, each with --mode=evaluate:
 
