@@ -103,6 +103,20 @@ def test_every_study_is_complete(name):
         assert sum(1 for _ in file) <= 120
 
 
+@pytest.mark.parametrize("name", engine.names())
+def test_verdicts_and_figures_use_the_runs_of_the_study(name):
+    study = engine.find(name)
+    scale = study.scales["small"]
+    rng = np.random.default_rng(0)
+    values = {
+        run.name: {measure: rng.uniform(1, 2, scale.seeds) for measure in study.measures}
+        for run in scale.runs
+    }
+    assert study.verdict(Results(values)) in set(Verdict) - {Verdict.NOT_RUN}
+    if study.figure:
+        assert study.figure(Results(values)).axes
+
+
 STUDY = Study(
     claim="A wider layer errs less.",
     source="nobody",

@@ -1,0 +1,101 @@
+"""ReLU trains faster than saturating activations (Krizhevsky 2012, fig. 1)."""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from studies.activation_rates import network
+from studies.study import Results, Run, Scale, Study, Verdict, epochs_to, last_percent
+from train_lib.evaluation.trained import load_run
+
+EPOCHS, TRAIN = "epochs to 25 % training error", "training error, %"
+LONGEST = 40.0  # epochs
+LAYERS = ("conv1", "conv2", "conv3")
+# The best of `activation_rates`. A test compares them with its results.
+RATES = {
+    "relu": 0.01,
+    "tanh": 0.01,
+    "sigmoid": 0.01,
+    "leaky_relu": 0.01,
+    "prelu": 0.01,
+    "maxout": 0.01,
+}
+PUBLISHED = {"relu": "6", "tanh": "36"}  # epochs
+
+
+def _runs(epochs: float, **overrides) -> list[Run]:
+    return [
+        Run(
+            name,
+            "cuda_convnet:18pct",
+            network(name, rate, epochs) | overrides,
+            PUBLISHED.get(name, ""),
+        )
+        for name, rate in RATES.items()
+    ]
+
+
+def _slope(layer: str) -> Callable[[pathlib.Path], float]:
+    """The mean slope of a layer's PReLUs."""
+
+    def mean(workdir: pathlib.Path) -> float:
+        network = load_run(workdir)
+        if network.config.model.activation != "prelu":
+            return float("nan")
+        return float(network.params[f"{layer}_prelu"]["slope"].mean())
+
+    return mean
+
+
+def verdict(results: Results) -> Verdict:
+    """See `STUDY.rule`."""
+    relu, tanh = (
+        np.nan_to_num(results.of(name, EPOCHS), nan=LONGEST).mean() for name in ("relu", "tanh")
+    )
+    if tanh >= 4 * relu:
+        return Verdict.REPRODUCED
+    return Verdict.DIRECTION if tanh > relu else Verdict.NOT_REPRODUCED
+
+
+def figure(results: Results) -> Figure:
+    """The epochs to 25 %, and the slopes of PReLU."""
+    drawing = Figure(figsize=(10, 4), layout="constrained")
+    epochs, slopes = drawing.subplots(1, 2)
+    means = [results.mean(name, EPOCHS) for name in RATES]
+    epochs.bar(list(RATES), means)
+    epochs.set(ylabel=EPOCHS)
+    epochs.tick_params(axis="x", rotation=30)
+    for seed in range(len(results.of("prelu", TRAIN))):
+        slopes.plot(LAYERS, [results.of("prelu", f"slope, {n}")[seed] for n in LAYERS], "o-")
+    slopes.axhline(0.25, color="k", linestyle=":", label="initial slope")
+    slopes.set(ylabel="mean slope of PReLU, one line a seed", ylim=(0, None))
+    slopes.legend()
+    return drawing
+
+
+STUDY = Study(
+    claim="A four-layer network with ReLU reaches 25 % training error on CIFAR-10 after 6 epochs,"
+    " and with tanh after 36.",
+    source="Krizhevsky 2012, fig. 1",
+    changes="The four-layer network of cuda-convnet's 18 % recipe without LRN and weight decay (the"
+    " source does not say which network it is), with the rates of the study activation_rates, on"
+    " the first 10,000 images in place of 50,000, for at most 40 epochs. Maxout has twice the maps."
+    " Leaky ReLU, PReLU, maxout and sigmoid are not in the figure.",
+    scales={
+        "smoke": Scale(_runs(1.0, **{"dataset.train_split": "train[:128]"}), seeds=1, hours=0.03),
+        "small": Scale(_runs(LONGEST), seeds=3, hours=1.0),
+    },
+    measures={
+        EPOCHS: epochs_to("train/top1_error", 0.25),
+        TRAIN: last_percent("train/top1_error"),
+        "test error, %": last_percent("test/top1_error"),
+        **{f"slope, {layer}": _slope(layer) for layer in LAYERS},
+    },
+    rule="Reproduced if tanh needs at least four times the epochs of ReLU (mean over seeds)."
+    " Direction reproduced if it needs more. A network that does not get there in 40 epochs counts"
+    " as 40.",
+    verdict=verdict,
+    figure=figure,
+)
