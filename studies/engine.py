@@ -27,7 +27,7 @@ from train_lib.experiment import resolve
 from train_lib.train import train_and_evaluate
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-SECONDS = "seconds.txt"  # in a run's workdir: of each part of its training, one in a line
+TRAINED = "trained.jsonl"  # in a run's workdir: seconds and commit of each part of its training
 MOST_POINTS = 100  # of a stored curve
 CURVES = ("train/loss", "train/top1_error", "test/loss", "test/top1_error")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -97,7 +97,7 @@ def is_done(job: Job, config: ConfigDict) -> bool:
 
 
 def run_all(todo: Sequence[Job], changes: Mapping[str, Any]) -> Iterator[Job]:
-    """Trains each job that is not done, and yields each job. Stores its seconds in its workdir.
+    """Trains each job that is not done, and yields each job.
 
     Prints which run it is, and about how long the others will take. Raises as
     `train_and_evaluate`.
@@ -116,15 +116,21 @@ def run_all(todo: Sequence[Job], changes: Mapping[str, Any]) -> Iterator[Job]:
         try:
             train_and_evaluate(config, job.workdir)
         finally:
-            _add_seconds(job, time.monotonic() - before)
+            _note_part(job, time.monotonic() - before)
         trained += 1
         yield job
 
 
-def _add_seconds(job: Job, seconds: float) -> None:
+def _note_part(job: Job, seconds: float) -> None:
     if job.workdir.exists():
-        with (job.workdir / SECONDS).open("a") as file:
-            file.write(f"{seconds:.1f}\n")
+        with (job.workdir / TRAINED).open("a") as file:
+            file.write(json.dumps({"seconds": round(seconds, 1), "commit": commit()}) + "\n")
+
+
+def parts_of(job: Job) -> list[dict[str, Any]]:
+    """Seconds and commit of each part of a run's training: several if it was interrupted."""
+    path = job.workdir / TRAINED
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _duration(seconds: float) -> str:
@@ -153,6 +159,7 @@ def stored(name: str, scale: str, done: Sequence[Job], command: str) -> dict[str
     """The content of results/NAME.json."""
     study = find(name)
     results = measure(study, done)
+    parts = [part for job in done for part in parts_of(job)]
     return {
         "study": name,
         "scale": scale,
@@ -162,18 +169,12 @@ def stored(name: str, scale: str, done: Sequence[Job], command: str) -> dict[str
         "command": command,
         "machine": machine(),
         "versions": {package: metadata.version(package) for package in PACKAGES},
-        "commit": commit(),
-        "seconds": round(sum(seconds_of(job) for job in done)),
+        "commits": sorted({part["commit"] for part in parts}),
+        "seconds": round(sum(part["seconds"] for part in parts)),
         "values": results.values,
         "data": sorted({data_of(job) for job in done}),
         "curves": {f"{j.run.name}, seed {j.seed}": thinned(recorder.read(j.workdir)) for j in done},
     }
-
-
-def seconds_of(job: Job) -> float:
-    """How long the training took, in all its parts if it was interrupted."""
-    path = job.workdir / SECONDS
-    return sum(map(float, path.read_text().split())) if path.exists() else 0.0
 
 
 def thinned(records: Sequence[dict]) -> list[dict]:
@@ -202,7 +203,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit of the code, with "+" if it was changed; "" outside of a repository."""
+    """The commit of the code, with "+" if tracked files differ; "" outside of a repository."""
     folder = pathlib.Path(__file__).parent
     done = subprocess.run(
         ["git", "-C", folder, "describe", "--always", "--dirty=+", "--abbrev=10"],

@@ -85,7 +85,7 @@ Mean and standard deviation over the seeds, with the number of seeds that have a
 **What differs from the source.** {study.changes}
 
 **How it was run.** `{stored["command"]}` on {stored["machine"]}, {stored["date"]}, commit
-{stored["commit"]}; {versions}. Data: {"; ".join(stored["data"])}. Training took
+{" and ".join(stored["commits"])}; {versions}. Data: {"; ".join(stored["data"])}. Training took
 {stored["seconds"] / 3600:.2f} hours.{" " if stored["note"] else ""}{stored["note"]}
 """
 

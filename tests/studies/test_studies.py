@@ -180,7 +180,7 @@ def test_a_run_stores_its_results_and_pages_are_made_of_them(only_study, capsys)
     flags = ["run", "width", f"--workdir={only_study / 'runs'}"]
     assert command.main(flags) == 0
     stored = json.loads((only_study / "width.json").read_text())
-    assert stored["verdict"] == "reproduced" and stored["commit"] and stored["machine"]
+    assert stored["verdict"] == "reproduced" and stored["commits"] and stored["machine"]
     assert len(stored["values"]["wide"][ERROR]) == 2
     assert stored["data"] == ["digits, 1,442 training images"]
     assert stored["seconds"] > 0
