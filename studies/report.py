@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,9 @@ from studies import engine
 from studies.study import Results, Study, Verdict
 from train_lib.pictures import run_plots
 
-PAGES = engine.RESULTS.parents[1] / "docs" / "studies"
+README = engine.RESULTS.parents[1] / "README.md"
+PAGES = README.parent / "docs" / "studies"
+_CONFIG = re.compile(r"(\w+)(?:\]\([^)]*\)`)?\.py:([\w.-]+)`")  # in the README's table of networks
 _INDEX = """# Studies: published claims, run again
 
 Each study trains the networks of one published claim and compares the outcome. Its verdict follows
@@ -51,6 +54,8 @@ def write() -> list[pathlib.Path]:
     for file, text in pages().items():
         paths.append(PAGES / file)
         paths[-1].write_text(text)
+    README.write_text(readme(README.read_text()))
+    paths.append(README)
     for name in engine.names():
         if stored := load(name):
             paths.append(PAGES / f"{name}.png")
@@ -58,6 +63,33 @@ def write() -> list[pathlib.Path]:
                 paths[-1], dpi=90, metadata={"Software": None}
             )
     return paths
+
+
+def readme(text: str) -> str:
+    """The README with the measured errors in its table of networks, the last column."""
+    lines = text.split("\n")
+    for i, line in enumerate(lines):
+        if line.startswith("| ") and (match := _CONFIG.search(line)):
+            cells = line.split("|")
+            cells[-2] = f" {measured(':'.join(match.groups()))} "
+            lines[i] = "|".join(cells)
+    return "\n".join(lines)
+
+
+def measured(config: str) -> str:
+    """A cell of that column: the error of a recipe as it ships, or the studies that change it."""
+    changed = []
+    for name in engine.names():
+        study, stored = engine.find(name), load(name)
+        runs = study.scales[stored["scale"]].runs if stored else ()
+        link = f"(docs/studies/{name}.md)"
+        for run in (run for run in runs if run.config == config):
+            if not run.overrides and (error := next(iter(study.measures))).endswith("error, %"):
+                degraded = ", on degraded images" if stored["note"] else ""
+                summary = format_summary(Results(stored["values"]), run.name, error)
+                return f"[{summary}]{link}{degraded}"
+            changed.append(f"[{name}]{link}")
+    return f"recipe changed: {', '.join(dict.fromkeys(changed))}" if changed else "not run"
 
 
 def figure(study: Study, stored: Mapping[str, Any]) -> Figure:
