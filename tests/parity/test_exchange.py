@@ -71,7 +71,7 @@ def loaded(file, section, side, classes):
 def test_alexnet_of_caffe(tmp_path, monkeypatch, v1):
     maps, groups = (16, 32, 48, 48, 32), alexnet.VARIANTS["two_tower"][1]
     monkeypatch.setitem(alexnet.VARIANTS, "two_tower", (maps, groups))  # a smaller file
-    net = random_net(TwoTowerAlexNet, padding=0, norm=caffes_lrn, maps=maps, classes=7)
+    net = random_net(TwoTowerAlexNet, norm=caffes_lrn, sizes=(*maps, 4096), classes=7)
     path = tmp_path / "bvlc_alexnet.caffemodel"
     layers = caffe_layers(net)
     path.write_bytes(caffemodel([*layers, ("norm1", "LRN", []), ("pool1", "Pooling", [])], v1))

@@ -31,8 +31,8 @@ def pixels(batch, side):
 
 def two_tower(side, kept=1.0, **options):
     """(torch's network, its tensor names, our module, our variables)."""
-    net = random_net(TwoTowerAlexNet, padding=IMAGE_SIZES[side], kept=kept)
-    entries = same_names(net, {"fc6": 6})
+    net = random_net(TwoTowerAlexNet, conv1=IMAGE_SIZES[side], kept=kept)
+    entries = same_names(net, {"fc6": IMAGE_SIZES[side][-1]})
     module = AlexNet(image_size=side, **options)
     variables = load(module, entries, arrays(net), (side, side, 3))
     return net, entries, module, variables

@@ -6,9 +6,12 @@ Modules have our layers' names, so that `same_names` can list their tensors.
 from against import torch
 
 from models.googlenet import MODULES
+from models.layers import widened
 from models.pretrained.entries import Entry
 
 nn = torch.nn
+
+HEADS = {"4a": "aux1", "4d": "aux2"}  # Szegedy 2014, sec. 5: the modules below the classifiers
 
 
 def same_names(net, sides) -> list[Entry]:
@@ -34,6 +37,9 @@ def same_names(net, sides) -> list[Entry]:
                 Entry(("batch_stats", *path[1:], "var"), f"{name}.running_var"),
                 Entry(None, f"{name}.num_batches_tracked"),
             ]
+        else:  # parameters of its own, with our names and shapes
+            own = [own for own, _ in layer.named_parameters(recurse=False)]
+            entries += [Entry((*path, leaf), f"{name}.{leaf}") for leaf in own]
     return entries
 
 
@@ -48,20 +54,32 @@ def caffes_lrn():
 
 
 class TwoTowerAlexNet(nn.Module):
-    """Krizhevsky 2012. padding: of conv1. kept: share that fc6 and fc7 are scaled by at test."""
+    """Krizhevsky 2012. kept: share that fc6 and fc7 are scaled by at test.
 
-    def __init__(self, padding, kept=1.0, norm=lrn, maps=(96, 256, 384, 384, 256), classes=1000):
+    conv1: its window, stride and padding, and the side of the map that fc6 sees. sizes: maps of
+    conv1 to conv5, units of fc6 and fc7.
+    """
+
+    def __init__(
+        self,
+        conv1=(11, 4, 0, 6),
+        kept=1.0,
+        norm=lrn,
+        sizes=(96, 256, 384, 384, 256, 4096),
+        classes=1000,
+    ):
         super().__init__()
         self.kept = kept
-        one, two, three, four, five = maps
-        self.conv1 = nn.Conv2d(3, one, 11, stride=4, padding=padding)
+        *convolution, side = conv1
+        one, two, three, four, five, hidden = sizes
+        self.conv1 = nn.Conv2d(3, one, *convolution)
         self.conv2 = nn.Conv2d(one, two, 5, padding=2, groups=2)
         self.conv3 = nn.Conv2d(two, three, 3, padding=1)
         self.conv4 = nn.Conv2d(three, four, 3, padding=1, groups=2)
         self.conv5 = nn.Conv2d(four, five, 3, padding=1, groups=2)
-        self.fc6 = nn.Linear(five * 6 * 6, 4096)
-        self.fc7 = nn.Linear(4096, 4096)
-        self.fc8 = nn.Linear(4096, classes)
+        self.fc6 = nn.Linear(five * side**2, hidden)
+        self.fc7 = nn.Linear(hidden, hidden)
+        self.fc8 = nn.Linear(hidden, classes)
         self.norm, self.pool = norm(), nn.MaxPool2d(3, 2)
 
     def forward(self, x):
@@ -75,9 +93,12 @@ class TwoTowerAlexNet(nn.Module):
 
 
 class PlainVGG(nn.Module):
-    """Simonyan 2015, table 1: blocks of 3x3 convolutions. maps, counts: of each block."""
+    """Simonyan 2015, table 1: blocks of 3x3 convolutions. maps, counts: of each block.
 
-    def __init__(self, maps, counts, classes):
+    hidden: units of fc6 and fc7. side: of the map that fc6 sees.
+    """
+
+    def __init__(self, maps, counts, classes, hidden=4096, side=7):
         super().__init__()
         channels, self.counts = 3, counts
         for block, (features, count) in enumerate(zip(maps, counts, strict=True), 1):
@@ -85,9 +106,9 @@ class PlainVGG(nn.Module):
                 conv = nn.Conv2d(channels, features, 3, padding=1)
                 self.add_module(f"conv{block}_{number}", conv)
                 channels = features
-        self.fc6 = nn.Linear(channels * 7 * 7, 4096)
-        self.fc7 = nn.Linear(4096, 4096)
-        self.fc8 = nn.Linear(4096, classes)
+        self.fc6 = nn.Linear(channels * side**2, hidden)
+        self.fc7 = nn.Linear(hidden, hidden)
+        self.fc8 = nn.Linear(hidden, classes)
 
     def forward(self, x):
         for block, count in enumerate(self.counts, 1):
@@ -124,14 +145,14 @@ class PaperInception(nn.Module):
 
 
 class PaperHead(nn.Module):
-    """Szegedy 2014, sec. 5: the auxiliary classifier."""
+    """Szegedy 2014, sec. 5: the auxiliary classifier, on a map of 14x14 to 16x16."""
 
-    def __init__(self, channels):
+    def __init__(self, channels, maps=128, hidden=1024, classes=1000):
         super().__init__()
         self.pool = nn.AvgPool2d(5, 3)
-        self.conv = nn.Conv2d(channels, 128, 1)
-        self.fc1 = nn.Linear(4 * 4 * 128, 1024)
-        self.fc2 = nn.Linear(1024, 1000)
+        self.conv = nn.Conv2d(channels, maps, 1)
+        self.fc1 = nn.Linear(4 * 4 * maps, hidden)
+        self.fc2 = nn.Linear(hidden, classes)
 
     def forward(self, x):
         x = torch.relu(self.conv(self.pool(x))).flatten(1)
@@ -139,30 +160,42 @@ class PaperHead(nn.Module):
 
 
 class PaperGoogLeNet(nn.Module):
-    """Szegedy 2014, table 1, for 224x224; returns logits, and in training those of aux1, aux2."""
+    """Szegedy 2014, table 1; returns logits, and in training those of aux1, aux2.
 
-    def __init__(self, norm=lrn):
+    width: factor on all sizes. small: with our stem for images of 32x32 in place of that for
+    224x224.
+    """
+
+    def __init__(self, norm=lrn, width=1.0, small=False, classes=1000):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3)
-        self.conv2_reduce = nn.Conv2d(64, 64, 1)
-        self.conv2 = nn.Conv2d(64, 192, 3, padding=1)
-        channels = 192
+
+        def wide(*sizes):
+            return [widened(size, width) for size in sizes]
+
+        first, channels = wide(64, 192)
+        conv1 = nn.Conv2d(3, first, 3, padding=1) if small else nn.Conv2d(3, first, 7, 2, 3)
+        self.small, self.conv1 = small, conv1
+        self.conv2_reduce = nn.Conv2d(first, first, 1)
+        self.conv2 = nn.Conv2d(first, channels, 3, padding=1)
         for name, row in MODULES.items():
+            row = wide(*row)
             self.add_module(f"inception_{name}", PaperInception(channels, row))
             channels = row[0] + row[2] + row[4] + row[5]
-        self.aux1, self.aux2 = PaperHead(512), PaperHead(528)
-        self.fc = nn.Linear(channels, 1000)
+            if name in HEADS:
+                self.add_module(HEADS[name], PaperHead(channels, *wide(128, 1024), classes))
+        self.fc = nn.Linear(channels, classes)
         self.norm, self.pool = norm(), nn.MaxPool2d(3, 2, ceil_mode=True)
 
     def forward(self, x):
-        x = self.norm(self.pool(torch.relu(self.conv1(x))))
+        x = torch.relu(self.conv1(x))
+        x = self.norm(x if self.small else self.pool(x))
         x = torch.relu(self.conv2(torch.relu(self.conv2_reduce(x))))
         x = self.pool(self.norm(x))
         heads = []
         for name in MODULES:
             x = self.get_submodule(f"inception_{name}")(x)
-            if self.training and name in ("4a", "4d"):
-                heads.append((self.aux1 if name == "4a" else self.aux2)(x))
+            if self.training and name in HEADS:
+                heads.append(self.get_submodule(HEADS[name])(x))
             if name in ("3b", "4e"):
                 x = self.pool(x)
         logits = self.fc(x.mean((2, 3)))
