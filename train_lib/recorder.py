@@ -37,15 +37,15 @@ class Writer:
 
     openers: of the other writers. An error in one of them ends only that writer, with one line on
     standard error: the run continues, and metrics.jsonl has all records. All methods raise
-    UserError if metrics.jsonl or the events cannot be written; and the constructor, if another
-    writer cannot be opened.
+    UserError if metrics.jsonl or the events cannot be written. The constructor also raises it if
+    another writer cannot be opened.
     """
 
     def __init__(
         self, workdir: pathlib.Path, step: int, config=None, openers: Sequence[Opener] = ()
     ):
         kept = [record for record in read(workdir) if record["step"] <= step]
-        self.last = kept[-1] if kept else NO_RECORD
+        self.last = dict(kept[-1]) if kept else NO_RECORD
         start = RunStart(workdir, step, config or {}, kept)
         self._own = [JsonlWriter(start), TensorBoardWriter(start)]
         self._others = [_opened(opener, start) for opener in openers]
@@ -54,6 +54,7 @@ class Writer:
         """record: step, epoch, and any of the values that docs/training.md lists."""
         for writer in self._own:
             writer.write(record)
+        # A copy: no logger can change a record of the run.
         self._for_others(lambda writer: writer.write(dict(record)), f"at step {record['step']}")
 
     def sync(self) -> None:

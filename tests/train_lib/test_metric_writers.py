@@ -96,6 +96,8 @@ def test_a_resumed_writer_gets_the_records_up_to_the_step(tmp_path):
     (start,) = starts
     assert (start.step, list(start.records)) == (5, records_of((2, 4)))
     assert start.config == {"seed": 1}
+    start.records[-1].clear()
+    assert writer.last == records_of([4])[0]
 
 
 def test_a_writer_that_cannot_be_opened_is_one_line(tmp_path):
