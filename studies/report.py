@@ -13,9 +13,12 @@ from studies import engine
 from studies.study import Results, Study, Verdict
 from train_lib.pictures import run_plots
 
-README = engine.RESULTS.parents[1] / "README.md"
-PAGES = README.parent / "docs" / "studies"
-_CONFIG = re.compile(r"(\w+)(?:\]\([^)]*\)`)?\.py:([\w.-]+)`")  # in the README's table of networks
+ROOT = engine.RESULTS.parents[1]
+PAGES = ROOT / "docs" / "studies"
+TABLES = ("README.md", "docs/networks.md")  # files with a column COLUMN, the last of a table
+COLUMN = "measured here, %"
+_FILE = re.compile(r"\[(\w+)\]\([./]*configs/|`(\w+)\.py:")
+_ARGUMENT = re.compile(r"`(?:\w*\.py:)?([\w.-]+)`")
 _INDEX = """# Studies: published claims, run again
 
 Each study trains the networks of one published claim and compares the outcome. Its verdict follows
@@ -34,8 +37,8 @@ def load(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def pages() -> dict[str, str]:
-    """{file name: text} of all pages."""
+def pages() -> dict[pathlib.Path, str]:
+    """{path: text} of all pages, and of the files with tables of networks."""
     rows, pages = [], {}
     for name in engine.names():
         study, stored = engine.find(name), load(name)
@@ -43,19 +46,21 @@ def pages() -> dict[str, str]:
         link = f"[{name}]({name}.md)" if stored else name
         rows.append(f"| {link} | {study.claim} | {study.source} | {verdict} |\n")
         if stored:
-            pages[f"{name}.md"] = page(name, study, stored)
-    return {"README.md": _INDEX + "".join(rows)} | pages
+            pages[PAGES / f"{name}.md"] = page(name, study, stored)
+    pages[PAGES / "README.md"] = _INDEX + "".join(rows)
+    for path in map(ROOT.joinpath, TABLES):
+        to_pages = PAGES.relative_to(path.parent, walk_up=True).as_posix()
+        pages[path] = with_measured(path.read_text(), to_pages)
+    return pages
 
 
 def write() -> list[pathlib.Path]:
     """Writes all pages and plots. Returns their paths."""
     PAGES.mkdir(parents=True, exist_ok=True)
     paths = []
-    for file, text in pages().items():
-        paths.append(PAGES / file)
-        paths[-1].write_text(text)
-    README.write_text(readme(README.read_text()))
-    paths.append(README)
+    for path, text in pages().items():
+        path.write_text(text)
+        paths.append(path)
     for name in engine.names():
         if stored := load(name):
             paths.append(PAGES / f"{name}.png")
@@ -65,31 +70,38 @@ def write() -> list[pathlib.Path]:
     return paths
 
 
-def readme(text: str) -> str:
-    """The README with the measured errors in its table of networks, the last column."""
-    lines = text.split("\n")
+def with_measured(text: str, to_pages: str) -> str:
+    """A Markdown file with the errors of studies in the last column of its tables of networks.
+
+    to_pages: the path of the pages, seen from the file.
+    """
+    lines, file, is_table = text.split("\n"), "", False
     for i, line in enumerate(lines):
-        if line.startswith("| ") and (match := _CONFIG.search(line)):
-            cells = line.split("|")
-            cells[-2] = f" {measured(':'.join(match.groups()))} "
-            lines[i] = "|".join(cells)
+        is_table = line.startswith("|") and (is_table or COLUMN in line)
+        if is_table and (match := _FILE.search(line)):
+            file = match.group(1) or match.group(2)
+        if is_table and file and (arguments := _ARGUMENT.findall(line)):
+            measured = (measured_error(f"{file}:{name}", to_pages) for name in arguments)
+            start = line.rstrip("|").rpartition("|")[0]
+            lines[i] = f"{start}| {'; '.join(filter(None, measured)) or 'not run'} |"
     return "\n".join(lines)
 
 
-def measured(config: str) -> str:
-    """A cell of that column: the error of a recipe as it ships, or the studies that change it."""
+def measured_error(config: str, to_pages: str) -> str:
+    """The error of a recipe as it ships, or links to the studies that change it; else ""."""
     changed = []
     for name in engine.names():
         study, stored = engine.find(name), load(name)
         runs = study.scales[stored["scale"]].runs if stored else ()
-        link = f"(docs/studies/{name}.md)"
+        link = f"({to_pages}/{name}.md)"
         for run in (run for run in runs if run.config == config):
-            if not run.overrides and (error := next(iter(study.measures))).endswith("error, %"):
-                degraded = ", on degraded images" if stored["note"] else ""
+            error = next(iter(study.measures))
+            if not run.overrides and error == "test error, %":
+                degraded = ", degraded images" if stored["note"] else ""
                 summary = format_summary(Results(stored["values"]), run.name, error)
                 return f"[{summary}]{link}{degraded}"
             changed.append(f"[{name}]{link}")
-    return f"recipe changed: {', '.join(dict.fromkeys(changed))}" if changed else "not run"
+    return f"recipe changed: {', '.join(dict.fromkeys(changed))}" if changed else ""
 
 
 def figure(study: Study, stored: Mapping[str, Any]) -> Figure:

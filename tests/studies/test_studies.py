@@ -145,10 +145,15 @@ def only_study(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "find", lambda name: STUDY)
     monkeypatch.setattr(engine, "RESULTS", tmp_path)
     monkeypatch.setattr(report, "PAGES", tmp_path / "pages")
-    monkeypatch.setattr(report, "README", tmp_path / "README.md")
-    rows = ["| network | configuration | measured |", "|---|---|---|", "| MLP | `mlp.py:4` | ? |"]
-    (tmp_path / "README.md").write_text(
-        "\n".join([*rows, "| | [mlp](configs/mlp.py)`.py:5` | |\n"])
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "TABLES", ("a.md", "docs/b.md"))
+    (tmp_path / "docs").mkdir()
+    head = f"| file | argument | {report.COLUMN} |\n|---|---|---|\n"
+    (tmp_path / "a.md").write_text(
+        f"{head}| MLP | `mlp.py:4` | ? |\n| | `mlp.py:5` | |\n`mlp.py:4`\n"
+    )
+    (tmp_path / "docs" / "b.md").write_text(
+        f"{head}| [mlp](../configs/mlp.py) | `5` | |\n| | `4` | |\n"
     )
     (tmp_path / "runs" / "width").mkdir(parents=True)
     (tmp_path / "runs" / "width" / "small").symlink_to(folder)
@@ -200,18 +205,19 @@ def test_a_run_stores_its_results_and_pages_are_made_of_them(only_study, capsys)
         "[width](width.md) | A wider layer errs less. | nobody | reproduced"
         in (only_study / "pages" / "README.md").read_text()
     )
-    rows = (only_study / "README.md").read_text().splitlines()
-    assert rows[2] == "| MLP | `mlp.py:4` | recipe changed: [width](docs/studies/width.md) |"
-    assert rows[3] == "| | [mlp](configs/mlp.py)`.py:5` | not run |"
+    rows = (only_study / "a.md").read_text().splitlines()[2:]
+    assert rows[0] == "| MLP | `mlp.py:4` | recipe changed: [width](pages/width.md) |"
+    assert rows[1:] == ["| | `mlp.py:5` | not run |", "`mlp.py:4`"]
+    rows = (only_study / "docs" / "b.md").read_text().splitlines()[2:]
+    assert rows[0] == "| [mlp](../configs/mlp.py) | `5` | not run |"
+    assert rows[1] == "| | `4` | recipe changed: [width](../pages/width.md) |"
     assert command.main([]) == 0
     assert "reproduced (small)" in capsys.readouterr().out
 
 
 def test_pages_agree_with_the_stored_results():
-    for file, text in report.pages().items():
-        assert (report.PAGES / file).read_text() == text, "run python -m studies report"
-    readme = report.README.read_text()
-    assert report.readme(readme) == readme, "run python -m studies report"
+    for path, text in report.pages().items():
+        assert path.read_text() == text, "run python -m studies report"
 
 
 def test_curves_are_thinned_to_their_last_point():
