@@ -43,9 +43,15 @@ def _open_closed_streams() -> None:
 def _report(kind, error, traceback) -> None:
     """Reports an exception that ends the process."""
     if issubclass(kind, KeyboardInterrupt):
-        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
+        print(f"{program()}: interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # other threads may still run
     sys.__excepthook__(kind, error, traceback)
+
+
+def program() -> str:
+    """The name of the running program, which its messages begin with: main.py, or studies."""
+    path = pathlib.Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def expand(path: str | os.PathLike) -> pathlib.Path:

@@ -127,7 +127,7 @@ Mean and standard deviation over the seeds, with the number of seeds that have a
 ![curves or values of the runs]({name}.png)
 
 **What differs from the source.** {study.changes}
-
+{f"\n**Remarks.** {study.remarks}\n" if study.remarks else ""}
 **How it was run.** `{stored["command"]}` on {stored["machine"]}, {stored["date"]}, commit
 {" and ".join(stored["commits"])}; {versions}. Data: {"; ".join(stored["data"])}. Training took
 {stored["seconds"] / 3600:.2f} hours.{" " if stored["note"] else ""}{stored["note"]}

@@ -62,6 +62,7 @@ class Study:
     verdict: a function of `Results`. rule: its meaning in words.
     figure: draws `Results`; None: the curves of all runs.
     devices: how many a CPU simulates, see `config.num_devices`.
+    remarks: written after the runs: what we think of the result, without measured numbers.
     """
 
     claim: str
@@ -73,6 +74,7 @@ class Study:
     verdict: Callable[["Results"], Verdict]
     figure: Callable[["Results"], Figure] | None = None
     devices: int = 1
+    remarks: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 
+from command_line import program
+
 
 @contextlib.contextmanager
 def errors_as_one_line():
@@ -36,7 +38,7 @@ def exit_now(status: int, message: str = "") -> None:
     """
     try:
         if message:
-            print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+            print(f"{program()}: {message}", file=sys.stderr, flush=True)
     finally:  # even if standard error is closed
         os._exit(status)
 
