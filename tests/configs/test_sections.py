@@ -1,0 +1,80 @@
+"""Optimizer, schedule and loss of the recipes that tests/parity does not compare with torch.
+
+Each has those of the recipe that is compared, but for a few numbers, typed here from their sources.
+"""
+
+import importlib
+
+import pytest
+
+from configs.load import load
+
+# By file, or by file and argument.
+COMPARED = {
+    "lenet5": "lenet5:digits",
+    "mlp": "mlp:300",
+    "connectivity": "mlp:300",
+    "maxout": "maxout:mnist_dense",
+    "maxout:cifar10": "maxout:cifar10",
+    "maxout:cifar10_augmented": "maxout:cifar10",
+    "cuda_convnet": "cuda_convnet:18pct",
+    "alexnet": "alexnet:two_tower",
+    "vgg": "vgg:A",
+    "googlenet": "googlenet:lrn",
+    "resnet": "resnet:18",
+    "resnet_cifar10": "resnet_cifar10:110",
+}
+OTHERS = {"mlp": ("linear", "300-100"), "resnet_cifar10": ("20", "1202", "plain-110")}
+LONG = {"schedule.boundaries": (500.0, 510.0)}
+DIFFERENCES = {
+    "lenet5:mnist": {"schedule.learning_rate": 0.003},
+    # pylearn2, scripts/papers/maxout: mnist.yaml, cifar10.yaml (with cifar10_no_aug.yaml compared).
+    "maxout:mnist_conv": {
+        "schedule.learning_rate": 0.05,
+        "schedule.decay": 1 / 1.00004,
+        "optimizer.max_norms": {"h0": 0.9, "h1": 1.9365, "h2": 1.9365, "y": 1.9365},
+    },
+    "maxout:cifar10_augmented": {"optimizer.momentum_end": 0.65},
+    # cuda-convnet: layers-80sec, layers-conv-local-13pct, layers-conv-local-11pct.
+    "cuda_convnet:26pct": {
+        "optimizer.layer_decays": {"fc64": 0.03, "fc10": 0.03},
+        "schedule.boundaries": (8.0,),
+        "schedule.factors": (0.1,),
+    },
+    "cuda_convnet:13pct": {"optimizer.layer_decays": {"conv1": 0.0, "conv2": 0.0}, **LONG},
+    "cuda_convnet:11pct": {
+        **LONG,
+        "optimizer.layer_decays": {"conv1": 0.0, "conv2": 0.0, "fc10": 0.01},
+    },
+    # He 2015, sec. 4.2: only 110 warms up.
+    **{
+        f"resnet_cifar10:{depth}": {"schedule.warmup_rate": 0.0, "schedule.warmup_error": 0.0}
+        for depth in OTHERS["resnet_cifar10"]
+    },
+}
+
+
+FILES = [file for file in COMPARED if ":" not in file]
+NAMES = [
+    f"{file}:{argument}"
+    for file in FILES
+    for argument in OTHERS.get(file) or importlib.import_module(f"configs.{file}").ARGUMENTS
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_has_the_rules_of_the_compared_one(name):
+    compared = COMPARED.get(name) or COMPARED[name.partition(":")[0]]
+    config, expected = load(name), load(compared)
+    for path, value in DIFFERENCES.get(name, {}).items():
+        section, field = path.split(".")
+        expected[section][field] = value
+    for section in ("optimizer", "schedule", "loss"):
+        assert config[section].to_dict() == expected[section].to_dict()
+
+
+def test_numbers_that_the_comparison_changes():
+    """They would show nothing within 20 steps (tests/parity/test_shipped_recipes.py)."""
+    maxout = load("maxout:mnist_dense").schedule  # mnist_pi.yaml
+    assert (maxout.decay, maxout.minimum) == (1 / 1.000004, 1e-6)
+    assert load("resnet_cifar10:110").schedule.warmup_error == 0.8  # He 2015, sec. 4.2
