@@ -95,7 +95,7 @@ def run_studies(arguments, flags: Sequence[str]) -> int:
     from studies import engine
 
     if arguments.name != "all":
-        run_study(arguments, shlex.join(["python", "-m", "studies", *flags]))
+        run_study(arguments)
         return 0
     for name in engine.names():
         of_study = [name if flag == "all" else flag for flag in flags]
@@ -105,7 +105,7 @@ def run_studies(arguments, flags: Sequence[str]) -> int:
     return 0
 
 
-def run_study(arguments, command: str) -> None:
+def run_study(arguments) -> None:
     """Trains a study, prints its table, and stores the result unless it is a smoke test."""
     from studies import engine, report
 
@@ -116,13 +116,24 @@ def run_study(arguments, command: str) -> None:
         engine.simulate_devices(study.devices)
     folder = expand(arguments.workdir) / name / arguments.scale
     done = list(engine.run_all(engine.jobs(scale, folder), changes))
-    stored = engine.stored(name, arguments.scale, done, command) | {"note": arguments.note}
+    stored = engine.stored(name, arguments.scale, done)
+    stored |= {"command": _command(arguments), "note": arguments.note}
     print(report.table(study, stored) + f"{name}: {stored['verdict']}")
     if arguments.scale != "smoke":
         engine.RESULTS.mkdir(exist_ok=True)
         path = engine.RESULTS / f"{name}.json"
-        path.write_text(json.dumps(stored, indent=1) + "\n")
+        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in stored.items())
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
         print(f"written to {path}: python -m studies report makes pages of it")
+
+
+def _command(arguments) -> str:
+    """The command that repeats a study, without the folders of this machine."""
+    changes = [change for change in arguments.changes if not change.startswith("dataset.")]
+    flags = [f"--scale={arguments.scale}", *(f"--set={change}" for change in changes)]
+    if len(changes) < len(arguments.changes):
+        flags.append("--set=dataset.data_dir=DATA")
+    return shlex.join(["python", "-m", "studies", "run", arguments.name, *flags])
 
 
 def run_sweep(arguments) -> str:

@@ -27,8 +27,8 @@ from train_lib.experiment import resolve
 from train_lib.train import train_and_evaluate
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-TRAINED = "trained.jsonl"  # in a run's workdir: seconds and commit of each part of its training
-MOST_POINTS = 100  # of a stored curve
+TRAINED = "trained.jsonl"  # in a run's workdir, one line for each part of its training
+MOST_POINTS = 40  # of a stored curve
 CURVES = ("train/loss", "train/top1_error", "test/loss", "test/top1_error")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -124,11 +124,12 @@ def run_all(todo: Sequence[Job], changes: Mapping[str, Any]) -> Iterator[Job]:
 def _note_part(job: Job, seconds: float) -> None:
     if job.workdir.exists():
         with (job.workdir / TRAINED).open("a") as file:
-            file.write(json.dumps({"seconds": round(seconds, 1), "commit": commit()}) + "\n")
+            part = {"seconds": round(seconds, 1), "commit": commit(), "machine": machine()}
+            file.write(json.dumps(part) + "\n")
 
 
 def parts_of(job: Job) -> list[dict[str, Any]]:
-    """Seconds and commit of each part of a run's training: several if it was interrupted."""
+    """Seconds, commit, machine of each part of a run's training: several if it was interrupted."""
     path = job.workdir / TRAINED
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -155,8 +156,8 @@ def simulate_devices(count: int) -> None:
     jax.config.update("jax_num_cpu_devices", count)
 
 
-def stored(name: str, scale: str, done: Sequence[Job], command: str) -> dict[str, Any]:
-    """The content of results/NAME.json."""
+def stored(name: str, scale: str, done: Sequence[Job]) -> dict[str, Any]:
+    """The content of results/NAME.json, but for the command and the note."""
     study = find(name)
     results = measure(study, done)
     parts = [part for job in done for part in parts_of(job)]
@@ -166,8 +167,7 @@ def stored(name: str, scale: str, done: Sequence[Job], command: str) -> dict[str
         # "smoke" shows that the runs work. It may lack some that the verdict needs.
         "verdict": Verdict.NOT_RUN if scale == "smoke" else study.verdict(results),
         "date": datetime.date.today().isoformat(),
-        "command": command,
-        "machine": machine(),
+        "machines": sorted({part["machine"] for part in parts}),
         "versions": {package: metadata.version(package) for package in PACKAGES},
         "commits": sorted({part["commit"] for part in parts}),
         "seconds": round(sum(part["seconds"] for part in parts)),
@@ -178,8 +178,12 @@ def stored(name: str, scale: str, done: Sequence[Job], command: str) -> dict[str
 
 
 def thinned(records: Sequence[dict]) -> list[dict]:
-    """At most MOST_POINTS records, with the values of CURVES, in four digits."""
-    records = [r for r in records if any(name in r for name in CURVES)]
+    """At most MOST_POINTS records, with the values of CURVES, in four digits.
+
+    Of the records with an evaluation, if there are several, else of all.
+    """
+    evaluated = [r for r in records if "test/loss" in r]
+    records = evaluated if len(evaluated) > 4 else [r for r in records if CURVES[0] in r]
     every = -(-len(records) // MOST_POINTS)
     chosen = [r for i, r in enumerate(records) if (len(records) - 1 - i) % every == 0]
     names = ("epoch", *CURVES)

@@ -115,7 +115,9 @@ def figure(study: Study, stored: Mapping[str, Any]) -> Figure:
 def page(name: str, study: Study, stored: Mapping[str, Any]) -> str:
     """The page of a study that was run."""
     versions = ", ".join(f"{package} {version}" for package, version in stored["versions"].items())
-    return f"""# {name.replace("_", " ").capitalize()}: {stored["verdict"]}
+    remarks = f"\n**Remarks.** {study.remarks}\n" if study.remarks else ""
+    note = f" {stored['note']}" if stored["note"] else ""
+    return f"""# {name}: {stored["verdict"]}
 
 **Claim.** {study.claim} ({study.source})
 
@@ -127,10 +129,10 @@ Mean and standard deviation over the seeds, with the number of seeds that have a
 ![curves or values of the runs]({name}.png)
 
 **What differs from the source.** {study.changes}
-{f"\n**Remarks.** {study.remarks}\n" if study.remarks else ""}
-**How it was run.** `{stored["command"]}` on {stored["machine"]}, {stored["date"]}, commit
-{" and ".join(stored["commits"])}; {versions}. Data: {"; ".join(stored["data"])}. Training took
-{stored["seconds"] / 3600:.2f} hours.{" " if stored["note"] else ""}{stored["note"]}
+{remarks}
+**How it was run.** `{stored["command"]}` on {" and ".join(stored["machines"])},
+{stored["date"]}, commit {" and ".join(stored["commits"])}; {versions}. Data:
+{"; ".join(stored["data"])}. Training took {stored["seconds"] / 3600:.2f} hours.{note}
 """
 
 

@@ -190,15 +190,16 @@ def test_a_run_stores_its_results_and_pages_are_made_of_them(only_study, capsys)
     flags = ["run", "width", f"--workdir={only_study / 'runs'}"]
     assert command.main(flags) == 0
     stored = json.loads((only_study / "width.json").read_text())
-    assert stored["verdict"] == "reproduced" and stored["commits"] and stored["machine"]
+    assert stored["verdict"] == "reproduced" and stored["commits"] and stored["machines"]
     assert len(stored["values"]["wide"][ERROR]) == 2
     assert stored["data"] == ["digits, 1,442 training images"]
     assert stored["seconds"] > 0
+    assert stored["command"] == "python -m studies run width --scale=small"
     assert stored["curves"]["wide, seed 1"][-1]["test/top1_error"] <= 1
     assert "| narrow | 9 | " in capsys.readouterr().out
     assert command.main(["report"]) == 0
     page = (only_study / "pages" / "width.md").read_text()
-    assert page.startswith("# Width: reproduced\n")
+    assert page.startswith("# width: reproduced\n")
     assert report.format_summary(Results(stored["values"]), "wide", ERROR) in page
     assert (only_study / "pages" / "width.png").stat().st_size > 5000
     assert (
@@ -225,6 +226,10 @@ def test_curves_are_thinned_to_their_last_point():
     points = engine.thinned(records)
     assert len(points) <= engine.MOST_POINTS
     assert points[-1] == {"epoch": 100.0, "train/loss": 0.000999}
+    evaluated = [record | {"test/loss": 2.0} for record in records[::200]]
+    assert [point["epoch"] for point in engine.thinned(evaluated + records[1:50])] == [
+        *(0.0, 20.0, 40.0, 60.0, 80.0, 100.0)
+    ]
 
 
 def test_a_sweep_trains_all_combinations_and_compare_names_what_differs(tmp_path, capsys):
