@@ -45,26 +45,26 @@ MUTATIONS = {
     ),
     "sums of the log in the state": (
         "train_lib/checkpoints.py",
-        "        return state\n\n    def _read_variables",
+        "        return state\n\n    def _of_another",
         "        return state.replace(window={k: 0 * v for k, v in state.window.items()})"
-        " if hasattr(state, 'window') else state\n\n    def _read_variables",
+        " if hasattr(state, 'window') else state\n\n    def _of_another",
         RESUME,
     ),
     "velocity in the state": (
         "train_lib/checkpoints.py",
-        "        return state\n\n    def _read_variables",
+        "        return state\n\n    def _of_another",
         "        import jax.numpy as jnp\n        return state.replace(opt_state=jax.tree.map("
         "lambda v: 0 * v if v.ndim else v, state.opt_state)) if hasattr(state, 'window') else state"
-        "\n\n    def _read_variables",
+        "\n\n    def _of_another",
         RESUME,
     ),
     "a random leaf of the state": (
         "train_lib/checkpoints.py",
-        "        return state\n\n    def _read_variables",
+        "        return state\n\n    def _of_another",
         "        import random\n        leaves, tree = jax.tree.flatten(state)\n"
         "        one = random.choice([i for i, leaf in enumerate(leaves) if np.any(leaf)])\n"
         "        leaves[one] = np.zeros_like(leaves[one])\n"
-        "        return jax.tree.unflatten(tree, leaves)\n\n    def _read_variables",
+        "        return jax.tree.unflatten(tree, leaves)\n\n    def _of_another",
         RULES,
     ),
     "the checkpoint that was restored": (
