@@ -78,16 +78,22 @@ def pool(x: jax.Array, layer: "Pool") -> jax.Array:
         x = extent.fill(x, -jnp.inf if layer.kind == "max" else 0.0)
     reduce = _in_slices if _wants_slices() else _reduced
     pooled = reduce(x, layer, pads, out_size)
-    if layer.kind == "max":
-        return pooled
-    # The number of pixels of each window that lie in the image or its padding, as in torch.
-    sizes = extent.valid(x)
+    return pooled if layer.kind == "max" else pooled / divisor(x, layer)
+
+
+def divisor(x: jax.Array, layer: "Pool") -> jax.Array:
+    """What average pooling of x divides the sum of each window by: [b or 1, h', w', 1].
+
+    It is the number of pixels of the window that lie in the image or its padding, as in torch.
+    """
+    size, sizes = x.shape[1:3], extent.valid(x)
     sizes = np.array([size]) if sizes is None else sizes
+    padded = sizes + 2 * layer.padding
     rows, columns = (
-        jnp.clip(sizes[:, axis, None] + 2 * padding - np.arange(n) * stride, 1, window)
-        for axis, n in enumerate(out_size)
+        jnp.clip(padded[:, axis, None] - np.arange(n) * layer.stride, 1, layer.window)
+        for axis, n in enumerate(map(layer.output_size, size))
     )
-    return pooled / (rows[:, :, None, None] * columns[:, None, :, None]).astype(x.dtype)
+    return (rows[:, :, None, None] * columns[:, None, :, None]).astype(x.dtype)
 
 
 def window_sum(x: jax.Array, window: int) -> jax.Array:
