@@ -19,8 +19,8 @@ CHECK := $(BIN)/python -m pip check
 # --no-compile, below: of torch's thousands of files, Python compiles the few that are imported.
 # What the networks are compared with.
 TORCH := torch==2.14.1 torchvision==0.29.1 timm==1.0.31 huggingface_hub==2.4.0
-# What SIFT is compared with.
-OPENCV := opencv-python-headless==5.0.0.93
+# What SIFT and image filters are compared with.
+OPENCV := opencv-python-headless==5.0.0.93 scikit-image==0.26.0
 # What runs notebooks and makes pages of them.
 JUPYTER := ipykernel==7.4.0 nbclient==0.11.0 nbconvert==7.17.2
 TRACKIO := trackio==0.43.0
@@ -63,7 +63,7 @@ parity: $(VENV)/parity-ready
 	@$(BIN)/python -m pytest -n 2 tests/parity
 
 $(VENV)/parity-ready: $(VENV)/ready Makefile
-	@echo "installing torch and OpenCV into $(VENV)"
+	@echo "installing torch, OpenCV and scikit-image into $(VENV)"
 	@$(INSTALL) --no-compile $(TORCH) $(OPENCV)
 	@$(CHECK)
 	@touch $@
