@@ -57,6 +57,7 @@ def llc(x: jax.Array, words: jax.Array, neighbours: int = 5, beta: float = 1e-4)
     to 1, and all other words have 0. beta: factor of a penalty on the squares of the weights, as a
     share of the sum of the squared distances to these words.
     """
+    words = jnp.asarray(words)
     _, nearest = jax.lax.top_k(-squared_distances(x, words), neighbours)
     offsets = words[nearest] - x[:, None]  # [n, neighbours, d]
     covariance = jnp.einsum("nid,njd->nij", offsets, offsets)
@@ -88,21 +89,28 @@ def posteriors(x: jax.Array, mixture: Mixture) -> jax.Array:
     return jax.nn.softmax(constants - squares / 2, axis=1)
 
 
-def fisher(x: jax.Array, probabilities: jax.Array, mixture: Mixture) -> jax.Array:
-    """The Fisher vector of descriptors, [2 k d] (Perronnin 2010, sec. 2).
+def moments(x: jax.Array, probabilities: jax.Array) -> jax.Array:
+    """Sums over descriptors, by component: of 1, x and x^2, weighted; [k, 1 + 2 d].
+
+    probabilities: `posteriors` [n, k]; rows of zeros are descriptors that do not count.
+    """
+    powers = jnp.concatenate([jnp.ones((len(x), 1), x.dtype), x, x * x], axis=1)
+    return probabilities.T @ powers
+
+
+def fisher(sums: jax.Array, mixture: Mixture) -> jax.Array:
+    """The Fisher vector of a set of descriptors, [2 k d] (Perronnin 2010, sec. 2).
 
     The gradient of their mean log-likelihood with respect to the means and to the deviations,
     scaled by the inverse root of its (approximate) Fisher information.
 
-    probabilities: `posteriors` [n, k]; rows of zeros are descriptors that do not count. The vector
-    of no descriptors is zero.
+    sums: their `moments`. The vector of no descriptors is zero.
     """
-    counts = probabilities.sum(axis=0)[:, None]
-    sums, squares = probabilities.T @ x, probabilities.T @ (x * x)
     means, deviations = mixture.means, mixture.deviations
+    counts, first, second = jnp.split(sums, (1, 1 + means.shape[1]), axis=1)
     scale = jnp.maximum(1, counts.sum()) * jnp.sqrt(mixture.shares)[:, None]
-    of_means = (sums - counts * means) / deviations / scale
-    spread = (squares - 2 * sums * means + counts * means**2) / deviations**2
+    of_means = (first - counts * means) / deviations / scale
+    spread = (second - 2 * first * means + counts * means**2) / deviations**2
     of_deviations = (spread - counts) / (jnp.sqrt(2.0) * scale)
     return jnp.concatenate([of_means.ravel(), of_deviations.ravel()])
 
