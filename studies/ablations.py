@@ -1,6 +1,6 @@
 """What AlexNet loses without each of its ideas, one at a time (Krizhevsky 2012, sec. 3, 4)."""
 
-from studies.study import Results, Run, Scale, Study, Verdict, last_percent
+from studies.study import Results, Run, Scale, Study, Verdict, bars, last_percent
 
 ERROR = "test error, %"
 # A quarter of the maps, crops of 32 pixels from images of 40, and inputs with a deviation of about
@@ -69,4 +69,5 @@ STUDY = Study(
     " complete network is above zero (paired by seed). Direction reproduced if this holds for two"
     " or more ideas, and for none is the interval below zero.",
     verdict=verdict,
+    figure=bars(ERROR),
 )

@@ -1,6 +1,6 @@
 """Dropout and what followed it, with the same perceptron on MNIST."""
 
-from studies.study import Results, Run, Scale, Study, Verdict, last_percent
+from studies.study import Results, Run, Scale, Study, Verdict, bars, last_percent
 
 ERROR = "test error, %"
 TRAIN = {
@@ -75,4 +75,5 @@ STUDY = Study(
     " from none over dropout to DropConnect in the small network. Direction reproduced if dropout"
     " and DropConnect are at least better than none.",
     verdict=verdict,
+    figure=bars(ERROR),
 )

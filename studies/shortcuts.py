@@ -1,7 +1,7 @@
 """Shortcuts with zeros, with projections between stages, and with projections everywhere."""
 
 from studies.residual import TEST, TRAIN
-from studies.study import Results, Run, Scale, Study, Verdict, last_percent
+from studies.study import Results, Run, Scale, Study, Verdict, bars, last_percent
 
 
 def _runs(epochs: float = 4.0, **overrides) -> list[Run]:
@@ -37,4 +37,5 @@ STUDY = Study(
     rule="Reproduced if the mean test errors fall from A over B to C. Direction reproduced if B and"
     " C are both below A. With two seeds and differences this small, either can be chance.",
     verdict=verdict,
+    figure=bars(TEST),
 )

@@ -144,3 +144,21 @@ def epochs_to(name: str, value: float) -> Measure:
     return lambda workdir: next(
         (r["epoch"] for r in recorder.read(workdir) if r.get(name, np.inf) <= value), float("nan")
     )
+
+
+def bars(measure: str) -> Callable[[Results], Figure]:
+    """A figure of a study: the mean of each run as a bar, and the value of each seed as a point."""
+
+    def draw(results: Results) -> Figure:
+        runs = list(results.values)
+        figure = Figure(figsize=(8, 1 + 0.4 * len(runs)), layout="constrained")
+        axis = figure.subplots()
+        axis.barh(runs, [results.mean(run, measure) for run in runs], color="lightsteelblue")
+        for place, run in enumerate(runs):
+            values = results.of(run, measure)
+            axis.plot(values, np.full(len(values), place), "k.", markersize=4)
+        axis.invert_yaxis()
+        axis.set_xlabel(measure)
+        return figure
+
+    return draw

@@ -1,7 +1,7 @@
 """VGG with more layers, with LRN, with 5x5 windows, and with a random scale (tables 3, 4)."""
 
 from studies.ablations import SMALL
-from studies.study import Results, Run, Scale, Study, Verdict, last_percent
+from studies.study import Results, Run, Scale, Study, Verdict, bars, last_percent
 
 ERROR = "test error, %"
 NETWORKS = {"A": "29.6", "A-LRN": "29.7", "B": "28.7", "C": "28.1", "D": "27.0", "E": "27.3"}
@@ -54,4 +54,5 @@ STUDY = Study(
     " addition, A-LRN is not better than A, errors fall from B over C to D, B-5x5 is worse than B,"
     " and D with a random scale is better than D.",
     verdict=verdict,
+    figure=bars(ERROR),
 )

@@ -1,6 +1,6 @@
 """Local connections and shared weights need fewer examples (LeCun 1989)."""
 
-from studies.study import Results, Run, Scale, Study, Verdict, last_percent
+from studies.study import Results, Run, Scale, Study, Verdict, bars, last_percent
 
 ERROR = "test error, %"
 FEW, MORE = 320, 5120
@@ -56,4 +56,10 @@ STUDY = Study(
     " local and local - shared, are above zero (paired by seed). Direction reproduced if that of"
     " full - shared is.",
     verdict=verdict,
+    figure=bars(ERROR),
+    remarks="With 320 digits the three networks err equally often, with 5,120 they are in the order"
+    " of the claim. Our window of 10x10 pixels is large, the hidden layer has as many units as the"
+    " image has pixels times ten, and the classifier sees all of them: with 320 digits, the"
+    " classifier's many weights are perhaps what limits all three. The source's networks are"
+    " smaller, have strides, and share weights in two layers.",
 )
