@@ -3,28 +3,28 @@
     python -m studies                           lists the studies and their verdicts
     python -m studies run NAME --scale=small    trains what is missing, and stores the result
     python -m studies report                    writes docs/studies from the stored results
-    python -m studies sweep --config=lenet5 --seeds=3 --vary=model.activation=relu,tanh
+    python -m studies sweep --config=lenet5 --set=model.activation=relu,tanh --seeds=3 --workdir=DIR
     python -m studies compare RUN RUN ...       a table and a plot of runs
 
 Runs are kept in --workdir (runs/studies). A command that was interrupted continues where it was.
 --set=FIELD=VALUE changes a field of all runs, such as --set=dataset.data_dir=DATA. Results of the
-scale "smoke" are printed only.
+scale "smoke", and of a study with changed fields, are printed only.
 """
 
 import argparse
 import ast
 import json
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import command_line
-from command_line import expand
-from errors import UserError
+from command_line import expand, split_names
+from errors import TryAgain, UserError
 from train_lib.distributed import shell
+from train_lib.distributed.signals import StopRequest, handled_by
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,10 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("report", help="write docs/studies")
     vary = commands.add_parser("sweep", help="train a config with several values and seeds")
     vary.add_argument("--config", required=True, help="file and argument, such as lenet5:mnist")
-    vary.add_argument("--seeds", type=int, default=1, help="how many")
-    vary.add_argument("--vary", action="append", default=[], metavar="FIELD=VALUE,VALUE")
+    vary.add_argument("--seeds", default="1", help="how many, or FIRST:END, which leaves out END")
     vary.add_argument("--workdir", required=True, help="folder of the runs")
-    vary.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes")
+    vary.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE,VALUE", dest="changes"
+    )
     several = commands.add_parser("compare", help="a table and a plot of runs")
     several.add_argument("runs", nargs="+", help="folders of runs")
     several.add_argument("--plot", default="curves.png", help="PNG file to write")
@@ -55,13 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     shell.silence_libraries()
     try:
         if arguments.command == "run":
-            return run_studies(arguments, list(argv or sys.argv[1:]))
+            if arguments.name == "all":
+                return run_each(sys.argv[1:] if argv is None else argv)
+            with StopRequest(owns_process=True) as stop:
+                run_study(arguments, stop)
         elif arguments.command == "report":
             from studies import report
 
             print("\n".join(map(str, report.write())))
         elif arguments.command == "sweep":
-            print(run_sweep(arguments))
+            with StopRequest(owns_process=True) as stop:
+                print(run_sweep(arguments, stop))
         elif arguments.command == "compare":
             from studies import sweep
 
@@ -69,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(overview())
     except UserError as error:
-        print(f"studies: {error}", file=sys.stderr)
+        print(f"studies: {error}".replace("--config.", "--set="), file=sys.stderr)
         return error.exit_code
     return 0
 
@@ -87,87 +92,125 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def run_studies(arguments, flags: Sequence[str]) -> int:
-    """Runs one study here, or all of them, each in a process of its own. Returns the exit status.
+def run_each(flags: Sequence[str]) -> int:
+    """Runs all studies, each in a process of its own, which gets the signals of this one.
 
-    flags: of the command.
+    flags: of the command. A study that cannot run does not keep the others from running. Returns
+    the exit status.
     """
     from studies import engine
 
-    if arguments.name != "all":
-        run_study(arguments)
-        return 0
-    for name in engine.names():
-        of_study = [name if flag == "all" else flag for flag in flags]
-        status = subprocess.run([sys.executable, "-m", "studies", *of_study]).returncode
-        if status:
-            return status
-    return 0
+    child, stopped, failed = None, [], 0
+
+    def stop(number, _) -> None:
+        stopped.append(number)
+        if child:
+            child.send_signal(number)
+
+    with handled_by(stop):
+        for name in engine.names():
+            of_study = [name if flag == "all" else flag for flag in flags]
+            child = subprocess.Popen([sys.executable, "-m", "studies", *of_study])
+            status = child.wait()
+            if stopped or status not in (0, UserError.exit_code):
+                return status or TryAgain.exit_code
+            failed = failed or status
+    return failed
 
 
-def run_study(arguments) -> None:
+def run_study(arguments, stop: StopRequest) -> None:
     """Trains a study, prints its table, and stores the result unless it is a smoke test."""
     from studies import engine, report
+    from train_lib.workdir import write_bytes
 
     name, changes = arguments.name, dict(map(_change, arguments.changes))
     study = engine.find(name)
     scale = engine.scale_of(study, arguments.scale)
     if study.devices > 1:
         engine.simulate_devices(study.devices)
-    folder = expand(arguments.workdir) / name / arguments.scale
-    done = list(engine.run_all(engine.jobs(scale, folder), changes))
+    todo = engine.jobs(scale, expand(arguments.workdir) / name / arguments.scale)
+    is_changed = any(job.is_changed(changes) for job in todo)
+    done = list(engine.run_all(todo, changes, stop))
     stored = engine.stored(name, arguments.scale, done)
     stored |= {"command": _command(arguments), "note": arguments.note}
     print(report.table(study, stored) + f"{name}: {stored['verdict']}")
-    if arguments.scale != "smoke":
+    if arguments.scale == "smoke":
+        print("not stored: this scale only shows that the runs work")
+    elif is_changed:
+        print("not stored: --set changes the study")
+    else:
         engine.RESULTS.mkdir(exist_ok=True)
         path = engine.RESULTS / f"{name}.json"
         lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in stored.items())
-        path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
         print(f"written to {path}: python -m studies report makes pages of it")
 
 
 def _command(arguments) -> str:
     """The command that repeats a study, without the folders of this machine."""
-    changes = [change for change in arguments.changes if not change.startswith("dataset.")]
-    flags = [f"--scale={arguments.scale}", *(f"--set={change}" for change in changes)]
-    if len(changes) < len(arguments.changes):
-        flags.append("--set=dataset.data_dir=DATA")
-    return shlex.join(["python", "-m", "studies", "run", arguments.name, *flags])
+    data = " --set=dataset.data_dir=DATA" if arguments.changes else ""
+    return f"python -m studies run {arguments.name} --scale={arguments.scale}{data}"
 
 
-def run_sweep(arguments) -> str:
+def run_sweep(arguments, stop: StopRequest) -> str:
     """Trains all combinations of values. Returns their table."""
     from studies import sweep
 
-    vary = {}
-    for text in arguments.vary:
-        name, values = _assignment("--vary", text)
-        vary[name] = [_value(value) for value in values.split(",")]
-    folder, changes = expand(arguments.workdir), dict(map(_change, arguments.changes))
-    return sweep.sweep(arguments.config, vary, arguments.seeds, folder, changes)
+    values = {}
+    for text in arguments.changes:
+        name, several = _assignment(text)
+        values[name] = _values(several)
+    folder = expand(arguments.workdir)
+    return sweep.sweep(arguments.config, values, _seeds(arguments.seeds), folder, stop)
+
+
+def _seeds(text: str) -> range:
+    """ "5" as 0 to 4, "2:5" as 2 to 4."""
+    first, _, end = text.rpartition(":")
+    try:
+        seeds = range(int(first or 0), int(end))
+    except ValueError:
+        seeds = range(0)
+    if not seeds or seeds.start < 0:
+        raise UserError(f"--seeds={text}: give their number, or the first and the end, as in 0:5")
+    return seeds
 
 
 def _change(text: str) -> tuple[str, Any]:
     """ "a.b=1" of --set as ("a.b", 1)."""
-    name, value = _assignment("--set", text)
+    name, value = _assignment(text)
     return name, _value(value)
 
 
-def _assignment(flag: str, text: str) -> tuple[str, str]:
-    """The two sides of "=". Raises UserError for a text without it."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"{flag}={text}: give FIELD=VALUE")
+def _assignment(text: str) -> tuple[str, str]:
+    """The two sides of "=". Raises UserError for a text without them."""
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise UserError(f"--set={text}: give FIELD=VALUE")
     return name, value
+
+
+def _values(text: str) -> list[Any]:
+    """The different values in a text, which separates them by commas.
+
+    They are Python literals, such as tuples, or else words. A word with a comma needs quotes.
+    """
+    try:
+        values = list(ast.literal_eval(f"[{text}]"))
+    except _NO_LITERAL:
+        values = list(map(_value, split_names(text)))
+    return [value for i, value in enumerate(values) if value not in values[:i]]
 
 
 def _value(text: str) -> Any:
     """A Python literal, or else the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except _NO_LITERAL:
         return text
+
+
+_NO_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # of ast
 
 
 if __name__ == "__main__":

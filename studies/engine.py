@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +21,11 @@ from ml_collections import ConfigDict
 
 from configs import compare, schema
 from configs.load import load
+from configs.rules import check_type
 from errors import UserError
-from studies.study import Results, Run, Scale, Study, Verdict
+from studies.study import Measure, Results, Run, Scale, Study, Verdict
 from train_lib import recorder
+from train_lib.distributed.signals import StopRequest
 from train_lib.experiment import resolve
 from train_lib.train import train_and_evaluate
 
@@ -47,12 +50,21 @@ class Job:
         changes: {dotted name: value} that all runs of the command share, such as data_dir.
         """
         config = load(self.run.config)
-        overrides = {**self.run.overrides, **changes, "seed": self.seed}
-        if unknown := sorted(overrides.keys() - compare.flatten(config).keys()):
+        overrides, fields = {**self.run.overrides, **changes}, compare.flatten(config)
+        if unknown := sorted(overrides.keys() - fields.keys()):
             raise UserError(f"{self.run.config} has no field {unknown[0]}: see docs/config.md")
-        config.update_from_flattened_dict(overrides)
+        if "seed" in overrides:
+            raise UserError("seed cannot be set: a study has its seeds, and a sweep has --seeds")
+        for name, value in overrides.items():
+            default = tuple(fields[name]) if isinstance(fields[name], list) else fields[name]
+            check_type(f"config.{name}", value, default)
+        config.update_from_flattened_dict({**overrides, "seed": self.seed})
         schema.validate(config)
         return config
+
+    def is_changed(self, changes: Mapping[str, Any]) -> bool:
+        """Whether `changes` make it another experiment. Folders, for example, do not."""
+        return bool(compare.differences(compare.flatten(self.config({})), self.config(changes)))
 
 
 def names() -> list[str]:
@@ -75,11 +87,11 @@ def scale_of(study: Study, scale: str) -> Scale:
     return study.scales[scale]
 
 
-def jobs(scale: Scale, folder: pathlib.Path) -> list[Job]:
-    """All runs of a scale: all of them with seed 0 first, then with seed 1, ..."""
+def jobs(scale: Scale, folder: pathlib.Path, first_seed: int = 0) -> list[Job]:
+    """All runs of a scale: all of them with the first seed, then with the next, ..."""
     return [
         Job(run, seed, folder / f"{run.name.replace('/', '-')}-seed{seed}")
-        for seed in range(scale.seeds)
+        for seed in range(first_seed, first_seed + scale.seeds)
         for run in scale.runs
     ]
 
@@ -96,15 +108,17 @@ def is_done(job: Job, config: ConfigDict) -> bool:
     return bool(records) and records[-1]["step"] == total and "test/loss" in records[-1]
 
 
-def run_all(todo: Sequence[Job], changes: Mapping[str, Any]) -> Iterator[Job]:
+def run_all(
+    todo: Sequence[Job], changes: Mapping[str, Any], stop: StopRequest | None = None
+) -> Iterator[Job]:
     """Trains each job that is not done, and yields each job.
 
-    Prints which run it is, and about how long the others will take. Raises as
-    `train_and_evaluate`.
+    Prints which run it is, and about how long the others will take. stop: see
+    `train_and_evaluate`, which says what is raised.
     """
     started, trained = time.monotonic(), 0
-    for number, job in enumerate(todo, 1):
-        config = job.config(changes)
+    configs = [job.config(changes) for job in todo]  # a wrong value is refused before the first run
+    for number, (job, config) in enumerate(zip(todo, configs, strict=True), 1):
         if is_done(job, config):
             yield job
             continue
@@ -114,9 +128,11 @@ def run_all(todo: Sequence[Job], changes: Mapping[str, Any]) -> Iterator[Job]:
         print(title, file=sys.stderr, flush=True)
         before = time.monotonic()
         try:
-            train_and_evaluate(config, job.workdir)
+            train_and_evaluate(config, job.workdir, stop=stop)
         finally:
             _note_part(job, time.monotonic() - before)
+        if stop:
+            stop.nothing_to_save = True
         trained += 1
         yield job
 
@@ -138,13 +154,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
 
 
-def measure(study: Study, done: Sequence[Job]) -> Results:
+def measure(measures: Mapping[str, Measure], done: Sequence[Job]) -> Results:
     """The values of all measures, from the workdirs."""
     values: dict[str, dict[str, list[float | None]]] = {}
     for job in done:
-        of_run = values.setdefault(job.run.name, {name: [] for name in study.measures})
-        for name, measure in study.measures.items():
-            value = float(measure(job.workdir))
+        of_run = values.setdefault(job.run.name, {name: [] for name in measures})
+        for name, value_of in measures.items():
+            value = float(value_of(job.workdir))
             of_run[name].append(value if math.isfinite(value) else None)  # JSON has no nan
     return Results(values)
 
@@ -159,7 +175,7 @@ def simulate_devices(count: int) -> None:
 def stored(name: str, scale: str, done: Sequence[Job]) -> dict[str, Any]:
     """The content of results/NAME.json, but for the command and the note."""
     study = find(name)
-    results = measure(study, done)
+    results = measure(study.measures, done)
     parts = [part for job in done for part in parts_of(job)]
     return {
         "study": name,
@@ -167,9 +183,9 @@ def stored(name: str, scale: str, done: Sequence[Job]) -> dict[str, Any]:
         # "smoke" shows that the runs work. It may lack some that the verdict needs.
         "verdict": Verdict.NOT_RUN if scale == "smoke" else study.verdict(results),
         "date": datetime.date.today().isoformat(),
-        "machines": sorted({part["machine"] for part in parts}),
+        "machines": sorted({part["machine"] for part in parts if "machine" in part}),
         "versions": {package: metadata.version(package) for package in PACKAGES},
-        "commits": sorted({part["commit"] for part in parts}),
+        "commits": sorted({part["commit"] for part in parts if "commit" in part}),
         "seconds": round(sum(part["seconds"] for part in parts)),
         "values": results.values,
         "data": sorted({data_of(job) for job in done}),
@@ -207,11 +223,13 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit of the code, with "+" if tracked files differ; "" outside of a repository."""
+    """The commit of the code, with "+" if tracked files differ; "unknown" without a repository."""
     folder = pathlib.Path(__file__).parent
+    if not shutil.which("git"):
+        return "unknown"
     done = subprocess.run(
         ["git", "-C", folder, "describe", "--always", "--dirty=+", "--abbrev=10"],
         capture_output=True,
         text=True,
     )
-    return done.stdout.strip()
+    return done.stdout.strip() or "unknown"

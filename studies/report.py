@@ -9,14 +9,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from errors import reported
 from studies import engine
 from studies.study import Results, Study, Verdict
 from train_lib.pictures import run_plots
+from train_lib.workdir import write_bytes
 
 ROOT = engine.RESULTS.parents[1]
 PAGES = ROOT / "docs" / "studies"
 TABLES = ("README.md", "docs/networks.md")  # files with a column COLUMN, the last of a table
 COLUMN = "measured here, %"
+_KEYS = {"scale", "verdict", "date", "command", "machines", "versions", "commits", "seconds"}
+_KEYS |= {"values", "data", "curves", "note"}
 _FILE = re.compile(r"\[(\w+)\]\([./]*configs/|`(\w+)\.py:")
 _ARGUMENT = re.compile(r"`(?:\w*\.py:)?([\w.-]+)`")
 _INDEX = """# Studies: published claims, run again
@@ -32,9 +36,21 @@ from [studies/results](../../studies/results).
 
 
 def load(name: str) -> dict[str, Any] | None:
-    """The stored results of a study; None if it was not run."""
+    """The stored results of a study; None if it was not run. Raises UserError if it has others."""
     path = engine.RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    kinds = (OSError, ValueError, LookupError, TypeError, AttributeError)
+    with reported(f"cannot use {path}", "run the study again, or restore the file", *kinds):
+        stored, study = json.loads(path.read_text()), engine.find(name)
+        if missing := sorted(_KEYS - stored.keys()):
+            raise ValueError(f"it has no {missing[0]}")
+        results = Results(stored["values"])
+        for run in study.scales[stored["scale"]].runs:
+            for measure in study.measures:
+                if run.name not in results.values or not len(results.of(run.name, measure)):
+                    raise ValueError(f"it has no values of {run.name!r}")
+        return stored
 
 
 def pages() -> dict[pathlib.Path, str]:
@@ -59,7 +75,7 @@ def write() -> list[pathlib.Path]:
     PAGES.mkdir(parents=True, exist_ok=True)
     paths = []
     for path, text in pages().items():
-        path.write_text(text)
+        write_bytes(path, text.encode())
         paths.append(path)
     for name in engine.names():
         if stored := load(name):
@@ -97,9 +113,9 @@ def measured_error(config: str, to_pages: str) -> str:
         for run in (run for run in runs if run.config == config):
             error = next(iter(study.measures))
             if not run.overrides and error == "test error, %":
-                degraded = ", degraded images" if stored["note"] else ""
+                note = ", see its note" if stored["note"] else ""
                 summary = format_summary(Results(stored["values"]), run.name, error)
-                return f"[{summary}]{link}{degraded}"
+                return f"[{summary}]{link}{note}"
             changed.append(f"[{name}]{link}")
     return f"recipe changed: {', '.join(dict.fromkeys(changed))}" if changed else ""
 

@@ -11,39 +11,40 @@ import numpy as np
 from configs import compare
 from errors import UserError
 from studies import engine
-from studies.study import Results, Run, Scale
+from studies.report import format_summary
+from studies.study import Run, Scale, last_percent
 from train_lib import recorder
+from train_lib.distributed.signals import StopRequest
 from train_lib.pictures import run_plots
 from train_lib.workdir import check_run, read_config, read_info
 
 ERROR = "test/top1_error"
-PLOT = "curves.png"
+PERCENT = "test error, %"
 
 
 def sweep(
     config: str,
-    vary: Mapping[str, Sequence[Any]],
-    seeds: int,
+    values: Mapping[str, Sequence[Any]],
+    seeds: range,
     folder: pathlib.Path,
-    changes: Mapping[str, Any],
+    stop: StopRequest | None = None,
 ) -> str:
     """Trains a config with all combinations of values. Returns a table of mean errors.
 
-    config: file and argument, "lenet5:mnist". vary: {dotted name: its values}. folder: of the runs.
+    config: file and argument, "lenet5:mnist". values: {dotted name: its values}, one or several.
+    folder: of the runs. stop: see `train_and_evaluate`.
     """
-    combinations = [dict(zip(vary, v, strict=True)) for v in itertools.product(*vary.values())]
-    runs = [Run(_label(values) or config, config, values) for values in combinations]
-    done = list(engine.run_all(engine.jobs(Scale(runs, seeds, 0.0), folder), changes))
-    measured: dict[str, list[float]] = {}
-    for job in done:
-        errors = _errors(recorder.read(job.workdir))
-        measured.setdefault(job.run.name, []).append(errors[-1])
-    results = Results({name: {ERROR: values} for name, values in measured.items()})
-    rows = [["run", "test error, %", "deviation", "seeds"]]
-    for name in measured:
-        summary = results.summary(name, ERROR)
-        rows.append([name, f"{summary.mean:.2f}", f"{summary.deviation:.2f}", str(summary.count)])
-    return aligned(rows)
+    several = {name for name in values if len(values[name]) > 1}
+    runs = []
+    for combination in itertools.product(*values.values()):
+        overrides = dict(zip(values, combination, strict=True))
+        varied = {name: value for name, value in overrides.items() if name in several}
+        runs.append(Run(_label(varied) or config, config, overrides))
+    todo = engine.jobs(Scale(runs, len(seeds), 0.0), folder, seeds.start)
+    done = list(engine.run_all(todo, {}, stop))
+    results = engine.measure({PERCENT: last_percent(ERROR)}, done)
+    rows = [[name, format_summary(results, name, PERCENT)] for name in results.values]
+    return aligned([["run", f"{PERCENT} (seeds)"], *rows])
 
 
 def _label(values: Mapping[str, Any]) -> str:
@@ -56,8 +57,9 @@ def compare_runs(workdirs: Sequence[pathlib.Path], plot: pathlib.Path) -> str:
 
     plot: a PNG file of their curves. Raises UserError for a folder without a run.
     """
+    workdirs = list(dict.fromkeys(workdir.resolve() for workdir in workdirs))
     if len(workdirs) < 2:
-        raise UserError("compare needs two or more runs: give their folders")
+        raise UserError("compare needs two or more runs: give different folders")
     for workdir in workdirs:
         check_run(workdir, "compare")
     configs = [compare.flatten(read_config(workdir)) for workdir in workdirs]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from studies import engine, mnist_baselines, report, sweep, weight_sharing
 from studies.study import Results, Run, Scale, Study, Verdict, epochs_to, last, last_percent
 
 TINY = {"dataset.name": "digits", "batch_size": 64, "epochs": 0.3, "steps_per_dispatch": 1}
+DIGITS = [f"--set={name}={value}" for name, value in TINY.items()]
 ERROR = "error"
 
 
@@ -163,7 +166,7 @@ def only_study(folder, tmp_path, monkeypatch):
 def test_runs_that_are_done_are_skipped_and_others_resumed(folder, monkeypatch, capsys):
     trained = []
     monkeypatch.setattr(
-        engine, "train_and_evaluate", lambda _, workdir: trained.append(workdir.name)
+        engine, "train_and_evaluate", lambda _, workdir, **__: trained.append(workdir.name)
     )
     jobs = engine.jobs(STUDY.scales["small"], folder)
     assert [job.workdir.name for job in engine.run_all(jobs, {})] == [
@@ -187,13 +190,15 @@ def test_a_run_of_another_config_does_not_count(folder):
 
 
 def test_a_run_stores_its_results_and_pages_are_made_of_them(only_study, capsys):
+    with (only_study / "runs/width/small/wide-seed1" / engine.TRAINED).open("a") as file:
+        file.write('{"seconds": 3600}\n')  # as earlier versions noted it
     flags = ["run", "width", f"--workdir={only_study / 'runs'}"]
     assert command.main(flags) == 0
     stored = json.loads((only_study / "width.json").read_text())
     assert stored["verdict"] == "reproduced" and stored["commits"] and stored["machines"]
     assert len(stored["values"]["wide"][ERROR]) == 2
     assert stored["data"] == ["digits, 1,442 training images"]
-    assert stored["seconds"] > 0
+    assert stored["seconds"] > 3600
     assert stored["command"] == "python -m studies run width --scale=small"
     assert stored["curves"]["wide, seed 1"][-1]["test/top1_error"] <= 1
     assert "| narrow | 9 | " in capsys.readouterr().out
@@ -233,9 +238,8 @@ def test_curves_are_thinned_to_their_last_point():
 
 
 def test_a_sweep_trains_all_combinations_and_compare_names_what_differs(tmp_path, capsys):
-    changes = [f"--set={name}={value}" for name, value in TINY.items()]
-    flags = ["--config=mlp:8", "--vary=model.activation=relu,tanh", f"--workdir={tmp_path}"]
-    assert command.main(["sweep", *flags, *changes]) == 0
+    flags = ["--config=mlp:8", "--set=model.activation=relu,tanh", f"--workdir={tmp_path}"]
+    assert command.main(["sweep", *flags, *DIGITS]) == 0
     table = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split()[0] for line in table] == ["run", "activation=relu", "activation=tanh"]
     runs = [str(tmp_path / f"activation={name}-seed0") for name in ("relu", "tanh")]
@@ -257,6 +261,18 @@ def test_short_names_are_the_parts_that_differ(tmp_path):
         (["run", "nothing"], "no study 'nothing': choose one of"),
         (["run", "weight_sharing", "--scale=huge"], "no scale 'huge'"),
         (["run", "weight_sharing", "--set=epochs"], "--set=epochs: give FIELD=VALUE"),
+        (["run", "weight_sharing", "--set==3"], "--set==3: give FIELD=VALUE"),
+        (["run", "weight_sharing", "--set=epochs=a"], "config.epochs=a: must be of type float"),
+        (["run", "weight_sharing", "--set=seed=7"], "seed cannot be set"),
+        (["run", "weight_sharing", "--set=model={}"], "has no field model"),
+        (["sweep", "--config=mlp", "--workdir=x", "--seeds=0"], "--seeds=0: give their number"),
+        (["sweep", "--config=mlp", "--workdir=x", "--seeds=3:2"], "--seeds=3:2: give their"),
+        (["sweep", "--config=mlp", "--workdir=x", "--seeds=a"], "--seeds=a: give their number"),
+        (
+            ["sweep", "--config=mlp", "--workdir=x", "--set=epochs=1.0,b"],
+            "config.epochs=b: must be",
+        ),
+        (["compare", "nowhere", "./nowhere"], "two or more runs"),
         (["compare", "nowhere", "elsewhere"], "nowhere"),
         (["compare", "nowhere"], "two or more runs"),
         (["sweep", "--config=none", "--workdir=x"], "none"),
@@ -266,6 +282,97 @@ def test_mistakes_are_one_line(arguments, message, capsys):
     assert command.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("studies: ") and error.count("\n") == 1 and message in error
+
+
+@pytest.mark.parametrize(
+    "text, values",
+    [
+        ("relu,tanh", ["relu", "tanh"]),
+        ("0.1, 0.1, 1", [0.1, 1]),
+        ("(36, 48),(32, 32)", [(36, 48), (32, 32)]),
+        ("(36, 48)", [(36, 48)]),
+        ("train[:10],'train[10:20]'", ["train[:10]", "train[10:20]"]),
+        ('"a,b",c', ["a,b", "c"]),
+        ("{[]: 1}", ["{[]: 1}"]),  # ast raises TypeError
+    ],
+)
+def test_values_of_a_sweep_are_separated_by_commas(text, values):
+    assert command._values(text) == values
+
+
+def test_seeds_are_a_number_or_a_range():
+    assert command._seeds("3") == range(3) and command._seeds("2:5") == range(2, 5)
+    jobs = engine.jobs(Scale([Run("a", "mlp:4")], 2, 0), engine.RESULTS, first_seed=3)
+    assert [(job.seed, job.workdir.name) for job in jobs] == [(3, "a-seed3"), (4, "a-seed4")]
+
+
+def test_results_of_a_changed_study_are_not_stored(only_study, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "run_all", lambda todo, *_: todo)
+    flags = ["run", "width", f"--workdir={only_study / 'runs'}"]
+    assert command.main([*flags, "--set=batch_size=32"]) == 0
+    assert "not stored" in capsys.readouterr().out and not (only_study / "width.json").exists()
+    assert command.main([*flags, "--set=dataset.data_dir=elsewhere", "--note=on a laptop"]) == 0
+    stored = json.loads((only_study / "width.json").read_text())
+    command_of_it = "python -m studies run width --scale=small --set=dataset.data_dir=DATA"
+    assert (stored["command"], stored["note"]) == (command_of_it, "on a laptop")
+
+
+def test_results_that_do_not_fit_the_study_are_one_line(only_study, capsys):
+    command.main(["run", "width", f"--workdir={only_study / 'runs'}"])
+    path = only_study / "width.json"
+    stored, page = json.loads(path.read_text()), only_study / "a.md"
+    before = page.read_text()
+    values = {name: of_run for name, of_run in stored["values"].items() if name != "wide"}
+    without_key = {key: value for key, value in stored.items() if key != "note"}
+    cases = {
+        "it has no note": json.dumps(without_key),
+        "it has no values of 'wide'": json.dumps(stored | {"values": values}),
+        "'huge'": json.dumps(stored | {"scale": "huge"}),
+        "Unterminated": json.dumps(stored)[:-9],
+        "no attribute": "[]",
+    }
+    capsys.readouterr()
+    for message, text in cases.items():
+        path.write_text(text)
+        assert command.main(["report"]) == 2 == command.main([])
+        error = capsys.readouterr().err
+        assert error.count("\n") == 2 and f"cannot use {path} (" in error and message in error
+    assert page.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "statuses, status",
+    [((0, 0, 0), 0), ((2, 0, 0), 2), ((0, 75), 75), ((-9,), -9)],
+)
+def test_all_studies_run_unless_one_is_stopped(statuses, status, monkeypatch):
+    """SIGTERM, which this process receives, is sent on to the process of a study."""
+    started, signals = [], []
+
+    class Child:
+        def __init__(self, arguments):
+            started.append(arguments[4])
+
+        def wait(self):
+            if statuses[len(started) - 1] == 75:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return statuses[len(started) - 1]
+
+        def send_signal(self, number):
+            signals.append(number)
+
+    monkeypatch.setattr(command.subprocess, "Popen", Child)
+    monkeypatch.setattr(engine, "names", lambda: ["a", "b", "c"])
+    assert command.main(["run", "all"]) == status
+    assert started == ["a", "b", "c"][: len(statuses)]
+    assert signals == ([signal.SIGTERM] if status == 75 else [])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_missing_data_set_is_a_message_with_the_flags_of_this_command(tmp_path, capsys):
+    assert command.main(["run", "mnist_baselines", f"--set=dataset.data_dir={tmp_path}"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "python -m input_pipeline.prepare mnist" in message
+    assert "--set=dataset.data_dir=DIR" in message and "--config" not in message
 
 
 def test_unknown_fields_are_refused():

@@ -1,10 +1,13 @@
 """SIGTERM and Ctrl-C during training: the handler sets a flag that the training loop looks at."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 from errors import TryAgain
 from train_lib.distributed.shell import exit_now
@@ -83,6 +86,18 @@ class StopRequest:
         """Another process of this run has received a signal."""
         if self.signal_name is None:
             self.is_from_peer, self.signal_name = True, signal_name
+
+
+@contextlib.contextmanager
+def handled_by(handler: Callable[[int, Any], None]):
+    """A context in which SIGTERM and SIGINT call a function, with their number and a frame."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, before in zip(numbers, previous, strict=True):
+            signal.signal(number, before)
 
 
 def delay_abort() -> None:
