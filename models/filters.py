@@ -206,18 +206,17 @@ def gabor(
 PHASES = (0.0, math.pi / 2, math.pi, 3 * math.pi / 2)
 
 
-def oriented_bank(
-    size: int = 11, angles: int = 4, wavelength: float = 6.0, sigma: float = 2.5
-) -> np.ndarray:
+def oriented_bank(size: int = 11, angles: int = 4) -> np.ndarray:
     """Gabor functions at evenly spaced angles, each in four PHASES: [size, size, 1, 4 * angles].
 
-    The filters of one angle follow each other. Each has mean 0, so that a flat region gives no
+    The filters of one angle follow each other. Their waves are half as long as the window, and the
+    Gaussian's deviation is a quarter of it. Each filter has mean 0, so that a flat region gives no
     response, and norm 1.
     """
     if angles < 1:
         raise ValueError(f"angles: {angles}: give 1 or more")
     bank = [
-        gabor(size, wavelength, math.pi * number / angles, phase, sigma)
+        gabor(size, size / 2, math.pi * number / angles, phase, size / 4)
         for number in range(angles)
         for phase in PHASES
     ]

@@ -12,12 +12,24 @@ from ml_collections import ConfigDict
 
 from configs.rules import Rule, choice
 from errors import UserError
-from models import alexnet, cuda_convnet, googlenet, layers, lenet, maxout, mlp, resnet, vgg
+from models import (
+    alexnet,
+    cuda_convnet,
+    filter_bank,
+    googlenet,
+    layers,
+    lenet,
+    maxout,
+    mlp,
+    resnet,
+    vgg,
+)
 
 MODELS: dict[str, type[layers.Net]] = {
     "lenet5": lenet.LeNet5,
     "mlp": mlp.MLP,
     "connectivity": mlp.Connectivity,
+    "filter_bank": filter_bank.FilterBank,
     "alexnet": alexnet.AlexNet,
     "vgg": vgg.VGG,
     "googlenet": googlenet.GoogLeNet,

@@ -71,6 +71,8 @@ PARAMETERS = {
         "full": 16_000_000_000 + 4_000_010,
         "shared": 1_000 + 4_000_010,
     },
+    # 16 filters of 7x7, and a classifier of 16 maps of 6x6.
+    "filter_bank": dict.fromkeys(("oriented", "random", "learned", "tuned"), 784 + 5_770),
 }
 
 FILES = [  # those with a recipe

@@ -153,7 +153,7 @@ def test_the_advice_of_refusals_is_accepted():
 @pytest.mark.parametrize(
     "name",
     [
-        *("alexnet", "connectivity", "cuda_convnet", "googlenet", "lenet5"),
+        *("alexnet", "connectivity", "cuda_convnet", "filter_bank", "googlenet", "lenet5"),
         *("maxout", "resnet", "resnet_cifar10", "vgg"),
     ],
 )

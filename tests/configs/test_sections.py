@@ -14,6 +14,7 @@ COMPARED = {
     "lenet5": "lenet5:digits",
     "mlp": "mlp:300",
     "connectivity": "mlp:300",
+    "filter_bank": "mlp:300",
     "maxout": "maxout:mnist_dense",
     "maxout:cifar10": "maxout:cifar10",
     "maxout:cifar10_augmented": "maxout:cifar10",
@@ -45,6 +46,15 @@ DIFFERENCES = {
     "cuda_convnet:11pct": {
         **LONG,
         "optimizer.layer_decays": {"conv1": 0.0, "conv2": 0.0, "fc10": 0.01},
+    },
+    **{
+        f"filter_bank:{name}": {"schedule.learning_rate": 0.05, "optimizer.frozen": frozen}
+        for name, frozen in {
+            "oriented": ("filters/*",),
+            "random": ("filters/*",),
+            "learned": (),
+            "tuned": (),
+        }.items()
     },
     # He 2015, sec. 4.2: only 110 warms up.
     **{

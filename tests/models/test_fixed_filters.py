@@ -199,7 +199,7 @@ def test_the_oriented_bank():
     assert edge[5, 4] < 0 < edge[5, 6]  # light to the right
 
 
-def grating(angle, phase, size=48, wavelength=6.0):
+def grating(angle, phase, size=48, wavelength=5.5):
     y, x = np.mgrid[:size, :size]
     along = x * math.cos(angle) + y * math.sin(angle)
     return np.cos(2 * math.pi * along / wavelength - phase)[None, ..., None].astype(np.float32)

@@ -410,7 +410,11 @@ def test_blocks_with_gamma_zero_start_as_identities():
     ("name", "options", "message"),
     [
         ("alexnett", {}, "model.name=alexnett: did you mean alexnet? choose one of lenet5, mlp"),
-        ("inception", {}, "choose one of lenet5, mlp, connectivity, alexnet, vgg, googlenet"),
+        (
+            "inception",
+            {},
+            "choose one of lenet5, mlp, connectivity, filter_bank, alexnet, vgg, googlenet",
+        ),
         ("vgg", {"dtype": "float16"}, "did you mean bfloat16? choose one of float32, bfloat16"),
         ("vgg", {"variant": "F"}, "variant=F: choose one of A, A-LRN, B, C, D, E, B-5x5"),
         ("vgg", {"depth": 16}, "model.depth is not an option of vgg: it has activation, drop_rate"),

@@ -133,6 +133,7 @@ FAMILIES = {
     "lenet5": "digits",
     "mlp": "300",
     "connectivity": "shared",
+    "filter_bank": "oriented",
     "alexnet": "two_tower",
     "vgg": "A",
     "googlenet": "batch_norm",
