@@ -21,6 +21,13 @@ def conflicts(config: ConfigDict, given: Collection[str] = ()) -> Iterator[str]:
     yield from _image_conflicts(config)
     yield from _loss_conflicts(config)
     yield from _need_each_other(config, "optimizer", "momentum_end", "momentum_epochs")
+    yield from _need_each_other(config, "optimizer", "curvature_examples", "mu")
+    if config.optimizer.curvature_examples and config.loss.auxiliary_weight:
+        yield (
+            f"config.optimizer.curvature_examples={config.optimizer.curvature_examples}: auxiliary"
+            " heads have no second derivatives: set config.loss.auxiliary_weight=0, or"
+            " config.optimizer.curvature_examples=0 and config.optimizer.mu=0"
+        )
     yield from _schedule_conflicts(config)
 
 

@@ -143,6 +143,12 @@ DATASET = {
     ),
     "data_dir": Field("", "folder of TFDS sets (empty: TFDS's default), or of the images"),
     "cache_dir": Field("", "for decoded images; empty: `$XDG_CACHE_HOME/canon`, `~/.cache/canon`"),
+    "order": Field(
+        "new",
+        "of the training images: `new`: another random order in each pass; `fixed`: the same random"
+        " order in all passes",
+        one_of("new fixed"),
+    ),
     "test_fraction": Field(0.0, "share to evaluate on, of a folder without a test split", FRACTION),
     "on_bad_image": Field("error", "stop at unreadable images, or skip them", one_of("error skip")),
     "workers": Field(0, "decoding processes; 0: threads of the main process", between(0, 1024)),
@@ -262,6 +268,15 @@ OPTIMIZER = {
     ),
     "max_norm": Field(0.0, "largest norm of the weights of a unit; 0: no limit", FROM_0),
     "max_norms": Field({}, "the same by layer, in place of `max_norm`", by_layer(POSITIVE)),
+    "curvature_examples": Field(
+        0,
+        "stochastic diagonal Levenberg-Marquardt: before each pass, second derivatives h are"
+        " estimated on the first images of the training split, this many, and the gradient of each"
+        " parameter is divided by mu + h (LeCun 1998, app. C;"
+        " [training.md](training.md#second-derivatives)); 0: it is not divided",
+        FROM_0,
+    ),
+    "mu": Field(0.0, "see `curvature_examples`; limits the rate where h is small", FROM_0),
     "averaging": Field(
         0.0,
         "evaluation uses a running average of the parameters, over about the last"

@@ -1,8 +1,9 @@
 """Which examples form batch n: a pure function of (seed, n), for any number of devices.
 
-Passes over the set follow each other without a gap, each in its own random order. Batch n takes
-batch_size positions of this endless sequence, from n * batch_size on. So each pass contains every
-example exactly once, even if the batch size does not divide the set, and a run can resume anywhere.
+Passes over the set follow each other without a gap, each in its own random order, or all in one
+random order (LeCun 1998, sec. III). Batch n takes batch_size positions of this endless sequence,
+from n * batch_size on. So each pass contains every example exactly once, even if the batch size
+does not divide the set, and a run can resume anywhere.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ class Order:
 
     batch_size: of all processes together. devices: of this process. process: its number among
     `processes`. Device d of process p reads the slice p * devices + d of every batch.
+    fixed: whether all passes have the same order.
     """
 
     seed: int
@@ -27,6 +29,21 @@ class Order:
     devices: int
     process: int = 0
     processes: int = 1
+    fixed: bool = False
+
+    def examples(self, start: int, count: int, num_examples: int) -> np.ndarray:
+        """The examples at `count` positions of the sequence of passes: int64 [count].
+
+        start: the first position; that of batch n is n * batch_size. num_examples: of the set.
+        """
+        parts, end = [], start + count
+        while start < end:
+            epoch, offset = divmod(start, num_examples)
+            take = min(end - start, num_examples - offset)
+            permutation = _permutation(self.seed, 0 if self.fixed else epoch, num_examples)
+            parts.append(permutation[offset : offset + take])
+            start += take
+        return np.concatenate(parts)
 
 
 # A batch needs one pass, or two at their border. A small set needs more, for batches read ahead.
@@ -37,26 +54,14 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).permutation(num_examples)
 
 
-def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> np.ndarray:
-    """The examples of the batch of `step` (counted from 0): int64 [batch_size]."""
-    position, end = step * batch_size, (step + 1) * batch_size
-    parts = []
-    while position < end:
-        epoch, offset = divmod(position, num_examples)
-        take = min(end - position, num_examples - offset)
-        parts.append(_permutation(seed, epoch, num_examples)[offset : offset + take])
-        position += take
-    return np.concatenate(parts)
-
-
 def train_batches(split: ArraySplit, order: Order, step: int, count: int) -> dict:
     """The batches of `count` steps from `step` on, of a split in memory.
 
     Returns image uint8 [devices, count, share, height, width, channels] and label int32
     [devices, count, share], where share = batch_size / devices / processes.
     """
-    size, steps = order.batch_size, range(step, step + count)
-    indices = np.stack([batch_indices(order.seed, s, size, len(split)) for s in steps])
+    size = order.batch_size
+    indices = order.examples(step * size, count * size, len(split))
     indices = indices.reshape(count, order.processes, order.devices, -1)
     indices = indices[:, order.process].swapaxes(0, 1)
     return {"image": split.images[indices], "label": split.labels[indices]}

@@ -75,10 +75,10 @@ class Parts:
         step, within = divmod(place, self.share)
         share = (self.first + step) * order.processes + order.process
         position = share * self.share + within
-        # The counter makes the draws independent of those of `batch_indices`, with the same key.
+        # The counter makes the draws independent of those of `batches.Order`, with the same key.
         key, counter = np.array([order.seed, position], np.uint64), [0, 0, 0, 1]
         rng = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        (index,) = batches.batch_indices(order.seed, position, 1, len(self.split))
+        (index,) = order.examples(position, 1, len(self.split))
         return self._example(int(index), rng)
 
     def _example(self, index: int, rng: np.random.Generator | None) -> dict:

@@ -127,7 +127,12 @@ def part_of(split: Split, number: int, parts: int) -> Split:
     if parts == 1:
         return split
     size = -(-len(split) // parts)
-    start, stop = (min(i * size, len(split)) for i in (number, number + 1))
+    return examples_of(split, number * size, (number + 1) * size)
+
+
+def examples_of(split: Split, start: int, stop: int) -> Split:
+    """The examples start ... stop - 1 of a split, without those beyond its end."""
+    start, stop = (min(i, len(split)) for i in (start, stop))
     if isinstance(split, ArraySplit):
         return ArraySplit(split.info, split.images[start:stop], split.labels[start:stop])
     return SplitPart(split, start, stop)

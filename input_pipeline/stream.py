@@ -1,6 +1,6 @@
 """Batches of images as a pure function of (seed, step). Grain decodes the images when needed.
 
-Seed, step and position in the batch determine an example (`batches.batch_indices`) and its random
+Seed, step and position in the batch determine an example (`batches.Order`) and its random
 view, whose generator is keyed by the number of examples before it in the run. Therefore a run can
 resume at any step, and the number of threads, processes, devices and hosts does not change the
 result.

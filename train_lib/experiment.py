@@ -25,14 +25,14 @@ from errors import UserError
 from input_pipeline import batches, images, sources, stream
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.reading import Reading
-from input_pipeline.split import Info, Split
+from input_pipeline.split import Info, Split, examples_of
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from input_pipeline.views import View
-from models import registry
+from models import curvature, registry
 from train_lib import losses, optimizers, schedules
 from train_lib import state as state_lib
 from train_lib.distributed import parallel, processes, workers
-from train_lib.steps import Recipe, make_eval_step
+from train_lib.steps import Recipe, make_curvature_step, make_eval_step
 from train_lib.workdir import check_readable, check_same_config, read_config, read_statistics
 
 _MOST_EVENTS = 1_000_000  # largest number of evaluations, or of saves, in a run
@@ -40,7 +40,10 @@ _MOST_EVENTS = 1_000_000  # largest number of evaluations, or of saves, in a run
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """When a run evaluates, saves and ends, in steps. epochs: the length of the run."""
+    """When a run evaluates, saves and ends, in steps. epochs: the length of the run.
+
+    estimate_at: before which steps second derivatives are estimated: the first of each pass.
+    """
 
     steps_per_epoch: float
     epochs: float
@@ -48,17 +51,18 @@ class Plan:
     evaluate_at: frozenset[int]
     save_at: frozenset[int]
     steps_per_dispatch: int
+    estimate_at: frozenset[int] = frozenset()
 
     def epoch(self, step: int) -> float:
         return step / self.steps_per_epoch
 
     def next_boundary(self, step: int) -> int:
-        """The next step after `step` at which the host evaluates or saves."""
+        """The next step after `step` at which the host evaluates, saves or estimates."""
         return self._boundaries[bisect.bisect_right(self._boundaries, step)]
 
     @functools.cached_property
     def _boundaries(self) -> list[int]:
-        return sorted(self.evaluate_at | self.save_at)
+        return sorted(self.evaluate_at | self.save_at | self.estimate_at)
 
     def dispatch(self, step: int) -> int:
         """The number of steps in the next device call: steps_per_dispatch, or one.
@@ -228,6 +232,23 @@ class Experiment:
         step = make_eval_step(self.module, self.loss, self.transform, self.drop_scale)
         return parallel.eval_step(step, self.devices)
 
+    @functools.cached_property
+    def curvature_step(self) -> Callable:
+        """(state, batch) -> (sums, {}) on all devices, see `steps.make_curvature_step`."""
+        step = make_curvature_step(self.module, self.loss, self.transform)
+        return parallel.eval_step(step, self.devices)
+
+    def with_curvature(self, state: state_lib.TrainState) -> state_lib.TrainState:
+        """The state with the mean second derivatives over the first training examples.
+
+        They depend only on the parameters. Every process computes all of them.
+        """
+        examples = examples_of(self.train_split, 0, self.config.optimizer.curvature_examples)
+        sums = [self.curvature_step(state, batch)[0] for batch in self.eval_batches(examples)]
+        diagonal = jax.tree.map(lambda *leaves: sum(leaves) / len(examples), *sums)
+        opt_state = optimizers.with_curvature(state.opt_state, diagonal)
+        return state.replace(opt_state=parallel.replicate(opt_state, self.devices))
+
     @property
     def eval_batch_size(self) -> int:
         """This process's share of config.evaluate.batch_size."""
@@ -251,6 +272,7 @@ class Experiment:
             len(self.devices),
             processes.index(),
             processes.count(),
+            fixed=self.config.dataset.order == "fixed",
         )
         steps = range(first, self.plan.total_steps)
         return stream.TrainBatches(self.train_split, self.reading, order, steps, self.plan.dispatch)
@@ -307,6 +329,11 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
     if steps:
         check(f"checkpoint.every_steps={steps}", total / steps)
         save_at |= set(range(steps, total, steps))
+    estimate_at = set()
+    if config.optimizer.curvature_examples:
+        check(f"epochs={epochs}", epochs)
+        estimate_at = {math.ceil(round(i * steps_per_epoch, 6)) for i in range(math.ceil(epochs))}
+        estimate_at -= {total}
     return Plan(
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
@@ -314,6 +341,7 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
         evaluate_at=frozenset(event_steps("evaluate")),
         save_at=frozenset(save_at),
         steps_per_dispatch=config.steps_per_dispatch,
+        estimate_at=frozenset(estimate_at),
     )
 
 
@@ -365,6 +393,9 @@ def resolve(
     if info.copy:
         info.copy.check_view(reading.view)
     module, input_shape, frozen = _network(config, info)
+    loss = losses.make_loss(config.loss)
+    if config.optimizer.curvature_examples:
+        _check_curvature(config, module, input_shape, loss)
     return Experiment(
         config=FrozenConfigDict(config),  # a copy, with tuples in place of lists
         workdir=workdir,
@@ -372,7 +403,7 @@ def resolve(
         reading=reading,
         module=module,
         input_shape=input_shape,
-        loss=losses.make_loss(config.loss),
+        loss=loss,
         devices=parallel.local_devices(config.num_devices),
         frozen=frozen,
         known=known,
@@ -413,6 +444,22 @@ def _network(
     layers = {name.rsplit("/", 1)[0] for name in frozen}
     fixed = sorted(layer for layer in layers if {f"{layer}/mean", f"{layer}/var"} <= frozen)
     return module.clone(fixed_statistics=tuple(fixed)), input_shape, frozen
+
+
+def _check_curvature(config: ConfigDict, module, input_shape, loss: losses.Loss) -> None:
+    """Raises UserError for a network through which second derivatives do not propagate."""
+    variables = state_lib.variable_shapes(module, input_shape)
+    images = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    label = np.zeros(1, np.int32)
+    try:
+        jax.eval_shape(
+            lambda v, x: curvature.diagonal(module, loss, v, x, label), variables, images
+        )
+    except ValueError as error:
+        raise UserError(
+            f"config.optimizer.curvature_examples={config.optimizer.curvature_examples}: {error}:"
+            " choose a network without this layer, or set curvature_examples and mu to 0"
+        ) from error
 
 
 def _frozen(shapes, patterns: Sequence[str]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""SGD with momentum, weight decay and their variants by layer, as one optax chain."""
+"""SGD with momentum, weight decay, second derivatives and variants by layer: one optax chain."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from configs import patterns
-from train_lib.schedules import Rate, make_momentum
+from train_lib.schedules import Rate, changed, make_momentum
 
 # The parameters that decay, by their names, for each value of config.optimizer.decayed.
 # He 2015 does not say which decay. The README of fb.resnet.torch says that in the paper only the
@@ -101,6 +101,33 @@ def trace_by_schedule(momentum: optax.Schedule) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+class Curvature(NamedTuple):
+    """diagonal: second derivatives of the loss by the parameters, a tree as the parameters."""
+
+    diagonal: Any
+
+
+def divide_by_curvature(mu: float) -> optax.GradientTransformation:
+    """Divides the gradient of each parameter by mu + h (LeCun 1998, eq. 18 and app. C).
+
+    h are the second derivatives in the state. They are 0 until `with_curvature` sets them.
+    """
+
+    def init(params):
+        return Curvature(jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda g, h: g / (mu + h), updates, state.diagonal), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def with_curvature(opt_state, diagonal):
+    """The optimizer's state with these second derivatives, a tree as the parameters."""
+    return changed(opt_state, Curvature, lambda _: Curvature(diagonal))
+
+
 def limit_norms(everywhere: float, by_layer: Mapping[str, float]) -> optax.GradientTransformation:
     """Max-norm: after the update, each unit's weight vector is scaled into a ball around 0.
 
@@ -128,7 +155,8 @@ def make_optimizer(
 
     g = gradient + weight_decay * w (neither half nor twice it), then
     "pytorch": v = m v + g, w -= rate v;  "caffe" (Krizhevsky 2012, sec. 5):
-    v = m v + rate g, w -= v. They differ once the rate changes. Factors on the rate are applied
+    v = m v + rate g, w -= v. They differ once the rate changes. With `curvature_examples`, g is
+    divided by mu + h before (see `divide_by_curvature`). Factors on the rate are applied
     together with the rate. `averaging` is not part of the optimizer: see `steps.averaged`.
 
     rate: a bare schedule is a rate without rules. steps_per_epoch: for momentum_epochs.
@@ -137,6 +165,8 @@ def make_optimizer(
     layer_decays = section.layer_decays.to_dict()
     if section.weight_decay or layer_decays:
         parts.append(add_decay(section.weight_decay, layer_decays, DECAYS[section.decayed]))
+    if section.curvature_examples:
+        parts.append(divide_by_curvature(section.mu))
     rate = rate if isinstance(rate, Rate) else Rate(rate)
     scaling = [rate.scale()]
     layer_rates = section.layer_rates.to_dict()
@@ -157,6 +187,11 @@ def describe(section) -> str:
     if section.momentum_epochs:
         text += f" to {section.momentum_end:g} in {section.momentum_epochs:g} epochs"
     text += f" ({section.momentum_form})"
+    if section.curvature_examples:
+        text += (
+            f", divided by {section.mu:g} + second derivatives"
+            f" ({section.curvature_examples} examples)"
+        )
     if section.weight_decay:
         text += f", weight decay {section.weight_decay:g} of {section.decayed}"
     if section.layer_decays:

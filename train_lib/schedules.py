@@ -185,7 +185,7 @@ class Rate:
                 since, drops = 0, min(drops + 1, self.plateau["drops"])
             return Plateau(np.float32(best), np.int32(since), np.int32(drops), np.int32(step))
 
-        return _changed(opt_state, Plateau, count)
+        return changed(opt_state, Plateau, count)
 
 
 def make_rate(section, steps_per_epoch: float, total_steps: int, scale=1.0, roll_back=1.0) -> Rate:
@@ -233,7 +233,7 @@ def describe(section, scale: float = 1.0) -> str:
 
 def with_roll_backs(opt_state, times: int):
     """The optimizer's state of a run that went back to a checkpoint so many times. On the host."""
-    return _changed(opt_state, RateState, lambda s: s._replace(rolled_back=np.int32(times)))
+    return changed(opt_state, RateState, lambda s: s._replace(rolled_back=np.int32(times)))
 
 
 def roll_backs(opt_state) -> int:
@@ -248,7 +248,7 @@ def current_rate(opt_state) -> jax.Array:
     return state.rate if state else jnp.float32(jnp.nan)
 
 
-def _changed(opt_state, kind: type, change: Callable):
+def changed(opt_state, kind: type, change: Callable):
     """The optimizer's state with `change(node)` in place of its nodes of a kind."""
 
     def is_kind(node):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from models import layers
+from models import curvature, layers
 from train_lib import schedules
 from train_lib.distributed import parallel
 from train_lib.losses import Loss
@@ -213,6 +213,22 @@ def sharing_stop(train_steps: Callable) -> Callable:
         return state, records | {"stop": parallel.total(stop)}
 
     return run
+
+
+def make_curvature_step(module, loss: Callable, transform: Callable) -> Callable:
+    """curvature_step(state, batch) -> (sums, {}), to run under `parallel.eval_step`.
+
+    batch: as in `make_eval_step`. sums: of the second derivatives by the parameters over the
+    examples of all devices, a tree as the parameters; see `models.curvature`.
+    """
+
+    def curvature_step(state: TrainState, batch: dict) -> tuple[dict, dict]:
+        variables = {"params": state.params, **state.model_state}
+        images = transform(batch["image"])
+        sums = curvature.diagonal(module, loss, variables, images, batch["label"], batch["mask"])
+        return parallel.total(sums), {}
+
+    return curvature_step
 
 
 def make_eval_step(

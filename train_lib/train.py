@@ -147,6 +147,8 @@ def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, sessi
             state, is_over = recorder.between_steps(state, step)
             if is_over:
                 return state
+            if step in exp.plan.estimate_at:
+                state = exp.with_curvature(state)
             inputs = prefetched or read_inputs()
             recorder.progress.resume()
             state, records = train_step(state, inputs)
@@ -328,12 +330,14 @@ def check(exp: Experiment) -> None:
 def check_memory(exp: Experiment) -> None:
     """Raises UserError if the devices cannot hold the parameters and their updates, or a batch.
 
-    Each device holds the parameters, their gradient, the velocity and the average. The images of a
-    batch are divided among the devices. This is checked before training, because a machine that
-    runs out of memory may kill the process without a message.
+    Each device holds the parameters, their gradient, the velocity, and the average and the second
+    derivatives if the config asks for them. The images of a batch are divided among the devices.
+    This is checked before training, because a machine that runs out of memory may kill the process
+    without a message.
     """
     leaves = jax.tree.leaves(state_lib.variable_shapes(exp.module, exp.input_shape))
-    copies_of_parameters = 4 if exp.config.optimizer.averaging else 3
+    section = exp.config.optimizer
+    copies_of_parameters = 3 + bool(section.averaging) + bool(section.curvature_examples)
     needed = copies_of_parameters * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     available = memory.total_bytes(exp.devices[0])
     copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1

@@ -13,7 +13,7 @@ from train_lib import state as state_lib
 
 # Trainable parameters of the net that each argument gives.
 PARAMETERS = {
-    "lenet5": {"digits": 60_000, "mnist": 60_000},
+    "lenet5": {"digits": 60_000, "mnist": 60_000, "mnist_1998": 60_000},
     "alexnet": {"two_tower": 60_965_224, "one_tower": 61_100_840},
     "vgg": {
         "D": 138_357_544,

@@ -33,6 +33,7 @@ from train_lib.evaluation import protocols
             "optimizer.averaging=1.0: must be at least 0 and less than 1",
         ),
         ("optimizer.momentum_end", 0.7, "momentum_end=0.7 and .momentum_epochs=0.0: set both"),
+        ("optimizer.mu", 0.02, "curvature_examples=0 and .mu=0.02: set both, or neither"),
         ("optimizer.layer_rates", {"c1": -1.0}, "config.optimizer.layer_rates.c1=-1.0: must be 0"),
         ("optimizer.layer_decays", {"c1": -1.0}, "config.optimizer.layer_decays.c1=-1.0: must be"),
         ("optimizer.max_norms", {"c1": 0.0}, "config.optimizer.max_norms.c1=0.0: must be more"),

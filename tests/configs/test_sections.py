@@ -29,6 +29,16 @@ OTHERS = {"mlp": ("linear", "300-100"), "resnet_cifar10": ("20", "1202", "plain-
 LONG = {"schedule.boundaries": (500.0, 510.0)}
 DIFFERENCES = {
     "lenet5:mnist": {"schedule.learning_rate": 0.003},
+    # LeCun 1998, sec. III.B.
+    "lenet5:mnist_1998": {
+        "optimizer.momentum": 0.0,
+        "optimizer.curvature_examples": 500,
+        "optimizer.mu": 0.02,
+        "schedule.name": "steps",
+        "schedule.learning_rate": 0.0005,
+        "schedule.boundaries": (2.0, 5.0, 8.0, 12.0),
+        "schedule.factors": (0.4, 0.2, 0.1, 0.02),
+    },
     # pylearn2, scripts/papers/maxout: mnist.yaml, cifar10.yaml (with cifar10_no_aug.yaml compared).
     "maxout:mnist_conv": {
         "schedule.learning_rate": 0.05,

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from input_pipeline.batches import Order, batch_indices, eval_batches, train_batches
+from input_pipeline.batches import Order, eval_batches, train_batches
 from input_pipeline.split import ArraySplit, Info
+
+
+def batch_indices(seed, step, batch_size, num_examples, fixed=False):
+    order = Order(seed, batch_size, devices=1, fixed=fixed)
+    return order.examples(step * batch_size, batch_size, num_examples)
+
 
 INFO = Info("made", (2, 2, 1), ("a", "b"))
 
@@ -25,6 +31,13 @@ def test_every_pass_contains_every_example_once_in_a_new_order(n, batch):
     assert not (
         stream[:n] == np.concatenate([batch_indices(6, s, batch, n) for s in range(steps)])[:n]
     ).all()
+
+
+def test_every_pass_has_the_same_order_if_it_is_fixed():
+    stream = np.concatenate([batch_indices(5, s, 4, 10, fixed=True) for s in range(8)])
+    assert sorted(stream[:10]) == list(range(10)) != list(stream[:10])
+    np.testing.assert_array_equal(stream[10:30].reshape(2, 10), [stream[:10]] * 2)
+    np.testing.assert_array_equal(stream[:10], Order(5, 1, 1).examples(0, 10, 10))  # of pass 1
 
 
 def test_a_batch_depends_only_on_seed_and_step():

@@ -86,7 +86,7 @@ WHOLE = flat(train(Noise()))
 def test_examples_follow_batch_indices_in_all_passes():
     levels = flat(train(Pictures(), last=5))[:, :, 0, 0, 0] // 10
     for step, actual in enumerate(levels):
-        expected = batches.batch_indices(SEED, step, BATCH, 20)
+        expected = batches.Order(SEED, BATCH, 1).examples(step * BATCH, BATCH, 20)
         np.testing.assert_array_equal(actual, expected)
     assert sorted(levels.flat) == sorted([*range(20)] * 2)
 

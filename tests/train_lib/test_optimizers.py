@@ -93,6 +93,23 @@ def test_sgd_across_a_change_of_rate(form, decayed):
     assert_equals(optimizer, transcription(form, decay=decay))
 
 
+def test_the_gradient_is_divided_by_mu_and_the_second_derivatives():
+    optimizer = optimizers.make_optimizer(
+        section(momentum=0.0, curvature_examples=1, mu=0.02), schedule
+    )
+    h = draw(np.random.default_rng(1))
+    h = {layer: {name: leaf**2 for name, leaf in leaves.items()} for layer, leaves in h.items()}
+
+    def update(step, layer, name, w, v, gradient):
+        return w - RATES[step] / (0.02 + h[layer][name]) * gradient, v
+
+    init = optimizer.init
+    with_h = optimizer._replace(
+        init=lambda params: optimizers.with_curvature(init(params), nested(h))
+    )
+    assert_equals(with_h, update)
+
+
 def test_alexnets_update_equals_that_of_the_paper():
     """Krizhevsky 2012, sec. 5, for the config's own optimizer. The paper writes weights: what
     becomes of biases it does not say, and the authors' code does not decay them."""

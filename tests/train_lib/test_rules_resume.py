@@ -1,4 +1,7 @@
-"""A run whose rate depends on its errors, interrupted between an evaluation and its save."""
+"""A run whose rate depends on its errors, interrupted between an evaluation and its save.
+
+Its updates also depend on second derivatives, which are estimated at steps 0 and 15.
+"""
 
 import os
 import signal
@@ -53,6 +56,8 @@ def config_of_rules():
             "optimizer.momentum_epochs": 1.0,
             "optimizer.momentum_form": "caffe",
             "optimizer.averaging": 0.8,
+            "optimizer.curvature_examples": 100,
+            "optimizer.mu": 1.0,
             "schedule.name": "plateau",
             "schedule.learning_rate": 0.2,
             "schedule.warmup_rate": 0.01,
