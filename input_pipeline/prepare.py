@@ -20,6 +20,7 @@ copy is called imagenet2012_256_raw. An interrupted command can be run again: it
 
 import argparse
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -144,7 +145,7 @@ def _from_original(arguments) -> str:
     root = tfds_sets.root(arguments.data_dir)
     source = expand(arguments.source) if arguments.source else None
     directory, is_new = originals.prepare(arguments.name, root, source)
-    data_dir = f" --config.dataset.data_dir={root}" if arguments.data_dir else ""
+    data_dir = f" --config.dataset.data_dir={shlex.quote(str(root))}" if arguments.data_dir else ""
     unused = " (--from was not used)" if source and not is_new else ""
     return (
         f"{'prepared' if is_new else 'already prepared'}{unused}: {directory}: train with\n"

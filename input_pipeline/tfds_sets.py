@@ -8,6 +8,7 @@ import operator
 import os
 import pathlib
 import re
+import shlex
 import threading
 
 import numpy as np
@@ -86,8 +87,8 @@ class PreparedSet:
             _check_name(name)
             raise UserError(
                 f"no data set {name!r} in {folder}: run `python -m input_pipeline.prepare"
-                f" {name} --data_dir={folder}` on a machine with a network connection, or give"
-                " another folder with --config.dataset.data_dir=DIR"
+                f" {name} --data_dir={shlex.quote(str(folder))}` on a machine with a network"
+                " connection, or give another folder with --config.dataset.data_dir=DIR"
             )
         return cls(name, files[-1].parent)
 

@@ -161,7 +161,8 @@ def run_sweep(arguments, stop: StopRequest) -> str:
         name, several = _assignment(text)
         values[name] = _values(several)
     folder = expand(arguments.workdir)
-    return sweep.sweep(arguments.config, values, _seeds(arguments.seeds), folder, stop)
+    config = arguments.config.removeprefix("configs/").replace(".py", "")  # as main.py has it
+    return sweep.sweep(config, values, _seeds(arguments.seeds), folder, stop)
 
 
 def _seeds(text: str) -> range:

@@ -1,5 +1,6 @@
 """The command that downloads and prepares sets; copies are in test_copies.py."""
 
+import shlex
 import sys
 
 import pytest
@@ -39,6 +40,14 @@ def test_a_failed_download_names_the_empty_manual_folder(tmp_path, capsys, monke
     monkeypatch.setattr(Builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
     assert prepare.main(flags) == 2
     assert "check the connection" in capsys.readouterr().err
+
+
+def test_the_command_that_trains_can_be_copied_for_any_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("input_pipeline.originals.prepare", lambda *_: (tmp_path, True))
+    assert prepare.main(["mnist", f"--data_dir={tmp_path / 'my data'}"]) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[:3] == ["python", "main.py", "--config=configs/lenet5.py:mnist"]
+    assert command[-1] == f"--config.dataset.data_dir={tmp_path / 'my data'}"
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,11 @@ def test_curves_are_thinned_to_their_last_point():
 
 
 def test_a_sweep_trains_all_combinations_and_compare_names_what_differs(tmp_path, capsys):
-    flags = ["--config=mlp:8", "--set=model.activation=relu,tanh", f"--workdir={tmp_path}"]
+    flags = [
+        "--config=configs/mlp.py:8",
+        "--set=model.activation=relu,tanh",
+        f"--workdir={tmp_path}",
+    ]
     assert command.main(["sweep", *flags, *DIGITS]) == 0
     table = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split()[0] for line in table] == ["run", "activation=relu", "activation=tanh"]
