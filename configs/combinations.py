@@ -4,6 +4,13 @@ from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
 
+# Models that are fitted in one step, and the fields that only training by gradients uses.
+FITTED = ("traditional",)
+_OF_GRADIENTS = (
+    *("augment.", "optimizer.", "schedule.", "not_finite.", "init_", "epochs", "steps"),
+    *("batch_size", "steps_per_dispatch", "checkpoint.every_", "evaluate.every_"),
+)
+
 
 def conflicts(config: ConfigDict, given: Collection[str] = ()) -> Iterator[str]:
     """A message for each group of fields that do not go together.
@@ -119,6 +126,13 @@ def without_effect(config: ConfigDict, given: Collection[str]) -> Iterator[str]:
     given: names of the fields that the command line sets.
     """
     name, boundaries = config.schedule.name, tuple(config.schedule.boundaries)
+    if config.model.name in FITTED:
+        for field in sorted(given):
+            if field.startswith(_OF_GRADIENTS):
+                yield (
+                    f"config.{field} has no effect with config.model.name={config.model.name},"
+                    " which is fitted in one step: leave it out"
+                )
     if config.augment.crop and not config.preprocess.crop:
         yield (
             "config.augment.crop=True has no effect with config.preprocess.crop=0: set"

@@ -24,6 +24,7 @@ from models import (
     resnet,
     vgg,
 )
+from models.traditional.pipelines import Pipeline
 
 MODELS: dict[str, type[layers.Net]] = {
     "lenet5": lenet.LeNet5,
@@ -38,6 +39,9 @@ MODELS: dict[str, type[layers.Net]] = {
     "cuda_convnet": cuda_convnet.CudaConvnet,
     "maxout": maxout.MaxoutNet,
 }
+# Models that are fitted to the whole training set at once, in one step: they have a method `fit`.
+FITTED: dict[str, type[layers.Net]] = {"traditional": Pipeline}
+_ALL = MODELS | FITTED
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -46,7 +50,7 @@ def options(name: str) -> dict[str, Rule]:
     # A subclass that only changes a default inherits the rule.
     return {
         field.name: field.metadata["rule"]
-        for base in reversed(MODELS[name].__mro__)
+        for base in reversed(_ALL[name].__mro__)
         for field in getattr(base, "__dataclass_fields__", {}).values()
         if "rule" in field.metadata
     }
@@ -75,9 +79,9 @@ def upgrade(section: ConfigDict) -> None:
         if name in names and section.get(option) in values:
             del section[option]
     older = {option: section[other] for option, other in _FOLLOWED.get(name, {}).items()}
-    for option in options(name) if name in MODELS else ():
+    for option in options(name) if name in _ALL else ():
         if option not in section:
-            section[option] = older.get(option, MODELS[name].__dataclass_fields__[option].default)
+            section[option] = older.get(option, _ALL[name].__dataclass_fields__[option].default)
 
 
 def sliding() -> list[str]:
@@ -92,7 +96,7 @@ def create(section: Mapping[str, Any], num_classes: int, axis: str = "batch") ->
     Raises UserError for an unknown model, option or value.
     """
     given = dict(section)
-    choice(*MODELS).check("config.model.name", given["name"])
+    choice(*_ALL).check("config.model.name", given["name"])
     choice(*DTYPES).check("config.model.dtype", given["dtype"])
     name, dtype = given.pop("name"), DTYPES[given.pop("dtype")]
     rules = options(name)
@@ -104,4 +108,4 @@ def create(section: Mapping[str, Any], num_classes: int, axis: str = "batch") ->
             )
         rules[option].check(f"config.model.{option}", value)
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return MODELS[name](num_classes=num_classes, dtype=dtype, device_axis=axis, **given)
+    return _ALL[name](num_classes=num_classes, dtype=dtype, device_axis=axis, **given)

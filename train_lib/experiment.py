@@ -74,6 +74,10 @@ class Plan:
         return self.steps_per_dispatch if whole else 1
 
 
+# Of a model that is fitted to the whole training set at once.
+ONE_STEP = Plan(1.0, 1.0, 1, frozenset([1]), frozenset([1]), 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class KnownData:
     """Facts about a data set that a weight file or a run stores. The data set may then be missing.
@@ -126,10 +130,15 @@ class Experiment:
         """The size of the training split. The split is loaded only if its size is not known."""
         return self.info.train_examples or len(self.train_split)
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the model is fitted to the whole training set at once, in one step."""
+        return self.config.model.name in registry.FITTED
+
     @functools.cached_property
     def plan(self) -> Plan:
         """When the run evaluates, saves and ends."""
-        return make_plan(self.config, self.train_examples)
+        return ONE_STEP if self.is_fitted else make_plan(self.config, self.train_examples)
 
     @functools.cached_property
     def statistics(self) -> statistics_lib.Statistics | None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -116,7 +117,11 @@ def train(exp: Experiment, train_step: Callable, session: Session) -> state_lib.
     with Recorder(exp, checkpoints, session.stop, int(state.step), session.writers) as recorder:
         if origin and checkpoints:
             checkpoints.save(0, state)  # a resumed run does not need the source of its weights
-        state = loop(exp, train_step, parallel.replicate(state, exp.devices), recorder, session)
+        if exp.is_fitted:
+            state = fit(exp, state, recorder)
+        else:
+            state = parallel.replicate(state, exp.devices)
+            state = loop(exp, train_step, state, recorder, session)
         recorder.wait()
     processes.print_once(recorder.progress.summary(), file=sys.stderr)
     if not recorder.is_complete():
@@ -158,6 +163,39 @@ def loop(exp: Experiment, train_step: Callable, state, recorder: Recorder, sessi
     finally:
         session.skipped += batches.skipped
         batches.close()  # also ends the workers that decode images
+
+
+def fit(exp: Experiment, state, recorder: Recorder):
+    """The run of a model that is fitted to the whole training set at once, as its only step.
+
+    An interrupted fit starts again. Returns the state, which is saved.
+    """
+    state, is_over = recorder.between_steps(state, int(state.step))
+    if is_over:
+        return state
+    transform = jax.jit(exp.transform)
+
+    def batches():
+        """(network input, labels) of the training set; -1 is the label of padding."""
+        for batch in exp.eval_batches(exp.train_split):
+            labels = np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1)
+            yield transform(batch["image"].reshape(-1, *exp.view_shape)), labels
+
+    variables, logits, labels = exp.module.fit(batches, exp.config.seed)
+    window = {
+        "loss": exp.loss(logits, labels).sum(),
+        "errors": (logits.argmax(axis=1) != labels).sum(),
+        "examples": len(labels),
+    }
+    params = variables.pop("params")
+    state = state.replace(
+        step=jnp.int32(1),
+        params=params,
+        model_state=variables,
+        window={name: jnp.float32(value) for name, value in window.items()},
+    )
+    recorder.progress.advance(1)
+    return recorder.between_steps(parallel.replicate(state, exp.devices), 1)[0]
 
 
 def compile_step(exp: Experiment) -> Callable:
@@ -303,6 +341,8 @@ def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> N
         "seed": str(config.seed),
         "outputs": str(exp.workdir),
     }
+    if exp.is_fitted:
+        rows |= {"augment": "", "batch": "", "rate": "", "update": "", "steps": "a single fit"}
     progress_lib.opening_block({name: row for name, row in rows.items() if row})
 
 
@@ -321,6 +361,8 @@ def check(exp: Experiment) -> None:
         warm_start.check_source(config.init_from, "config.init_from")
     if config.tracker == "trackio" and processes.is_first():
         trackio_writer.check()
+    if exp.is_fitted and processes.count() > 1:
+        raise UserError(f"{config.model.name} is fitted by one process: start only one")
     check_memory(exp)
     parallel.check_batch_size(config.batch_size, exp.devices)
     sizes = [len(exp.train_split), len(exp.test_split)]

@@ -1,0 +1,109 @@
+"""A model that is fitted in one step: the commands on its run."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from threadpoolctl import threadpool_limits
+
+from configs import schema
+from configs.traditional import get_config
+from errors import UserError
+from input_pipeline import digits
+from models.traditional import fitting
+from train_lib import experiment, recorder, train
+from train_lib.commands.evaluate import evaluate_run
+from train_lib.commands.export import export_run
+from train_lib.commands.predict import predict_images
+from train_lib.commands.summary import summarise
+from train_lib.distributed import processes
+from train_lib.evaluation.trained import load_run
+from train_lib.train import train_and_evaluate
+from train_lib.workdir import read_config
+
+SMALL = {"words": 8, "bin_widths": (3,), "step": 4, "levels": (1, 2), "samples": 500, "svm_c": 1.0}
+
+
+def small_config(**model) -> ConfigDict:
+    config = get_config("vq_small")
+    config.num_devices = 2
+    config.model.update(SMALL | model)
+    return config
+
+
+@pytest.fixture(scope="module")
+def fitted_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("fitted") / "run"
+    with threadpool_limits(1):
+        state = train_and_evaluate(small_config(), workdir)
+    return workdir, state
+
+
+@pytest.fixture
+def run(fitted_run, tmp_path):
+    return shutil.copytree(fitted_run[0], tmp_path / "run")
+
+
+def test_a_fit_is_one_step_and_is_not_repeated(run, fitted_run, monkeypatch):
+    (record,) = recorder.read(run)
+    assert (record["step"], record["epoch"], record["train/examples"]) == (1, 1.0, 1442)
+    assert record["train/top1_error"] < 0.1 and record["test/top1_error"] < 0.15
+
+    monkeypatch.setattr(fitting, "fit", lambda *arguments: pytest.fail("fitted again"))
+    again = train_and_evaluate(None, run)
+    for name, values in again.params["svm"].items():
+        np.testing.assert_array_equal(values, fitted_run[1].params["svm"][name])
+    assert recorder.read(run) == [record]
+
+
+def test_evaluate_has_the_errors_of_the_record_and_counts_them(run):
+    (record,) = recorder.read(run)
+    result = json.loads(evaluate_run(read_config(run), run))
+    assert result["top1_error"] == record["test/top1_error"] and result["examples"] == 355
+    rows = (run / "evaluation" / "digits_test_full" / "confusion.csv").read_text().splitlines()
+    counts = np.array([row.split(",")[1:] for row in rows[1:]], int)
+    assert 1 - np.trace(counts) / 355 == pytest.approx(result["top1_error"])
+
+    config = read_config(run)
+    config.evaluate.split = "train"
+    result = json.loads(evaluate_run(config, run))
+    assert result["top1_error"] == pytest.approx(record["train/top1_error"], abs=2 / 1442)
+    assert result["loss"] == pytest.approx(record["train/loss"], abs=1e-3)
+
+
+def test_predict_and_export(run, tmp_path):
+    images, labels = digits.load("test")
+    network = load_run(run)
+    probabilities = network.predict(images[:50])
+    right = int(np.flatnonzero(probabilities.argmax(axis=1) == labels[:50])[0])
+    Image.fromarray(images[right, ..., 0]).save(tmp_path / "digit.png")
+    line = predict_images(read_config(run), run, [str(tmp_path / "digit.png")])
+    assert line.startswith(f"{tmp_path}/digit.png: {labels[right]} (")
+
+    export_run(read_config(run), run, str(tmp_path / "vq.safetensors"), "canon")
+    exported = load_run(tmp_path / "vq.safetensors")
+    np.testing.assert_allclose(exported.predict(images[:50]), probabilities, atol=1e-6)
+
+
+def test_summary_has_the_classifiers_parameters():
+    described = json.loads(summarise(small_config(), "json"))
+    # chi2: three numbers for each of 5 cells and 8 words.
+    assert described["total"]["params"] == 10 * (3 * 5 * 8 + 1)
+    assert [layer["output_shape"] for layer in described["layers"]] == [[120], [10]]
+
+
+def test_wrong_use_is_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"words=8: the training images have only 5 descriptors"):
+        train_and_evaluate(small_config(samples=5), tmp_path / "run")
+    with pytest.raises(UserError, match=r"side of 28 pixels is smaller than a SIFT patch of 4 x 8"):
+        train_and_evaluate(small_config(bin_widths=(8,)), tmp_path / "other")
+    for field in ("batch_size", "augment.flip", "optimizer.momentum", "init_from"):
+        with pytest.raises(UserError, match=rf"config.{field} has no effect .* leave it out"):
+            schema.validate(small_config(), {field})
+    exp = experiment.resolve(small_config(), tmp_path / "third")
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(UserError, match="traditional is fitted by one process"):
+        train.check(exp)
