@@ -30,7 +30,9 @@ def test_the_list_of_notebooks_is_complete():
     assert {path.stem for path in NOTEBOOKS} >= {
         "alexnet_first_layer",
         "depth",
+        "filters",
         "lenet5",
+        "perceptron",
         "regularisers",
     }
 
