@@ -118,7 +118,7 @@ def divide_by_curvature(mu: float) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         del params
-        return jax.tree.map(lambda g, h: g / (mu + h), updates, state.diagonal), state
+        return jax.tree.map(lambda g, h: g * (1 / (mu + h)), updates, state.diagonal), state
 
     return optax.GradientTransformation(init, update)
 

@@ -59,6 +59,14 @@ def test_convolution_and_its_derivatives_equal_those_of_xla(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=2e-5), ours, xlas)
 
 
+@pytest.mark.parametrize(("size", "padding"), [(3, 1), (5, ((2, 1), (0, 3))), (1, 0)])
+def test_a_small_convolution_of_one_image_equals_that_of_xla(
+    size, padding, monkeypatch, product_options
+):
+    test = test_convolution_and_its_derivatives_equal_those_of_xla
+    test(1, 1, 1, size, padding, monkeypatch, product_options)
+
+
 def test_an_empty_batch_and_a_batch_of_unknown_size():
     kernel = np.ones((3, 3, 2, 4), np.float32)
 
