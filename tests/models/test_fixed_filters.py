@@ -221,6 +221,7 @@ def test_complex_cells_do_not_care_where_the_stripe_is():
     complex_ = filters.complex_cells(simple, window=1)
     one, other = np.asarray(simple[:, 24, 24, 0]), np.asarray(complex_[:, 24, 24, 0])
     assert one.min() == 0 < one.max()
+    assert np.array_equal(other, np.asarray(simple)[:, 24, 24, :4].max(axis=-1))
     # The largest of four phases is at least cos(45 degrees) of the wave's amplitude.
     assert math.sqrt(0.5) - 0.02 < other.min() / other.max() < 1
     pooled = np.asarray(filters.complex_cells(simple, window=7)[:, 20, 20, 0])
