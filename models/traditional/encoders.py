@@ -117,4 +117,5 @@ def fisher(sums: jax.Array, mixture: Mixture) -> jax.Array:
 
 def signed_root(vectors: jax.Array) -> jax.Array:
     """sign(v) sqrt(|v|): one of the improvements of Perronnin 2010, sec. 3.2."""
-    return jnp.sign(vectors) * jnp.sqrt(jnp.abs(vectors))
+    sizes = jnp.where(vectors == 0, 1, jnp.abs(vectors))  # a root has no derivative at 0
+    return jnp.sign(vectors) * jnp.sqrt(sizes)

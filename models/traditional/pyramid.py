@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.traditional.sift import normalised
+
 POOLING = ("sum", "max")
 
 
@@ -37,7 +39,9 @@ def pool(codes: jax.Array, members: Sequence[np.ndarray], kind: str) -> jax.Arra
 
 def per_cell(pooled: jax.Array, order: int) -> jax.Array:
     """Pooled codes with a norm of 1 in each cell (zeros stay). order: 1 or 2, of the norm."""
-    norms = jnp.linalg.norm(pooled, ord=order, axis=-1, keepdims=True)
+    if order == 2:
+        return normalised(pooled)
+    norms = jnp.abs(pooled).sum(axis=-1, keepdims=True)
     return pooled / jnp.where(norms > 0, norms, 1)
 
 

@@ -67,7 +67,9 @@ def gradients(images: jax.Array) -> jax.Array:
     """
     along_x = images[:, 1:-1, 2:] - images[:, 1:-1, :-2]
     along_y = images[:, :-2, 1:-1] - images[:, 2:, 1:-1]  # upwards
-    magnitude = 0.5 * jnp.hypot(along_x, along_y)
+    is_flat = (along_x == 0) & (along_y == 0)  # where the angle has no derivative
+    along_x = jnp.where(is_flat, 1, along_x)
+    magnitude = jnp.where(is_flat, 0, 0.5 * jnp.hypot(along_x, along_y))
     angle = jnp.arctan2(along_y, along_x) * (ORIENTATIONS / (2 * np.pi))
     # The distance on the circle to each orientation, in units of 45 degrees.
     half = ORIENTATIONS / 2
@@ -92,7 +94,8 @@ def describe(
     y, x = _weights(rows, height, bin_width), _weights(columns, width, bin_width)
     histograms = jnp.einsum("pir,brco,qjc->bpqijo", y, gradients(images), x)
     histograms = histograms.reshape(*histograms.shape[:3], SIZE)
-    contrasts = jnp.linalg.norm(histograms, axis=-1) / (CELLS * bin_width) ** 2
+    lengths = jnp.linalg.norm(jax.lax.stop_gradient(histograms), axis=-1)
+    contrasts = lengths / (CELLS * bin_width) ** 2  # only compared: without a gradient
     cut = jnp.minimum(normalised(histograms), LARGEST)
     return normalised(cut), contrasts
 
@@ -107,9 +110,9 @@ def _weights(centres: np.ndarray, length: int, bin_width: float) -> np.ndarray:
 
 
 def normalised(vectors: jax.Array) -> jax.Array:
-    """Vectors (of the last axis) with length 1; those of zeros stay."""
-    lengths = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / jnp.where(lengths > 0, lengths, 1)
+    """Vectors (of the last axis) with length 1. Those of zeros stay, with a finite gradient."""
+    squares = (vectors * vectors).sum(axis=-1, keepdims=True)
+    return vectors / jnp.sqrt(jnp.where(squares > 0, squares, 1))
 
 
 def dense(

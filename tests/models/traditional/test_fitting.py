@@ -73,6 +73,11 @@ def test_a_fit(encoder):
     new_images, new_labels = stripes(20, seed=1)
     assert (apply(variables, new_images).argmax(axis=1) == new_labels).mean() > 0.8
 
+    # --mode=inspect shows gradients with respect to images, also of flat ones.
+    images[0, :12] = 0.5
+    slopes = jax.jit(jax.grad(lambda x: module.apply(variables, x)[0, 0]))(images[:1])
+    assert np.isfinite(slopes).all()
+
 
 def test_equal_fits_are_equal():
     first, second = (fitted("vq")[1] for _ in range(2))
