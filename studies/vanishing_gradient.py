@@ -114,4 +114,6 @@ STUDY = Study(
     " less than ten times smaller at every depth.",
     verdict=verdict,
     figure=figure,
+    remarks="With batch normalisation the gradient does not vanish. At the initial weights it grows"
+    " towards the first layers, and the more the deeper the plain network is.",
 )

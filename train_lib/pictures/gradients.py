@@ -47,7 +47,13 @@ def _norms(module, loss, variables, inputs, labels):
         return loss(logits, labels).mean()
 
     kernels = panels.kernels(jax.grad(mean_loss)(variables["params"]))
-    return {name: jnp.linalg.norm(kernel.reshape(-1)) for name, kernel in kernels.items()}
+    return {name: _norm(kernel) for name, kernel in kernels.items()}
+
+
+def _norm(x):
+    """The Euclidean norm, also of values whose squares are too small for float32."""
+    largest = jnp.abs(x).max()
+    return largest * jnp.linalg.norm(x.reshape(-1) / jnp.where(largest > 0, largest, 1))
 
 
 def gradient_norm_curves(networks: Mapping[str, Mapping[str, float]]) -> Figure:

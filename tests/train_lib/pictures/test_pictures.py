@@ -158,6 +158,17 @@ def test_the_gradient_of_sigmoids_vanishes(tmp_path):
     np.testing.assert_allclose(axis.get_lines()[0].get_ydata(), sigmoid)
 
 
+def test_norms_of_gradients_whose_squares_are_below_float32():
+    module, variables, images, labels = mlp("tanh", (5, 4))
+
+    def tiny(logits, labels):
+        return 1e-30 * cross_entropy(logits, labels)
+
+    norms = pictures.gradient_norms(module, variables, images, labels, cross_entropy)
+    tiny_norms = pictures.gradient_norms(module, variables, images, labels, tiny)
+    assert tiny_norms == pytest.approx({n: 1e-30 * v for n, v in norms.items()}, rel=1e-5, abs=0)
+
+
 def test_gradient_norms_of_batch_norm_across_devices():
     images, labels = jax.random.normal(jax.random.key(1), (4, 8, 8, 3)), jnp.arange(4) % 2
     norms = []
