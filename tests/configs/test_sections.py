@@ -33,7 +33,7 @@ DIFFERENCES = {
     "lenet5:mnist_1998": {
         "optimizer.momentum": 0.0,
         "optimizer.curvature_examples": 500,
-        "optimizer.mu": 0.02,
+        "optimizer.mu": 0.5,  # not the paper's: see configs/lenet5.py
         "schedule.name": "steps",
         "schedule.learning_rate": 0.0005,
         "schedule.boundaries": (2.0, 5.0, 8.0, 12.0),
