@@ -10,7 +10,15 @@ import pytest
 
 from errors import UserError
 from studies import __main__ as command
-from studies import engine, mnist_baselines, report, sweep, weight_sharing
+from studies import (
+    activation_rates,
+    activations,
+    engine,
+    mnist_baselines,
+    report,
+    sweep,
+    weight_sharing,
+)
 from studies.study import Results, Run, Scale, Study, Verdict, epochs_to, last, last_percent
 
 TINY = {"dataset.name": "digits", "batch_size": 64, "epochs": 0.3, "steps_per_dispatch": 1}
@@ -118,6 +126,13 @@ def test_verdicts_and_figures_use_the_runs_of_the_study(name):
     assert study.verdict(Results(values)) in set(Verdict) - {Verdict.NOT_RUN}
     if study.figure:
         assert study.figure(Results(values)).axes
+
+
+def test_activations_train_with_the_best_rates():
+    stored = report.load("activation_rates")
+    if stored is None:
+        pytest.skip("activation_rates was not run")
+    assert activation_rates.best_rates(Results(stored["values"])) == activations.RATES
 
 
 STUDY = Study(
