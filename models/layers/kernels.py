@@ -135,26 +135,6 @@ def _is_product(geometry: Geometry) -> bool:
     return geometry.groups == 1 and geometry.out == (1, 1)
 
 
-_MAX_PATCHES = 2**15  # elements
-
-
-def _is_small(images, channels: int, geometry: Geometry) -> bool:
-    """Whether this is a small convolution of one image, computed by `_patches`.
-
-    A call of oneDNN takes 20 us or more, however small the convolution is. Microseconds on one core
-    of an Intel Xeon (AVX-512), jaxlib 0.12.0.1, for LeNet-5's C1 and C3:
-
-                            oneDNN         patches
-        convolution         26, 25         22, 11
-        kernel's gradient   30, 23         20, 11
-        input's gradient     -, 34          -, 16
-    """
-    if not isinstance(images, int) or images != 1:  # not an int: an export for any batch size
-        return False
-    elements = math.prod(geometry.out) * math.prod(geometry.kernel) * channels
-    return geometry.groups == 1 and geometry.strides == (1, 1) and elements <= _MAX_PATCHES
-
-
 def _times_transposed(rows, matrix, geometry: Geometry):
     """rows [n, features] by the transpose of matrix [m, features]: [n, m].
 
@@ -165,31 +145,7 @@ def _times_transposed(rows, matrix, geometry: Geometry):
     return lax.dot_general(rows, matrix, sums, precision=geometry.precision)
 
 
-def _patches(x, geometry: Geometry):
-    """What the windows see of one image: [positions, kernel height * width * channels]."""
-    (height, width), x = geometry.out, _pad(x, _edges(geometry))[0]
-    taps = itertools.product(*map(range, geometry.kernel))
-    views = [x[i : i + height, j : j + width] for i, j in taps]
-    return jnp.stack(views, axis=2).reshape(height * width, -1)
-
-
-def _from_patches(patches, geometry: Geometry):
-    """The transpose of `_patches`: each pixel is the sum over the windows that see it."""
-    (height, width), (kh, kw) = geometry.out, geometry.kernel
-    patches = patches.reshape(height, width, kh, kw, -1)
-    zero = jnp.zeros((), patches.dtype)
-    x = sum(
-        lax.pad(patches[:, :, i, j], zero, [(i, kh - 1 - i, 0), (j, kw - 1 - j, 0), (0, 0, 0)])
-        for i, j in itertools.product(range(kh), range(kw))
-    )
-    return _pad(x[None], [(-low, -high) for low, high in _edges(geometry)])
-
-
 def _cpu_forward(x, kernel, *, geometry: Geometry):
-    if _is_small(x.shape[0], x.shape[-1], geometry) and not _is_product(geometry):
-        matrix = kernel.reshape(-1, kernel.shape[-1])
-        y = jnp.dot(_patches(x, geometry), matrix, precision=geometry.precision)
-        return y.reshape(1, *geometry.out, -1)
     if not _is_product(geometry):
         return _xla_forward(x, kernel, geometry=geometry)
     rows = _pad(x, _edges(geometry)).reshape(x.shape[0], -1)
@@ -214,10 +170,6 @@ def _cpu_input_gradient(g, kernel, *, geometry: Geometry):
         return _pad(
             windows.reshape(batch, kh, kw, channels), [(-a, -b) for a, b in _edges(geometry)]
         )
-    if _is_small(batch, channels, geometry):
-        matrix = kernel.reshape(-1, kernel.shape[-1])
-        patches = _times_transposed(g.reshape(-1, g.shape[-1]), matrix, geometry)
-        return _from_patches(patches, geometry)
     (sh, sw), ((top, _), (left, _)) = geometry.strides, geometry.padding
     height, width = geometry.size
     # The rows and columns of one phase; the first ones are in the padding before the map.
@@ -265,10 +217,6 @@ def _cpu_kernel_gradient(x, g, *, geometry: Geometry):
         x = _pad(x, edges)
         x = x[:, ::sh, ::sw] if (kh, kw) == (1, 1) else x
         rows = x.reshape(-1, kh * kw * channels)
-        product = jnp.dot(rows.T, g.reshape(-1, features), precision=geometry.precision)
-        return product.reshape(kh, kw, channels, features)
-    if _is_small(batch, channels, geometry):
-        rows = _patches(x, geometry)
         product = jnp.dot(rows.T, g.reshape(-1, features), precision=geometry.precision)
         return product.reshape(kh, kw, channels, features)
 
