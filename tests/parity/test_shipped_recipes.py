@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import published
 import pytest
+import transcriptions
 from against import torch
 from against import torchvision as tv
 from published import STEPS
@@ -45,8 +46,9 @@ TWO_BLOCKS = ((1, 1), False)  # ResNet-18: conv2_1 and conv3_1
 def small_networks(monkeypatch):
     monkeypatch.setitem(maxout.VARIANTS, "mnist_dense", DENSE)
     monkeypatch.setitem(maxout.VARIANTS, "cifar10", CONVOLUTIONS)
-    for name in set(googlenet.MODULES) - set(MODULES):
-        monkeypatch.delitem(googlenet.MODULES, name)
+    two = {name: googlenet.MODULES[name] for name in MODULES}  # whole: its order counts
+    for module in (googlenet, transcriptions):
+        monkeypatch.setattr(module, "MODULES", two)
     monkeypatch.setitem(vgg.VARIANTS, "A", ONE_EACH)
     monkeypatch.setitem(resnet.DEPTHS, 18, TWO_BLOCKS)
 
