@@ -87,7 +87,7 @@ def mistake_bound(weights, inputs, labels) -> float:
 
 
 def with_bias(inputs) -> jax.Array:
-    """The inputs with a constant 1 behind each: [examples, inputs] -> [examples, inputs + 1]."""
+    """The inputs with a constant 1 after each: [examples, inputs] -> [examples, inputs + 1]."""
     x = jnp.asarray(inputs)
     if x.ndim != 2:
         raise ValueError(f"inputs of the shape {list(x.shape)}: give [examples, inputs]")

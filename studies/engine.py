@@ -23,6 +23,7 @@ from configs import compare, schema
 from configs.load import load
 from configs.rules import check_type
 from errors import UserError
+from input_pipeline.stream import cores
 from studies.study import Measure, Results, Run, Scale, Study, Verdict
 from train_lib import recorder
 from train_lib.distributed.signals import StopRequest
@@ -217,9 +218,7 @@ def machine() -> str:
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    has_affinity = hasattr(os, "sched_getaffinity")  # Linux
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
-    return f"{cores} of {os.cpu_count()} cores of {model or platform.processor()}"
+    return f"{cores()} of {os.cpu_count()} cores of {model or platform.processor()}"
 
 
 def commit() -> str:

@@ -30,7 +30,7 @@ def verdict(results: Results) -> Verdict:
 
 
 STUDY = Study(
-    claim="With a non-linearity and pooling behind them, fixed filters, random or made by hand,"
+    claim="If a non-linearity and pooling follow, fixed filters, random or made by hand,"
     " are almost as good as learned ones.",
     source="Jarrett 2009, What is the best multi-stage architecture for object recognition?"
     " (Caltech-101: almost 63 % correct with random filters in two stages, more than 65 % with"

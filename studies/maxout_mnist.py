@@ -24,8 +24,8 @@ STUDY = Study(
     " 1.25 % of rectifiers with dropout (0.95 % with 8,192 of them in each layer).",
     source="Goodfellow 2013, table 1; Srivastava 2014, table 2",
     changes="40 epochs of all 60,000 images, in which the rate falls to zero (cosine), in place of"
-    " 250 epochs in which it falls by half. The source stops early on 50,000 images and goes on"
-    " with all.",
+    " 250 epochs in which it falls by half. The source stops early on 50,000 images, and"
+    " then continues with all.",
     scales={
         "smoke": Scale(_runs(0.1, **{"dataset.train_split": "train[:2000]"}), seeds=1, hours=0.01),
         "small": Scale(_runs(40.0), seeds=3, hours=0.3),

@@ -1,11 +1,11 @@
 """Shortcuts with zeros, with projections between stages, and with projections everywhere."""
 
-from studies.residual import TEST, TRAIN
+from studies.residual import TEST, TRAIN, shortened
 from studies.study import Results, Run, Scale, Study, Verdict, bars, last_percent
 
 
 def _runs(epochs: float = 4.0, **overrides) -> list[Run]:
-    shorter = {"epochs": epochs, "schedule.boundaries": (epochs / 2, epochs * 3 / 4), **overrides}
+    shorter = shortened(epochs) | overrides
     published = {"A": "25.03", "B": "24.52", "C": "24.19"}
     return [
         Run(kind, "resnet_cifar10:20", {"model.shortcut": kind, **shorter}, error)

@@ -99,7 +99,7 @@ class Difference:
 class Results:
     """What the runs of a study measured.
 
-    values: {run: {measure: one value for each seed}}; None, as in JSON, or nan where there is none.
+    values: {run: {measure: one value for each seed}}; None or nan stands for a missing value.
     """
 
     values: Mapping[str, Mapping[str, Sequence[float | None]]]

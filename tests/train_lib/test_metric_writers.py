@@ -22,7 +22,7 @@ def records_of(steps):
 
 
 class Listener(MetricWriter):
-    """Keeps what it is told."""
+    """A writer that keeps its records in a list."""
 
     def __init__(self, start):
         self.start, self.calls = start, []

@@ -1,4 +1,4 @@
-"""What a writer of metrics does, and what it is told about the run."""
+"""The interface of a writer of metrics, and the facts about a run that it gets."""
 
 import dataclasses
 import pathlib

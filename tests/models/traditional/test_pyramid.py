@@ -36,7 +36,7 @@ def test_21_cells_of_all_descriptors():
     assert len(members) == 1 + 4 + 16
     for level in (members[:1], members[1:5], members[5:]):
         assert sorted(np.concatenate(level)) == list(range(100))
-    # A place on the border belongs to the cell behind it, and one on the edge to the last cell.
+    # A place between two cells belongs to the second. A place on the edge belongs to the last.
     assert [len(m) for m in pyramid.cells(np.array([[0.5, 0], [1, 1]]), ((2, 1),))] == [0, 2]
     np.testing.assert_array_equal(
         pyramid.pool(np.ones((2, 3), np.float32), [np.array([], int)], "max"), 0
