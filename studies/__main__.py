@@ -7,6 +7,7 @@
     python -m studies compare RUN RUN ...       a table and a plot of runs
 
 Runs are kept in --workdir (runs/studies). A command that was interrupted continues where it was.
+A run whose loss becomes infinite is done, too, without a value.
 --set=FIELD=VALUE changes a field of all runs, such as --set=dataset.data_dir=DATA. Results of the
 scale "smoke", and of a study with changed fields, are printed only.
 """

@@ -1,5 +1,7 @@
 """The learning rate at which the network of `activations` trains fastest, for each activation."""
 
+import numpy as np
+
 from studies.study import Results, Run, Scale, Study, Verdict, last_percent
 
 TRAIN = "training error, %"
@@ -39,7 +41,8 @@ def best_rates(results: Results) -> dict[str, float]:
     """{activation: the rate with the lowest training error}; of equal ones the lowest."""
 
     def error(name: str, rate: float) -> float:
-        return results.mean(f"{name}, {rate:g}", TRAIN)
+        """Infinite if the run diverged."""
+        return float(np.nan_to_num(results.mean(f"{name}, {rate:g}", TRAIN), nan=np.inf))
 
     return {name: min(RATES, key=lambda rate: error(name, rate)) for name in ACTIVATIONS}
 

@@ -28,6 +28,7 @@ from studies.study import Measure, Results, Run, Scale, Study, Verdict
 from train_lib import recorder
 from train_lib.distributed.signals import StopRequest
 from train_lib.experiment import resolve
+from train_lib.recorder import NotFinite
 from train_lib.train import train_and_evaluate
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -98,13 +99,15 @@ def jobs(scale: Scale, folder: pathlib.Path, first_seed: int = 0) -> list[Job]:
 
 
 def is_done(job: Job, config: ConfigDict) -> bool:
-    """Whether the workdir holds a run with its last evaluation.
+    """Whether the workdir holds a run with its last evaluation, or one that diverged.
 
     config: of the job. Raises UserError, as training does, if the run has another one.
     """
     if not (job.workdir / "config.json").exists():
         return False
     total = resolve(config, job.workdir).plan.total_steps
+    if diverged(job):
+        return True
     records = recorder.read(job.workdir)
     return bool(records) and records[-1]["step"] == total and "test/loss" in records[-1]
 
@@ -114,8 +117,9 @@ def run_all(
 ) -> Iterator[Job]:
     """Trains each job that is not done, and yields each job.
 
-    Prints which run it is, and about how long the others will take. stop: see
-    `train_and_evaluate`, which says what is raised.
+    Prints which run it is, and about how long the others will take. A run whose loss or parameters
+    become infinite is done: that is a result, too. stop: see `train_and_evaluate`, which says what
+    else is raised.
     """
     started, trained = time.monotonic(), 0
     configs = [job.config(changes) for job in todo]  # a wrong value is refused before the first run
@@ -127,21 +131,25 @@ def run_all(
         rest = f", about {_duration(mean * (len(todo) - number + 1))} to go" if mean else ""
         title = f"run {number} of {len(todo)}: {job.run.name}, seed {job.seed}{rest}"
         print(title, file=sys.stderr, flush=True)
-        before = time.monotonic()
+        before, fault = time.monotonic(), ""
         try:
             train_and_evaluate(config, job.workdir, stop=stop)
+        except NotFinite as error:
+            fault = str(error)
+            print(f"diverged: {fault}", file=sys.stderr, flush=True)
         finally:
-            _note_part(job, time.monotonic() - before)
+            _note_part(job, time.monotonic() - before, fault)
         if stop:
             stop.nothing_to_save = True
         trained += 1
         yield job
 
 
-def _note_part(job: Job, seconds: float) -> None:
+def _note_part(job: Job, seconds: float, fault: str) -> None:
     if job.workdir.exists():
         with (job.workdir / TRAINED).open("a") as file:
             part = {"seconds": round(seconds, 1), "commit": commit(), "machine": machine()}
+            part |= {"fault": fault} if fault else {}
             file.write(json.dumps(part) + "\n")
 
 
@@ -151,17 +159,22 @@ def parts_of(job: Job) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def diverged(job: Job) -> bool:
+    """Whether the training ended because a loss or parameter became infinite."""
+    return any("fault" in part for part in parts_of(job))
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
 
 
 def measure(measures: Mapping[str, Measure], done: Sequence[Job]) -> Results:
-    """The values of all measures, from the workdirs."""
+    """The values of all measures, from the workdirs. A run that diverged has none."""
     values: dict[str, dict[str, list[float | None]]] = {}
     for job in done:
         of_run = values.setdefault(job.run.name, {name: [] for name in measures})
         for name, value_of in measures.items():
-            value = float(value_of(job.workdir))
+            value = math.nan if diverged(job) else float(value_of(job.workdir))
             of_run[name].append(value if math.isfinite(value) else None)  # JSON has no nan
     return Results(values)
 
@@ -189,6 +202,7 @@ def stored(name: str, scale: str, done: Sequence[Job]) -> dict[str, Any]:
         "commits": sorted({part["commit"] for part in parts if "commit" in part}),
         "seconds": round(sum(part["seconds"] for part in parts)),
         "values": results.values,
+        "diverged": [f"{job.run.name}, seed {job.seed}" for job in done if diverged(job)],
         "data": sorted({data_of(job) for job in done}),
         "curves": {f"{j.run.name}, seed {j.seed}": thinned(recorder.read(j.workdir)) for j in done},
     }

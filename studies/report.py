@@ -20,7 +20,7 @@ PAGES = ROOT / "docs" / "studies"
 TABLES = ("README.md", "docs/networks.md")  # files with a column COLUMN, the last of a table
 COLUMN = "measured here, %"
 _KEYS = {"scale", "verdict", "date", "command", "machines", "versions", "commits", "seconds"}
-_KEYS |= {"values", "data", "curves", "note"}
+_KEYS |= {"values", "diverged", "data", "curves", "note"}
 _FILE = re.compile(r"\[(\w+)\]\([./]*configs/|`(\w+)\.py:")
 _ARGUMENT = re.compile(r"`(?:\w*\.py:)?([\w.-]+)`")
 _INDEX = """# Studies: published claims, run again
@@ -133,6 +133,8 @@ def page(name: str, study: Study, stored: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in stored["versions"].items())
     remarks = f"\n**Remarks.** {study.remarks}\n" if study.remarks else ""
     note = f" {stored['note']}" if stored["note"] else ""
+    faults = "; ".join(stored["diverged"])
+    faults = f"\nNo value, because the loss became infinite: {faults}.\n" if faults else ""
     return f"""# {name}: {stored["verdict"]}
 
 **Claim.** {study.claim} ({study.source})
@@ -141,7 +143,7 @@ def page(name: str, study: Study, stored: Mapping[str, Any]) -> str:
 
 {table(study, stored)}
 Mean and standard deviation over the seeds, with the number of seeds that have a value.
-
+{faults}
 ![curves or values of the runs]({name}.png)
 
 **What differs from the source.** {study.changes}

@@ -99,7 +99,8 @@ class Difference:
 class Results:
     """What the runs of a study measured.
 
-    values: {run: {measure: one value for each seed}}; None or nan stands for a missing value.
+    values: {run: {measure: one value for each seed}}; None or nan stands for a missing value, such
+    as all of a run that diverged.
     """
 
     values: Mapping[str, Mapping[str, Sequence[float | None]]]

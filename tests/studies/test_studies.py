@@ -1,5 +1,6 @@
 """Studies: their statistics, their verdicts, and runs that are skipped, resumed and reported."""
 
+import dataclasses
 import json
 import math
 import os
@@ -267,6 +268,27 @@ def test_a_sweep_trains_all_combinations_and_compare_names_what_differs(tmp_path
     assert table[0].split()[:2] == ["run", "model.activation"]
     assert table[1].startswith('activation=relu-seed0  "relu"')
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_a_run_that_diverges_has_no_value_and_the_others_are_trained(tmp_path, monkeypatch, capsys):
+    relu = TINY | {"model.activation": "relu"}  # tanh is finite at all rates
+    rates = {"schedule.learning_rate": (1e30, 0.01)}
+    table = sweep.sweep("mlp:8", rates | {n: [v] for n, v in relu.items()}, range(1), tmp_path)
+    assert table.splitlines()[1].split() == ["learning_rate=1e+30", "-"]
+    assert float(table.splitlines()[2].split()[1]) > 0
+    assert "diverged: the " in capsys.readouterr().err
+    scale = Scale([Run("fast", "mlp:8", relu | {"schedule.learning_rate": 1e30})], 1, 0.0)
+    jobs = engine.jobs(scale, tmp_path)
+    (tmp_path / "learning_rate=1e+30-seed0").rename(jobs[0].workdir)
+    monkeypatch.setattr(engine, "train_and_evaluate", None)  # it is not trained again
+    assert list(engine.run_all(jobs, {})) == jobs
+    study = dataclasses.replace(STUDY, scales={"small": scale})
+    monkeypatch.setattr(engine, "find", lambda name: study)
+    stored = engine.stored("width", "small", jobs) | {"command": "", "note": ""}
+    assert stored["diverged"] == ["fast, seed 0"]
+    page = report.page("width", study, stored)
+    assert "No value, because the loss became infinite: fast, seed 0." in page
+    report.figure(study, stored)
 
 
 def test_short_names_are_the_parts_that_differ(tmp_path):
