@@ -25,6 +25,7 @@ def conflicts(config: ConfigDict, given: Collection[str] = ()) -> Iterator[str]:
     for field in ("init_layers", "init_names"):
         if config[field] and not config.init_from:
             yield f"config.{field} needs config.init_from: give the file or run with the weights"
+    yield from _dataset_conflicts(config)
     yield from _image_conflicts(config)
     yield from _loss_conflicts(config)
     yield from _need_each_other(config, "optimizer", "momentum_end", "momentum_epochs")
@@ -36,6 +37,26 @@ def conflicts(config: ConfigDict, given: Collection[str] = ()) -> Iterator[str]:
             " config.optimizer.curvature_examples=0 and config.optimizer.mu=0"
         )
     yield from _schedule_conflicts(config)
+
+
+def _dataset_conflicts(config: ConfigDict) -> Iterator[str]:
+    dataset = config.dataset
+    fraction, count = dataset.test_fraction, dataset.train_per_class
+    if fraction and count:
+        yield (
+            f"config.dataset.test_fraction={fraction} and .train_per_class={count} both divide the"
+            " folder: set one of them to 0"
+        )
+    if dataset.test_per_class and not count:
+        yield (
+            f"config.dataset.test_per_class={dataset.test_per_class} needs"
+            " config.dataset.train_per_class: set both, or neither"
+        )
+    if dataset.division and not (fraction or count):
+        yield (
+            f"config.dataset.division={dataset.division} needs config.dataset.train_per_class or"
+            " .test_fraction: set one of them, or config.dataset.division=0"
+        )
 
 
 def _image_conflicts(config: ConfigDict) -> Iterator[str]:

@@ -150,6 +150,17 @@ DATASET = {
         one_of("new fixed"),
     ),
     "test_fraction": Field(0.0, "share to evaluate on, of a folder without a test split", FRACTION),
+    "train_per_class": Field(
+        0, "in place of `test_fraction`: images of each class to train on", whole(0, 10**6)
+    ),
+    "test_per_class": Field(
+        0,
+        "with `train_per_class`: most images of each class to evaluate on; 0: all",
+        whole(0, 10**6),
+    ),
+    "division": Field(
+        0, "which random division a folder without a test split gets", whole(0, 10**6)
+    ),
     "on_bad_image": Field("error", "stop at unreadable images, or skip them", one_of("error skip")),
     "workers": Field(0, "decoding processes; 0: threads of the main process", between(0, 1024)),
 }

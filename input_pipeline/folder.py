@@ -1,7 +1,7 @@
 """A folder of images as a data set: the name of an image's folder is its class.
 
-DIR/train/CLASS/* and DIR/test/CLASS/* (or val, validation), or DIR/CLASS/* without splits, of
-which a share of `test_fraction` forms the test split. Class folders may have folders inside.
+DIR/train/CLASS/* and DIR/test/CLASS/* (or val, validation), or DIR/CLASS/* without splits, which
+are made then: see `ImageFolder`. Class folders may have folders inside.
 """
 
 import collections
@@ -82,7 +82,11 @@ class FolderSplit(Split):
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolder:
-    """The folder `data_dir`. test_fraction: the test split's share of a folder without splits.
+    """The folder `data_dir`.
+
+    A folder without splits is divided. Either the test split gets the share `test_fraction` of each
+    class, or the training split gets `train_per_class` images of each class, and the test split at
+    most `test_per_class` of the others (0: all). division: number of the random division.
 
     Methods raise UserError, one line that says what to do, if there is no such data set.
     """
@@ -90,6 +94,14 @@ class ImageFolder:
     data_dir: str
     train_split: str = "train"
     test_fraction: float = 0.0
+    train_per_class: int = 0
+    test_per_class: int = 0
+    division: int = 0
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether the splits are made of one folder."""
+        return self.test_fraction > 0 or self.train_per_class > 0
 
     def dataset_info(self) -> Info:
         """The class names: the class folders of the training split, made `printable`.
@@ -122,11 +134,10 @@ class ImageFolder:
         split does not have.
         """
         info = self.dataset_info()
-        is_divided = self.test_fraction > 0
-        root = self._train_root() if is_divided else self._split_root(split)
-        if is_divided and split not in ("train", "test"):
+        root = self._train_root() if self.is_divided else self._split_root(split)
+        if self.is_divided and split not in ("train", "test"):
             raise UserError(
-                f"{root} has no split {split!r}: with config.dataset.test_fraction the splits are"
+                f"{root} has no split {split!r}: with config.dataset.{self._divider} the splits are"
                 " train and test"
             )
         folders = _class_folders(root)
@@ -141,13 +152,13 @@ class ImageFolder:
         paths, labels, others = [], [], collections.Counter()
         for class_name, name in zip(classes, folders, strict=True):
             files = _class_files(root, name, others)
-            if is_divided:
-                test_files = _test_files(files, self.test_fraction)
-                files = [file for file in files if (file in test_files) == (split == "test")]
+            if self.is_divided:
+                files = sorted(self._divided(files, class_name)[split])
             paths += map(os.fsencode, files)
             labels += [info.class_names.index(class_name)] * len(files)
         if not paths:
-            advice = "raise config.dataset.test_fraction" if is_divided else f"layout: {_LAYOUT}"
+            advice = "raise config.dataset.test_fraction"
+            advice = advice if self.is_divided else f"layout: {_LAYOUT}"
             raise UserError(f"split {split!r} of {root} is empty: {advice}")
         if others:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
@@ -158,7 +169,7 @@ class ImageFolder:
     def check_outside(self, workdir: str | os.PathLike) -> None:
         """Raises UserError if pictures in a workdir would be found as images of a class."""
         roots = [self._train_root()]
-        if not self.test_fraction:
+        if not self.is_divided:
             roots += [os.path.join(self._root(), name) for name in TEST_FOLDERS]
         for root in map(os.path.realpath, roots):
             if pathlib.Path(os.path.realpath(workdir)).is_relative_to(root):
@@ -183,16 +194,44 @@ class ImageFolder:
             )
         train = os.path.join(root, self.train_split)
         has_splits = os.path.isdir(train) and _class_folders(train)  # a class may be called train
-        if has_splits and fraction:
+        if has_splits and self.is_divided:
             raise UserError(
                 f"{root} already has a folder {self.train_split}: set"
-                " config.dataset.test_fraction=0, or give that folder as data_dir"
+                f" config.dataset.{self._divider}=0, or give that folder as data_dir"
             )
-        if fraction:
+        if self.is_divided:
             return root
         if not os.path.isdir(train):
             raise UserError(f"{root} has no folder {self.train_split}: the layout is {_LAYOUT}")
         return train
+
+    @property
+    def _divider(self) -> str:
+        """The field that divides the folder."""
+        return "train_per_class" if self.train_per_class else "test_fraction"
+
+    def _divided(self, files: list[str], class_name: str) -> dict[str, list[str]]:
+        """The files of one class in each split, in the order of the hashes of their paths.
+
+        So one more file moves at most one other to the other split. With `test_fraction`, each
+        split gets at least one of two or more files; a single file belongs to the training split.
+        """
+        salt = self.division.to_bytes(8, "little")
+
+        def key(name: str) -> bytes:
+            return hashlib.blake2b(os.fsencode(name), digest_size=8, salt=salt).digest()
+
+        files, count = sorted(files, key=key), self.train_per_class
+        if not count:
+            share = max(1, math.floor(self.test_fraction * len(files) + 0.5))
+            count = min(share, len(files) - 1)
+            return {"test": files[:count], "train": files[count:]}
+        if len(files) <= count:
+            raise UserError(
+                f"the class {class_name} has {len(files)} images, so that none is left for the"
+                f" test: lower config.dataset.train_per_class (now {count})"
+            )
+        return {"train": files[:count], "test": files[count:][: self.test_per_class or None]}
 
     def _split_root(self, split: str) -> str:
         """The folder of a split's class folders, in a folder with splits."""
@@ -250,15 +289,3 @@ def _class_files(root: str, name: str, others: collections.Counter) -> list[str]
             f" ({', '.join(decode.EXTENSIONS)})"
         )
     return sorted(images)
-
-
-def _test_files(names: list[str], fraction: float) -> set[str]:
-    """The files of one class that belong to the test split: a share `fraction`, rounded.
-
-    They are the files with the lowest hashes of their paths. So one more file moves at most one
-    other to the other split. In a class with at least two files each split gets at least one; a
-    single file belongs to the training split.
-    """
-    count = min(max(1, math.floor(fraction * len(names) + 0.5)), len(names) - 1)
-    digests = {name: hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names}
-    return set(sorted(names, key=digests.get)[:count])

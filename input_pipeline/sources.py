@@ -3,6 +3,7 @@
 `dataset` is the section of that name of a config, in every function below.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -29,7 +30,8 @@ def _prepared(dataset) -> PreparedSet:
 
 
 def _folder(dataset) -> folder.ImageFolder:
-    return folder.ImageFolder(dataset.data_dir, dataset.train_split, dataset.test_fraction)
+    names = [field.name for field in dataclasses.fields(folder.ImageFolder)]
+    return folder.ImageFolder(**{name: dataset[name] for name in names})
 
 
 def directory(dataset) -> pathlib.Path | None:

@@ -189,6 +189,10 @@ def _paths(dataset, view) -> list[pathlib.Path]:
     key = (dataset.name, dataset.train_split, sizes)
     if dataset.test_fraction:
         key += (dataset.test_fraction,)
+    if dataset.train_per_class:
+        key += ("train_per_class", dataset.train_per_class)
+    if dataset.division:
+        key += ("division", dataset.division)
     name = cache.file_name(directory, words, key)
     return [directory / name, cache.root(dataset.cache_dir) / "statistics" / name]
 

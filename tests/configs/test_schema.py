@@ -48,6 +48,12 @@ from train_lib.evaluation import protocols
         ("schedule.warmup_error", 0.8, "warmup_rate=0.0 and .warmup_error=0.8: set both"),
         ("schedule.plateau.factor", 1.0, "config.schedule.plateau.factor=1.0"),
         ("schedule.plateau.patience", 0, "config.schedule.plateau.patience=0: must be 1 or more"),
+        (
+            "dataset.division",
+            1,
+            "division=1 needs config.dataset.train_per_class or .test_fraction",
+        ),
+        ("dataset.test_per_class", 5, "test_per_class=5 needs config.dataset.train_per_class"),
         ("init_layers", ("c1/*",), "config.init_layers needs config.init_from"),
         ("seed", -1, "config.seed=-1"),
         ("preprocess.mean", "image", "choose one of none, channel, pixel"),

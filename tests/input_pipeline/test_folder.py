@@ -149,6 +149,31 @@ def test_one_more_file_moves_at_most_one_other(tmp_path):
     assert set(names(dataset(copy, 0.3).load("test"))) == first
 
 
+def per_class(root, **counts):
+    where = ImageFolder(str(root), **counts)
+    return [set(names(where.load(split))) for split in ("train", "test")]
+
+
+def test_a_number_of_each_class_is_for_training_and_a_part_of_the_others_for_the_test(tmp_path):
+    one_folder(tmp_path, {"a": 100, "b": 6})
+    train, test = per_class(tmp_path, train_per_class=5)
+    assert sorted(name[0] for name in train) == ["a"] * 5 + ["b"] * 5
+    assert len(test) == 96 and not train & test
+    same, fewer = per_class(tmp_path, train_per_class=5, test_per_class=30)
+    assert same == train and fewer < test and len(fewer) == 31
+    with pytest.raises(UserError, match=r"class b has 6 images.* lower .*train_per_class \(now 6"):
+        per_class(tmp_path, train_per_class=6)
+
+
+@pytest.mark.parametrize("kind", [{"train_per_class": 50}, {"test_fraction": 0.5}])
+def test_divisions_are_independent(kind, tmp_path):
+    one_folder(tmp_path, {"a": 100, "b": 100})
+    parts = [per_class(tmp_path, division=number, **kind)[0] for number in range(3)]
+    assert per_class(tmp_path, **kind)[0] == parts[0]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert 30 < len(parts[first] & parts[second]) < 70  # half of 100, deviation 5
+
+
 @pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
 def test_both_splits_contain_every_class_with_two_files(fraction, tmp_path):
     where = dataset(one_folder(tmp_path, {"a": 2, "b": 9, "single": 1}), fraction)

@@ -41,6 +41,7 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[st
     title = f"{dataset.name} {split_name}"
     result, steps, speed = ensemble.evaluate(members, split, title)
     line = settings | {"examples": result.examples} | result.metrics()
+    line["mean_class_error"] = result.mean_class_error()
     line["step"] = steps[0] if len(steps) == 1 else steps
     line["images_per_second"] = round(speed, 1)
     if line["loss"] is None:

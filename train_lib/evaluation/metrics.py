@@ -39,6 +39,11 @@ class Result:
         is_read = self.labels >= 0
         return self.labels[is_read], self.classes[is_read, 0]
 
+    def mean_class_error(self) -> float:
+        """The top-1 error of each class, averaged over the classes that have examples."""
+        labels, predicted = self.labels_and_predictions
+        return float(np.mean([(predicted[labels == c] != c).mean() for c in np.unique(labels)]))
+
     def metrics(self) -> dict[str, float | None]:
         """The values to store as JSON, which has no number for a loss that is not finite: None."""
         names = ("loss", "top1_error", "top5_error", "examples")

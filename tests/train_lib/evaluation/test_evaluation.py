@@ -51,3 +51,11 @@ def test_a_loss_that_is_not_finite_is_null_in_json():
     result = from_probabilities(probabilities, np.array([0, 1], np.int32))
     assert np.isnan(result.loss)
     assert json.dumps(result.metrics(), allow_nan=False).startswith('{"loss": null, "top1_error"')
+
+
+def test_the_mean_class_error_counts_classes_equally_and_leaves_out_those_without_examples():
+    labels = np.array([0, 0, 0, 0, 2, -1], np.int32)
+    probabilities = np.eye(4)[[0, 0, 0, 1, 3, 2]]
+    result = from_probabilities(probabilities, labels)
+    assert result.top1_error == 2 / 5
+    assert result.mean_class_error() == (1 / 4 + 1) / 2
