@@ -27,6 +27,7 @@ def conflicts(config: ConfigDict, given: Collection[str] = ()) -> Iterator[str]:
             yield f"config.{field} needs config.init_from: give the file or run with the weights"
     yield from _dataset_conflicts(config)
     yield from _image_conflicts(config)
+    yield from _probability_conflicts(config)
     yield from _loss_conflicts(config)
     yield from _need_each_other(config, "optimizer", "momentum_end", "momentum_epochs")
     yield from _need_each_other(config, "optimizer", "curvature_examples", "mu")
@@ -85,6 +86,19 @@ def _image_conflicts(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.preprocess.mean={mean} and .given_mean={given_mean}: set both mean=given and"
             " given_mean, or neither"
+        )
+
+
+def _probability_conflicts(config: ConfigDict) -> Iterator[str]:
+    """The pixels of a restricted Boltzmann machine are probabilities."""
+    preprocess, lighting = config.preprocess, config.augment.lighting
+    low, high = preprocess.low, preprocess.high
+    is_moved = preprocess.mean != "none" or preprocess.deviation or lighting != "none"
+    if config.model.name == "rbm" and (is_moved or min(low, high) < 0 or max(low, high) > 1):
+        yield (
+            "config.model.name=rbm takes pixels from 0 to 1, because they are probabilities: set"
+            " config.preprocess.low=0, .high=1, .mean=none, .deviation=() and"
+            " config.augment.lighting=none"
         )
 
 

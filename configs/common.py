@@ -17,6 +17,14 @@ def choose(file: str, argument: str, arguments: Collection[str]) -> str:
     return argument
 
 
+def hidden_sizes(file: str, argument: str, examples: str) -> tuple[int, ...]:
+    """The sizes of hidden layers in "500-150". Raises ValueError, with `examples`, for any other."""
+    sizes = argument.split("-")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise ValueError(f"{file} has no argument {argument!r}: give hidden sizes, {examples}")
+    return tuple(map(int, sizes))
+
+
 def imagenet(model: str, train_scale: tuple[int, int] = (256, 256)) -> ConfigDict:
     """A config with what the papers' ImageNet recipes share: 224x224 crops, flips, RGB in 0..255.
 

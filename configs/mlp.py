@@ -15,20 +15,16 @@ for any data set. `--config.dataset.name=digits` needs no DATA.
 
 from ml_collections import ConfigDict
 
-from configs.common import base
+from configs.common import base, hidden_sizes
 
 
 def get_config(argument: str = "300") -> ConfigDict:
     """The config of some hidden layers. Raises ValueError for an argument that is none."""
-    sizes = () if argument == "linear" else argument.split("-")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise ValueError(
-            f"configs/mlp.py has no argument {argument!r}: give hidden sizes, such as 300 or"
-            " 500-150, or linear"
-        )
+    examples = "such as 300 or 500-150, or linear"
+    sizes = () if argument == "linear" else hidden_sizes("configs/mlp.py", argument, examples)
     config = base()
     config.model.name = "mlp"
-    config.model.hidden = tuple(map(int, sizes))
+    config.model.hidden = sizes
     config.model.input_drop_rate = 0.0  # of the image, with model.regulariser=dropout
     config.model.activation = "scaled_tanh"
     config.model.initializer = "lecun1998"

@@ -21,6 +21,7 @@ from models import (
     lenet,
     maxout,
     mlp,
+    rbm,
     resnet,
     vgg,
 )
@@ -38,6 +39,7 @@ MODELS: dict[str, type[layers.Net]] = {
     "resnet_cifar10": resnet.CifarResNet,
     "cuda_convnet": cuda_convnet.CudaConvnet,
     "maxout": maxout.MaxoutNet,
+    "rbm": rbm.RBMStack,
 }
 # Models that are fitted to the whole training set at once, in one step: they have a method `fit`.
 FITTED: dict[str, type[layers.Net]] = {"traditional": Pipeline}

@@ -15,7 +15,9 @@ from train_lib.distributed import parallel
 from train_lib.losses import Loss
 from train_lib.state import EMPTY_WINDOW, TrainState
 
-AUXILIARY = "auxiliary"  # the collection into which models sow their auxiliary heads' logits
+# The collections into which models sow in training.
+AUXILIARY = "auxiliary"  # the auxiliary heads' logits
+OBJECTIVES = "objectives"  # objectives of their own that need no labels: float32 [batch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ def make_train_step(recipe: Recipe) -> Callable:
     batch: image uint8 [b, height, width, channels] and label int32 [b], this device's slice;
     offset int32 [b, 2] if the images are parts of larger squares, which a mean image covers.
     record: `record_of` the state after the step, and `bad`, see `first_not_finite`. The recorded
-    loss does not include auxiliary heads.
+    loss does not include auxiliary heads, nor objectives of the model's own.
     """
     base_key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     optimizer = optax.with_extra_args_support(recipe.optimizer)
@@ -122,13 +124,16 @@ def _gradient(recipe: Recipe, state: TrainState, batch: dict, key: jax.Array):
                 train=True,
                 drop_scale=recipe.drop_scale(state.step),
                 rngs={"dropout": dropout_key},
-                mutable=[*state.model_state, AUXILIARY],
+                mutable=[*state.model_state, AUXILIARY, OBJECTIVES],
             )
         model_state = dict(model_state)
         value = recipe.loss(logits, batch["label"]).mean()
         heads = jax.tree.leaves(model_state.pop(AUXILIARY, {}))
         auxiliary = sum(recipe.loss(head, batch["label"]).mean() for head in heads)
-        return value + recipe.auxiliary_weight * auxiliary, (value, logits, model_state)
+        total = value + recipe.auxiliary_weight * auxiliary
+        for objective in jax.tree.leaves(model_state.pop(OBJECTIVES, {})):
+            total += objective.mean()
+        return total, (value, logits, model_state)
 
     return jax.grad(mean_loss, has_aux=True)(state.params)
 

@@ -348,7 +348,7 @@ def warm_start(exp, state: TrainState) -> tuple[TrainState, Origin]:
         _check_class_order(exp, {"params": state.params, **state.model_state})
         if is_pretrained_file(name):
             weights = (0, load_variables(exp, fit_classes=True))
-    state, origin = load_into(state, name, exp.config.init_layers, weights)
+    state, origin = load_into(state, name, exp.config.init_layers, weights, exp.frozen)
     return state, dataclasses.replace(origin, changed=changed_settings(exp))
 
 
@@ -403,7 +403,11 @@ def _source_classes(exp) -> tuple[str, ...]:
 
 
 def load_into(
-    state: TrainState, source: str, patterns: Sequence[str], weights: tuple[int, Any] | None = None
+    state: TrainState,
+    source: str,
+    patterns: Sequence[str],
+    weights: tuple[int, Any] | None = None,
+    frozen: Collection[str] = (),
 ) -> tuple[TrainState, Origin]:
     """Returns `state` with a source's parameters and BatchNorm statistics.
 
@@ -413,9 +417,11 @@ def load_into(
     patterns: see `patterns.matching`; without patterns, every value is loaded. A value that the
         source does not have stays unchanged.
     weights: (step, variables) if they have been read already.
+    frozen: names of the values that training does not change.
 
     Raises UserError for a value of another shape, a pattern that matches nothing in `state`, a run
-    without a checkpoint, and a source without any of the chosen values.
+    without a checkpoint, a source without any of the chosen values, and one without a frozen value
+    that the patterns choose.
     """
     step, variables = weights or read_weights(source)
     available = _by_name(variables)
@@ -424,6 +430,13 @@ def load_into(
     loaded = [name for name in chosen if name in available]
     if not loaded:
         raise UserError(f"config.init_from={source}: it has none of {', '.join(chosen[:3])}, ...")
+    missing = [name for name in chosen if patterns and name in frozen and name not in available]
+    if missing:
+        raise UserError(
+            f"config.init_from={source}: it has no {missing[0]}, which config.optimizer.frozen would"
+            " keep at its random initial value: give a source that has it, or leave it out of"
+            " config.init_layers"
+        )
     for name in loaded:
         shape, expected = available[name][1].shape, current[name][1].shape
         if shape != expected:

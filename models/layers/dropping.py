@@ -34,7 +34,7 @@ def placed(places: jax.Array):
         _places.reset(token)
 
 
-def _keys(module: nn.Module, count: int) -> jax.Array:
+def example_keys(module: nn.Module, count: int) -> jax.Array:
     """Keys [count] for the examples of the module's input, by their positions in the batch."""
     places = _places.get()
     places = jnp.arange(count) if places is None else places
@@ -44,7 +44,7 @@ def _keys(module: nn.Module, count: int) -> jax.Array:
 def _keep(module: nn.Module, x: jax.Array, share: jax.Array) -> jax.Array:
     """x [batch, ...]; each element stays with probability `share` ([] or [batch, ...]), or is 0."""
     draw = jax.vmap(jax.random.bernoulli)
-    return jnp.where(draw(_keys(module, len(x)), jnp.broadcast_to(share, x.shape)), x, 0)
+    return jnp.where(draw(example_keys(module, len(x)), jnp.broadcast_to(share, x.shape)), x, 0)
 
 
 class Dropout(nn.Module):
@@ -156,7 +156,7 @@ class DropConnect(FullyConnected):
                 u += jnp.where(jax.random.bernoulli(bias_key, keep, bias.shape), bias, 0)
             return u
 
-        keys = _keys(self, len(x))
+        keys = example_keys(self, len(x))
         group = min(len(x), max(1, _MASKED_ELEMENTS // weights.size))
         u = jax.lax.map(one_example, (x.reshape(len(x), -1), keys), batch_size=group)
         return u.reshape(len(x), *((1, 1) if self.window else ()), self.features)

@@ -15,6 +15,7 @@ COMPARED = {
     "mlp": "mlp:300",
     "connectivity": "mlp:300",
     "filter_bank": "mlp:300",
+    "rbm": "mlp:300",
     "maxout": "maxout:mnist_dense",
     "maxout:cifar10": "maxout:cifar10",
     "maxout:cifar10_augmented": "maxout:cifar10",
@@ -25,7 +26,11 @@ COMPARED = {
     "resnet": "resnet:18",
     "resnet_cifar10": "resnet_cifar10:110",
 }
-OTHERS = {"mlp": ("linear", "300-100"), "resnet_cifar10": ("20", "1202", "plain-110")}
+OTHERS = {
+    "rbm": ("500", "500-500"),
+    "mlp": ("linear", "300-100"),
+    "resnet_cifar10": ("20", "1202", "plain-110"),
+}
 LONG = {"schedule.boundaries": (500.0, 510.0)}
 DIFFERENCES = {
     "lenet5:mnist": {"schedule.learning_rate": 0.003},
@@ -65,6 +70,21 @@ DIFFERENCES = {
             "learned": (),
             "tuned": (),
         }.items()
+    },
+    # The program of Hinton and Salakhutdinov (rbm.m); the layer before the last is fixed.
+    **{
+        f"rbm:{sizes}": {
+            "schedule.name": "constant",
+            "schedule.learning_rate": 0.1,
+            "optimizer.momentum": 0.5,
+            "optimizer.momentum_end": 0.9,
+            "optimizer.momentum_epochs": 5.0,
+            "optimizer.momentum_form": "caffe",
+            "optimizer.weight_decay": 0.0002,
+            "optimizer.layer_rates": {"output": 0.1},
+            "optimizer.frozen": frozen,
+        }
+        for sizes, frozen in {"500": (), "500-500": ("h1/*",)}.items()
     },
     # He 2015, sec. 4.2: only 110 warms up.
     **{

@@ -124,26 +124,27 @@ def draw(module, images):
 
 
 def train(module, params, rest, images, seed=1):
-    """Logits, sown logits of the auxiliary heads, new statistics."""
+    """Logits, sown logits of the auxiliary heads, new statistics and sown objectives."""
     logits, state = module.apply(
         {"params": params, **rest},
         images,
         train=True,
         rngs={"dropout": jax.random.key(seed)},
-        mutable=[*rest, "auxiliary"],
+        mutable=[*rest, "auxiliary", "objectives"],
     )
     return logits, jax.tree.leaves(state.pop("auxiliary", {})), state
 
 
 def loss(module, params, rest, images, seed=1):
-    """Softmax cross-entropy of all heads in training, and the result of `train`."""
+    """Softmax cross-entropy of all heads in training, with objectives; the result of `train`."""
     logits, heads, state = train(module, params, rest, images, seed)
+    objectives = [objective.mean() for objective in jax.tree.leaves(state.pop("objectives", {}))]
     labels = jnp.arange(len(logits)) % logits.shape[-1]
     losses = [
         optax.softmax_cross_entropy_with_integer_labels(head, labels).mean()
         for head in (logits, *heads)
     ]
-    return sum(losses), (logits, heads, state)
+    return sum(losses + objectives), (logits, heads, state)
 
 
 # These functions run once or twice. Not at level 0, where XLA computes a maximum and its argument

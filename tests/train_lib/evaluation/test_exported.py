@@ -134,6 +134,7 @@ FAMILIES = {
     "mlp": "300",
     "connectivity": "shared",
     "filter_bank": "oriented",
+    "rbm": "500",
     "alexnet": "two_tower",
     "vgg": "A",
     "googlenet": "batch_norm",
