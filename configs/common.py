@@ -18,7 +18,7 @@ def choose(file: str, argument: str, arguments: Collection[str]) -> str:
 
 
 def hidden_sizes(file: str, argument: str, examples: str) -> tuple[int, ...]:
-    """The sizes of hidden layers in "500-150". Raises ValueError, with `examples`, for any other."""
+    """The sizes of hidden layers in "500-150". Raises ValueError for any other argument."""
     sizes = argument.split("-")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise ValueError(f"{file} has no argument {argument!r}: give hidden sizes, {examples}")

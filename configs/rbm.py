@@ -15,8 +15,9 @@ Then the whole network is fine-tuned with labels:
         --config.init_from=runs/rbm3 --config.model.activation=sigmoid \\
         --config.preprocess.low=0 --config.preprocess.high=1
 
-It begins with the classifier of the last run, too, unless --config.init_layers="('h*',)" leaves it
-out. `--config.dataset.data_dir=DATA` says where MNIST is; `--config.dataset.name=digits` needs none.
+It begins with the classifier of the last run, too; --config.init_layers="('!output/*',)" leaves it
+out. `--config.dataset.data_dir=DATA` says where MNIST is. `--config.dataset.name=digits` needs no
+DATA.
 
 Argument: the sizes of the layers, joined by hyphens (default 500).
 
@@ -29,8 +30,8 @@ beside it. The constants are those of the authors' program (weight decay 0.0002;
 (initial deviation 0.01, sec. 8.1).
 
 Differences: the momentum rises linearly in the first five passes, where the program changes it
-after them. Visible units are sampled, where the program uses their means (the guide, sec. 3.2, allows
-both). Fine-tuning by SGD with momentum, where the paper has conjugate gradients.
+after them. Visible units are sampled, where the program uses their means (the guide, sec. 3.2,
+allows both). Fine-tuning by SGD with momentum, where the paper has conjugate gradients.
 """
 
 from ml_collections import ConfigDict

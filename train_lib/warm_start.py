@@ -433,9 +433,8 @@ def load_into(
     missing = [name for name in chosen if patterns and name in frozen and name not in available]
     if missing:
         raise UserError(
-            f"config.init_from={source}: it has no {missing[0]}, which config.optimizer.frozen would"
-            " keep at its random initial value: give a source that has it, or leave it out of"
-            " config.init_layers"
+            f"config.init_from={source}: it has no {missing[0]}, and config.optimizer.frozen keeps"
+            " it at its initial value: give a source that has it, or leave it out of init_layers"
         )
     for name in loaded:
         shape, expected = available[name][1].shape, current[name][1].shape
