@@ -34,6 +34,7 @@ def test_the_list_of_notebooks_is_complete():
         "lenet5",
         "perceptron",
         "regularisers",
+        "traditional",
     }
 
 
