@@ -53,6 +53,8 @@ class Job:
         """
         config = load(self.run.config)
         overrides, fields = {**self.run.overrides, **changes}, compare.flatten(config)
+        if self.run.start:
+            overrides["init_from"] = str(_folder(self.workdir.parent, self.run.start, self.seed))
         if unknown := sorted(overrides.keys() - fields.keys()):
             raise UserError(f"{self.run.config} has no field {unknown[0]}: see docs/config.md")
         if "seed" in overrides:
@@ -89,10 +91,15 @@ def scale_of(study: Study, scale: str) -> Scale:
     return study.scales[scale]
 
 
+def _folder(parent: pathlib.Path, run: str, seed: int) -> pathlib.Path:
+    """The workdir of a run, by its name."""
+    return parent / f"{run.replace('/', '-')}-seed{seed}"
+
+
 def jobs(scale: Scale, folder: pathlib.Path, first_seed: int = 0) -> list[Job]:
     """All runs of a scale: all of them with the first seed, then with the next, ..."""
     return [
-        Job(run, seed, folder / f"{run.name.replace('/', '-')}-seed{seed}")
+        Job(run, seed, _folder(folder, run.name, seed))
         for seed in range(first_seed, first_seed + scale.seeds)
         for run in scale.runs
     ]

@@ -35,12 +35,15 @@ class Run:
 
     config: file and argument as --config has them, "lenet5:mnist". overrides: {dotted name: value}.
     published: the figure that the source gives, as it is printed there.
+    start: the name of an earlier run of the same scale. Its weights are the initial ones, by
+        config.init_from, of the run with the same seed.
     """
 
     name: str
     config: str
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: str = ""
+    start: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -430,11 +430,12 @@ def load_into(
     loaded = [name for name in chosen if name in available]
     if not loaded:
         raise UserError(f"config.init_from={source}: it has none of {', '.join(chosen[:3])}, ...")
-    missing = [name for name in chosen if patterns and name in frozen and name not in available]
+    missing = {name for name in chosen if patterns and name in frozen and name not in available}
     if missing:
         raise UserError(
-            f"config.init_from={source}: it has no {missing[0]}, and config.optimizer.frozen keeps"
-            " it at its initial value: give a source that has it, or leave it out of init_layers"
+            f"config.init_from={source}: it has no {_by_layer(list(current), missing)[0]}, and"
+            " config.optimizer.frozen keeps it at its initial value: give a source that has it, or"
+            " leave it out of init_layers"
         )
     for name in loaded:
         shape, expected = available[name][1].shape, current[name][1].shape

@@ -70,7 +70,7 @@ def test_the_gradient_of_the_log_likelihood_is_data_minus_model():
 
     data, model = statistics(m, of_data()), statistics(m, joint(m).sum(axis=1))
     expected = [b - a for a, b in zip(data, model, strict=True)]
-    check_close(jax.grad(loss)(m), expected, atol=2e-6)
+    check_close(jax.jit(jax.grad(loss))(m), expected, atol=2e-6)
 
 
 def test_the_gradient_of_contrastive_divergence_is_the_textbooks():
@@ -137,7 +137,7 @@ def test_training_raises_the_exact_likelihood():
 def test_a_stack_gives_its_last_machine_the_means_of_the_others():
     network = RBMStack(num_classes=5, hidden=(6, 4), initializer="he")
     images = np.random.default_rng(5).uniform(size=(3, 2, 4, 1)).astype(np.float32)
-    params = network.init(jax.random.key(0), images)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), images)["params"]
     params["h2"]["visible_bias"] += 0.5
     first, second = rbm.machines(network, params)
     h1 = first.hidden_means(images.reshape(3, 8))
@@ -158,6 +158,6 @@ def test_a_stack_gives_its_last_machine_the_means_of_the_others():
         assert values.shape == (3,)
         return values.mean()
 
-    moved = jax.tree.map(lambda g: bool(np.any(g)), jax.grad(objective)(params))
+    moved = jax.tree.map(lambda g: bool(np.any(g)), jax.jit(jax.grad(objective))(params))
     assert moved["h2"] == {"kernel": True, "bias": True, "visible_bias": True}
     assert not any(jax.tree.leaves((moved["h1"], moved["output"])))

@@ -129,6 +129,18 @@ def test_verdicts_and_figures_use_the_runs_of_the_study(name):
         assert study.figure(Results(values)).axes
 
 
+def test_a_run_starts_from_an_earlier_run_with_its_seed(tmp_path):
+    runs = [Run("a/b", "mlp:4"), Run("c", "mlp:4", start="a/b")]
+    jobs = engine.jobs(Scale(runs, 2, 0), tmp_path)
+    assert [job.config({}).init_from for job in jobs] == [
+        *("", str(tmp_path / "a-b-seed0"), "", str(tmp_path / "a-b-seed1"))
+    ]
+    for name in engine.names():  # a run's start is before it
+        for scale in engine.find(name).scales.values():
+            names = [run.name for run in scale.runs]
+            assert all(run.start in ["", *names[:i]] for i, run in enumerate(scale.runs)), name
+
+
 def test_activations_train_with_the_best_rates():
     stored = report.load("activation_rates")
     if stored is None:

@@ -34,6 +34,7 @@ WRITTEN = (
     *("activation_histograms.png", "dead_units.png", "feature_maps_*.png", "f6_and_codes.png"),
     *("gradient_norms.png", "receptive_fields_*.png", "saliency_*.png", "occlusion_*.png"),
     *("dropout_masks.png", "dropout_average.png", "max_pool_routing.png"),
+    *("reconstructions.png", "free_energies.png"),
 )
 
 

@@ -17,5 +17,6 @@ from train_lib.pictures.evidence import heat_on, occlusion, receptive_field_on, 
 from train_lib.pictures.gradients import gradient_norm_curves, gradient_norms
 from train_lib.pictures.lenet_codes import c3_table, rbf_codes
 from train_lib.pictures.max_pooling import max_pool_routing, pool_routes
+from train_lib.pictures.rbm import free_energy_histograms, reconstructions
 from train_lib.pictures.run_plots import curves
 from train_lib.pictures.weights import filters, first_kernel, weight_histograms

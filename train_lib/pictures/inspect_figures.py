@@ -4,6 +4,7 @@ Each function yields (name, figure), one at a time. A figure that does not apply
 left out.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from errors import UserError
-from models import inspection, layers
+from input_pipeline import decode
+from models import inspection, layers, rbm
 from models.receptive_fields import receptive_field
 from models.summary import describe
 from train_lib.evaluation.trained import Trained
@@ -28,6 +30,7 @@ from train_lib.pictures import (
     run_plots,
     weights,
 )
+from train_lib.pictures import rbm as rbm_figures
 
 Named = Iterator[tuple[str, Figure]]
 OCCLUSION_CELLS = 10  # along each side of an image
@@ -94,6 +97,7 @@ def image_figures(subject: Subject) -> Named:
     yield from _evidence(subject)
     yield from _dropout(subject)
     yield from pooling_figures(subject)
+    yield from _rbm(subject)
 
 
 def activation_figures(subject: Subject) -> Named:
@@ -220,3 +224,21 @@ def pooling_figures(subject: Subject) -> Named:
         part.append(slice(start, start + size))
     figure = max_pooling.max_pool_routing(one_map[tuple(part)], layer.window, layer.stride)
     yield "max_pool_routing", figure
+
+
+def _rbm(subject: Subject) -> Named:
+    """reconstructions, of restricted Boltzmann machines; free_energies if the data set is known."""
+    network, inputs = subject.network, subject.inputs
+    if not isinstance(network.module, rbm.RBMStack):
+        return
+    stack = rbm.machines(network.module, network.params)
+    yield "reconstructions", rbm_figures.reconstructions(inputs, rbm.reconstruct(stack, inputs))
+    if not subject.has_true_labels:
+        return
+    exp, views = network.exp, []
+    for i in np.linspace(0, len(exp.train_split) - 1, len(inputs)).astype(int):
+        with contextlib.suppress(decode.BadImage):
+            views.append(exp.picture(exp.train_split, i))
+    groups = {"training": exp.transform(np.stack(views)), "test": inputs}
+    energies = {name: rbm.free_energies(stack, images) for name, images in groups.items()}
+    yield "free_energies", rbm_figures.free_energy_histograms(energies)

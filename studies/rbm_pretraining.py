@@ -1,0 +1,77 @@
+"""2006: deep networks of sigmoids learn after pre-training by RBMs. Later: rectifiers."""
+
+from studies.study import Results, Run, Scale, Study, Verdict, last_percent
+
+ERROR = "test error, %"
+STACKS = {2: "500-500", 3: "500-500-2000", 5: "500-500-500-500-500"}  # by number of hidden layers
+SAME = {"batch_size": 100, "preprocess.low": 0.0, "preprocess.high": 1.0}
+SIGMOID = {
+    "model.activation": "sigmoid",
+    "model.initializer": "glorot",
+    "schedule.learning_rate": 0.1,
+}
+RELU = {"model.activation": "relu", "model.initializer": "he", "schedule.learning_rate": 0.02}
+PRETRAINED, RANDOM, RECTIFIED = "sigmoid, pre-trained", "sigmoid, random", "ReLU, random"
+KINDS = {PRETRAINED: SIGMOID, RANDOM: SIGMOID, RECTIFIED: RELU}
+
+
+def _name(layers: int, kind: str) -> str:
+    return f"{layers} hidden layers, {kind}"
+
+
+def _runs(stacks=STACKS, pretraining=20.0, epochs=30.0, **overrides) -> list[Run]:
+    runs = {}  # by name: stacks share their first layers
+    short = {"epochs": pretraining, "evaluate.every_epochs": pretraining} | overrides
+    for layers, stack in stacks.items():
+        sizes, start = stack.split("-"), ""
+        for count in range(1, layers + 1):  # each run trains the last of its layers
+            part = "-".join(sizes[:count])
+            name = f"RBM {part}"
+            runs[name], start = Run(name, f"rbm:{part}", short, start=start), name
+        for kind, options in KINDS.items():
+            fields = {"epochs": epochs} | SAME | options | overrides
+            published = "1.2" if (layers, kind) == (3, PRETRAINED) else ""
+            first = start if kind == PRETRAINED else ""
+            runs[_name(layers, kind)] = Run(
+                _name(layers, kind), f"mlp:{stack}", fields, published, first
+            )
+    return list(runs.values())
+
+
+def verdict(results: Results) -> Verdict:
+    """See `STUDY.rule`."""
+
+    def better(kind: str, layers: int) -> bool:
+        return results.difference(_name(layers, RANDOM), _name(layers, kind), ERROR).low > 0
+
+    if not all(better(PRETRAINED, layers) for layers in (3, 5)):
+        return Verdict.NOT_REPRODUCED
+    needless = all(better(RECTIFIED, layers) for layers in (3, 5))
+    return Verdict.REPRODUCED if needless else Verdict.DIRECTION
+
+
+PART = {"dataset.train_split": "train[:10000]", "checkpoint.every_epochs": 10.0}
+TINY = {"dataset.name": "digits", "steps": 3, "steps_per_dispatch": 1}
+
+STUDY = Study(
+    claim="Deep networks of sigmoids err less if restricted Boltzmann machines pre-train them,"
+    " layer by layer. Rectifiers do not need it.",
+    source="Hinton & Salakhutdinov 2006 (784-500-500-2000-10 on MNIST: 1.2 %); Glorot 2011, Deep"
+    " sparse rectifier neural networks, table 1 (three hidden layers of 1,000 units, MNIST:"
+    " rectifiers 1.43 % without and 1.20 % with pre-training)",
+    changes="10,000 of the 60,000 training images. 20 epochs for each RBM in place of 50. SGD with"
+    " momentum in place of conjugate gradients, 30 epochs with a cosine schedule. Random weights of"
+    " sigmoids are Glorot's, which came later and are better than those of 2006; those of"
+    " rectifiers are He's. The rates are those that were best for random weights. The runs called"
+    " RBM are the pre-training; their error is that of a linear classifier on the last layer.",
+    scales={
+        "smoke": Scale(_runs({2: "12-8", 3: "12-8-6"}, 1.0, 1.0, **TINY), seeds=1, hours=0.03),
+        "small": Scale(_runs(**PART), seeds=5, hours=1.0),
+        "paper": Scale(_runs(pretraining=50.0, epochs=100.0), seeds=5, hours=40),
+    },
+    measures={ERROR: last_percent("test/top1_error")},
+    rule="Direction reproduced if, with three and with five hidden layers, the 95 % interval of the"
+    " difference between random and pre-trained sigmoids is above zero (paired by seed)."
+    " Reproduced if that of the difference between random sigmoids and random rectifiers is, too.",
+    verdict=verdict,
+)
