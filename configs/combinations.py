@@ -38,6 +38,33 @@ def conflicts(config: ConfigDict, given: Collection[str] = ()) -> Iterator[str]:
             " config.optimizer.curvature_examples=0 and config.optimizer.mu=0"
         )
     yield from _schedule_conflicts(config)
+    if config.devices_per_network > 1:
+        yield from _division_conflicts(config)
+
+
+def _division_conflicts(config: ConfigDict) -> Iterator[str]:
+    """Of devices that share AlexNet: each must be able to compute and update its tower alone."""
+    model, field = config.model, f"config.devices_per_network={config.devices_per_network}"
+    if (model.name, model.get("variant")) != ("alexnet", "two_tower"):
+        yield f"{field}: only configs/alexnet.py:two_tower has two towers: set it to 1"
+        return
+    if model.lrn_over != "tower" and model.lrn not in ("none", "within_map"):
+        yield (
+            f"{field}: with config.model.lrn_over={model.lrn_over} the normalisation of one tower"
+            " needs maps of the other: set config.model.lrn_over=tower"
+        )
+    alone = {
+        "config.model.activation": (model.activation, "prelu_shared", "prelu"),
+        "config.model.regulariser": (model.regulariser, "dropconnect", "dropout"),
+    }
+    for name, (value, refused, other) in alone.items():
+        if value == refused:
+            yield f"{field} does not work with {name}={value}: set {name}={other}"
+    if config.optimizer.curvature_examples:
+        yield (
+            f"{field} does not work with config.optimizer.curvature_examples: set"
+            " config.devices_per_network=1"
+        )
 
 
 def _dataset_conflicts(config: ConfigDict) -> Iterator[str]:

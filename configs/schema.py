@@ -26,6 +26,7 @@ from configs.rules import (
     between,
     by_layer,
     check_type,
+    choice,
     each,
     one_of,
     pair,
@@ -43,6 +44,12 @@ RUN = {
     ),
     "batch_size": Field(32, "images per step, in total over all devices", FROM_1),
     "num_devices": Field(0, "number of devices; 0: all that the process sees", FROM_0),
+    "devices_per_network": Field(
+        1,
+        "number of devices that share a network in training; 2: each device holds one tower of"
+        " AlexNet's `two_tower` ([scaling.md](scaling.md#one-network-on-two-devices))",
+        choice(1, 2),
+    ),
     "steps_per_dispatch": Field(1, "steps per device call; many speed up small networks", FROM_1),
     "log_every_steps": Field(
         100,

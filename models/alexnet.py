@@ -48,6 +48,7 @@ class AlexNet(layers.Net):
         at 0.
 
     Dropout acts on the outputs of fc6 and fc7 (sec. 4.2), in the one-tower network on their inputs.
+    Two devices can share the two-tower network, as in the paper (sec. 3.2): see `layers.divided`.
     Raises ValueError for an image of another size, and for an lrn_over without effect.
     """
 
@@ -68,7 +69,7 @@ class AlexNet(layers.Net):
         self._check_lrn()
         build = self.builder(train, drop_scale)
         maps, groups = VARIANTS[self.variant]
-        norm_groups = 2 if self.lrn_over == "tower" else 1
+        norm_groups = 2 // layers.parts() if self.lrn_over == "tower" else 1
         published_norm = None
         if self.towers == 2:
             published_norm = functools.partial(layers.alexnet_norm, groups=norm_groups)
@@ -90,14 +91,14 @@ class AlexNet(layers.Net):
         x = pool(norm(x, "norm1"), "pool1")
         x = conv(x, 2, 5, one, padding=2)
         x = pool(norm(x, "norm2"), "pool2")
-        x = conv(x, 3, 3, 0.0, padding=1)
+        x = conv(layers.joined(x), 3, 3, 0.0, padding=1)  # the towers meet here and after conv5
         x = conv(x, 4, 3, one, padding=1)
         x = conv(x, 5, 3, one, padding=1)
         x = pool(x, "pool5")
         drop = "output" if self.towers == 2 else "input"
-        x = build.hidden(x, 4096, "fc6", drop, window=window, bias_start=one)
-        x = build.hidden(x, 4096, "fc7", drop, window=1, bias_start=one)
-        logits = build.classifier(x, "fc8", window=1)
+        x = build.hidden(layers.joined(x), 4096, "fc6", drop, window=window, bias_start=one)
+        x = build.hidden(layers.joined(x), 4096, "fc7", drop, window=1, bias_start=one)
+        logits = layers.joined_output(build.classifier(layers.joined(x), "fc8", window=1))
         return logits if self.class_map else logits[:, 0, 0]
 
     @property

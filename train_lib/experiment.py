@@ -99,7 +99,7 @@ class Experiment:
     reading: how images are decoded and cut, if they are not arrays in memory.
     input_shape: (height, width, channels) of the network's input.
     loss: (logits, labels) -> float32 [batch], with the matching class probabilities.
-    devices: this process's devices.
+    devices: this process's devices; pairs if two devices share a network.
     frozen: names of the parameters and statistics of config.optimizer.frozen.
     known: facts about the data set that are known without reading it.
 
@@ -385,6 +385,8 @@ def resolve(
         from train_lib import warm_start  # Orbax, and readers of five formats
 
         config = warm_start.settle(config, workdir, given, read_only)
+    if read_only:
+        config.devices_per_network = 1  # it needs less memory than training
     schema.validate(config)
     info = known.info if known.info and known.info.image_shape else None
     registry.upgrade(config.model)  # it may come from an older version
@@ -413,7 +415,7 @@ def resolve(
         module=module,
         input_shape=input_shape,
         loss=loss,
-        devices=parallel.local_devices(config.num_devices),
+        devices=parallel.local_devices(config.num_devices, config.devices_per_network),
         frozen=frozen,
         known=known,
     )
@@ -439,6 +441,11 @@ def _network(
 
     Raises UserError where they do not fit together.
     """
+    if info.num_classes % config.devices_per_network:
+        raise UserError(
+            f"config.devices_per_network={config.devices_per_network}: the number of classes"
+            f" ({info.num_classes}) must be even: set config.devices_per_network=1"
+        )
     module = registry.create(config.model, info.num_classes, parallel.AXIS)
     input_shape = output_shape(config.preprocess, _view_shape(config, info))
     try:

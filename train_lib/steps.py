@@ -178,7 +178,7 @@ def first_not_finite(gradient, loss: jax.Array) -> jax.Array:
     """
     # 0 * x is 0 for a finite x and NaN otherwise, so one sum over a leaf checks all its values.
     flags = [jnp.isnan(_zero_sum(leaf)) for leaf in [*jax.tree.leaves(gradient), loss]]
-    flags = jnp.stack(flags)
+    flags = parallel.on_any_part(jnp.stack(flags))
     return jnp.where(flags.any(), jnp.argmax(flags), -1).astype(jnp.int32)
 
 

@@ -320,8 +320,10 @@ def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
 def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> None:
     """Prints the facts about the run, one on each line; only what is in use."""
     config, plan, count = exp.config, exp.plan, parallel.global_device_count(exp.devices)
+    device, per_network = parallel.each(exp.devices)[0], config.devices_per_network
     parameters, step = state_lib.count_parameters(state), int(state.step)
     group = f", {processes.count()} processes" if processes.count() > 1 else ""
+    pairs = f", {per_network} share a network" if per_network > 1 else ""
     copy = f" ({exp.info.copy.description})" if exp.info.copy else ""
     images = (" x ".join(map(str, exp.input_shape)), exp.reading.view.describe())
     rows = {
@@ -330,8 +332,8 @@ def print_opening(exp: Experiment, state, origin: warm_start.Origin | None) -> N
         f" {len(exp.test_split):,} to test{copy}",
         "images": ", ".join(filter(None, images)),
         "augment": augment.describe(config.augment),
-        "devices": f"{count} x {exp.devices[0].device_kind} ({exp.devices[0].platform}){group}",
-        "batch": f"{config.batch_size}, {config.batch_size // count} per device",
+        "devices": f"{count} x {device.device_kind} ({device.platform}){group}{pairs}",
+        "batch": f"{config.batch_size}, {config.batch_size * per_network // count} per device",
         "rate": schedules.describe(config.schedule, exp.rate_scale),
         "update": optimizers.describe(config.optimizer),
         **(origin.rows() if origin else {}),
@@ -373,7 +375,8 @@ def check_memory(exp: Experiment) -> None:
     """Raises UserError if the devices cannot hold the parameters and their updates, or a batch.
 
     Each device holds the parameters, their gradient, the velocity, and the average and the second
-    derivatives if the config asks for them. The images of a batch are divided among the devices.
+    derivatives if the config asks for them; or its part of them, if devices share a network. The
+    images of a batch are divided among the devices that do not.
     This is checked before training, because a machine that runs out of memory may kill the process
     without a message.
     """
@@ -381,8 +384,10 @@ def check_memory(exp: Experiment) -> None:
     section = exp.config.optimizer
     copies_of_parameters = 3 + bool(section.averaging) + bool(section.curvature_examples)
     needed = copies_of_parameters * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    available = memory.total_bytes(exp.devices[0])
-    copies = len(exp.devices) if exp.devices[0].platform == "cpu" else 1
+    needed //= exp.config.devices_per_network
+    devices = parallel.each(exp.devices)
+    available = memory.total_bytes(devices[0])
+    copies = len(devices) if devices[0].platform == "cpu" else 1
     batch = exp.config.batch_size * math.prod(exp.input_shape) * 4 // processes.count()
     if available is not None and batch > available * len(exp.devices) // copies:
         raise UserError(

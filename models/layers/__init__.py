@@ -13,6 +13,7 @@ from configs.rules import FRACTION, NUMBER
 from models.layers.activations import ACTIVATIONS, Activation, leaky_relu, maxout, scaled_tanh
 from models.layers.builder import BATCH_NORM, LRN, POOLING, Builder, widened
 from models.layers.convolution import Conv, FullyConnected, LocalConv, TableConv
+from models.layers.division import divided, joined, joined_output, parts
 from models.layers.dropping import DropConnect, Dropout, Standout, example_keys, placed
 from models.layers.extent import mask as inside
 from models.layers.extent import padded

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import activations
+from models.layers import activations, division
 from models.layers.convolution import Conv, FullyConnected
 from models.layers.dropping import DropConnect, Dropout, Standout
 from models.layers.initializers import Init
@@ -43,7 +43,8 @@ class Builder:
     number of features, and maxout reduces them to the given number.
 
     If the network has the option `width`, convolutions and hidden layers have `widened(features,
-    width)` features in place of the given number. Classifiers have one output for each class.
+    width)` features in place of the given number. Classifiers have one output for each class. If
+    devices share the network (`division`), each computes its part of these features.
 
     network: the network whose options are used.
     train, drop_scale: arguments of the network's call.
@@ -87,7 +88,7 @@ class Builder:
         return Conv(
             features * self.pieces if activated else features,
             (size, size),
-            feature_group_count=groups,
+            feature_group_count=max(1, groups // division.parts()),
             use_bias=bias is not None,
             kernel_init=functools.partial(init or self.init, groups=groups),
             bias_init=nn.initializers.constant(bias or 0.0),
@@ -97,7 +98,7 @@ class Builder:
         )(x)
 
     def _widened(self, features: int) -> int:
-        return widened(features, getattr(self.network, "width", 1.0))
+        return widened(features, getattr(self.network, "width", 1.0)) // division.parts()
 
     def activate(self, x: jax.Array, name: str, shortcut: jax.Array | None = None) -> jax.Array:
         """The activation of x, or of x + shortcut. name: the layer that x is the output of."""
@@ -189,7 +190,7 @@ class Builder:
 
         drop: "input" or "nothing". options: as in `hidden`.
         """
-        classes = self.network.num_classes
+        classes = self.network.num_classes // division.parts()
         return self._fully_connected(x, classes, name, drop, None, **options).astype(jnp.float32)
 
     def _fully_connected(self, x, features, name, drop, activation, **options) -> jax.Array:

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import activations
+from models.layers import activations, division
 from models.layers.convolution import FullyConnected, multiply, weights_and_input
 
 _places: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("places", default=None)
@@ -42,9 +42,13 @@ def example_keys(module: nn.Module, count: int) -> jax.Array:
 
 
 def _keep(module: nn.Module, x: jax.Array, share: jax.Array) -> jax.Array:
-    """x [batch, ...]; each element stays with probability `share` ([] or [batch, ...]), or is 0."""
+    """x [batch, ...]; each element stays with probability `share` ([] or [batch, ...]), or is 0.
+
+    If devices share the network, each draws the masks of all units, as one device would.
+    """
     draw = jax.vmap(jax.random.bernoulli)
-    return jnp.where(draw(example_keys(module, len(x)), jnp.broadcast_to(share, x.shape)), x, 0)
+    keys, share = example_keys(module, len(x)), division.repeated(jnp.broadcast_to(share, x.shape))
+    return jnp.where(division.own(draw(keys, share)), x, 0)
 
 
 class Dropout(nn.Module):
