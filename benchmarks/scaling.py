@@ -4,7 +4,8 @@
 
 Read: the train step of each config is compiled for eight simulated CPU devices, and its collective
 operations are read from its HLO. Nothing is run, and no data set is needed. The script checks that
-they are one sum over devices of the gradient, of BatchNorm's statistics and of four numbers.
+they are one sum over devices of the gradient, of BatchNorm's statistics and of four numbers. For
+AlexNet it also reads, before compilation, what two devices exchange that share the network.
 
 Predicted, never measured: everything else. It follows from the bytes, from the multiply-adds of
 `models.summary` and from the ASSUMED hardware below. docs/scaling.md gives the formulas.
@@ -316,6 +317,42 @@ def host_rate(row: dict, cluster: Cluster) -> float:
     return cluster.on_host / compute_seconds(row["macs"], 1, cluster)
 
 
+# --- Two devices that share AlexNet ---
+
+MEETINGS = ("conv3", "fc6", "fc7", "fc8", "loss")  # what sees both towers
+SHARED = {"num_devices": 2, "devices_per_network": 2, "model.lrn_over": "tower"}
+# ASSUMED: bytes/s in one direction, makers' figures.
+LINKS = {"PCIe 2.0 x16": 8e9, "PCIe 5.0 x16": 63e9, "NVLink": NVLINK}
+
+
+def exchanged() -> dict[str, tuple[int, int]]:
+    """The bytes that a device sends for an image, forward and backward, where the towers meet."""
+    config = load("alexnet:two_tower")
+    config.update_from_flattened_dict(SHARED)
+    operations = requested(lower(prepare(config), 1)[0])
+    # A device sends the half that it has, and backward the gradient of the other half.
+    forward = [one.bytes // 2 for one in operations if one.operation == "all-gather"]
+    backward = [one.bytes for one in operations if one.operation == "reduce-scatter"]
+    pairs = zip(forward, [*reversed(backward), 0], strict=True)
+    return dict(zip(MEETINGS, pairs, strict=True))
+
+
+def table_of_exchange(row: dict, sizes: dict[str, tuple[int, int]]) -> str:
+    """What the devices send, and the milliseconds of a step of the recipe's batch on each link.
+
+    row: of AlexNet. data-parallel: each device has the whole network, and half of the batch.
+    """
+    lines = [("bytes for an image", "forward", "backward")]
+    lines += [(name, *(f"{size:,}" for size in pair)) for name, pair in sizes.items()]
+    total = sum(map(sum, sizes.values()))
+    lines.append(("total", *(f"{sum(column):,}" for column in zip(*sizes.values(), strict=True))))
+    links = [("ms for a step", *LINKS)]
+    for name, size in (("towers", total * row["batch"]), ("data-parallel", row["bytes"])):
+        links.append((name, *(f"{1e3 * size / speed:.2f}" for speed in LINKS.values())))
+    compute = 1e3 * compute_seconds(row["macs"], row["batch"] / 2, CLUSTERS["8x400"])
+    return f"{table(lines)}\n\n{table(links)}\n\ncomputing on H100: {compute:.2f} ms"
+
+
 # --- Tables ---
 
 
@@ -411,6 +448,11 @@ def main():
     for divided in (False, True):
         print(f"\nPREDICTED efficiency, %, {words[divided]}: without overlap - with full overlap\n")
         print(table_of_predictions(rows, numbers, divided))
+
+    shared = [row for row in rows if row["recipe"] == "alexnet:two_tower"]
+    if shared:
+        print("\nalexnet:two_tower on two devices: bytes read from its step, PREDICTED times\n")
+        print(table_of_exchange(*shared, exchanged()))
 
 
 if __name__ == "__main__":

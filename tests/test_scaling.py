@@ -125,6 +125,14 @@ def test_a_compiled_step_sends_its_gradient_once_for_any_batch_size(
         assert sorted(size for one in collectives for size in one.sizes) == sorted(expected)
 
 
+@pytest.mark.slow
+def test_two_devices_that_share_alexnet_exchange_halves_of_the_published_maps():
+    """Krizhevsky 2012, fig. 2: 13x13x128 maps before conv3, 6x6x128 and 2048 units for each GPU."""
+    halves = {"conv3": 13 * 13 * 128, "fc6": 6 * 6 * 128, "fc7": 2048, "fc8": 2048}
+    expected = {name: (4 * size, 4 * size) for name, size in halves.items()}
+    assert scaling.exchanged() == expected | {"loss": (4 * 500, 0)}
+
+
 def test_predictions_follow_the_closed_forms():
     row = {"macs": 10**9, "bytes": 10**8, "reductions": 2, "batch": 256, "share": 32}
     slow = scaling.Cluster(peak=1e14, on_host=8, inside=1e11, between=1e10, latency=1e-5)
