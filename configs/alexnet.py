@@ -22,11 +22,15 @@ improving" means five epochs without a better top-1 error; the noise is alpha ti
 as the paper says (`--config.augment.lighting=deviations`: times the deviation, as in the author's
 code); LRN's alpha multiplies the sum, as the paper writes it. The author's later code divides alpha
 by the five maps (`--config.model.lrn=cuda_convnet`). So does Caffe, with k = 1 (`caffe`).
-Evaluations during training use the central crop. One device holds the whole network. As in the
-paper (sec. 3.2), two devices can share it, each with one tower (docs/scaling.md):
---config.num_devices=2 --config.devices_per_network=2 --config.model.lrn_over=tower. The paper's ten crops (sec. 4.1):
+Evaluations during training use the central crop. The paper's ten crops (sec. 4.1):
 
     python main.py --mode=evaluate ... --config.evaluate.protocol=ten_crop
+
+Each device holds the whole network. In the paper (sec. 3.2) two GPUs shared it, each with one tower
+(docs/scaling.md):
+
+    python main.py --config=configs/alexnet.py ... --config.num_devices=2 \\
+        --config.devices_per_network=2 --config.model.lrn_over=tower
 
 Measured: not on ImageNet. Only to see that the recipe learns, two_tower was trained on 150
 photographs of it, each a class, as a folder (--config.batch_size=25 --config.epochs=150.0
