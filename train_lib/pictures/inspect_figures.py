@@ -119,6 +119,8 @@ def activation_figures(subject: Subject) -> Named:
 def gradient_figures(subject: Subject) -> Named:
     """gradient_norms: of the run, and of its untrained network with sigmoids and with ReLU."""
     network, norms = subject.network, {}
+    if isinstance(network.module, rbm.RBMStack):  # only its classifier has a gradient of the loss
+        return
 
     def add(label, module, variables):
         norms[label] = gradients.gradient_norms(

@@ -19,7 +19,7 @@ def reconstructions(images: np.ndarray, rebuilt: np.ndarray) -> Figure:
     error = np.square(images - rebuilt).mean()
     tiles = np.concatenate([images[:MOST_SHOWN], rebuilt[:MOST_SHOWN]])
     columns = len(tiles) // 2
-    figure, axis = panels.single(max(4, 0.8 * columns), 2.6)
+    figure, axis = panels.single(max(4, 0.8 * columns), 2.1)
     panels.draw_mosaic(axis, np.broadcast_to(tiles, (*tiles.shape[:3], 3)), columns, (1, 1, 1))
     axis.set_yticks(axis.get_yticks(), ["image", "rebuilt"])
     axis.set_xticks([])
