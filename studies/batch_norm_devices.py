@@ -57,7 +57,8 @@ def figure(results: Results) -> Figure:
         axis.plot(list(map(str, DEVICES[1:])), values, "o", color="tab:blue")
         axis.axhspan(-most, most, color="lightsteelblue", alpha=0.4)
         axis.set(title=kind, xlabel="devices")
-    drawing.axes[0].set_ylabel("loss relative to one device, %")
+    drawing.axes[0].set_ylabel("training loss relative to one device, %")
+    drawing.suptitle("A point for each seed. The verdict allows what is shaded.", fontsize=9)
     return drawing
 
 
