@@ -27,6 +27,8 @@ from train_lib.distributed import memory, processes
 
 AXIS = "batch"
 TOWER = "tower"  # the axis of the devices that share a network
+# What an output of a step is: a state, equal on all devices, or one slice per entry of `Devices`.
+_STATE, _EQUAL, _SLICED = "state", "equal", "sliced"
 # One entry for each slice of a batch: a device, or the devices that share a network.
 Devices = Sequence[jax.Device] | Sequence[tuple[jax.Device, ...]]
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
@@ -107,9 +109,9 @@ def _grouped(devices: Sequence[jax.Device], size: int) -> Devices:
         raise UserError(f"{field} works in one process only: start one, or set it to 1")
     if len(devices) % size:
         raise UserError(
-            f"{field}: the number of devices ({len(devices)}) is not divisible by it: set"
-            f" config.num_devices={len(devices) // size * size or size} (there are"
-            f" {len(jax.local_devices())} devices), or config.devices_per_network=1"
+            f"{field} does not divide the number of devices, which is {len(devices)} (of"
+            f" {len(jax.local_devices())}): set another config.num_devices, or"
+            " config.devices_per_network=1"
         )
     return [tuple(devices[i : i + size]) for i in range(0, len(devices), size)]
 
@@ -182,7 +184,7 @@ def train_step(step: Callable, devices: Devices, options: dict | None = None) ->
     devices. options: of the compiler; None for `backend.compiler_options`.
     """
     all_devices = _devices_of_all_processes(devices)
-    return _mapped(step, all_devices, (STATE, EQUAL), donate_argnums=(0,), options=options)
+    return _mapped(step, all_devices, (_STATE, _EQUAL), donate_argnums=(0,), options=options)
 
 
 def eval_step(step: Callable, devices: Devices) -> Callable:
@@ -190,16 +192,12 @@ def eval_step(step: Callable, devices: Devices) -> Callable:
 
     Batch leaves are [devices, ...]; sums are equal on all devices, examples are [devices, ...].
     """
-    return _mapped(step, devices, (EQUAL, SLICED))
+    return _mapped(step, devices, (_EQUAL, _SLICED))
 
 
 def predict_step(step: Callable, devices: Devices) -> Callable:
     """step(state, batch) -> outputs [n, ...] on this process's devices, as [devices, n, ...]."""
-    return _mapped(step, devices, SLICED)
-
-
-# What an output of a step is: a state; equal on all devices; one slice per entry of the devices.
-STATE, EQUAL, SLICED = "state", "equal", "sliced"
+    return _mapped(step, devices, _SLICED)
 
 
 def _mapped(step: Callable, devices, outputs, donate_argnums=(), options=None) -> Callable:
@@ -208,12 +206,12 @@ def _mapped(step: Callable, devices, outputs, donate_argnums=(), options=None) -
     `jax.pmap` takes no compiler options, so it is traced inside `jax.jit`, which does. Only
     `jax.pmap` itself can use the devices of several processes: those steps have no options.
 
-    outputs: what the step's outputs are, for example (EQUAL, SLICED).
+    outputs: what the step's outputs are, for example (_EQUAL, _SLICED).
     """
     if _share_networks(devices):
         mapped = _divided(step, devices, outputs)
     else:
-        out_axes = jax.tree.map({STATE: None, EQUAL: None, SLICED: 0}.get, outputs)
+        out_axes = jax.tree.map({_STATE: None, _EQUAL: None, _SLICED: 0}.get, outputs)
         arguments = dict(
             axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=list(devices)
         )
@@ -232,18 +230,18 @@ def _divided(step: Callable, devices, outputs) -> Callable:
         with division.divided(TOWER):
             results = step(state, jax.tree.map(lambda leaf: leaf.squeeze(0), batch))
         return jax.tree.map(
-            lambda kind, result: _with_first_axis(result) if kind == SLICED else result,
+            lambda kind, result: _with_first_axis(result) if kind == _SLICED else result,
             outputs,
             results,
         )
 
     def run(state, batch):
         parts = jax.tree.map(_part, state)
-        specs = {STATE: parts, EQUAL: PartitionSpec(), SLICED: PartitionSpec(AXIS)}
+        specs = {_STATE: parts, _EQUAL: PartitionSpec(), _SLICED: PartitionSpec(AXIS)}
         return jax.shard_map(
             on_device,
             mesh=_mesh(devices),
-            in_specs=(parts, specs[SLICED]),
+            in_specs=(parts, specs[_SLICED]),
             out_specs=jax.tree.map(specs.get, outputs),
             check_vma=False,  # as in pmap; `division` relies on it
         )(state, batch)

@@ -298,8 +298,8 @@ def test_a_run_moves_between_a_pair_and_one_device(tmp_path, monkeypatch):
             {"optimizer.curvature_examples": 10, "optimizer.mu": 0.1},
             "does not work with config.optimizer.curvature_examples",
         ),
-        ({"num_devices": 3}, r"number of devices \(3\) .*set config\.num_devices=2"),
-        ({"num_devices": 1}, r"number of devices \(1\) .*set config\.num_devices=2 .*are 8"),
+        ({"num_devices": 3}, r"divide the number of devices, which is 3 \(of 8\): set another"),
+        ({"num_devices": 1}, r"which is 1 .* or config\.devices_per_network=1"),
         ({"devices_per_network": 3}, "choose one of 1, 2"),
     ],
 )
