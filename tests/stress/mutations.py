@@ -122,6 +122,25 @@ MUTATIONS = {
         "    return jnp.int32(-1)",
         "tests/train_lib/test_not_finite.py",
     ),
+    "the loss of two devices counts once": (
+        "models/layers/division.py",
+        "    return jax.lax.dynamic_update_slice_in_dim(whole, x, _start(x.shape[last]), last)",
+        "    return joined(x)",
+        "tests/models/test_division.py",
+    ),
+    "masks of two devices": (
+        "models/layers/dropping.py",
+        "division.own(draw(keys, share))",
+        "draw(keys, share)[..., : x.shape[-1]]",
+        "tests/models/test_division.py",
+    ),
+    "two devices know what is not finite": (
+        "train_lib/distributed/parallel.py",
+        "    return jax.lax.psum(flags, TOWER) > 0 if division.axis_name() else flags",
+        "    return flags",
+        "tests/train_lib/distributed/test_shared_networks.py"
+        "::test_all_devices_know_of_a_value_that_is_not_finite",
+    ),
     "each process its own part": (
         "input_pipeline/batches.py",
         "[:, order.process].swapaxes",
