@@ -21,13 +21,17 @@ CHECK := $(BIN)/python -m pip check
 TORCH := torch==2.14.1 torchvision==0.29.1 timm==1.0.31 huggingface_hub==2.4.0
 # What SIFT and image filters are compared with.
 OPENCV := opencv-python-headless==5.0.0.93 scikit-image==0.26.0
+# What makes the documentation site.
+DOCS := sphinx==9.1.1 furo==2025.12.19 myst-nb==1.4.0
 # What runs notebooks and makes pages of them.
 JUPYTER := ipykernel==7.4.0 nbclient==0.11.0 nbconvert==7.17.2
 TRACKIO := trackio==0.43.0
 # One of them: make notebooks NOTEBOOK=lenet5
 NOTEBOOK ?=
+# make docs BUILDER=linkcheck checks the links to other sites.
+BUILDER ?= html
 
-.PHONY: demo test check parity tracker notebooks results lint setup clean
+.PHONY: demo test check parity tracker notebooks docs results lint setup clean
 
 setup: $(VENV)/ready
 
@@ -86,6 +90,16 @@ notebooks: $(VENV)/notebooks-ready
 $(VENV)/notebooks-ready: $(VENV)/ready Makefile
 	@echo "installing Jupyter's kernel and converter into $(VENV)"
 	@$(INSTALL) --no-compile $(JUPYTER)
+	@$(CHECK)
+	@touch $@
+
+# Notebooks have outputs in the site if `make notebooks` ran before.
+docs: $(VENV)/docs-ready
+	@$(BIN)/python -m docs.site.build --builder=$(BUILDER)
+
+$(VENV)/docs-ready: $(VENV)/ready Makefile
+	@echo "installing Sphinx into $(VENV)"
+	@$(INSTALL) --no-compile $(DOCS)
 	@$(CHECK)
 	@touch $@
 

@@ -1,6 +1,6 @@
-"""Runs the notebooks from start to end, two at a time, and writes them as web pages.
+"""Runs the notebooks from start to end, two at a time, and writes them with their outputs.
 
-    make notebooks                      # all of them, to build/notebooks/NAME.html
+    make notebooks                      # all of them, to build/notebooks/NAME.html and NAME.ipynb
     make notebooks NOTEBOOK=lenet5
     python notebooks/render.py lenet5 depth      # needs nbclient, nbconvert and ipykernel
 
@@ -56,8 +56,12 @@ def run(path: pathlib.Path) -> nbformat.NotebookNode:
 
 
 def write(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path) -> pathlib.Path:
-    """Writes NAME.html, including its figures, to the folder; returns its path."""
+    """Writes NAME.html, including its figures, to the folder; returns its path.
+
+    It also writes NAME.ipynb, from which `make docs` takes the outputs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / f"{name}.ipynb")
     page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": name}})
     target = folder / f"{name}.html"
     target.write_text(page, encoding="utf-8")

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")]
+DOCUMENTS += (ROOT / "docs" / "networks").glob("*.md")
 PACKAGES = ("benchmarks", "configs", "input_pipeline", "models", "notebooks", "tests", "train_lib")
 
 each_document = pytest.mark.parametrize(

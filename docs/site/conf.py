@@ -1,0 +1,29 @@
+"""The settings of Sphinx. docs/site/build.py runs it."""
+
+from docs.site.docstrings import process
+
+project = "Canon"
+author = "the authors of Canon"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_title = "Canon"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_copyright = False
+
+myst_heading_anchors = 4  # links such as data.md#your-own-images, as on GitHub
+smartquotes = False  # would change the hyphens of --config
+nb_execution_mode = "off"  # `make notebooks` runs them
+nb_ipywidgets_js = {}  # no scripts from other sites
+
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 80
+
+
+def setup(app):
+    """Makes autodoc read the docstrings as the house writes them."""
+    app.connect("autodoc-process-docstring", process)

@@ -1,0 +1,167 @@
+"""The documentation site: its contents, and the text that it generates. `make docs` builds it."""
+
+import importlib
+import inspect
+import json
+import pathlib
+from collections import Counter
+
+import pytest
+
+from configs.load import load
+from docs.site import build, drawings, networks
+from docs.site.docstrings import as_rst
+from models import graph, registry
+from train_lib.experiment import resolve
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def files(pattern: str) -> set[str]:
+    """The files of the repository, by their paths without endings."""
+    return {str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.glob(pattern)}
+
+
+def test_everything_is_in_the_table_of_contents_once():
+    names = Counter(name for group in build.table_of_contents().values() for name in group)
+    studies = (path for path in (ROOT / "studies").glob("*.py") if "\nSTUDY = " in path.read_text())
+    wanted = files("docs/*.md") | files("docs/studies/*.md") | files("notebooks/*.ipynb")
+    wanted |= {f"docs/studies/{path.stem}" for path in studies}
+    wanted |= {f"docs/networks/{name}" for name in (*registry.MODELS, *registry.FITTED)}
+    assert wanted <= names.keys()
+    assert set(names.values()) == {1}
+
+
+def test_each_network_has_an_introduction_and_a_config():
+    assert files("docs/networks/*.md") == {f"docs/networks/{name}" for name in networks.NAMES}
+    assert {f"configs/{name}" for name in networks.NAMES} <= files("configs/*.py")
+
+
+@pytest.mark.parametrize(
+    ("origin", "target", "expected"),
+    [
+        ("README.md", "docs/data.md#your-own-images", "../data.md#your-own-images"),
+        ("docs/networks.md", "../configs/vgg.py", "vgg.md"),
+        ("docs/networks.md", "#papers", "../networks.md#papers"),
+        ("docs/networks.md", "studies/README.md", "../studies/README.md"),
+        ("README.md", "models/vgg.py", "../../api/models.vgg.rst"),
+        ("README.md", "models/layers", "../../api/models.layers.rst"),
+        ("docs/data.md", "../CITATION.cff", "https://host/owner/name/blob/HEAD/CITATION.cff"),
+        ("docs/data.md", "https://example.org/x.md", "https://example.org/x.md"),
+    ],
+)
+def test_links_lead_to_pages_of_the_site(monkeypatch, origin, target, expected):
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://host")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
+    monkeypatch.setenv("GITHUB_SHA", "HEAD")
+    page = "docs/networks/mlp.md"
+    text = build.relinked(f"see [the `x[0]`]({target}).", origin, page, build.pages())
+    assert text == f"see [the `x[0]`]({expected})."
+
+
+def test_without_a_repository_only_the_text_of_a_link_stays(monkeypatch):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    text = build.relinked("see [the tests](tests).", "README.md", "index.md", build.pages())
+    assert text == "see the tests."
+
+
+def test_outputs_of_a_notebook_that_has_changed_are_not_shown(monkeypatch, tmp_path):
+    path = build.notebooks()[0]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["cells"][1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "made"}]
+    monkeypatch.setattr(build, "EXECUTED", tmp_path)
+    executed = tmp_path / path.name
+    executed.write_text(json.dumps(content), encoding="utf-8")
+    assert '"made"' in build.notebook(path, "notebooks/x.ipynb", {})
+    content["cells"][1]["source"] = ["changed"]
+    executed.write_text(json.dumps(content), encoding="utf-8")
+    assert '"made"' not in build.notebook(path, "notebooks/x.ipynb", {})
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_each_paragraph_of_a_docstring_is_on_the_page_once(name):
+    docstring = inspect.cleandoc(importlib.import_module(f"configs.{name}").__doc__)
+    topics = networks.paragraphs(docstring)
+    texts = [text.strip("\n") for topic in topics.values() for text in topic]
+    assert sorted(t.replace("`", "") for t in texts) == sorted(
+        t.replace("`", "") for t in docstring.split("\n\n")[1:]
+    )
+
+
+def test_topics_of_paragraphs():
+    topics = networks.paragraphs(importlib.import_module("configs.vgg").__doc__)
+    assert topics["recipe"][0].startswith("As published (sec. 3.1): shorter side S = 256")
+    assert "    python main.py --config=configs/vgg.py:D" in topics["recipe"][1]
+    assert topics["changes"][0].startswith("Chosen here, because the paper is not clear:")
+    assert [text[:9] for text in topics["results"]] == ["Published", "Measured:"]
+
+
+def test_flags_become_code():
+    text = 'Train with --config.view.scale="(72, 72)" or --mode=x, not `--a=b`. Use --config.c=1.'
+    expected = 'Train with `--config.view.scale="(72, 72)"` or `--mode=x`, not `--a=b`. Use'
+    assert networks.with_code(text) == f"{expected} `--config.c=1`."
+
+
+def test_comments_of_a_config_explain_its_constants():
+    notes = networks.comments("lenet5")
+    assert notes["loss.j"] == "eq. 9's constant of the rubbish class"
+    assert networks.comments("resnet")["model.shortcut"] == "A, B, C, or none for plain networks"
+    (table, rest) = networks._constants("lenet5:digits")
+    assert "| `model.subsampling` | `trainable` | trainable, average, max |" in table
+    assert "`optimizer.momentum`: `0.9`" in rest
+
+
+def calls_and_shape(name: str, **options):
+    config = load(name)
+    config.model.update(options)
+    exp = resolve(config, read_only=True)
+    variables, images, _ = graph.abstract(exp.module, exp.input_shape)
+    return graph.trace(exp.module, variables, images)[0], exp.input_shape
+
+
+def test_branches_of_an_inception_module_stand_side_by_side():
+    calls, _ = calls_and_shape("googlenet", auxiliary_heads=False)
+    found = {block.name: block for block in drawings.blocks(calls)}
+    # Szegedy 2014, table 1
+    assert found["inception_3a"].parts == (64, 128, 32, 32)
+    assert found["inception_5b"].parts == (384, 384, 128, 128)
+    assert found["inception_4e"].shape == (14, 14, 832)
+    assert "norm1" not in found
+
+
+@pytest.mark.parametrize(("config", "shortcuts"), [("20", 9), ("plain-20", 0)])
+def test_residual_blocks_have_shortcuts(config, shortcuts):
+    found = drawings.blocks(calls_and_shape(f"resnet_cifar10:{config}")[0])
+    assert sum(block.has_shortcut for block in found) == shortcuts
+    assert [block.kind for block in found if block.name.startswith("conv")][1:] == (
+        ["2 convolutions"] * 9
+    )
+
+
+def test_the_drawing_has_a_box_for_each_group_of_a_convolution():
+    calls, shape = calls_and_shape("alexnet")
+    svg = drawings.svg(calls, shape)
+    # image, 5 convolutions of which 3 have two groups, 3 poolings, 3 fully connected layers
+    assert svg.count('id="patch_') - 1 == 1 + 5 + 3 + 3 + 3
+    assert "11x11 convolution, stride 4" in svg
+    assert svg == drawings.svg(calls, shape)
+
+
+def test_docstrings():
+    text = """The sum of a_ and *b*, `c*d`.
+
+a, b: numbers. scale: a factor,
+    at least 1. note: not a parameter.
+- one
+- two
+
+    python main.py --x=1"""
+    assert as_rst(text, {"a", "b", "scale"}).split("\n\n") == [
+        r"The sum of a\_ and \*b\*, ``c*d``.",
+        "* **a, b**: numbers.",
+        "* **scale**: a factor, at least 1. note: not a parameter.",
+        "* one",
+        "* two",
+        "::",
+        "    python main.py --x=1",
+    ]
