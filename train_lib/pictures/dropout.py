@@ -1,4 +1,4 @@
-"""Dropout: masked layers, and the average over masks that an evaluation approximates."""
+"""Dropout and standout: masked layers, and the average that an evaluation approximates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,23 +27,93 @@ def dropout_masks(activation: np.ndarray, rate: float, seed: int, count: int) ->
     not scaled.
     """
     activation = np.asarray(activation, np.float32)
-    layer, ones = layers.Dropout(rate, "test"), jnp.ones((1, *activation.shape))
-    as_map = as_square if activation.ndim == 1 else np.asarray
-    values = as_map(activation)
-    rows, columns = panels.grid(count + 1)
-    height = 2.3 * values.shape[0] / values.shape[1] + 0.3
-    figure, axes = panels.blank(rows, columns, (2.3 * columns, height * rows + 0.3))
-    grey = panels.grey_tiles(values[None], activation.min(), activation.max())[0]
-    axes.flat[0].imshow(grey, interpolation="nearest")
-    axes.flat[0].set_title(f"{activation.size} units", fontsize=8)
-    for number, axis in zip(range(count), axes.flat[1:], strict=False):
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        kept = np.asarray(layer.apply({}, ones, True, rngs={"dropout": key})[0]) > 0
+    layer = layers.Dropout(rate, "test")
+    kept = {
+        f"mask {number}": _kept(layer, activation, key)
+        for number, key in enumerate(_keys(seed, count), 1)
+    }
+    return _draw_masks(activation, kept, f"dropout of {rate:.0%}; red: dropped")
+
+
+def annealed_masks(
+    activation: np.ndarray, rate: float, scales: Mapping[str, float], seed: int
+) -> Figure:
+    """An activation under a mask at several times of annealed dropout (Rennie 2014).
+
+    scales: label of the time -> factor on the rate, as `schedules.make_drop_scale` gives it. The
+    random numbers are the same at all times, so a unit that was kept stays kept while the rate
+    falls. The rest is as in `dropout_masks`.
+    """
+    activation, layer = np.asarray(activation, np.float32), layers.Dropout(rate, "test")
+    (key,) = _keys(seed, 1)
+    kept = {
+        f"{label}, rate {rate * scale:.0%}": _kept(layer, activation, key, scale)
+        for label, scale in scales.items()
+    }
+    return _draw_masks(activation, kept, f"annealed dropout from {rate:.0%} to 0; red: dropped")
+
+
+def standout_masks(
+    inputs: np.ndarray, alpha: float, beta: float, seed: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities with which standout keeps units, and `count` of its masks (Ba, Frey 2013).
+
+    inputs: of the units, before their activation: [h, w] or [units]. Both results are those of
+    `layers.Standout`: [h, w], and bool [count, h, w].
+    """
+    inputs = np.asarray(inputs, np.float32)
+    layer, ones = layers.Standout(alpha, beta), jnp.ones((1, *inputs.shape))
+    share = np.asarray(layer.apply({}, ones, inputs[None], False)[0])
+    return share, np.stack([_kept(layer, inputs, key) for key in _keys(seed, count)])
+
+
+def standout_figure(inputs: np.ndarray, alpha: float, beta: float, seed: int, count: int) -> Figure:
+    """The inputs of units, the probabilities of `standout_masks`, and its masks."""
+    inputs = np.asarray(inputs, np.float32)
+    share, masks = standout_masks(inputs, alpha, beta, seed, count)
+    kept = {f"mask {number}": mask for number, mask in enumerate(masks, 1)}
+    title = f"standout: kept with probability sigmoid({alpha:g} input + {beta:g}); red: dropped"
+    return _draw_masks(inputs, kept, title, {"probability, black 0, white 1": share})
+
+
+def _keys(seed: int, count: int) -> list[jax.Array]:
+    """The keys of `count` masks."""
+    return [jax.random.fold_in(jax.random.key(seed), number) for number in range(count)]
+
+
+def _kept(layer: nn.Module, values: np.ndarray, key: jax.Array, scale: float = 1.0) -> np.ndarray:
+    """Which values a layer that drops would keep: bool, shaped like them."""
+    ones, rngs = jnp.ones((1, *values.shape)), {"dropout": key}
+    inputs = (ones, values[None]) if isinstance(layer, layers.Standout) else (ones,)
+    return np.asarray(layer.apply({}, *inputs, True, scale, rngs=rngs)[0]) > 0
+
+
+def _draw_masks(
+    values: np.ndarray,
+    kept: Mapping[str, np.ndarray],
+    title: str,
+    shares: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
+    """Values, shares of 0..1 if there are any, and values under masks: each [h, w] or [units]."""
+    shares = shares or {}
+    as_map = as_square if values.ndim == 1 else np.asarray
+    rows, columns = panels.grid(1 + len(shares) + len(kept))
+    height, width = as_map(values).shape
+    figure, axes = panels.blank(
+        rows, columns, (2.3 * columns, (2.3 * height / width + 0.3) * rows + 0.3)
+    )
+    grey = panels.grey_tiles(as_map(values)[None], values.min(), values.max())[0]
+    images = {f"{values.size} units": grey}
+    for label, share in shares.items():
+        images[label] = panels.grey_tiles(as_map(share)[None], 0, 1)[0]
+    for label, mask in kept.items():
         image = grey.copy()
-        image[as_map(kept) == 0] = (0.8, 0.15, 0.15)
+        image[as_map(mask) == 0] = (0.8, 0.15, 0.15)
+        images[f"{label}: {mask.sum()} kept"] = image
+    for (label, image), axis in zip(images.items(), axes.flat, strict=False):
         axis.imshow(image, interpolation="nearest")
-        axis.set_title(f"mask {number + 1}: {kept.sum()} kept", fontsize=8)
-    figure.suptitle(f"dropout of {rate:.0%}; red: dropped", fontsize=9)
+        axis.set_title(label, fontsize=8)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 

@@ -25,8 +25,8 @@ from train_lib.pictures import (
     evidence,
     gradients,
     lenet_codes,
-    max_pooling,
     panels,
+    pooling,
     run_plots,
     weights,
 )
@@ -224,7 +224,7 @@ def pooling_figures(subject: Subject) -> Named:
         size = min(max(PATCH, layer.window), length)
         start = np.clip(place - size // 2, 0, length - size)
         part.append(slice(start, start + size))
-    figure = max_pooling.max_pool_routing(one_map[tuple(part)], layer.window, layer.stride)
+    figure = pooling.max_pool_routing(one_map[tuple(part)], layer.window, layer.stride)
     yield "max_pool_routing", figure
 
 

@@ -1,0 +1,277 @@
+"""The pictures of docs/lecture.md that need neither training nor a data set.
+
+    python -m train_lib.pictures.lecture                            # all, to build/lecture
+    python -m train_lib.pictures.lecture ten_crops --out=DIR        # one, to DIR/ten_crops.png
+
+Photographs and digits are those that come with scikit-learn. Networks, augmentations and constants
+are those of the recipes in configs/.
+"""
+
+import argparse
+import functools
+import io
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+import command_line
+from command_line import expand
+from configs.load import load
+from errors import UserError, reported
+from input_pipeline import digits, statistics
+from models import filters, registry, summary
+from train_lib import schedules
+from train_lib.distributed import shell
+from train_lib.pictures import (
+    activation_curves,
+    augmented,
+    dropout,
+    filtered,
+    lrn,
+    network_sizes,
+    pooling,
+)
+
+OUTPUT = "build/lecture"
+DOTS_PER_INCH, COLOURS = 110, 128
+# The lecture's example: the maps of an image of 6x6 pixels under two filters of 3x3.
+DIAGONAL_MAP = ((3, -1, -3, -1), (-3, 1, 0, -3), (-3, -3, 0, 1), (3, -2, -2, -1))
+# Maps at one position: one is strong.
+RESPONSES = (30, 30, 60, 30, 30, 150, 30, 30, 60, 30, 30)
+
+
+@functools.cache
+def photograph(name: str) -> np.ndarray:
+    """ "china" (a temple) or "flower": uint8 [427, 640, 3]."""
+    return load_sample_image(f"{name}.jpg")
+
+
+def description(name: str, pixels: int, channels: int = 3, **options) -> dict:
+    """`summary.describe` of a config's network: "vgg:D". options: of its section `model`."""
+    config = load(name)
+    config.model.update(options)
+    classes = 10 if channels == 1 else 1000
+    module = registry.create(config.model, classes)
+    return summary.describe(module, name, (pixels, pixels, channels))
+
+
+def image_filters() -> Figure:
+    """Smoothing, edges and corners on a part of the temple."""
+    grey = Image.fromarray(photograph("china")).convert("L")
+    return filtered.filtered_figure(np.asarray(grey, np.float32)[60:190, 60:250] / 255)
+
+
+def pooling_gradients() -> Figure:
+    """Windows that do not overlap, as LeNet-5's."""
+    return pooling.pooling_gradients(np.array(DIAGONAL_MAP), 2, 2)
+
+
+def overlapping_pooling() -> Figure:
+    """Windows of 3x3 at every pixel."""
+    return pooling.pooling_gradients(np.array(DIAGONAL_MAP), 3, 1)
+
+
+def lrn_gradient() -> Figure:
+    """AlexNet's normalisation of RESPONSES, by the paper's formula."""
+    return lrn.lrn_figure(np.array(RESPONSES))
+
+
+def unit_inputs() -> np.ndarray:
+    """Inputs of 24x36 units before their activation: a Gabor function on a photograph."""
+    image = photograph("flower").mean(axis=-1)[100:316:9, 150:474:9] / 255
+    kernel = filters.oriented_bank(5, angles=4)[..., 1:2]
+    inputs = np.asarray(filters.convolve(image[None, ..., None], kernel, "reflect"))[0, ..., 0]
+    return inputs / inputs.std()
+
+
+def dropout_masks() -> Figure:
+    """Five masks of dropout."""
+    return dropout.dropout_masks(np.maximum(0, unit_inputs()), 0.5, seed=0, count=5)
+
+
+def annealed_dropout() -> Figure:
+    """A mask at five times of a training whose drop rate falls to zero."""
+    config = load("mlp")
+    config.schedule.drop_anneal_epochs = config.epochs
+    scale = schedules.make_drop_scale(config.schedule, steps_per_epoch=100)
+    scales = {
+        f"{share:.0%} of training": float(scale(round(share * config.epochs * 100)))
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+    }
+    return dropout.annealed_masks(np.maximum(0, unit_inputs()), 0.5, scales, seed=0)
+
+
+def standout() -> Figure:
+    """Standout's probabilities and masks, with the constants that configs have by default."""
+    model = load("mlp").model
+    alpha, beta = model.standout_alpha, model.standout_beta
+    return dropout.standout_figure(unit_inputs(), alpha, beta, seed=0, count=4)
+
+
+def augmentation() -> Figure:
+    """Rows of one photograph, each with a part of what AlexNet's or GoogLeNet's recipe does."""
+    images = [photograph(name) for name in ("flower", "china")]
+    colours = statistics.compute(images, len(images), "principal colours")
+
+    def views(name: str, view=(), augment=()) -> np.ndarray:
+        config = load(name)
+        config.view.update(view)
+        config.augment.update(augment)
+        return augmented.training_views(config, images[0], 6, 0, colours)
+
+    plain = {"flip": False, "lighting": "none", "photometric": 0.0}
+    cut, whole = {"flip": True, "lighting": "none"}, {"train": "center"}
+    rows = {
+        "AlexNet: random 224x224 pixels of the central 256x256, and flips": views(
+            "alexnet", augment=cut
+        ),
+        "AlexNet: noise along the principal colours, as in the paper (eigenvalues)": views(
+            "alexnet", whole, plain | {"lighting": "eigenvalues"}
+        ),
+        "the same, as in the author's code (deviations)": views(
+            "alexnet", whole, plain | {"lighting": "deviations"}
+        ),
+        "GoogLeNet: 8 to 100 % of the area, aspect 3/4 to 4/3": views("googlenet", augment=plain),
+        "GoogLeNet: brightness, contrast and colour in random order": views(
+            "googlenet", whole, plain | {"photometric": load("googlenet").augment.photometric}
+        ),
+    }
+    return augmented.rows_of_images(rows, "as in evaluation")
+
+
+def small_augmentation() -> Figure:
+    """LeNet-5's distortions of digits, and ResNet's crops of padded 32x32 images."""
+    images, labels = digits.load("train")
+    rows = {}
+    for digit in (2, 5, 8):
+        image = images[np.flatnonzero(labels == digit)[0]].reshape(digits.IMAGE_SHAPE)
+        views = augmented.training_views(load("lenet5"), image, 10, digit)
+        rows[f"LeNet-5, digits: {digit}"] = np.repeat(views, 3, axis=-1)
+    config = load("resnet_cifar10")
+    config.preprocess.mean = "none"
+    small = photograph("flower")[13:413:13, 133:533:13][:31, :31]
+    small = np.pad(small, ((0, 1), (0, 1), (0, 0)), "edge")
+    rows["ResNet, CIFAR-10: padded by 4 pixels, random 32x32 pixels, flips"] = (
+        augmented.training_views(config, small, 10, 0)
+    )
+    return augmented.rows_of_images(rows, "as in evaluation")
+
+
+def ten_crops() -> Figure:
+    """AlexNet's evaluation."""
+    return augmented.ten_crops(photograph("flower"))
+
+
+def many_crops() -> Figure:
+    """The crops of VGG's and GoogLeNet's evaluations at one scale."""
+    kinds = (("VGG's grid, S = 256", "grid", 256), ("GoogLeNet's squares, S = 256", "squares", 256))
+    return augmented.many_crops(photograph("flower"), kinds)
+
+
+def parameters() -> Figure:
+    """The sizes of the networks for ImageNet."""
+    networks = {"AlexNet": "alexnet", "VGG-16": "vgg:D", "VGG-19": "vgg:E"}
+    networks |= {"GoogLeNet": "googlenet", "ResNet-34": "resnet:34", "ResNet-50": "resnet:50"}
+    networks |= {"ResNet-152": "resnet:152"}
+    return network_sizes.size_chart({k: description(v, 224) for k, v in networks.items()})
+
+
+def bottleneck() -> Figure:
+    """The weights of ResNet's blocks (He 2015, fig. 5)."""
+    blocks = {
+        "two 3x3, 256 maps\n(ResNet-34, conv4_2)": ("resnet:34", "conv4_2"),
+        "1x1, 3x3, 1x1, 64 within 256 maps\n(ResNet-50, conv2_2)": ("resnet:50", "conv2_2"),
+        "two 3x3, 64 maps\n(ResNet-34, conv2_2)": ("resnet:34", "conv2_2"),
+    }
+    return network_sizes.block_chart(
+        {
+            label: network_sizes.convolution_weights(description(name, 224), block)
+            for label, (name, block) in blocks.items()
+        }
+    )
+
+
+def connectivity_weights() -> dict[str, tuple[int, int]]:
+    """Weights of the layer h1 for 200x200 pixels, and weights with biases, by connection."""
+
+    def counts(connection: str) -> tuple[int, int]:
+        options = {"connection": connection}
+        layers = (
+            description("connectivity", 200, 1, bias=bias, **options)["layers"][0]
+            for bias in (False, True)
+        )
+        return tuple(layer["params"] for layer in layers)
+
+    return {
+        "full: each unit sees the image": counts("full"),
+        "local: each unit sees 10x10 pixels": counts("local"),
+        "shared: ten filters of 10x10": counts("shared"),
+    }
+
+
+def connectivity() -> Figure:
+    """The weights of 400,000 units by their connections."""
+    return network_sizes.connectivity_chart(connectivity_weights())
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "image_filters": image_filters,
+    "connectivity": connectivity,
+    "pooling_gradients": pooling_gradients,
+    "overlapping_pooling": overlapping_pooling,
+    "lrn_gradient": lrn_gradient,
+    "activation_functions": activation_curves.activation_functions,
+    "stacked_sigmoids": activation_curves.stacked_sigmoids_figure,
+    "dropout_masks": dropout_masks,
+    "annealed_dropout": annealed_dropout,
+    "standout": standout,
+    "augmentation": augmentation,
+    "small_augmentation": small_augmentation,
+    "ten_crops": ten_crops,
+    "many_crops": many_crops,
+    "parameters": parameters,
+    "bottleneck": bottleneck,
+}
+
+
+def write(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a PNG file of few colours, which stays small. Raises UserError if it cannot."""
+    rendered = io.BytesIO()
+    figure.savefig(rendered, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight")
+    picture = Image.open(rendered).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    with reported(f"cannot write {path}", "give another folder with --out", OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, optimize=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws figures. Returns the exit status, after one line on standard error if not 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train_lib.pictures.lecture", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FIGURES))
+    parser.add_argument("--out", default=OUTPUT, help=f"folder (default: {OUTPUT})")
+    arguments = parser.parse_args(argv)
+    for name in arguments.names:
+        if name not in FIGURES:
+            parser.error(f"there is no picture {name}: choose of {', '.join(FIGURES)}")
+    shell.silence_libraries()
+    try:
+        for name in arguments.names or FIGURES:
+            path = expand(arguments.out) / f"{name}.png"
+            write(FIGURES[name](), path)
+            print(path, flush=True)
+    except UserError as error:
+        print(f"lecture: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.begin()
+    sys.exit(main())
