@@ -38,7 +38,7 @@ def activation_functions(low: float = -4.0, high: float = 4.0) -> Figure:
     rows, columns = 2, -(-len(kinds) // 2)
     figure = Figure(figsize=(2.6 * columns, 2.6 * rows), layout="constrained")
     x = np.linspace(low, high, 402)  # without 0, where rectifiers have no derivative
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True).flat
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True).flat)
     for axis, kind in zip(axes, kinds, strict=False):
         values, derivatives = activation_curves(x, kind)
         axis.axhline(0, color="0.8", linewidth=0.8)
@@ -48,9 +48,9 @@ def activation_functions(low: float = -4.0, high: float = 4.0) -> Figure:
         largest = f"largest derivative {derivatives.max():.3g}"
         axis.set_title(f"{_TITLES.get(kind, kind)}\n{largest}", fontsize=8)
         axis.set_ylim(-2, 3.2)
-    for axis in list(axes)[len(kinds) :]:
+    for axis in axes[len(kinds) :]:
         axis.axis("off")
-    figure.axes[0].legend(fontsize=8, loc="upper left")
+    axes[0].legend(fontsize=8, loc="upper left")
     figure.suptitle("activation functions and their derivatives", fontsize=10)
     return figure
 

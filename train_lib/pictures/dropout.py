@@ -47,7 +47,7 @@ def annealed_masks(
     activation, layer = np.asarray(activation, np.float32), layers.Dropout(rate, "test")
     (key,) = _keys(seed, 1)
     kept = {
-        f"{label}, rate {rate * scale:.0%}": _kept(layer, activation, key, scale)
+        f"{label}, rate {100 * rate * scale:g} %": _kept(layer, activation, key, scale)
         for label, scale in scales.items()
     }
     return _draw_masks(activation, kept, f"annealed dropout from {rate:.0%} to 0; red: dropped")
@@ -72,7 +72,7 @@ def standout_figure(inputs: np.ndarray, alpha: float, beta: float, seed: int, co
     inputs = np.asarray(inputs, np.float32)
     share, masks = standout_masks(inputs, alpha, beta, seed, count)
     kept = {f"mask {number}": mask for number, mask in enumerate(masks, 1)}
-    title = f"standout: kept with probability sigmoid({alpha:g} input + {beta:g}); red: dropped"
+    title = f"standout: kept with probability sigmoid({alpha:g} * input + {beta:g}); red: dropped"
     return _draw_masks(inputs, kept, title, {"probability, black 0, white 1": share})
 
 

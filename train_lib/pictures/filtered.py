@@ -36,7 +36,7 @@ def filtered_figure(image: np.ndarray, seed: int = 0) -> Figure:
     found = filtered(image, seed)
     height, width = image.shape
     columns = len(found) // 2
-    inches = 2.4
+    inches = 1.75
     size = (inches * columns, 2 * (inches * height / width + 0.3))
     figure, axes = panels.blank(2, columns, size)
     for axis, (name, values) in zip(axes.flat, found.items(), strict=True):
@@ -49,5 +49,5 @@ def filtered_figure(image: np.ndarray, seed: int = 0) -> Figure:
             high = np.abs(values).max() if "Sobel" in name else 1
             low = -high if values.min() < -0.5 * high else 0  # of derivatives, 0 is grey
             axis.imshow(values, cmap="gray", vmin=low, vmax=high)
-        axis.set_title(name, fontsize=8)
+        axis.set_title(name, fontsize=7)
     return figure

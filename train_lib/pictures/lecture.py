@@ -100,7 +100,7 @@ def annealed_dropout() -> Figure:
     config.schedule.drop_anneal_epochs = config.epochs
     scale = schedules.make_drop_scale(config.schedule, steps_per_epoch=100)
     scales = {
-        f"{share:.0%} of training": float(scale(round(share * config.epochs * 100)))
+        f"{100 * share:g} % of training": float(scale(round(share * config.epochs * 100)))
         for share in (0.0, 0.25, 0.5, 0.75, 1.0)
     }
     return dropout.annealed_masks(np.maximum(0, unit_inputs()), 0.5, scales, seed=0)
@@ -118,29 +118,31 @@ def augmentation() -> Figure:
     images = [photograph(name) for name in ("flower", "china")]
     colours = statistics.compute(images, len(images), "principal colours")
 
-    def views(name: str, view=(), augment=()) -> np.ndarray:
+    def views(name: str, augment: dict, view: dict) -> np.ndarray:
         config = load(name)
-        config.view.update(view)
         config.augment.update(augment)
+        config.view.update(view)
         return augmented.training_views(config, images[0], 6, 0, colours)
 
-    plain = {"flip": False, "lighting": "none", "photometric": 0.0}
-    cut, whole = {"flip": True, "lighting": "none"}, {"train": "center"}
+    none = {"flip": False, "lighting": "none", "photometric": 0.0}
+    colours_of_googlenet = {"photometric": load("googlenet").augment.photometric}
+    cut, whole = {}, {"train": "center"}
     rows = {
-        "AlexNet: random 224x224 pixels of the central 256x256, and flips": views(
-            "alexnet", augment=cut
+        "AlexNet: random 224x224 pixels of the central 256x256, and flips": (
+            *("alexnet", none | {"flip": True}, cut),
         ),
-        "AlexNet: noise along the principal colours, as in the paper (eigenvalues)": views(
-            "alexnet", whole, plain | {"lighting": "eigenvalues"}
+        "AlexNet: noise along the principal colours, as in the paper (eigenvalues)": (
+            *("alexnet", none | {"lighting": "eigenvalues"}, whole),
         ),
-        "the same, as in the author's code (deviations)": views(
-            "alexnet", whole, plain | {"lighting": "deviations"}
+        "the same, as in the author's code (deviations)": (
+            *("alexnet", none | {"lighting": "deviations"}, whole),
         ),
-        "GoogLeNet: 8 to 100 % of the area, aspect 3/4 to 4/3": views("googlenet", augment=plain),
-        "GoogLeNet: brightness, contrast and colour in random order": views(
-            "googlenet", whole, plain | {"photometric": load("googlenet").augment.photometric}
+        "GoogLeNet: 8 to 100 % of the area, aspect 3/4 to 4/3": ("googlenet", none, cut),
+        "GoogLeNet: brightness, contrast and colour in random order": (
+            *("googlenet", none | colours_of_googlenet, whole),
         ),
     }
+    rows = {label: views(*options) for label, options in rows.items()}
     return augmented.rows_of_images(rows, "as in evaluation")
 
 

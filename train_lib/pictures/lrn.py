@@ -31,17 +31,20 @@ def lrn_figure(a: np.ndarray, variant: str = "paper") -> Figure:
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
     maps = np.arange(len(a))
-    left.bar(maps - 0.2, alone, 0.4, color="0.75", label="b, if the other maps and a were small")
+    left.bar(maps - 0.2, alone, 0.4, color="0.75", label="without neighbours: a / 2^0.75")
     left.bar(maps + 0.2, b, 0.4, color="tab:blue", label="b")
     for place, value in zip(maps, a, strict=True):
         left.text(place, alone[place], f"{value:g}", ha="center", va="bottom", fontsize=7)
     left.set(xlabel="map (the numbers: its value a)", xticks=maps, ylabel="normalised b")
-    left.legend(fontsize=8)
+    left.set_ylim(0, 1.25 * alone.max())
+    left.legend(fontsize=8, loc="upper left")
     limit = np.abs(derivatives).max()
     drawn = right.imshow(derivatives, cmap="RdBu", vmin=-limit, vmax=limit)
     for (row, column), value in np.ndenumerate(derivatives):
         if value:
-            right.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6)
+            shade = "white" if abs(value) > 0.6 * limit else "black"
+            text = f"{value:.2f}"
+            right.text(column, row, text, ha="center", va="center", fontsize=6, color=shade)
     right.set(xlabel="of map j", ylabel="of map i", xticks=maps, yticks=maps)
     right.set_title("derivative of b of map i by a of map j", fontsize=9)
     figure.colorbar(drawn, ax=right)

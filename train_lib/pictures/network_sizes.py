@@ -84,9 +84,12 @@ def connectivity_chart(weights: Mapping[str, tuple[int, int]]) -> Figure:
     names = list(weights)
     axis.barh(names, [without for without, _ in weights.values()], color="tab:blue")
     for row, (without, with_biases) in enumerate(weights.values()):
-        text = f" {without:,} weights; {with_biases:,} with biases"
+        text = f" {without:,} ({with_biases:,} with biases)"
         axis.text(without, row, text, va="center", fontsize=8)
     axis.invert_yaxis()
-    limits = (100, 1e4 * max(without for without, _ in weights.values()))
-    axis.set(xscale="log", xlim=limits, xlabel="weights")
+    most = max(without for without, _ in weights.values())
+    ticks = [10**power for power in range(2, len(str(most)), 2)]
+    axis.set(xscale="log", xlim=(100, 1e8 * most), xlabel="weights")  # space for the text
+    axis.set_xticks(ticks)
+    axis.minorticks_off()
     return figure

@@ -63,9 +63,10 @@ def _draw_pooling(axes, x: np.ndarray, window: int, stride: int, kind: str) -> N
         axis.set_title(title, fontsize=9)
         axis.set(xticks=[], yticks=[])
         if max(values.shape) <= 12:
+            points = 7 if max(x.shape) > 6 else 10
             for row, column in np.ndindex(values.shape):
-                text = f"{values[row, column]:.2g}"
-                axis.text(column, row, text, ha="center", va="center", fontsize=7)
+                text = f"{values[row, column]:.3g}"
+                axis.text(column, row, text, ha="center", va="center", fontsize=points)
         if values is not pooled and kind == "max":
             for row, column in np.argwhere(gradient > 0):
                 corner, style = (column - 0.46, row - 0.46), {"color": "tab:red", "linewidth": 1.5}

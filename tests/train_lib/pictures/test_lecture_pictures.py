@@ -132,10 +132,11 @@ def test_annealing_keeps_what_was_kept():
 
 
 def test_standout_keeps_units_with_the_sigmoid_of_their_inputs():
-    inputs = np.linspace(-3, 3, 24).reshape(4, 6)
-    share, masks = dropout.standout_masks(inputs, 1.5, -0.5, seed=0, count=400)
+    inputs = np.tile(np.linspace(-3, 3, 24), (400, 1))
+    share, masks = dropout.standout_masks(inputs, 1.5, -0.5, seed=0, count=2)
     np.testing.assert_allclose(share, expit(1.5 * inputs - 0.5), rtol=1e-5)
-    assert np.abs(masks.mean(axis=0) - share).max() < 4 * 0.5 / 400**0.5
+    assert masks.shape == (2, 400, 24) and (masks[0] != masks[1]).any()
+    assert np.abs(masks.mean(axis=(0, 1)) - share[0]).max() < 4 * 0.5 / 800**0.5
 
 
 # --- views of images
@@ -175,7 +176,7 @@ def test_alexnet_s_training_views_are_windows_of_the_central_square():
 @pytest.mark.parametrize("kind", ["eigenvalues", "deviations"])
 def test_noise_along_principal_colours_shifts_all_pixels_of_an_image_equally(kind):
     grey = np.full((32, 32, 3), 128, np.uint8)
-    values = np.array([0.25, 0.01, 0.0025])
+    values = np.array([0.25, 0.16, 0.09])
     colours = Statistics(grey.astype(np.float32), np.full(3, 128.0), values, np.eye(3), 1)
     config = alexnet(flip=False, lighting=kind)
     shifts = augmented.training_views(config, grey, 400, 0, colours).astype(int) - 128
