@@ -39,19 +39,26 @@ def training_views(
     return np.clip(np.round(views), 0, 255).astype(np.uint8)
 
 
-def rows_of_images(rows: Mapping[str, np.ndarray], first: str, title: str = "") -> Figure:
-    """A row of images [n, h, w, 1 or 3] below each label. first: what the first of a row is."""
+def rows_of_images(rows: Mapping[str, np.ndarray], first: str) -> Figure:
+    """A row of images [n, h, w, 1 or 3] below each label. first: what the first of a row is.
+
+    All rows have images of one size, and the same number of them.
+    """
     height, width = next(iter(rows.values())).shape[1:3]
     columns = max(map(len, rows.values()))
-    inches = min(1.1, 9 / columns)
-    size = (inches * columns, (inches * height / width + 0.25) * len(rows) + 0.4)
-    figure, axes = panels.blank(len(rows), columns, size)
-    for row, (label, images) in zip(axes, rows.items(), strict=True):
-        for axis, image in zip(row, images, strict=False):
+    inches = min(0.85, 9 / columns)
+    size = (inches * columns, (inches * height / width + 0.25) * len(rows) + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, (label, images) in zip(parts, rows.items(), strict=True):
+        part.suptitle(label, x=0.01, ha="left", fontsize=8)
+        axes = part.subplots(1, columns)
+        for axis, image in zip(axes, images, strict=True):
             panels.show(axis, image)
-        row[0].set_title(label, fontsize=8, loc="left")
-        row[0].add_patch(_frame((0, 0, *images[0].shape[:2]), "tab:red"))
-    figure.suptitle(f"{title}\nred frame: {first}".strip(), fontsize=9)
+        frame = _frame((0, 0, height, width), "tab:red")
+        frame.set(clip_on=False, linewidth=2.5)
+        axes[0].add_patch(frame)
+    figure.suptitle(f"red frame: {first}", fontsize=9)
     return figure
 
 
@@ -69,7 +76,7 @@ def evaluation_crops(image: np.ndarray, kind: str, shorter: int, size: int):
 def ten_crops(image: np.ndarray, shorter: int = 256, size: int = 224) -> Figure:
     """AlexNet's ten crops (Krizhevsky 2012, sec. 4.1): five frames on the image, and all ten."""
     whole, chosen, cut = evaluation_crops(image, "ten_crop", shorter, size)
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 2.9), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
     names = ("top left", "top right", "bottom left", "bottom right", "centre")
     axis = left.subplots()
@@ -81,7 +88,7 @@ def ten_crops(image: np.ndarray, shorter: int = 256, size: int = 224) -> Figure:
             panels.show(axes[row, number], one)
             axes[row, number].add_patch(_frame((0, 0, size, size), f"C{number}"))
         axes[0, number].set_title(name, fontsize=8)
-    axes[1, 0].text(0, size * 1.15, "and their mirror images", fontsize=8)
+    right.supxlabel("below: their mirror images", fontsize=8)
     return figure
 
 
