@@ -264,7 +264,8 @@ class Recorder:
             line["train/loss"] = float(record["loss"]) / examples
             line["train/top1_error"] = float(record["errors"]) / examples
             line["train/examples"] = round(examples)
-        line["train/learning_rate"] = float(record["rate"])  # of the last update
+        if not self.exp.is_fitted:
+            line["train/learning_rate"] = float(record["rate"])  # of the last update
         if self.exp.config.not_finite.action == "skip":
             line["train/skipped"] = int(record["skipped"])
         return line

@@ -380,8 +380,11 @@ def check_memory(exp: Experiment) -> None:
     This is checked before training, because a machine that runs out of memory may kill the process
     without a message.
     """
-    leaves = jax.tree.leaves(state_lib.variable_shapes(exp.module, exp.input_shape))
-    section = exp.config.optimizer
+    shapes = state_lib.variable_shapes(exp.module, exp.input_shape)
+    if exp.is_fitted:
+        check_memory_of_fit(exp, shapes["params"])
+        return
+    leaves, section = jax.tree.leaves(shapes), exp.config.optimizer
     copies_of_parameters = 3 + bool(section.averaging) + bool(section.curvature_examples)
     needed = copies_of_parameters * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     needed //= exp.config.devices_per_network
@@ -398,4 +401,16 @@ def check_memory(exp: Experiment) -> None:
         raise UserError(
             f"{exp.config.model.name} needs {needed * copies / 1e9:,.0f} GB for its parameters and"
             f" their updates, but only {available / 1e9:,.0f} GB exist: make the network smaller"
+        )
+
+
+def check_memory_of_fit(exp: Experiment, params) -> None:
+    """As `check_memory`, for a model that is fitted. params: the shapes of its parameters."""
+    needed = exp.module.fit_bytes(params, exp.train_examples)
+    available = memory.total_bytes(jax.local_devices(backend="cpu")[0])
+    if available is not None and needed > available:
+        raise UserError(
+            f"{exp.config.model.name} needs {needed / 1e9:,.0f} GB for the vectors of"
+            f" {exp.train_examples:,} training images, but only {available / 1e9:,.0f} GB exist:"
+            " lower config.model.words, or give fewer images"
         )

@@ -28,15 +28,20 @@ _VARIANCE = 1e-6  # added to those of the mixture; descriptors have length 1
 
 def fit(module, batches: Callable[[], Iterator], seed: int):
     """See `Pipeline.fit`. module: a `Pipeline`."""
+    labels = np.concatenate([of_images for _, of_images in batches()])
+    labels = labels[labels >= 0]
     representation = module.representation()
-    descriptors = sample(representation, batches, module.samples, seed)
+    share = -(-module.samples // max(1, len(labels)))
+    descriptors = sample(representation, batches, share, seed)[: module.samples]
     codebook = fit_codebook(module, descriptors, seed)
     represent = functools.partial(backend.jit(representation.apply), {"codebook": codebook})
-    vectors, labels = [], []
+    vectors, end = None, 0
     for images, of_images in batches():
-        vectors.append(np.asarray(represent(images))[of_images >= 0])
-        labels.append(of_images[of_images >= 0])
-    vectors, labels = np.concatenate(vectors), np.concatenate(labels)
+        found = np.asarray(represent(images))[of_images >= 0]
+        if vectors is None:  # filled in place: it may be most of the memory
+            vectors = np.empty((len(labels), found.shape[1]), found.dtype)
+        vectors[end : end + len(found)] = found
+        end += len(found)
     if len(set(labels.tolist())) < 2:
         raise UserError("the training images are all of one class: an SVM needs two or more")
     kernel, bias = fit_svm(vectors, labels, module.num_classes, module.svm_c, seed)
@@ -59,10 +64,17 @@ def _quiet_and_alone():
         yield
 
 
-def sample(representation, batches: Callable[[], Iterator], count: int, seed: int) -> np.ndarray:
-    """At most `count` descriptors, [n, 128]: from each image about the same number, at random."""
-    number = sum(int((labels >= 0).sum()) for _, labels in batches())
-    share, describe = -(-count // max(1, number)), backend.jit(representation.describe)
+def fit_bytes(size: int, examples: int) -> int:
+    """What `fit` needs at most for the vectors of the training images. size: of a vector.
+
+    The vectors are float32. The SVM is fitted in float64, to vectors or to coordinates.
+    """
+    return 4 * size * examples + 16 * min(size, examples) * examples
+
+
+def sample(representation, batches: Callable[[], Iterator], share: int, seed: int) -> np.ndarray:
+    """Descriptors, [n, 128], at random and in a random order: at most `share` of each image."""
+    describe = backend.jit(representation.describe)
     rng, chosen = np.random.default_rng(seed), []
     for images, labels in batches():
         for descriptors, used in zip(*map(np.asarray, describe(images)), strict=True):
@@ -70,7 +82,7 @@ def sample(representation, batches: Callable[[], Iterator], count: int, seed: in
             chosen.append(descriptors[rng.permutation(places)[:share]])
         del chosen[len(chosen) - int((labels < 0).sum()) :]  # padding, which is at the end
     found = np.concatenate(chosen)
-    return found[rng.permutation(len(found))[:count]]
+    return found[rng.permutation(len(found))]
 
 
 def fit_codebook(module, descriptors: np.ndarray, seed: int) -> dict[str, np.ndarray]:

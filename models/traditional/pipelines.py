@@ -10,7 +10,8 @@ prediction and export are those of the networks. Nothing is learned step by step
 takes the codebook and the classifier from scikit-learn (`fitting`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -171,6 +172,13 @@ class Pipeline(layers.Net):
         from models.traditional import fitting  # scikit-learn
 
         return fitting.fit(self, batches, seed)
+
+    @nn.nowrap
+    def fit_bytes(self, params: Mapping[str, Any], examples: int) -> int:
+        """Most bytes that `fit` needs for a training set. params: parameters, or their shapes."""
+        from models.traditional import fitting  # scikit-learn
+
+        return fitting.fit_bytes(params["svm"]["kernel"].shape[0], examples)
 
     @nn.nowrap
     def _check(self) -> None:

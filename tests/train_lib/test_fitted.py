@@ -51,6 +51,7 @@ def test_a_fit_is_one_step_and_is_not_repeated(run, fitted_run, monkeypatch):
     (record,) = recorder.read(run)
     assert (record["step"], record["epoch"], record["train/examples"]) == (1, 1.0, 1442)
     assert record["train/top1_error"] < 0.1 and record["test/top1_error"] < 0.15
+    assert "train/learning_rate" not in record
 
     monkeypatch.setattr(fitting, "fit", lambda *arguments: pytest.fail("fitted again"))
     again = train_and_evaluate(None, run)
@@ -107,3 +108,14 @@ def test_wrong_use_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
     with pytest.raises(UserError, match="traditional is fitted by one process"):
         train.check(exp)
+
+
+def test_vectors_of_the_training_images_that_do_not_fit_into_memory_are_refused(monkeypatch):
+    exp = experiment.resolve(small_config())
+    size = 5 * 8 * 3  # cells, words, and the map of the chi2 kernel
+    needed = 1442 * size * 4 + 1442 * size * 16
+    monkeypatch.setattr(train.memory, "total_bytes", lambda device: needed)
+    train.check_memory(exp)
+    monkeypatch.setattr(train.memory, "total_bytes", lambda device: needed - 1)
+    with pytest.raises(UserError, match=r"^traditional needs .* 1,442 training images.*: lower"):
+        train.check_memory(exp)
