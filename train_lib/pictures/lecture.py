@@ -25,12 +25,14 @@ from configs.load import load
 from errors import UserError, reported
 from input_pipeline import digits, statistics
 from models import filters, registry, summary
+from models.receptive_fields import receptive_field
 from train_lib import schedules
 from train_lib.distributed import shell
 from train_lib.pictures import (
     activation_curves,
     augmented,
     dropout,
+    evidence,
     filtered,
     lrn,
     network_sizes,
@@ -175,6 +177,14 @@ def many_crops() -> Figure:
     return augmented.many_crops(photograph("flower"), kinds)
 
 
+def receptive_fields() -> Figure:
+    """What units of VGG-16 see of a photograph: of the last layer before each pooling."""
+    vgg = registry.create(load("vgg:D").model, num_classes=1000)
+    names = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
+    boxes = {name: receptive_field(vgg, (224, 224, 3), name) for name in names}
+    return evidence.receptive_field_on(photograph("flower")[101:325, 208:432], boxes)
+
+
 def parameters() -> Figure:
     """The sizes of the networks for ImageNet."""
     networks = {"AlexNet": "alexnet", "VGG-16": "vgg:D", "VGG-19": "vgg:E"}
@@ -236,6 +246,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "small_augmentation": small_augmentation,
     "ten_crops": ten_crops,
     "many_crops": many_crops,
+    "receptive_fields": receptive_fields,
     "parameters": parameters,
     "bottleneck": bottleneck,
 }

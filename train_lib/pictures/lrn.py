@@ -27,11 +27,12 @@ def lrn_figure(a: np.ndarray, variant: str = "paper") -> Figure:
     """Values before and after the normalisation, and the derivatives of `lrn_gradient`."""
     a = np.asarray(a, np.float32)
     b, derivatives = lrn_gradient(a, variant)
-    alone = np.diagonal(lrn_gradient(np.zeros_like(a), variant)[1]) * a  # a / k^beta
+    k, beta = (getattr(alexnet_norm(variant), name) for name in ("k", "beta"))
+    alone = a / k**beta
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
     maps = np.arange(len(a))
-    left.bar(maps - 0.2, alone, 0.4, color="0.75", label="without neighbours: a / 2^0.75")
+    left.bar(maps - 0.2, alone, 0.4, color="0.75", label=f"a / {k:g}^{beta:g}")
     left.bar(maps + 0.2, b, 0.4, color="tab:blue", label="b")
     for place, value in zip(maps, a, strict=True):
         left.text(place, alone[place], f"{value:g}", ha="center", va="bottom", fontsize=7)

@@ -75,6 +75,7 @@ def block_chart(blocks: Mapping[str, Mapping[str, int]]) -> Figure:
     axis.set_yticks(range(len(blocks)), list(blocks), fontsize=8)
     axis.invert_yaxis()
     axis.set(xlabel="weights of the convolutions", xlim=(0, 1.02 * most))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 
