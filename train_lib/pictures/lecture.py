@@ -40,7 +40,7 @@ from train_lib.pictures import (
 )
 
 OUTPUT = "build/lecture"
-DOTS_PER_INCH, COLOURS = 110, 128
+DOTS_PER_INCH = 110
 # The lecture's example: the maps of an image of 6x6 pixels under two filters of 3x3.
 DIAGONAL_MAP = ((3, -1, -3, -1), (-3, 1, 0, -3), (-3, -3, 0, 1), (3, -2, -2, -1))
 # Maps at one position: one is strong.
@@ -182,7 +182,7 @@ def receptive_fields() -> Figure:
     vgg = registry.create(load("vgg:D").model, num_classes=1000)
     names = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
     boxes = {name: receptive_field(vgg, (224, 224, 3), name) for name in names}
-    return evidence.receptive_field_on(photograph("flower")[101:325, 208:432], boxes)
+    return evidence.receptive_field_on(photograph("china")[101:325, 208:432], boxes)
 
 
 def parameters() -> Figure:
@@ -253,10 +253,12 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 
 def write(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a PNG file of few colours, which stays small. Raises UserError if it cannot."""
+    """Writes a PNG file of 256 colours, which stays small. Raises UserError if it cannot."""
     rendered = io.BytesIO()
     figure.savefig(rendered, dpi=DOTS_PER_INCH, format="png", bbox_inches="tight")
-    picture = Image.open(rendered).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    # Other methods lose the colours of thin lines on a photograph.
+    method, dither = Image.Quantize.FASTOCTREE, Image.Dither.NONE
+    picture = Image.open(rendered).convert("RGB").quantize(256, method, dither=dither)
     with reported(f"cannot write {path}", "give another folder with --out", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, optimize=True)
