@@ -1,9 +1,10 @@
 """One network on several devices, each of which holds an equal part of every layer.
 
-AlexNet was trained in this way: each of two GPUs held one tower, and "the GPUs communicate only in
-certain layers" (Krizhevsky 2012, sec. 3.2). Inside the context `divided` a network computes with a
-device's part of its parameters. Each layer has the device's part of the maps or units, which is a
-part of the last axis. Where a layer sees the maps of all devices, the network calls `joined`.
+AlexNet was trained in this way: each of two GPUs held one tower, and they exchanged maps only where
+a layer sees both towers (Krizhevsky 2012, sec. 3.2). Inside the context `divided`, a network
+computes with a device's part of its parameters. Each layer has the device's part of the maps or
+units, which is a part of the last axis. Where a layer sees the maps of all devices, the network
+calls `joined`.
 
 Outside the context a network is whole, and the functions of this module return their argument.
 """
