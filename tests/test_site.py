@@ -10,7 +10,7 @@ import pytest
 
 from configs.load import load
 from docs.site import build, drawings, networks
-from docs.site.docstrings import as_rst
+from docs.site.docstrings import as_rst, shorten
 from models import graph, registry
 from train_lib.experiment import resolve
 
@@ -165,3 +165,14 @@ a, b: numbers. scale: a factor,
         "::",
         "    python main.py --x=1",
     ]
+
+
+def test_signatures_leave_out_what_flax_adds():
+    of_flax = "parent: Module | Scope | None = <flax object>, name: str | None = None)"
+    for signature, expected in (
+        (f"(maps: int = 2, {of_flax}", "(maps: int = 2)"),
+        (f"({of_flax}", "()"),
+        ("(name: str)", "(name: str)"),
+        (None, None),
+    ):
+        assert shorten(None, "class", "Net", None, None, signature, None) == (expected, None)

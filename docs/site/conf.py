@@ -1,6 +1,6 @@
 """The settings of Sphinx. docs/site/build.py runs it."""
 
-from docs.site.docstrings import process
+from docs.site.docstrings import process, shorten
 
 project = "Canon"
 author = "the authors of Canon"
@@ -27,3 +27,4 @@ python_maximum_signature_line_length = 80
 def setup(app):
     """Makes autodoc read the docstrings as the house writes them."""
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", shorten)

@@ -14,6 +14,12 @@ def process(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = as_rst("\n".join(lines), parameters(obj)).splitlines()
 
 
+def shorten(app, what, name, obj, options, signature: str, returned: str):
+    """Autodoc's event: a signature without the two fields that Flax gives to every module."""
+    short = re.sub(r"(, )?parent: [^()]*, name: str \| None = None\)$", ")", signature or "")
+    return short or None, returned
+
+
 def parameters(obj) -> set[str]:
     """The names of a function's parameters, or of a class's fields."""
     names = set(getattr(obj, "__annotations__", ()))
