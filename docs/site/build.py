@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOURCE, OUTPUT = ROOT / "build" / "site-source", ROOT / "build" / "site"
 EXECUTED = ROOT / "build" / "notebooks"  # of notebooks/render.py
 # The pages in the order of the site. Pages of docs/ that stand nowhere here close the last group.
-START = ("getting_started", "commands", "python", "reading_order", "lecture", "gallery")
+START = ("getting_started", "commands", "python", "lecture", "gallery")
 HOW_TO = (
     *("data", "training", "evaluation", "inspection", "weights"),
     *("several_processes", "reliability", "scaling", "config"),
