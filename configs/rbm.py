@@ -62,5 +62,4 @@ def get_config(argument: str = "500") -> ConfigDict:
     config.optimizer.momentum_epochs = 5.0
     config.optimizer.momentum_form = "caffe"
     config.optimizer.weight_decay = 0.0002
-    config.optimizer.layer_rates = {"output": 0.1}  # the classifier has up to thousands of inputs
     return config

@@ -81,7 +81,6 @@ DIFFERENCES = {
             "optimizer.momentum_epochs": 5.0,
             "optimizer.momentum_form": "caffe",
             "optimizer.weight_decay": 0.0002,
-            "optimizer.layer_rates": {"output": 0.1},
             "optimizer.frozen": frozen,
         }
         for sizes, frozen in {"500": (), "500-500": ("h1/*",)}.items()

@@ -151,13 +151,26 @@ def test_a_stack_gives_its_last_machine_the_means_of_the_others():
     rebuilt = rbm.reconstruct([first, second], images)
     np.testing.assert_allclose(rebuilt, down.reshape(3, 2, 4, 1), rtol=1e-5)
 
-    def objective(params):
-        rngs = {"dropout": jax.random.key(1)}
-        sown = network.apply({"params": params}, images, True, rngs=rngs, mutable="objectives")[1]
-        (values,) = jax.tree.leaves(sown)
-        assert values.shape == (3,)
-        return values.mean()
 
-    moved = jax.tree.map(lambda g: bool(np.any(g)), jax.jit(jax.grad(objective))(params))
-    assert moved["h2"] == {"kernel": True, "bias": True, "visible_bias": True}
-    assert not any(jax.tree.leaves((moved["h1"], moved["output"])))
+def test_the_last_layer_learns_by_its_objective_and_the_classifier_by_the_logits():
+    network = RBMStack(num_classes=5, hidden=(6, 4), initializer="he")
+    images = np.random.default_rng(5).uniform(size=(3, 2, 4, 1)).astype(np.float32)
+    params = jax.jit(network.init)(jax.random.key(0), images)["params"]
+
+    def reached(index):
+        """The layers and parameters that a gradient reaches in training."""
+
+        def value(params):
+            rngs = {"dropout": jax.random.key(1)}
+            trained = network.apply(
+                {"params": params}, images, True, rngs=rngs, mutable="objectives"
+            )
+            (values,) = jax.tree.leaves(trained[index])
+            assert index == 0 or values.shape == (3,)
+            return values.var()
+
+        gradient = jax.jit(jax.grad(value))(params)
+        return {(k, n) for k, layer in gradient.items() for n, g in layer.items() if np.any(g)}
+
+    assert reached(0) == {("output", "kernel"), ("output", "bias")}
+    assert reached(1) == {("h2", name) for name in ("kernel", "bias", "visible_bias")}
