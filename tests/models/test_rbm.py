@@ -89,7 +89,8 @@ def test_the_gradient_of_contrastive_divergence_is_the_textbooks():
 @pytest.mark.parametrize("steps", [1, 3, 100])
 def test_the_chain_has_the_transition_probabilities_of_gibbs_sampling(steps):
     """The mean gradient of many chains; after 100 steps it is the gradient of the likelihood."""
-    m, p, count = machine(), joint(machine()), 20_000
+    m, count = Machine(*(3 * part for part in machine())), 20_000  # units that depend on each other
+    p = joint(m)
     transition = (p / p.sum(axis=1, keepdims=True)) @ (p / p.sum(axis=0)).T  # p(v' | v)
     after = of_data() @ np.linalg.matrix_power(transition, steps)
     model = p.sum(axis=1)
