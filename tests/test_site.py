@@ -6,12 +6,14 @@ import json
 import pathlib
 from collections import Counter
 
+import jax
 import pytest
 
 from configs.load import load
 from docs.site import build, drawings, networks
-from docs.site.docstrings import as_rst, shorten
+from docs.site.docstrings import as_rst, process, shorten
 from models import graph, registry
+from train_lib import losses
 from train_lib.experiment import resolve
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -176,3 +178,10 @@ def test_signatures_leave_out_what_flax_adds():
         (None, None),
     ):
         assert shorten(None, "class", "Net", None, None, signature, None) == (expected, None)
+
+
+def test_docstrings_of_other_packages_are_not_shown():
+    for obj, shown in ((losses.mse, True), (jax.nn.softmax, False)):
+        lines = obj.__doc__.splitlines()
+        process(None, "method", "train_lib.losses.Loss.probabilities", obj, None, lines)
+        assert bool(lines) is shown

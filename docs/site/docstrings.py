@@ -10,7 +10,10 @@ from collections.abc import Collection, Iterator
 
 
 def process(app, what, name, obj, options, lines: list[str]) -> None:
-    """Autodoc's event: replaces the lines of a docstring."""
+    """Autodoc's event: replaces the lines of a docstring. It drops those of other packages."""
+    package = (getattr(obj, "__module__", None) or name).partition(".")[0]
+    if callable(obj) and package != name.partition(".")[0]:  # a field that holds jax.nn.softmax
+        lines.clear()
     lines[:] = as_rst("\n".join(lines), parameters(obj)).splitlines()
 
 
