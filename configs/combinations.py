@@ -195,6 +195,13 @@ def without_effect(config: ConfigDict, given: Collection[str]) -> Iterator[str]:
                     f"config.{field} has no effect with config.model.name={config.model.name},"
                     " which is fitted in one step: leave it out"
                 )
+    for field in ("test_fraction", "train_per_class"):
+        is_set = f"dataset.{field}" in given and config.dataset[field]
+        if is_set and config.dataset.name != "folder":
+            yield (
+                f"config.dataset.{field} has no effect with config.dataset.name="
+                f"{config.dataset.name}: it divides a folder of images; leave it out"
+            )
     if config.augment.crop and not config.preprocess.crop:
         yield (
             "config.augment.crop=True has no effect with config.preprocess.crop=0: set"

@@ -40,11 +40,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run of a study with one seed."""
+    """A run of a study with one seed. start: the job whose weights it begins with, if any."""
 
     run: Run
     seed: int
     workdir: pathlib.Path
+    start: "Job | None" = None
 
     def config(self, changes: Mapping[str, Any]) -> ConfigDict:
         """The complete config. Raises UserError for an unknown field or an impossible value.
@@ -53,8 +54,8 @@ class Job:
         """
         config = load(self.run.config)
         overrides, fields = {**self.run.overrides, **changes}, compare.flatten(config)
-        if self.run.start:
-            overrides["init_from"] = str(_folder(self.workdir.parent, self.run.start, self.seed))
+        if self.start:
+            overrides["init_from"] = str(self.start.workdir)
         if unknown := sorted(overrides.keys() - fields.keys()):
             raise UserError(f"{self.run.config} has no field {unknown[0]}: see docs/config.md")
         if "seed" in overrides:
@@ -91,25 +92,24 @@ def scale_of(study: Study, scale: str) -> Scale:
     return study.scales[scale]
 
 
-def _folder(parent: pathlib.Path, run: str, seed: int) -> pathlib.Path:
-    """The workdir of a run, by its name."""
-    return parent / f"{run.replace('/', '-')}-seed{seed}"
-
-
 def jobs(scale: Scale, folder: pathlib.Path, first_seed: int = 0) -> list[Job]:
     """All runs of a scale: all of them with the first seed, then with the next, ..."""
-    return [
-        Job(run, seed, _folder(folder, run.name, seed))
-        for seed in range(first_seed, first_seed + scale.seeds)
-        for run in scale.runs
-    ]
+    made: dict[tuple[str, int], Job] = {}
+    for seed in range(first_seed, first_seed + scale.seeds):
+        for run in scale.runs:
+            workdir = folder / f"{run.name.replace('/', '-')}-seed{seed}"
+            start = made[run.start, seed] if run.start else None
+            made[run.name, seed] = Job(run, seed, workdir, start)
+    return list(made.values())
 
 
 def is_done(job: Job, config: ConfigDict) -> bool:
-    """Whether the workdir holds a run with its last evaluation, or one that diverged.
+    """Whether the workdir holds a run with its last evaluation, or the run or its start diverged.
 
     config: of the job. Raises UserError, as training does, if the run has another one.
     """
+    if job.start and diverged(job.start):
+        return True
     if not (job.workdir / "config.json").exists():
         return False
     total = resolve(config, job.workdir).plan.total_steps
@@ -125,8 +125,8 @@ def run_all(
     """Trains each job that is not done, and yields each job.
 
     Prints which run it is, and about how long the others will take. A run whose loss or parameters
-    become infinite is done: that is a result, too. stop: see `train_and_evaluate`, which says what
-    else is raised.
+    become infinite is done: that is a result, too. A run that starts from it is not trained. stop:
+    see `train_and_evaluate`, which says what else is raised.
     """
     started, trained = time.monotonic(), 0
     configs = [job.config(changes) for job in todo]  # a wrong value is refused before the first run
@@ -167,7 +167,9 @@ def parts_of(job: Job) -> list[dict[str, Any]]:
 
 
 def diverged(job: Job) -> bool:
-    """Whether the training ended because a loss or parameter became infinite."""
+    """Whether the training, or that of the job's start, ended because a value became infinite."""
+    if job.start and diverged(job.start):
+        return True
     return any("fault" in part for part in parts_of(job))
 
 
@@ -209,10 +211,15 @@ def stored(name: str, scale: str, done: Sequence[Job]) -> dict[str, Any]:
         "commits": sorted({part["commit"] for part in parts if "commit" in part}),
         "seconds": round(sum(part["seconds"] for part in parts)),
         "values": results.values,
-        "diverged": [f"{job.run.name}, seed {job.seed}" for job in done if diverged(job)],
-        "data": sorted({data_of(job) for job in done}),
+        "diverged": [_with_start(job) for job in done if diverged(job)],
+        "data": sorted({data_of(job) for job in done if job.workdir.exists()}),
         "curves": {f"{j.run.name}, seed {j.seed}": thinned(recorder.read(j.workdir)) for j in done},
     }
+
+
+def _with_start(job: Job) -> str:
+    start = f", which starts from {job.run.start}" if job.start and diverged(job.start) else ""
+    return f"{job.run.name}, seed {job.seed}{start}"
 
 
 def thinned(records: Sequence[dict]) -> list[dict]:

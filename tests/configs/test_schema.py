@@ -79,6 +79,8 @@ def test_impossible_values_are_refused_by_name(field, value, message):
     [
         {"schedule.name": "steps"},
         {"augment.crop": True},
+        {"dataset.test_fraction": 0.5},
+        {"dataset.train_per_class": 30},
         {"schedule.boundaries": (1.0,), "schedule.factors": (0.1,)},
     ],
 )

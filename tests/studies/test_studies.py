@@ -303,6 +303,30 @@ def test_a_run_that_diverges_has_no_value_and_the_others_are_trained(tmp_path, m
     report.figure(study, stored)
 
 
+def test_a_run_that_starts_from_a_diverged_one_is_not_trained(tmp_path, monkeypatch):
+    runs = [Run("a", "mlp:4", TINY), Run("b", "mlp:4", TINY, start="a")]
+    runs.append(Run("c", "mlp:4", TINY, start="b"))
+    scale, trained = Scale(runs, 1, 0), []
+    jobs = engine.jobs(scale, tmp_path)
+
+    def diverge(_, workdir, **__):
+        trained.append(workdir.name)
+        workdir.mkdir()
+        raise engine.NotFinite("the loss became infinite", 1)
+
+    monkeypatch.setattr(engine, "train_and_evaluate", diverge)
+    assert list(engine.run_all(jobs, {})) == jobs
+    assert trained == ["a-seed0"]
+    monkeypatch.setattr(engine, "find", lambda name: STUDY)
+    (tmp_path / "a-seed0" / "dataset.json").write_text('{"name": "x", "train_examples": 1}')
+    stored = engine.stored("width", "small", jobs)
+    assert stored["values"] == {name: {ERROR: [None]} for name in "abc"}
+    assert report.figure(STUDY, stored).axes
+    assert stored["diverged"] == [
+        *("a, seed 0", "b, seed 0, which starts from a", "c, seed 0, which starts from b")
+    ]
+
+
 def test_short_names_are_the_parts_that_differ(tmp_path):
     paths = [tmp_path / "runs" / "a" / "seed0", tmp_path / "runs" / "b" / "seed0"]
     assert sweep.short_names(paths) == ["a/seed0", "b/seed0"]
