@@ -46,7 +46,10 @@ def _division_conflicts(config: ConfigDict) -> Iterator[str]:
     """Of devices that share AlexNet: each must be able to compute and update its tower alone."""
     model, field = config.model, f"config.devices_per_network={config.devices_per_network}"
     if (model.name, model.get("variant")) != ("alexnet", "two_tower"):
-        yield f"{field}: only configs/alexnet.py:two_tower has two towers: set it to 1"
+        yield (
+            f"{field}: only configs/alexnet.py:two_tower has two towers: set"
+            " config.devices_per_network=1"
+        )
         return
     if model.lrn_over != "tower" and model.lrn not in ("none", "within_map"):
         yield (

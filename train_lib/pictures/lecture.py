@@ -272,11 +272,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FIGURES))
     parser.add_argument("--out", default=OUTPUT, help=f"folder (default: {OUTPUT})")
     arguments = parser.parse_args(argv)
-    for name in arguments.names:
-        if name not in FIGURES:
-            parser.error(f"there is no picture {name}: choose of {', '.join(FIGURES)}")
     shell.silence_libraries()
     try:
+        for name in arguments.names:
+            if name not in FIGURES:
+                raise UserError(f"no picture {name!r}: choose one of {', '.join(FIGURES)}")
         for name in arguments.names or FIGURES:
             path = expand(arguments.out) / f"{name}.png"
             write(FIGURES[name](), path)
