@@ -289,4 +289,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     command_line.begin()
-    sys.exit(main())
+    with shell.errors_as_one_line():
+        sys.exit(main())
