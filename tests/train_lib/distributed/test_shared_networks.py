@@ -311,7 +311,7 @@ def test_what_two_devices_cannot_share_is_refused(overrides, message):
 def test_other_networks_odd_classes_and_several_processes_are_refused(monkeypatch):
     config = mlp.get_config("10")
     config.update({"devices_per_network": 2})
-    with pytest.raises(UserError, match=r"alexnet\.py:has two towers: set config\.devices"):
+    with pytest.raises(UserError, match=r"alexnet\.py:two_tower has .*: set config\.devices"):
         schema.validate(config)
     odd = experiment.KnownData(Info("digits", (28, 28, 1), tuple("01234")))
     with pytest.raises(UserError, match=r"number of classes \(5\) must be even"):
