@@ -21,13 +21,13 @@ DATA.
 
 Argument: the sizes of the layers, joined by hyphens (default 500).
 
-Published test error of 784-500-500-2000-10 on MNIST after fine-tuning: 1.2 %. The study
-rbm_pretraining compares pre-trained networks with others at several depths.
+Published test error of 784-500-500-2000-10 on MNIST after fine-tuning: 1.2 % (from
+memory). The study rbm_pretraining compares pre-trained networks with others at several depths.
 
 The errors of a pre-training run are those of a linear classifier on the last layer, which learns
-beside it. The constants are those of the authors' program (weight decay 0.0002; momentum 0.5, then
-0.9; 50 passes) and of Hinton 2010, A practical guide to training restricted Boltzmann machines
-(initial deviation 0.01, sec. 8.1).
+beside it. The constants are those of the authors' program, from memory (weight decay 0.0002;
+momentum 0.5, then 0.9; 50 passes), and of Hinton 2010, A practical guide to training restricted
+Boltzmann machines (initial deviation 0.01, sec. 8.1).
 
 Differences: the momentum rises linearly in the first five passes, where the program changes it
 after them. Visible units are sampled, where the program uses their means (the guide, sec. 3.2,

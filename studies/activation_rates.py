@@ -62,7 +62,7 @@ def figure(results: Results) -> Figure:
         errors = [results.mean(f"{name}, {rate:g}", TRAIN) for rate in RATES]
         axis.semilogx(RATES, errors, "o-", label=name)
     axis.set(xlabel="learning rate", ylabel=TRAIN)
-    axis.set_xticks(RATES, [f"{rate:g}" for rate in RATES], minor=False)
+    axis.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
     axis.legend(loc="center left", ncols=2)
     return drawing
 

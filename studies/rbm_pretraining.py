@@ -53,9 +53,9 @@ TINY = {"dataset.name": "digits", "steps": 3, "steps_per_dispatch": 1}
 STUDY = Study(
     claim="Deep networks of sigmoids err less if restricted Boltzmann machines pre-train them,"
     " layer by layer. Rectifiers do not need it.",
-    source="Hinton & Salakhutdinov 2006 (784-500-500-2000-10 on MNIST: 1.2 %); Glorot 2011, Deep"
-    " sparse rectifier neural networks, table 1 (three hidden layers of 1,000 units, MNIST:"
-    " rectifiers 1.43 % without and 1.20 % with pre-training)",
+    source="Hinton & Salakhutdinov 2006 (784-500-500-2000-10 on MNIST: 1.2 %, from memory); Glorot"
+    " 2011, Deep sparse rectifier neural networks, table 1 (three hidden layers of 1,000 units,"
+    " MNIST: rectifiers 1.43 % without and 1.20 % with pre-training)",
     changes="10,000 of the 60,000 training images. 20 epochs for each RBM in place of 50. SGD with"
     " momentum in place of conjugate gradients, 40 epochs with a cosine schedule. Random weights of"
     " sigmoids are Glorot's, of 2010, and those of rectifiers are He's. All networks have the rate"

@@ -38,7 +38,7 @@ def fit(module, batches: Callable[[], Iterator], seed: int):
     vectors, end = None, 0
     for images, of_images in batches():
         found = np.asarray(represent(images))[of_images >= 0]
-        if vectors is None:  # filled in place: it may be most of the memory
+        if vectors is None:  # filled in place: joining parts takes twice the memory
             vectors = np.empty((len(labels), found.shape[1]), found.dtype)
         vectors[end : end + len(found)] = found
         end += len(found)
