@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import sys
+from typing import TextIO
 
 from errors import reported
 
@@ -74,16 +75,31 @@ def split_names(text: str) -> list[str]:
         return [name for line in lines for part in line if (name := part.strip())]
 
 
+def console() -> TextIO:
+    """Where the progress of a command is shown: on standard error, but in a notebook on its output.
+
+    Jupyter shows standard error on a red ground, as if something had failed.
+    """
+    return sys.stdout if _is_cell(sys.stdout) else sys.stderr
+
+
+def _is_cell(stream: TextIO) -> bool:
+    """Whether a stream belongs to a notebook's cell."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
+
+
 def bar_options(quiet: bool = False) -> dict:
-    """Options of tqdm for a bar on standard error: in a terminal or a notebook's cell, else none.
+    """Options of tqdm for a bar on `console()`: in a terminal or a notebook's cell, else none.
 
     The width of a cell is unknown, and so is that of a terminal whose width is 0. A line that wraps
     could not be drawn again.
     """
-    in_cell = type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
-    if quiet or not (in_cell or sys.stderr.isatty()):
+    stream = console()
+    in_cell = _is_cell(stream)
+    if quiet or not (in_cell or stream.isatty()):
         return {"disable": True}
-    return {"dynamic_ncols": True} if not in_cell and _columns() else {"ncols": 80, "nrows": 20}
+    size = {"dynamic_ncols": True} if not in_cell and _columns() else {"ncols": 80, "nrows": 20}
+    return {"file": stream, **size}
 
 
 def _columns() -> int:

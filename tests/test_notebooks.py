@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from docs.site import build
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -26,16 +28,23 @@ def source(cell) -> str:
     return "".join(cell["source"])
 
 
-def test_the_list_of_notebooks_is_complete():
-    assert {path.stem for path in NOTEBOOKS} >= {
-        "alexnet_first_layer",
-        "depth",
-        "filters",
-        "lenet5",
-        "perceptron",
-        "regularisers",
-        "traditional",
-    }
+# In the order of the lecture.
+NAMES = (
+    "filters",
+    "traditional",
+    "perceptron",
+    "lenet5",
+    "alexnet_first_layer",
+    "depth",
+    "regularisers",
+)
+
+
+def test_notebooks_are_listed_in_the_order_of_the_lecture():
+    assert {path.stem for path in NOTEBOOKS} == set(NAMES)
+    assert tuple(path.stem for path in build.notebooks()) == NAMES
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| \[(\w+)\]\(\.\./notebooks/\1\.ipynb", page, re.M)) == NAMES
 
 
 def test_format(notebook):
@@ -72,5 +81,6 @@ def test_each_notebook_explains_its_code(notebook):
     first, *_, last = notebook["cells"]
     assert first["cell_type"] == last["cell_type"] == "markdown"
     assert source(first).startswith("# ")
+    assert "```" not in source(first) and len(source(first).split()) > 80  # the idea, before code
     assert re.search(r"\b(?:19|20)\d\d\b", source(first))  # the paper
     assert source(last).startswith("## Try it yourself")

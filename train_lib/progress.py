@@ -1,8 +1,7 @@
-"""What a user sees of a run on standard error: the opening block, progress, and where time went."""
+"""What a user sees of a run on the console: the opening block, progress, and where time went."""
 
 import concurrent.futures
 import contextlib
-import sys
 import time
 
 import jax
@@ -15,7 +14,7 @@ def opening_block(rows: dict[str, str]) -> None:
     """Prints what is about to run: a name and a value on each line."""
     width = max(map(len, rows))
     for name, value in rows.items():
-        print(f"{name:>{width}}  {value}", file=sys.stderr, flush=True)
+        print(f"{name:>{width}}  {value}", file=command_line.console(), flush=True)
 
 
 # Seconds. Dispatches complete in bursts, so a rate over a shorter time is noise.
@@ -23,7 +22,7 @@ _SHORTEST_TIMED = 0.5
 
 
 class _Bar:
-    """A bar on standard error; where no bar can be drawn, lines at least 30 seconds apart.
+    """A bar on the console; where no bar can be drawn, lines at least 30 seconds apart.
 
     In a notebook, too, the bar is text: it needs no widgets and stays in the stored notebook.
     """
@@ -39,7 +38,7 @@ class _Bar:
 
     def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=command_line.console(), flush=True)
 
     def close(self) -> None:
         self._bar.close()

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import sys
 from collections.abc import Callable, Collection, Sequence
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from command_line import console
 from errors import TryAgain, UserError
 from input_pipeline import augment, sources
 from train_lib import optimizers, schedules, warm_start
@@ -123,7 +123,7 @@ def train(exp: Experiment, train_step: Callable, session: Session) -> state_lib.
             state = parallel.replicate(state, exp.devices)
             state = loop(exp, train_step, state, recorder, session)
         recorder.wait()
-    processes.print_once(recorder.progress.summary(), file=sys.stderr)
+    processes.print_once(recorder.progress.summary(), file=console())
     if not recorder.is_complete():
         processes.wait_for_signal_name(session.stop)
         raise Stopped(
@@ -271,7 +271,7 @@ def begin(exp: Experiment, state, origin: warm_start.Origin | None, session: Ses
         processes.print_once(
             f"{session.reason}: going back to step {step}, with {section.rate_factor**times:g} of"
             f" the rate ({times} of at most {section.limit} times)",
-            file=sys.stderr,
+            file=console(),
         )
         return state.replace(opt_state=schedules.with_roll_backs(state.opt_state, times))
     if step > exp.plan.total_steps:

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from command_line import expand
+from command_line import console, expand
 from configs import compare
 from configs.patterns import matching
 from errors import UserError, one_line
@@ -230,9 +229,9 @@ def settle(
     settled.init_settings = ",".join(fields)
     if fields:
         assignments = ", ".join(f"{name}={value}" for name, value in fields.items())
-        processes.print_once(f"{settled.init_from} sets {assignments}", file=sys.stderr)
+        processes.print_once(f"{settled.init_from} sets {assignments}", file=console())
     elif config.init_names:
-        processes.print_once(_choices_not_shown(config), file=sys.stderr)
+        processes.print_once(_choices_not_shown(config), file=console())
     return settled
 
 

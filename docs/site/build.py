@@ -55,8 +55,10 @@ def table_of_contents() -> dict[str, list[str]]:
 
 
 def notebooks() -> list[pathlib.Path]:
-    """The notebooks, as the repository has them."""
-    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+    """The notebooks, as the repository has them, in the order in which the lecture names them."""
+    lecture = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
+    names = dict.fromkeys(re.findall(r"\(\.\./notebooks/(\w+\.ipynb)", lecture))
+    return [ROOT / "notebooks" / name for name in names]
 
 
 def modules() -> dict[str, pathlib.Path]:

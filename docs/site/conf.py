@@ -16,6 +16,7 @@ html_show_copyright = False
 myst_heading_anchors = 4  # links such as data.md#your-own-images, as on GitHub
 smartquotes = False  # would change the hyphens of --config
 nb_execution_mode = "off"  # `make notebooks` runs them
+nb_output_stderr = "warn"  # as for a deprecated function; training writes to standard output
 nb_ipywidgets_js = {}  # no scripts from other sites
 
 add_module_names = False

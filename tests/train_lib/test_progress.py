@@ -73,18 +73,24 @@ class Terminal(io.StringIO):
         return True
 
 
-# Like standard error in a Jupyter kernel: it says that it is no terminal.
+# Like the streams of a Jupyter kernel: they say that they are no terminals.
 Cell = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
 
 
 @pytest.mark.parametrize(("stream", "bar"), [(Terminal, True), (Cell, True), (io.StringIO, False)])
 def test_a_bar_is_drawn_on_terminals_and_in_notebooks(monkeypatch, stream, bar):
+    monkeypatch.setattr(sys, "stdout", stream())
     monkeypatch.setattr(sys, "stderr", stream())
+    progress_lib.opening_block({"model": "mlp"})
     progress = progress_lib.Progress(100, 0, 8)
     progress.advance(50)
     progress.show({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
     progress.close()
-    written = sys.stderr.getvalue()
+    written, silent = sys.stderr.getvalue(), sys.stdout.getvalue()
+    if stream is Cell:  # Jupyter shows standard error as an error
+        written, silent = silent, written
+    assert silent == ""
+    assert written.startswith("model  mlp\n")
     assert ("50/100 [" in written) == bar
     assert ("step 50/100  epoch 1.00  test error 25.00%" in written) != bar
     assert "25.00%" in written
@@ -108,12 +114,13 @@ def test_a_bar_is_drawn_on_a_terminal_of_unknown_width(monkeypatch):
 
 @pytest.mark.parametrize("stream", [Terminal, Cell, io.StringIO])
 def test_quiet_prints_nothing(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stdout", stream())
     monkeypatch.setattr(sys, "stderr", stream())
     progress = progress_lib.Progress(100, 0, 8, quiet=True)
     progress.advance(50)
     progress.show({"step": 50, "epoch": 1.0, "test/top1_error": 0.25})
     progress.close()
-    assert sys.stderr.getvalue() == ""
+    assert sys.stdout.getvalue() == sys.stderr.getvalue() == ""
 
 
 def test_the_stream_of_a_jupyter_kernel_is_recognised():

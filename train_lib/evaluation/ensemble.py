@@ -3,13 +3,12 @@
 import contextlib
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Collection, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from command_line import expand, split_names
+from command_line import console, expand, split_names
 from errors import UserError
 from input_pipeline.split import Split, part_of
 from train_lib import progress, warm_start
@@ -42,7 +41,7 @@ def find(
         members = [_member(config, name, ENSEMBLE, given, needs_data) for name in names]
     elif config.init_from and not workdir_lib.has_checkpoints(workdir):
         message = f"there is no run in {workdir}: using config.init_from={config.init_from}"
-        processes.print_once(message, file=sys.stderr)
+        processes.print_once(message, file=console())
         members = [_member(config, config.init_from, INIT_FROM, given, needs_data)]
     else:
         members = [trained.from_run(workdir, config, given, needs_data)]

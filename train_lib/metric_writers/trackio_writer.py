@@ -4,8 +4,8 @@ import contextlib
 import importlib.util
 import io
 import os
-import sys
 
+from command_line import console
 from configs import compare
 from errors import UserError
 from train_lib.metric_writers.interface import MetricWriter, RunStart
@@ -56,7 +56,7 @@ class TrackioWriter(MetricWriter):
         for record in start.records:
             self.write(record)
         command = f"trackio show --project {PROJECT}"
-        print(f"tracked by Trackio as {start.name}: {command}", file=sys.stderr, flush=True)
+        print(f"tracked by Trackio as {start.name}: {command}", file=console(), flush=True)
 
     def write(self, record: dict) -> None:
         values = {name: value for name, value in record.items() if name != "step"}
