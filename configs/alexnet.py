@@ -62,18 +62,24 @@ def get_config(argument: str = "two_tower") -> ConfigDict:
     config.model.image_size = 224  # or 227, with view.size=227 and both scales at 256; or 32
     config.model.width = 1.0  # factor on the maps and hidden units
     two = argument == "two_tower"
-    config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
-    config.model.lrn_over = "all_maps"  # or tower
-    config.model.pooling = "published"  # max, average, overlapping, non_overlapping
-    config.model.bias_start = 1.0  # Caffe found 1 untrainable, and has 0.1
+    config.model.lrn = "published"  # sec. 3.3; none, paper, cuda_convnet, caffe, within_map
+    config.model.lrn_over = "all_maps"  # sec. 3.3, "kernels in the layer"; or tower
+    config.model.pooling = "published"  # sec. 3.4; max, average, overlapping, non_overlapping
+
+    # Sec. 4.2
     config.model.regulariser = "dropout"
-    # Published: in evaluation. torchvision's weights need scaling in training.
-    config.model.dropout_scaling = "test" if two else "train"
-    config.view.square = True
-    config.preprocess.mean = "pixel"
-    config.augment.lighting = "eigenvalues"  # or deviations
-    config.epochs = 90.0
+    config.model.drop_rate = 0.5
+    config.model.dropout_scaling = "test" if two else "train"  # train: for torchvision's weights
+
+    config.view.square = True  # sec. 2
+    config.preprocess.mean = "pixel"  # sec. 2
+    config.augment.lighting = "eigenvalues"  # sec. 4.1; or deviations, as the author's code
+
+    # Sec. 5
+    config.model.update({"initializer": "gaussian", "initializer_scale": 0.01})
+    config.model.bias_start = 1.0  # Caffe found 1 untrainable, and has 0.1
+    config.epochs = 90.0  # "roughly 90 cycles"
     config.batch_size = 128
-    config.optimizer.update({"momentum_form": "caffe", "weight_decay": 5e-4})
+    config.optimizer.update({"momentum": 0.9, "momentum_form": "caffe", "weight_decay": 5e-4})
     config.schedule.update({"name": "plateau", "learning_rate": 0.01})
     return config

@@ -34,10 +34,15 @@ def imagenet(model: str, train_scale: tuple[int, int] = (256, 256)) -> ConfigDic
     config = base()
     config.model.name = model
     config.dataset.name = "imagenet2012"
-    config.view.update({"size": 224, "train_scale": train_scale, "test_scale": 256})
-    scale_with_size(config.view)
+    # The papers of AlexNet, VGG, GoogLeNet and ResNet
+    config.view.size = 224
     config.preprocess.high = 255.0
     config.augment.flip = True
+
+    # Those of AlexNet (sec. 2), VGG (sec. 3.1) and ResNet (sec. 3.4)
+    config.view.update({"train_scale": train_scale, "test_scale": 256})
+
+    scale_with_size(config.view)
     config.evaluate.batch_size = 128
     return config
 

@@ -29,12 +29,15 @@ def get_config(argument: str = "local") -> ConfigDict:
     config.model.maps = 10
     config.model.window = 10
     config.model.bias = False
-    config.model.initializer = "he"
     config.dataset.name = "digits"
     config.preprocess.pad = 86  # 28x28 digits on 200x200 pixels
+
+    # Chosen here
+    config.model.initializer = "he"
     config.epochs = 20.0
     config.batch_size = 32
     config.schedule.name = "cosine"
     config.schedule.learning_rate = 0.01
+
     config.evaluate.batch_size = 100
     return config

@@ -40,14 +40,17 @@ def get_config(argument: str = "18pct") -> ConfigDict:
     config = base()
     config.model.name = "cuda_convnet"
     config.model.variant = choose("configs/cuda_convnet.py", argument, ARGUMENTS)
-    config.model.initializer = "paper"  # or any other initializer, for all layers
+    config.model.initializer = "paper"  # layers-*.cfg; or any other, for all layers
     config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
     config.model.pooling = "published"  # max, average, overlapping, non_overlapping
     config.dataset.name = "cifar10"
-    config.preprocess.update({"high": 255.0, "mean": "pixel"})
-    config.epochs, boundaries, layer_decays = _VARIANTS[argument]
-    config.batch_size = 128
-    config.optimizer.update({"momentum_form": "caffe", "weight_decay": 0.004, "bias_rate": 2.0})
+    config.preprocess.update({"high": 255.0, "mean": "pixel"})  # from memory
+    config.batch_size = 128  # as in the original
+
+    # The original's layer-params-*.cfg
+    config.epochs, boundaries, layer_decays = _VARIANTS[argument]  # comments of layers-*.cfg
+    config.optimizer.update({"momentum": 0.9, "momentum_form": "caffe"})
+    config.optimizer.update({"weight_decay": 0.004, "bias_rate": 2.0})
     config.optimizer.layer_decays = ConfigDict(layer_decays)
     config.schedule.update({"name": "steps", "learning_rate": 0.001, "boundaries": boundaries})
     config.schedule.factors = (0.1, 0.01)[: len(boundaries)]

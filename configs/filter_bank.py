@@ -24,21 +24,24 @@ def get_config(argument: str = "oriented") -> ConfigDict:
     choose("configs/filter_bank.py", argument, ARGUMENTS)
     config = base()
     config.model.name = "filter_bank"
-    config.model.initializer = "he"
-    config.model.pooling = "published"
+    config.dataset.name = "digits"
     config.model.filters = "oriented" if argument in ("oriented", "tuned") else "drawn"
+    if argument in ("oriented", "random"):
+        config.optimizer.frozen = ("filters/*",)  # not learned
+
+    # Chosen here
+    config.model.pooling = "published"
     config.model.maps = 16
     config.model.window = 7
     config.model.pool_window = 5
     config.model.pool_stride = 4
-    if argument in ("oriented", "random"):
-        config.optimizer.frozen = ("filters/*",)
-    config.dataset.name = "digits"
+    config.model.initializer = "he"
     config.epochs = 30.0
     config.batch_size = 32
     config.steps_per_dispatch = 50
     config.schedule.name = "cosine"
     config.schedule.learning_rate = 0.05
+
     config.evaluate.every_epochs = 5.0
     config.checkpoint.every_epochs = 30.0
     return config

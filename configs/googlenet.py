@@ -54,22 +54,30 @@ def get_config(argument: str = "lrn") -> ConfigDict:
     config.model.stem = "published"  # or small, for images of about 32x32
     config.model.width = 1.0  # factor on the maps and hidden units
     config.model.batch_norm = "per_device"  # or across_devices, with BatchNorm
-    config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
-    config.model.pooling = "published"  # max, average, overlapping, non_overlapping
+    config.model.lrn = "published"  # AlexNet's; none, paper, cuda_convnet, caffe, within_map
+    config.model.pooling = "published"  # table 1; max, average, overlapping, non_overlapping
+
+    # Sec. 5
     config.model.auxiliary_heads = True
+    config.model.regulariser = "dropout"
+    config.model.drop_rate = 0.4 if argument == "lrn" else 0.2  # 0.2: torchvision's
+    config.preprocess.mean = "channel"
+    config.loss.auxiliary_weight = 0.3
+
+    # Sec. 6
+    config.view.update({"train": "area", "interpolation": "random"})
+    config.augment.photometric = 0.5  # the factor is chosen here
+    config.optimizer.momentum = 0.9
+    config.optimizer.averaging = 0.9999  # over about 10,000 steps: chosen here
+    config.schedule.update({"name": "exponential", "decay": 0.96, "decay_epochs": 8.0})
+
+    # Caffe's bvlc_googlenet, because the paper does not say
     config.model.initializer = "xavier_fan_in"
     config.model.bias_start = 0.2
-    config.model.regulariser = "dropout"
-    config.model.drop_rate = 0.4 if argument == "lrn" else 0.2
-    config.view.update({"train": "area", "interpolation": "random"})
-    config.preprocess.mean = "channel"
-    config.augment.photometric = 0.5
-    config.evaluate.crops = "squares"
-    config.loss.auxiliary_weight = 0.3
-    config.epochs = 250.0
+    config.epochs = 250.0  # 10,000,000 steps
     config.batch_size = 32
-    config.optimizer.update({"momentum_form": "caffe", "weight_decay": 2e-4, "averaging": 0.9999})
-    config.schedule.update(
-        {"name": "exponential", "learning_rate": 0.01, "decay": 0.96, "decay_epochs": 8.0}
-    )
+    config.optimizer.update({"momentum_form": "caffe", "weight_decay": 2e-4})
+    config.schedule.learning_rate = 0.01
+
+    config.evaluate.crops = "squares"  # sec. 7
     return config

@@ -39,22 +39,27 @@ def get_config(argument: str = "mnist_dense") -> ConfigDict:
     augmented = variant != argument
     config = base()
     config.model.name = "maxout"
+    config.dataset.name = "cifar10" if variant == "cifar10" else "mnist"
+
+    # The authors' files
     config.model.variant = variant
     config.model.activation = "maxout"
-    config.model.maxout_pieces = 0  # each layer's own, as published
+    config.model.maxout_pieces = 0  # each layer's own
     config.model.initializer = "uniform"
     config.model.initializer_scale = 0.005
-    config.model.regulariser = "dropout"
+    config.model.update({"regulariser": "dropout", "drop_rate": 0.5})
     config.model.input_drop_rate = 0.2
     config.model.input_dropout_scaling = "none"  # or train, test, as model.dropout_scaling
     config.model.pooling = "published"  # max, average, overlapping, non_overlapping
-    config.dataset.name = "cifar10" if variant == "cifar10" else "mnist"
     config.batch_size = 100 if variant == "mnist_dense" else 128
     config.optimizer.update({"momentum": 0.5, "momentum_end": 0.7, "momentum_epochs": 250.0})
     config.optimizer.momentum_form = "caffe"
     config.optimizer.max_norms = ConfigDict(_MAX_NORMS[variant])
     if variant == "cifar10":
-        config.preprocess.update({"high": 4.0, "mean": "pixel"})  # a deviation of about 1
+        # A deviation of about 1, in place of whitening
+        config.preprocess.update({"high": 4.0, "mean": "pixel"})
+
+        # The authors' files
         if augmented:
             config.preprocess.update({"pad": 8, "crop": 32})
             config.augment.update({"crop": True, "flip": True})
@@ -65,8 +70,11 @@ def get_config(argument: str = "mnist_dense") -> ConfigDict:
             {"name": "linear", "learning_rate": 0.17, "decay": 0.01, "decay_epochs": 500.0}
         )
     else:
-        dense = variant == "mnist_dense"
+        # Chosen here, in place of early stopping
         config.epochs = 250.0
+
+        # The authors' files
+        dense = variant == "mnist_dense"
         config.schedule.update(
             {
                 "name": "exponential",

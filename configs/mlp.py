@@ -24,15 +24,18 @@ def get_config(argument: str = "300") -> ConfigDict:
     sizes = () if argument == "linear" else hidden_sizes("configs/mlp.py", argument, examples)
     config = base()
     config.model.name = "mlp"
-    config.model.hidden = sizes
+    config.model.hidden = sizes  # sec. III.C
     config.model.input_drop_rate = 0.0  # of the image, with model.regulariser=dropout
-    config.model.activation = "scaled_tanh"
-    config.model.initializer = "lecun1998"
+    config.model.activation = "scaled_tanh"  # eq. 6
+    config.model.initializer = "lecun1998"  # app. A
     config.dataset.name = "mnist"
-    config.preprocess.update({"low": -0.1, "high": 1.175})
+    config.preprocess.update({"low": -0.1, "high": 1.175})  # sec. II.B
+    config.steps_per_dispatch = 50
+
+    # Chosen here
     config.epochs = 20.0
     config.batch_size = 64
-    config.steps_per_dispatch = 50
+    config.optimizer.momentum = 0.9
     config.schedule.name = "cosine"
     config.schedule.learning_rate = 0.01
     return config

@@ -47,15 +47,19 @@ def get_config(argument: str = "500") -> ConfigDict:
     config.model.activation = "sigmoid"
     config.model.hidden = sizes
     config.model.cd_steps = 1  # of Gibbs sampling; Hinton 2002: k of CD-k
-    config.model.initializer = "gaussian"
-    config.model.initializer_scale = 0.01
-    # Without init_from, a run of several layers is refused: init_layers needs it.
+    config.model.initializer = "gaussian"  # Hinton 2010, sec. 8.1
+    config.model.initializer_scale = 0.01  # Hinton 2010, sec. 8.1
+
+    # Of the layers before. Without init_from, a run of several layers is refused.
     config.init_layers = tuple(f"h{number}/*" for number in range(1, len(sizes)))
     config.optimizer.frozen = config.init_layers
+
     config.dataset.name = "mnist"
+    config.steps_per_dispatch = 50
+
+    # The authors' program, from memory
     config.epochs = 50.0
     config.batch_size = 100
-    config.steps_per_dispatch = 50
     config.schedule.learning_rate = 0.1
     config.optimizer.momentum = 0.5
     config.optimizer.momentum_end = 0.9

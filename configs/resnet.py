@@ -60,19 +60,25 @@ def get_config(argument: str = "50") -> ConfigDict:
     config.model.depth = int(depth)
     config.model.stride = "v1.5" if variant == "v1.5" else "v1"
     config.model.pool1_padding = 1  # or 0, in ceil mode, as in the authors' released networks
-    config.model.pooling = "published"  # max, average, overlapping, non_overlapping
-    # A, B, C, or none for plain networks
+    config.model.pooling = "published"  # table 1; max, average, overlapping, non_overlapping
+
+    # Sec. 3.3, 4.1: A, B, C, or none for plain networks
     config.model.shortcut = variant if variant in ("A", "C") else "B"
     if argument.startswith("plain-"):
         config.model.shortcut = "none"
+
     config.model.shortcut_padding = "after"  # zero maps of shortcut A; or both_sides
-    config.model.zero_gamma = False
-    config.model.batch_norm = "per_device"  # or across_devices
+    config.model.zero_gamma = False  # True: Goyal 2017
+    config.model.batch_norm = "per_device"  # as the authors' eight GPUs; or across_devices
+
+    # Sec. 3.4
     config.model.initializer = "he"
     config.preprocess.mean = "pixel"
-    config.augment.lighting = "eigenvalues"
-    config.epochs = 119.9
+    config.augment.lighting = "eigenvalues"  # AlexNet's
+    config.epochs = 119.9  # 60e4 steps
     config.batch_size = 256
-    config.optimizer.update({"momentum_form": "caffe", "weight_decay": 1e-4})
+    config.optimizer.update({"momentum": 0.9, "weight_decay": 1e-4})
     config.schedule.update({"name": "plateau", "learning_rate": 0.1})
+
+    config.optimizer.momentum_form = "caffe"  # README of the authors' released networks
     return config

@@ -43,18 +43,24 @@ def get_config(argument: str = "20") -> ConfigDict:
     config = base()
     config.model.name = "resnet_cifar10"
     config.model.depth = int(argument.removeprefix("plain-"))
-    # A, B, C, or none for plain networks
+
+    # Sec. 4.2: A, or none for plain networks; or B, C of sec. 3.3
     config.model.shortcut = "none" if argument.startswith("plain-") else "A"
+
     config.model.shortcut_padding = "after"  # zero maps of shortcut A; or both_sides
-    config.model.zero_gamma = False
+    config.model.zero_gamma = False  # True: Goyal 2017
     config.model.batch_norm = "per_device"  # or across_devices
-    config.model.initializer = "he"
     config.dataset.name = "cifar10"
-    config.preprocess.update({"pad": 4, "crop": 32, "high": 1.0, "mean": "pixel"})
+    config.preprocess.high = 1.0  # chosen here
+    config.optimizer.momentum_form = "caffe"  # README of the authors' ImageNet networks
+
+    # Sec. 4.2
+    config.model.initializer = "he"
+    config.preprocess.update({"pad": 4, "crop": 32, "mean": "pixel"})
     config.augment.update({"crop": True, "flip": True})
     config.epochs = 64_000 * 128 / 50_000
     config.batch_size = 128
-    config.optimizer.update({"momentum_form": "caffe", "weight_decay": 1e-4})
+    config.optimizer.update({"momentum": 0.9, "weight_decay": 1e-4})
     config.schedule.update(
         {
             "name": "steps",

@@ -47,25 +47,32 @@ def get_config(argument: str = "vq") -> ConfigDict:
     kernel, words, few_words = _ENCODERS[encoder]
     config = base()
     config.model.name = "traditional"
+
+    # Chatfield 2011
     config.model.encoder = encoder
     config.model.kernel = kernel  # chi2, linear
     config.model.words = words
     config.model.dimensions = 80  # principal components of SIFT, for fisher
     config.model.bin_widths = (4, 6, 8, 10)
+    config.model.levels = (1, 2, 4)
+    config.model.neighbours = 5  # words of a code, for llc
+
+    # Chosen here
     config.model.step = 4
     config.model.contrast = 0.005
-    config.model.levels = (1, 2, 4)
     config.model.penalty = 0.15  # of the l1 norm, for sparse
-    config.model.neighbours = 5  # words of a code, for llc
     config.model.svm_c = 0.0  # 0: chosen on a fifth of the training images
     config.model.samples = 100_000
+
     config.dataset.name = "folder"
-    config.view.update({"size": 256, "train": "center"})
+    config.view.update({"size": 256, "train": "center"})  # chosen here
     config.evaluate.batch_size = 16
     if argument != encoder:
+        # Chosen here, for small images
         config.model.update({"words": few_words, "dimensions": 40, "bin_widths": (2, 3), "step": 2})
         config.model.samples = 20_000
+
         config.dataset.name = "digits"
-        config.view.size = 0
+        config.view.size = 0  # whole images
         config.evaluate.batch_size = 200
     return config

@@ -68,13 +68,18 @@ def get_config(argument: str = "D") -> ConfigDict:
     config.model.variant = choose("configs/vgg.py", argument, ARGUMENTS)
     config.model.image_size = 224  # or another multiple of 32, with view.size
     config.model.width = 1.0  # factor on the maps and hidden units
-    config.model.lrn = "published"  # none, paper, cuda_convnet, caffe, within_map
-    config.model.pooling = "published"  # max, average, overlapping, non_overlapping
-    config.model.regulariser = "dropout"
-    config.preprocess.mean = "channel"
-    config.augment.lighting = "eigenvalues"
-    config.epochs = 74.0
+    config.model.lrn = "published"  # A-LRN's; none, paper, cuda_convnet, caffe, within_map
+    config.model.pooling = "published"  # sec. 2.1; max, average, overlapping, non_overlapping
+    config.preprocess.mean = "channel"  # sec. 2.1
+
+    # Sec. 3.1
+    config.model.update({"initializer": "gaussian", "initializer_scale": 0.01})  # see above
+    config.model.update({"regulariser": "dropout", "drop_rate": 0.5})
+    config.augment.lighting = "eigenvalues"  # AlexNet's
+    config.epochs = 74.0  # 370,000 steps
     config.batch_size = 256
-    config.optimizer.update({"momentum_form": "caffe", "weight_decay": 5e-4})
+    config.optimizer.update({"momentum": 0.9, "weight_decay": 5e-4})
     config.schedule.update({"name": "plateau", "learning_rate": 0.01})
+
+    config.optimizer.momentum_form = "caffe"  # chosen here: the authors' code derives from Caffe
     return config

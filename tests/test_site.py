@@ -4,13 +4,14 @@ import importlib
 import inspect
 import json
 import pathlib
+import re
 from collections import Counter
 
 import jax
 import pytest
 
 from configs.load import load
-from docs.site import build, drawings, networks
+from docs.site import build, constants, drawings, networks
 from docs.site.docstrings import as_rst, process, shorten
 from models import graph, registry
 from train_lib import losses
@@ -105,12 +106,29 @@ def test_flags_become_code():
 
 
 def test_comments_of_a_config_explain_its_constants():
-    notes = networks.comments("lenet5")
-    assert notes["loss.j"] == "eq. 9's constant of the rubbish class"
-    assert networks.comments("resnet")["model.shortcut"] == "A, B, C, or none for plain networks"
-    (table, rest) = networks._constants("lenet5:digits")
-    assert "| `model.subsampling` | `trainable` | trainable, average, max |" in table
-    assert "`optimizer.momentum`: `0.9`" in rest
+    notes = constants.notes("lenet5", "digits")
+    assert notes["loss.j"].startswith("eq. 9's constant of the rubbish class")
+    assert notes["preprocess.low"] == "Sec. II.B"  # the comment above its block
+    assert notes["model.c3"] == "Sec. II.B; table I; table, full"  # and the one beside it
+    assert notes["dataset.name"] == ""  # after the block
+    assert notes["epochs"] == "Chosen here"
+    assert constants.notes("lenet5", "mnist_1998")["epochs"] == "Sec. III.B, app. C"
+    assert "schedule.warmup_rate" not in constants.notes("resnet_cifar10", "20")
+    assert constants.notes("resnet_cifar10", "110")["schedule.warmup_rate"] == "Sec. 4.2"
+    (table, rest) = networks._constants("alexnet:two_tower")
+    assert "| `optimizer.momentum` | `0.9` | momentum m of stochastic gradient" in table  # neutral
+    assert '| `epochs` | `90.0` | passes over the training set | Sec. 5; "roughly 90 c' in table
+    assert "`optimizer.max_norm`: `0.0`" in rest and "`epochs`" not in rest
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_each_constant_of_a_recipe_has_its_source(name):
+    of_training = re.compile(
+        r"(epochs|batch_size|(optimizer|schedule|augment|preprocess|view|loss)\..*"
+        r"|model\.(initializer|drop|input_drop|regulariser|bias_start).*)$"
+    )
+    rows = networks.rows(networks.argument_shown(name))
+    assert [f for f, _, note in rows if of_training.match(f) and not note] == []
 
 
 def calls_and_shape(name: str, **options):

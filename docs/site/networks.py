@@ -16,7 +16,7 @@ from configs.common import base
 from configs.compare import flatten
 from configs.load import load
 from configs.schema import SECTIONS
-from docs.site import drawings
+from docs.site import constants, drawings
 from models import graph, registry, summary
 from studies import engine, report
 from studies.study import Verdict
@@ -142,42 +142,38 @@ def _variants(name: str) -> str:
     return "\n".join(cut) + "\n"
 
 
-def comments(name: str) -> dict[str, str]:
-    """{"loss.j": "eq. 9's constant of the rubbish class"}: comments of a config file, by field."""
-    source = inspect.getsource(importlib.import_module(f"configs.{name}"))
-    found, above = {}, []
-    for line in source.splitlines():
-        comment = line.partition("# ")[2]
-        note = " ".join(filter(None, [*above, comment]))
-        if note and (field := re.match(r"\s+config\.([\w.]+) = ", line)):
-            found[field[1]] = note
-        above = [*above, comment] if line.lstrip().startswith("# ") else []
-    return found
-
-
-def _meaning(field: str, notes: dict[str, str]) -> str:
-    """What the schema and the config say of a field."""
+def _meaning(field: str) -> str:
+    """What the schema says of a field."""
     path, _, last = field.rpartition(".")
     while path not in SECTIONS:  # a layer's own value, such as optimizer.layer_rates.h0
         path, _, last = path.rpartition(".")
     schema = SECTIONS[path].get(last)
-    note = notes.get(f"{path}.{last}".removeprefix("."), "")
-    return "; ".join(filter(None, (schema.meaning if schema else "", note)))
+    return schema.meaning if schema else ""
+
+
+def rows(config: str) -> list[tuple[str, Any, str]]:
+    """(field, value, comment) of the fields that a config sets, or that are not neutral."""
+    name, _, argument = config.partition(":")
+    neutral, notes = flatten(base()), constants.notes(name, argument)
+    found = []
+    for field, value in flatten(load(config)).items():
+        # A mapping is set as a whole: optimizer.layer_rates.h0
+        setting = next((name for name in notes if f"{field}.".startswith(f"{name}.")), None)
+        if setting is not None or field not in neutral or value != neutral[field]:
+            found.append((field, value, notes.get(setting, "")))
+    return found
 
 
 def _constants(config: str) -> Iterator[str]:
     """The table of the fields that the config sets, and a list of those that it leaves neutral."""
-    name, _, _ = config.partition(":")
-    values, neutral, notes = flatten(load(config)), flatten(base()), comments(name)
-    rows, rest = [], []
-    for field, value in values.items():
-        if field in neutral and value == neutral[field]:
-            rest.append(f"`{field}`: {_value(value)}")
-        else:
-            rows.append(f"| `{field}` | {_value(value)} | {_meaning(field, notes)} |\n")
-    file = config.replace(":", ".py:")
-    table = f"| field | value | meaning |\n|---|---|---|\n{''.join(rows)}"
-    yield f"The constants of `{file}`. A note after a semicolon comes from the config:\n\n{table}"
+    shown = rows(config)
+    lines = (f"| `{f}` | {_value(value)} | {_meaning(f)} | {note} |\n" for f, value, note in shown)
+    table = (
+        f"| field | value | meaning | source, other values |\n|---|---|---|---|\n{''.join(lines)}"
+    )
+    file, names = config.replace(":", ".py:"), {field for field, _, _ in shown}
+    yield f"The constants of `{file}`. The last column has the comments of the config:\n\n{table}"
+    rest = (f"`{f}`: {_value(v)}" for f, v in flatten(load(config)).items() if f not in names)
     text = f"[Config fields](config.md) explains them.\n\n{', '.join(rest)}.\n"
     yield folded("All other fields have these neutral values", text)
 
