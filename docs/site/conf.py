@@ -1,5 +1,8 @@
 """The settings of Sphinx. docs/site/build.py runs it."""
 
+import hashlib
+import pathlib
+
 from docs.site.docstrings import process, shorten
 
 project = "Canon"
@@ -29,3 +32,8 @@ def setup(app):
     """Makes autodoc read the docstrings as the house writes them."""
     app.connect("autodoc-process-docstring", process)
     app.connect("autodoc-process-signature", shorten)
+    # Sphinx makes all pages anew if this value has changed.
+    here = pathlib.Path(__file__).parent
+    code = sorted([*here.glob("*.py"), *here.glob("static/*")])
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
+    app.add_config_value("code", digest, "env")
