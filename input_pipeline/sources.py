@@ -1,4 +1,4 @@
-"""Data sets by name: the digits, a folder of images, or a set that TFDS prepared.
+"""Data sets by name: an embedded set, a folder of images, or a set that TFDS prepared.
 
 `dataset` is the section of that name of a config, in every function below.
 """
@@ -13,7 +13,10 @@ from input_pipeline import digits, folder, imagenet
 from input_pipeline.split import ArraySplit, Info, Split, check_classes
 from input_pipeline.tfds_sets import PreparedSet
 
-DIGITS, FOLDER = "digits", folder.NAME
+FOLDER = folder.NAME
+# Sets without files: modules with IMAGE_SHAPE, CLASS_NAMES, and a function load(split) that returns
+# the images and labels of `split.ArraySplit`.
+EMBEDDED = {"digits": digits}
 
 # Image shape (zeros: images differ in size) and class names of sets that --mode=summary can
 # describe before they are prepared.
@@ -35,11 +38,11 @@ def _folder(dataset) -> folder.ImageFolder:
 
 
 def directory(dataset) -> pathlib.Path | None:
-    """The folder that holds the set's files; None for the digits, which are embedded.
+    """The folder that holds the set's files; None for an embedded set.
 
     Raises UserError, within milliseconds, if the configured data set does not exist.
     """
-    if dataset.name == DIGITS:
+    if dataset.name in EMBEDDED:
         return None
     if dataset.name == FOLDER:
         _folder(dataset).dataset_info()
@@ -63,8 +66,8 @@ def dataset_info(dataset) -> Info:
 
     Raises UserError if the set does not exist (unless it is KNOWN) or cannot be read.
     """
-    if dataset.name == DIGITS:
-        return Info(DIGITS, digits.IMAGE_SHAPE, digits.CLASS_NAMES)
+    if embedded := EMBEDDED.get(dataset.name):
+        return Info(dataset.name, embedded.IMAGE_SHAPE, embedded.CLASS_NAMES)
     if dataset.name == FOLDER:
         return _folder(dataset).dataset_info()
     try:
@@ -81,7 +84,7 @@ def split_name(dataset, split: str) -> str:
 
     "test" is "validation" if the set has no labelled test split, as ImageNet.
     """
-    if split != "test" or dataset.name in (DIGITS, FOLDER):
+    if split != "test" or dataset.name in (*EMBEDDED, FOLDER):
         return split
     names = _prepared(dataset).labelled_splits()
     return "validation" if "test" not in names and "validation" in names else split
@@ -94,8 +97,8 @@ def load(dataset, split: str) -> Split:
     """
     if dataset.name == FOLDER:
         return _folder(dataset).load(split)
-    if dataset.name == DIGITS:
-        return ArraySplit(dataset_info(dataset), *digits.load(split))
+    if embedded := EMBEDDED.get(dataset.name):
+        return ArraySplit(dataset_info(dataset), *embedded.load(split))
     return _prepared(dataset).load(split_name(dataset, split), dataset.cache_dir)
 
 
