@@ -12,6 +12,7 @@ PYTHON ?= $(shell for python in $(PYTHONS); do \
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+GALLERY := runs/gallery
 # requirements.txt keeps its versions whatever else is installed, and nothing that is installed may
 # lack or contradict a requirement.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -31,7 +32,7 @@ NOTEBOOK ?=
 # make docs BUILDER=linkcheck checks the links to other sites.
 BUILDER ?= html
 
-.PHONY: demo test check parity tracker notebooks docs results lint setup clean
+.PHONY: demo test check parity tracker notebooks docs results gallery lint setup clean
 
 setup: $(VENV)/ready
 
@@ -107,9 +108,14 @@ $(VENV)/docs-ready: $(VENV)/ready Makefile
 results: setup
 	@$(BIN)/python -m studies report
 
+# The pictures of docs/gallery.md. TFDS_DATA_DIR=DIR make gallery names the folder of MNIST and CIFAR-10.
+gallery: setup
+	@rm -rf $(GALLERY)
+	@$(BIN)/python -m docs.gallery
+
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(DEMO) build
+	rm -rf $(VENV) $(DEMO) $(GALLERY) build

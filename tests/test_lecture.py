@@ -1,20 +1,14 @@
 """docs/lecture.md: its commands can be run, sections of notebooks exist, no erratum is missing."""
 
-import ast
-import functools
 import json
-import operator
 import pathlib
 import re
 import shlex
 
 import pytest
-from absl import flags
+from page_commands import check_flags, configured, parsed
 
-import main  # noqa: F401  (defines the flags)
 from configs import compare, schema
-from configs.load import load
-from models import registry
 from studies import engine
 from train_lib.pictures import lecture
 
@@ -34,12 +28,6 @@ def of_module(*module: str) -> list[list[str]]:
     return [words[len(module) :] for words in commands() if words[: len(module)] == [*module]]
 
 
-def parsed(words: list[str]) -> dict[str, str]:
-    """The flags of a command of main.py."""
-    assert all(re.fullmatch(r"--[\w.]+=.+", word) for word in words), words
-    return dict(word[2:].split("=", 1) for word in words)
-
-
 OF_MAIN = [parsed(words) for words in of_module("python", "main.py")]
 WORKDIRS = {
     given["workdir"]: given for given in OF_MAIN if "config" in given and "workdir" in given
@@ -52,27 +40,9 @@ def test_the_page_has_commands():
     assert len(OF_MAIN) > 20
 
 
-def configured(given: dict[str, str]):
-    """The config of a command with its overrides. Fails for a field that does not exist."""
-    file, _, argument = given["config"].partition(":")
-    assert (ROOT / file).exists()
-    config = load(":".join(filter(None, (pathlib.Path(file).stem, argument))))
-    changed = {name[7:]: value for name, value in given.items() if name.startswith("config.")}
-    for field, value in changed.items():
-        *sections, last = field.split(".")
-        section = functools.reduce(operator.getitem, sections, config)
-        assert last in section, field
-        section[last] = value if isinstance(section[last], str) else ast.literal_eval(value)
-    schema.validate(config, given=changed.keys())
-    registry.create(config.model, num_classes=10)
-    return config
-
-
 @pytest.mark.parametrize("given", OF_MAIN, ids=" ".join)
 def test_flags_configs_and_values_exist(given):
-    for name, value in given.items():
-        if not name.startswith("config"):
-            flags.FLAGS[name].parser.parse(value)
+    check_flags(given)
     configured(WORKDIRS[given["workdir"]] | given if "config" not in given else given)
     for source in filter(None, (given.get("compare"), given.get("config.init_from"))):
         assert source in WORKDIRS, "no command of the page trains this run"

@@ -11,11 +11,12 @@ import jax
 import pytest
 
 from configs.load import load
-from docs.site import build, constants, drawings, networks
+from docs.site import build, constants, networks
 from docs.site.docstrings import as_rst, process, shorten
-from models import graph, registry
+from models import registry
 from train_lib import losses
 from train_lib.experiment import resolve
+from train_lib.pictures import network_drawing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -131,17 +132,16 @@ def test_each_constant_of_a_recipe_has_its_source(name):
     assert [f for f, _, note in rows if of_training.match(f) and not note] == []
 
 
-def calls_and_shape(name: str, **options):
+def module_and_shape(name: str, **options):
     config = load(name)
     config.model.update(options)
     exp = resolve(config, read_only=True)
-    variables, images, _ = graph.abstract(exp.module, exp.input_shape)
-    return graph.trace(exp.module, variables, images)[0], exp.input_shape
+    return exp.module, exp.input_shape
 
 
 def test_branches_of_an_inception_module_stand_side_by_side():
-    calls, _ = calls_and_shape("googlenet", auxiliary_heads=False)
-    found = {block.name: block for block in drawings.blocks(calls)}
+    network = module_and_shape("googlenet", auxiliary_heads=False)
+    found = {block.name: block for block in network_drawing.blocks(*network)}
     # Szegedy 2014, table 1
     assert found["inception_3a"].parts == (64, 128, 32, 32)
     assert found["inception_5b"].parts == (384, 384, 128, 128)
@@ -151,7 +151,7 @@ def test_branches_of_an_inception_module_stand_side_by_side():
 
 @pytest.mark.parametrize(("config", "shortcuts"), [("20", 9), ("plain-20", 0)])
 def test_residual_blocks_have_shortcuts(config, shortcuts):
-    found = drawings.blocks(calls_and_shape(f"resnet_cifar10:{config}")[0])
+    found = network_drawing.blocks(*module_and_shape(f"resnet_cifar10:{config}"))
     assert sum(block.has_shortcut for block in found) == shortcuts
     assert [block.kind for block in found if block.name.startswith("conv")][1:] == (
         ["2 convolutions"] * 9
@@ -159,12 +159,12 @@ def test_residual_blocks_have_shortcuts(config, shortcuts):
 
 
 def test_the_drawing_has_a_box_for_each_group_of_a_convolution():
-    calls, shape = calls_and_shape("alexnet")
-    svg = drawings.svg(calls, shape)
+    network = module_and_shape("alexnet")
+    svg = network_drawing.svg(*network)
     # image, 5 convolutions of which 3 have two groups, 3 poolings, 3 fully connected layers
     assert svg.count('id="patch_') - 1 == 1 + 5 + 3 + 3 + 3
     assert "11x11 convolution, stride 4" in svg
-    assert svg == drawings.svg(calls, shape)
+    assert svg == network_drawing.svg(*network)
 
 
 def test_docstrings():

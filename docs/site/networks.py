@@ -16,11 +16,12 @@ from configs.common import base
 from configs.compare import flatten
 from configs.load import load
 from configs.schema import SECTIONS
-from docs.site import constants, drawings
-from models import graph, registry, summary
+from docs.site import constants
+from models import registry, summary
 from studies import engine, report
 from studies.study import Verdict
 from train_lib.experiment import Experiment, resolve
+from train_lib.pictures import network_drawing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = tuple(registry.MODELS | registry.FITTED)  # each has a config file of this name
@@ -55,8 +56,6 @@ def page(name: str) -> tuple[str, str]:
     """
     config = argument_shown(name)
     exp = resolve(load(config), read_only=True)
-    variables, images, _ = graph.abstract(exp.module, exp.input_shape)
-    calls, _ = graph.trace(exp.module, variables, images)
     notes = paragraphs(importlib.import_module(f"configs.{name}").__doc__)
     parts = (
         _architecture(name, config),
@@ -67,7 +66,7 @@ def page(name: str) -> tuple[str, str]:
         *("## Results\n", *notes["results"], _studies(name)),
         *("## Commands and arguments\n", *notes["rest"]),
     )
-    return "\n".join(parts), drawings.svg(calls, exp.input_shape)
+    return "\n".join(parts), network_drawing.svg(exp.module, exp.input_shape)
 
 
 def paragraphs(docstring: str) -> dict[str, list[str]]:

@@ -27,6 +27,7 @@ from train_lib.pictures.filtered import filtered_figure
 from train_lib.pictures.gradients import gradient_norm_curves, gradient_norms
 from train_lib.pictures.lenet_codes import c3_table, rbf_codes
 from train_lib.pictures.lrn import lrn_figure
+from train_lib.pictures.network_drawing import draw_network
 from train_lib.pictures.network_sizes import block_chart, connectivity_chart, size_chart
 from train_lib.pictures.pooling import max_pool_routing, pool_routes, pooling_gradients
 from train_lib.pictures.rbm import free_energy_histograms, reconstructions

@@ -14,6 +14,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+import flax.linen as nn
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -35,6 +36,7 @@ from train_lib.pictures import (
     evidence,
     filtered,
     lrn,
+    network_drawing,
     network_sizes,
     pooling,
 )
@@ -53,13 +55,21 @@ def photograph(name: str) -> np.ndarray:
     return load_sample_image(f"{name}.jpg")
 
 
-def description(name: str, pixels: int, channels: int = 3, **options) -> dict:
-    """`summary.describe` of a config's network: "vgg:D". options: of its section `model`."""
+def module(name: str, channels: int = 3, **options) -> nn.Module:
+    """The network of a config: "vgg:D". options: of its section `model`."""
     config = load(name)
     config.model.update(options)
-    classes = 10 if channels == 1 else 1000
-    module = registry.create(config.model, classes)
-    return summary.describe(module, name, (pixels, pixels, channels))
+    return registry.create(config.model, num_classes=10 if channels == 1 else 1000)
+
+
+def description(name: str, pixels: int, channels: int = 3, **options) -> dict:
+    """`summary.describe` of a config's network for square images."""
+    return summary.describe(module(name, channels, **options), name, (pixels, pixels, channels))
+
+
+def layers(name: str, pixels: int, channels: int = 3) -> Figure:
+    """The layers of a config's network."""
+    return network_drawing.draw_network(module(name, channels), (pixels, pixels, channels))
 
 
 def image_filters() -> Figure:
@@ -179,7 +189,7 @@ def many_crops() -> Figure:
 
 def receptive_fields() -> Figure:
     """What units of VGG-16 see of a photograph: of the last layer before each pooling."""
-    vgg = registry.create(load("vgg:D").model, num_classes=1000)
+    vgg = module("vgg:D")
     names = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
     boxes = {name: receptive_field(vgg, (224, 224, 3), name) for name in names}
     return evidence.receptive_field_on(photograph("china")[101:325, 208:432], boxes)
@@ -234,6 +244,7 @@ def connectivity() -> Figure:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "image_filters": image_filters,
     "connectivity": connectivity,
+    "lenet5_layers": functools.partial(layers, "lenet5", 32, 1),
     "pooling_gradients": pooling_gradients,
     "overlapping_pooling": overlapping_pooling,
     "lrn_gradient": lrn_gradient,
@@ -242,13 +253,16 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "dropout_masks": dropout_masks,
     "annealed_dropout": annealed_dropout,
     "standout": standout,
+    "alexnet_layers": functools.partial(layers, "alexnet", 224),
     "augmentation": augmentation,
     "small_augmentation": small_augmentation,
     "ten_crops": ten_crops,
     "many_crops": many_crops,
     "receptive_fields": receptive_fields,
+    "googlenet_layers": functools.partial(layers, "googlenet", 224),
     "parameters": parameters,
     "bottleneck": bottleneck,
+    "resnet_layers": functools.partial(layers, "resnet:34", 224),
 }
 
 
@@ -259,6 +273,9 @@ def write(figure: Figure, path: pathlib.Path) -> None:
     # Other methods lose the colours of thin lines on a photograph.
     method, dither = Image.Quantize.FASTOCTREE, Image.Dither.NONE
     picture = Image.open(rendered).convert("RGB").quantize(256, method, dither=dither)
+    palette, background = picture.getpalette(), picture.getpixel((0, 0))
+    palette[3 * background : 3 * background + 3] = (255, 255, 255)  # was almost white
+    picture.putpalette(palette)
     with reported(f"cannot write {path}", "give another folder with --out", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, optimize=True)

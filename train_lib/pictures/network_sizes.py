@@ -67,14 +67,10 @@ def block_chart(blocks: Mapping[str, Mapping[str, int]]) -> Figure:
             axis.barh(row, value, left=left, color=f"C{number}", edgecolor="white")
             left += value
         sums = " + ".join(f"{value:,}" for value in weights.values())
-        text = f"{sums} = {left:,}"
-        if left > 0.5 * most:
-            axis.text(left / 2, row, text, ha="center", va="center", fontsize=8, color="white")
-        else:
-            axis.text(left + 0.01 * most, row, text, va="center", fontsize=8)
+        axis.text(left + 0.01 * most, row, f"{sums} = {left:,}", va="center", fontsize=8)
     axis.set_yticks(range(len(blocks)), list(blocks), fontsize=8)
     axis.invert_yaxis()
-    axis.set(xlabel="weights of the convolutions", xlim=(0, 1.02 * most))
+    axis.set(xlabel="weights of the convolutions", xlim=(0, 1.45 * most))
     axis.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 

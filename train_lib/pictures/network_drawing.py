@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 
+import flax.linen as nn
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ _KINDS = {  # type of a layer: its name and the colour of its box
 }
 _OTHER = "#d0d0d0"
 _SLIDING = ("Conv", "TableConv", "LocalConv", "Pool", "Subsampling")  # a window moves over the map
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "canon", "font.size": 9}
+_POINTS = 9
 # Inches. Columns: names, boxes (their centre), shapes, kinds.
 _WIDTH, _NAMES, _CENTRE, _SHAPES, _KIND_COLUMN = 7.0, 0.1, 2.2, 3.4, 4.5
 _WIDEST, _GAP = 2.0, 0.1
@@ -53,8 +54,10 @@ class Block:
     has_shortcut: bool
 
 
-def blocks(calls: Sequence[graph.Call]) -> list[Block]:
-    """The blocks of a network, in order. calls: of `graph.trace`."""
+def blocks(module: nn.Module, input_shape: tuple[int, int, int]) -> list[Block]:
+    """The blocks of a network, in order. input_shape: (height, width, channels)."""
+    variables, images, _ = graph.abstract(module, input_shape)
+    calls, _ = graph.trace(module, variables, images)
     groups: dict[str, list[int]] = {}
     for number, call in enumerate(calls):
         groups.setdefault(call.layer.path[0], []).append(number)
@@ -104,27 +107,32 @@ def _kind(layers: Sequence[graph.Call], parts: Sequence[int]) -> str:
     return f"{kind}, stride {stride}" if stride > 1 else kind
 
 
-def svg(calls: Sequence[graph.Call], input_shape: tuple[int, int, int]) -> str:
-    """The drawing as an SVG file. input_shape: (height, width, channels)."""
+def draw_network(module: nn.Module, input_shape: tuple[int, int, int]) -> Figure:
+    """The drawing of a network for images of input_shape (height, width, channels)."""
     image = Block("image", "", "#ffffff", input_shape, (input_shape[-1],), False)
-    rows = [image, *blocks(calls)]
+    rows = [image, *blocks(module, input_shape)]
     heights = [_height(block) for block in rows]
     total = sum(heights) + _GAP * (len(rows) + 1)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, total), facecolor="white")
-        axis = figure.add_axes((0, 0, 1, 1))
-        axis.set_axis_off()
-        axis.set_xlim(0, _WIDTH)
-        axis.set_ylim(total, 0)
-        scale = _WIDEST / math.sqrt(max(block.shape[0] for block in rows if len(block.shape) == 3))
-        top = _GAP
-        for number, (block, height) in enumerate(zip(rows, heights, strict=True)):
-            if number:
-                axis.plot([_CENTRE] * 2, [top - _GAP, top], color="grey", linewidth=1, zorder=0)
-            _draw(axis, block, top, scale)
-            top += height + _GAP
-        file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
+    figure = Figure(figsize=(_WIDTH, total), facecolor="white")
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
+    axis.set_xlim(0, _WIDTH)
+    axis.set_ylim(total, 0)
+    scale = _WIDEST / math.sqrt(max(block.shape[0] for block in rows if len(block.shape) == 3))
+    top = _GAP
+    for number, (block, height) in enumerate(zip(rows, heights, strict=True)):
+        if number:
+            axis.plot([_CENTRE] * 2, [top - _GAP, top], color="grey", linewidth=1, zorder=0)
+        _draw(axis, block, top, scale)
+        top += height + _GAP
+    return figure
+
+
+def svg(module: nn.Module, input_shape: tuple[int, int, int]) -> str:
+    """The drawing as an SVG file, whose text stays text."""
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "canon"}):
+        draw_network(module, input_shape).savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue().decode()
 
 
@@ -152,4 +160,4 @@ def _draw(axis: Axes, block: Block, top: float, scale: float) -> None:
     shape = " x ".join(map(str, block.shape))
     kind = f"{block.kind}, shortcut" if block.has_shortcut else block.kind
     for place, text in ((_NAMES, block.name), (_SHAPES, shape), (_KIND_COLUMN, kind)):
-        axis.text(place, middle, text, verticalalignment="center")
+        axis.text(place, middle, text, verticalalignment="center", fontsize=_POINTS)
