@@ -189,7 +189,7 @@ class JaxSteps:
         for version, context in versions.items():
             traced, lead = under(context, step), (1, k) if scanned[version] else (1,)
             traced = several(traced) if scanned[version] else traced
-            self._train[version] = parallel.train_step(traced, devices, options[version])
+            self._train[version] = parallel.train_step(traced, devices, options=options[version])
             self._batches[version] = {
                 "image": np.broadcast_to(images, (*lead, *images.shape)),
                 "label": np.broadcast_to(labels, (*lead, *labels.shape)),

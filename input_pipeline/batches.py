@@ -60,11 +60,16 @@ def train_batches(split: ArraySplit, order: Order, step: int, count: int) -> dic
     Returns image uint8 [devices, count, share, height, width, channels] and label int32
     [devices, count, share], where share = batch_size / devices / processes.
     """
+    indices = train_indices(split, order, step, count)["index"]
+    return {"image": split.images[indices], "label": split.labels[indices]}
+
+
+def train_indices(split: ArraySplit, order: Order, step: int, count: int) -> dict:
+    """The numbers of the examples of `train_batches`: index int32 [devices, count, share]."""
     size = order.batch_size
     indices = order.examples(step * size, count * size, len(split))
     indices = indices.reshape(count, order.processes, order.devices, -1)
-    indices = indices[:, order.process].swapaxes(0, 1)
-    return {"image": split.images[indices], "label": split.labels[indices]}
+    return {"index": indices[:, order.process].swapaxes(0, 1).astype(np.int32)}
 
 
 def eval_batches(split: ArraySplit, batch_size: int, devices: int) -> Iterator[dict]:

@@ -89,6 +89,8 @@ class TrainBatches(Iterator[dict]):
     A batch has image uint8 [devices, count, share, height, width, channels], label int32
     [devices, count, share] and, if images are cut, offset int32 [devices, count, share, 2] (see
     `View.place`). count: number of steps in the dispatch; share = batch_size / devices / processes.
+    indices_only: for a split in memory, a batch is index int32 [devices, count, share], the numbers
+    of its examples.
 
     skipped: number of unreadable images that were replaced by the next example so far.
     Call `close` to end the workers. Iteration raises UserError for a label out of range, and for an
@@ -102,13 +104,13 @@ class TrainBatches(Iterator[dict]):
         order: batches.Order,
         steps: range,
         dispatch: Callable[[int], int],
+        indices_only: bool = False,
     ):
         self.skipped = 0
         self._steps, self._dispatch = steps, dispatch
         if reading.in_memory(split):
-            self._batches = (
-                batches.train_batches(split, order, *dispatch) for dispatch in self._dispatches()
-            )
+            make = batches.train_indices if indices_only else batches.train_batches
+            self._batches = (make(split, order, *dispatch) for dispatch in self._dispatches())
         else:
             self._batches = self._decoded(split, reading, order)
 

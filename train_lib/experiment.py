@@ -36,6 +36,9 @@ from train_lib.steps import Recipe, make_curvature_step, make_eval_step
 from train_lib.workdir import check_readable, check_same_config, read_config, read_statistics
 
 _MOST_EVENTS = 1_000_000  # largest number of evaluations, or of saves, in a run
+# Bytes of a training set that accelerators keep: a small part of their memory, and enough for
+# CIFAR (150 MB) or MNIST (47 MB).
+_MOST_RESIDENT = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,8 +286,25 @@ class Experiment:
             processes.count(),
             fixed=self.config.dataset.order == "fixed",
         )
-        steps = range(first, self.plan.total_steps)
-        return stream.TrainBatches(self.train_split, self.reading, order, steps, self.plan.dispatch)
+        steps, resident = range(first, self.plan.total_steps), bool(self.resident_data)
+        return stream.TrainBatches(
+            self.train_split, self.reading, order, steps, self.plan.dispatch, resident
+        )
+
+    @functools.cached_property
+    def resident_data(self) -> tuple[dict, ...]:
+        """The training set in the memory of each device: image and label; () if it is not there.
+
+        It is there on accelerators, if its images are used whole and are at most `_MOST_RESIDENT`.
+        """
+        has_memory = parallel.have_own_memory(self.devices)
+        if not has_memory or not self.reading.in_memory(self.train_split):
+            return ()
+        split = self.train_split
+        if split.images.nbytes > _MOST_RESIDENT:
+            return ()
+        data = {"image": split.images, "label": split.labels}
+        return (parallel.replicate(data, self.devices),)
 
     def eval_batches(self, split) -> Iterator[dict]:
         """Batches of config.evaluate.batch_size. A smaller split gives one padded batch.

@@ -1,6 +1,7 @@
 """The training step and the evaluation step: pure functions of (state, batch)."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -208,24 +209,41 @@ def averaged(average, params, decay: float, step: jax.Array):
 
 
 def several(train_step: Callable) -> Callable:
-    """Returns train_steps(state, batches): one step for each batch of the leading axis."""
+    """Returns train_steps(state, batches, *data): one step for each batch of the leading axis.
 
-    def train_steps(state, batches):
-        return jax.lax.scan(train_step, state, batches)
+    data: further arguments of `train_step`, the same for each batch.
+    """
+
+    def train_steps(state, batches, *data):
+        return jax.lax.scan(lambda state, batch: train_step(state, batch, *data), state, batches)
 
     return train_steps
+
+
+def gathering(train_step: Callable) -> Callable:
+    """Returns the step that gathers its batch from the training set in the device's memory.
+
+    run(state, batch, data) -> (state, record): batch has index int32 [b], the numbers of this
+    device's examples. data has the arrays of all examples, image and label.
+    """
+
+    def run(state, batch, data):
+        take = functools.partial(jnp.take, indices=batch["index"], axis=0, mode="clip")
+        return train_step(state, jax.tree.map(take, data))
+
+    return run
 
 
 def sharing_stop(train_steps: Callable) -> Callable:
     """Returns the steps with an added input `stop`, so that all processes stop at the same step.
 
-    run(state, (batches, stop)) -> (state, records): stop is int32 [], 1 in a process that was asked
-    to stop, otherwise 0. The records' `stop` is its sum over all devices.
+    run(state, (batches, stop), *data) -> (state, records): stop is int32 [], 1 in a process that
+    was asked to stop, otherwise 0. The records' `stop` is its sum over all devices.
     """
 
-    def run(state, batches_and_stop):
+    def run(state, batches_and_stop, *data):
         batches, stop = batches_and_stop
-        state, records = train_steps(state, batches)
+        state, records = train_steps(state, batches, *data)
         return state, records | {"stop": parallel.total(stop)}
 
     return run

@@ -28,7 +28,7 @@ from train_lib.metric_writers import trackio_writer
 from train_lib.metric_writers.interface import Opener
 from train_lib.recorder import NotFinite, Recorder
 from train_lib.recorder import read as read_records
-from train_lib.steps import make_train_step, several, sharing_stop
+from train_lib.steps import gathering, make_train_step, several, sharing_stop
 from train_lib.workdir import (
     check_complete,
     check_same_config,
@@ -203,8 +203,11 @@ def compile_step(exp: Experiment) -> Callable:
 
     inputs: the batches of these steps. With several processes: (batches, stop), see `sharing_stop`.
     """
-    steps = several(make_train_step(exp.recipe))
-    return parallel.train_step(sharing_stop(steps) if processes.count() > 1 else steps, exp.devices)
+    step, data = make_train_step(exp.recipe), exp.resident_data
+    steps = several(gathering(step) if data else step)
+    if processes.count() > 1:
+        steps = sharing_stop(steps)
+    return parallel.train_step(steps, exp.devices, data)
 
 
 @contextlib.contextmanager

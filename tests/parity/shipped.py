@@ -133,7 +133,7 @@ def actual(case: Case, changes: Mapping[str, Any] = NOTHING) -> Trajectory:
             module=module_of(exp, jnp.float64),
             transform=lambda images, keys, offsets: images,
         )
-        step = parallel.train_step(steps.make_train_step(recipe), exp.devices, QUICK)
+        step = parallel.train_step(steps.make_train_step(recipe), exp.devices, options=QUICK)
         state = parallel.replicate(first_state(recipe, variables), exp.devices)
         losses, rates = [], []
         for number, (x, labels) in enumerate(zip(*batches(case.shape), strict=True), 1):

@@ -19,6 +19,7 @@ from input_pipeline import batches
 from tests.stress import runs
 from tests.stress.runs import records
 from train_lib import train
+from train_lib.distributed import parallel
 from train_lib.train import train_and_evaluate
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -98,6 +99,23 @@ def complete(finished_run, tmp_path):
     """(workdir, final state) of a complete run of `tiny_config()`."""
     workdir, state = finished_run
     return shutil.copytree(workdir, tmp_path / "run"), state
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_data_in_the_devices_memory_changes_nothing(tmp_path, monkeypatch, complete, devices):
+    """In training, only the numbers of the examples go to the devices."""
+    workdir, expected = complete
+    if devices == 2:
+        expected = train_and_evaluate(tiny_config(num_devices=2), tmp_path / "expected")
+    shutil.rmtree(workdir)
+    config = tiny_config(num_devices=devices)
+    monkeypatch.setattr(parallel, "have_own_memory", lambda devices: True)
+    scatter, seen = parallel.scatter, []
+    monkeypatch.setattr(parallel, "scatter", lambda b, on: seen.append(set(b)) or scatter(b, on))
+    actual = train_and_evaluate(config, workdir)
+    assert {"index"} in seen
+    assert {"image", "label"} not in seen
+    assert_equal_states(actual, expected)
 
 
 def test_a_complete_run_stays_unchanged(complete):

@@ -177,14 +177,23 @@ def _part(leaf) -> PartitionSpec:
     return PartitionSpec(*[None] * (leaf.ndim - 1), TOWER) if leaf.ndim else PartitionSpec()
 
 
-def train_step(step: Callable, devices: Devices, options: dict | None = None) -> Callable:
+def train_step(
+    step: Callable, devices: Devices, data: tuple = (), options: dict | None = None
+) -> Callable:
     """step(state, batch) -> (state, record) on the devices of all processes; the state is donated.
 
     devices: of this process. Batch leaves are [devices, ...]; state and record are equal on all
-    devices. options: of the compiler; None for `backend.compiler_options`.
+    devices. data: further arguments of step, which `replicate` has put on the devices. options: of
+    the compiler; None for `backend.compiler_options`.
     """
-    all_devices = _devices_of_all_processes(devices)
-    return _mapped(step, all_devices, (_STATE, _EQUAL), donate_argnums=(0,), options=options)
+    all_devices, outputs = _devices_of_all_processes(devices), (_STATE, _EQUAL)
+    run = _mapped(step, all_devices, outputs, donate_argnums=(0,), options=options, data=data)
+    return (lambda state, batch: run(state, batch, *data)) if data else run
+
+
+def have_own_memory(devices: Devices) -> bool:
+    """Whether the devices are accelerators with memory of their own, each with its own network."""
+    return not _share_networks(devices) and each(devices)[0].platform != "cpu"
 
 
 def eval_step(step: Callable, devices: Devices) -> Callable:
@@ -200,8 +209,8 @@ def predict_step(step: Callable, devices: Devices) -> Callable:
     return _mapped(step, devices, _SLICED)
 
 
-def _mapped(step: Callable, devices, outputs, donate_argnums=(), options=None) -> Callable:
-    """`step(state, batch)` under pmap, compiled with the options of the devices' backend.
+def _mapped(step: Callable, devices, outputs, donate_argnums=(), options=None, data=()) -> Callable:
+    """`step(state, batch, *data)` under pmap, compiled with the options of the devices' backend.
 
     `jax.pmap` takes no compiler options, so it is traced inside `jax.jit`, which does. Only
     `jax.pmap` itself can use the devices of several processes: those steps have no options.
@@ -213,7 +222,10 @@ def _mapped(step: Callable, devices, outputs, donate_argnums=(), options=None) -
     else:
         out_axes = jax.tree.map({_STATE: None, _EQUAL: None, _SLICED: 0}.get, outputs)
         arguments = dict(
-            axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=list(devices)
+            axis_name=AXIS,
+            in_axes=(None, 0, *[None] * len(data)),
+            out_axes=out_axes,
+            devices=list(devices),
         )
         if any(device.process_index != jax.process_index() for device in devices):
             return jax.pmap(step, donate_argnums=donate_argnums, **arguments)

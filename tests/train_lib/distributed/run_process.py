@@ -8,6 +8,7 @@ options:
     devices  number of devices of each process
     start_timeout, peer_timeout   of the group, in seconds
     mode     train, or evaluate: the run alone, then twice as an ensemble
+    resident  whether the training set lives in the devices' memory, as on accelerators
     other_task   index of a process that names another task than the others
     time_file    file for the time of the harm
     record_to    folder for what `recorded` writes
@@ -45,9 +46,11 @@ def main(port, count, index, workdir, options):
     os.environ["XLA_FLAGS"] = conftest.xla_flags(options["devices"])
     from errors import UserError
     from train_lib import train
-    from train_lib.distributed import processes, shell
+    from train_lib.distributed import parallel, processes, shell
     from train_lib.pictures import run_plots
 
+    if options.get("resident"):
+        parallel.have_own_memory = lambda devices: True
     run_plots.write_all = lambda *_: None  # they take seconds
     if "harm" in options:
         _prepare_harm(index, workdir, options)
@@ -146,7 +149,7 @@ def _prepare_harm(index, workdir, options):
         parallel.train_step = train_step
         before(compiler, "compile_or_get_cached", lambda *_: called)
     elif moment == "dispatch":
-        before(batches, "train_batches", lambda split, seed, first, *_: first >= step)
+        before(batches, "train_indices", lambda split, seed, first, *_: first >= step)
     elif moment == "between":
         before(recorder.Recorder, "between_steps", lambda run, state, at: at == step)
     elif moment == "saving":

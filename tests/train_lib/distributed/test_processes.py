@@ -185,9 +185,11 @@ def test_two_processes_stop_together_and_one_process_resumes(tmp_path, alone):
 
 @pytest.mark.slow
 def test_four_and_then_two_processes_train_and_evaluate_like_one(tmp_path, alone):
+    """The four have the training set in their devices' memory, as on accelerators."""
     folders = [tmp_path.with_name(f"{tmp_path.name}-{name}") for name in ("four", "two")]
     harm = ("SIGTERM", "dispatch", 12)
-    ends = run_together(tmp_path, 4, harm=harm, victim=0, config=OF_FOUR, record_to=str(folders[0]))
+    options = dict(config=OF_FOUR, record_to=str(folders[0]), resident=True)
+    ends = run_together(tmp_path, 4, harm=harm, victim=0, **options)
     assert [code for code, *_ in ends] == [75] * 4, ends
     stopped_at = newest(tmp_path)
     for code, _, err, _ in run_together(tmp_path, 2, config=OF_FOUR, record_to=str(folders[1])):
