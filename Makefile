@@ -108,7 +108,7 @@ $(VENV)/docs-ready: $(VENV)/ready Makefile
 results: setup
 	@$(BIN)/python -m studies report
 
-# The pictures of docs/gallery.md. TFDS_DATA_DIR=DIR make gallery names the folder of MNIST and CIFAR-10.
+# The pictures of docs/gallery.md. TFDS_DATA_DIR=DIR make gallery names the folder that MNIST is in.
 gallery: setup
 	@rm -rf $(GALLERY)
 	@$(BIN)/python -m docs.gallery

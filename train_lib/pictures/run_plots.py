@@ -3,6 +3,7 @@
 The functions return Matplotlib figures without a window: a notebook shows them as they are.
 """
 
+import io
 import itertools
 import pathlib
 import warnings
@@ -11,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, SymmetricalLogLocator
+from PIL import Image
 
 from errors import reported
 from input_pipeline import imagenet
 from train_lib.evaluation.metrics import Result, confusion_counts
 from train_lib.pictures import panels, weights
 
+DOTS_PER_INCH = 150
 MOST_IMAGES = 100  # in one figure
 POINTS = 8  # size of their captions
 MOST_NAMED = 30  # classes with names and counts in a confusion matrix
@@ -236,7 +239,8 @@ def write_all(exp, records: Sequence[dict], params, result: Result) -> None:
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a PNG file. Raises UserError if it cannot be written."""
+    """Writes a PNG file without transparency. Raises UserError if it cannot be written."""
+    rendered = io.BytesIO()
     with (
         reported(f"cannot write {path}", "free some space, run again", OSError),
         warnings.catch_warnings(),
@@ -244,4 +248,6 @@ def save(figure: Figure, path: pathlib.Path) -> None:
         # For class names that are too long, or in a script that the font lacks.
         warnings.simplefilter("ignore", UserWarning)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, format="png", bbox_inches="tight")
+        style = {"dpi": DOTS_PER_INCH, "format": "png", "bbox_inches": "tight"}
+        figure.savefig(rendered, **style, pil_kwargs={"compress_level": 1})
+        Image.open(rendered).convert("RGB").save(path, "PNG", dpi=2 * (DOTS_PER_INCH,))

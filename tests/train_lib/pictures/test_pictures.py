@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from errors import UserError
 from models import inspection
@@ -24,6 +25,7 @@ def drawn(figure, path):
     """Writes the figure, and returns the arrays of its images."""
     run_plots.save(figure, path / "a.png")
     assert (path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert Image.open(path / "a.png").mode == "RGB"  # opaque, on light and dark pages
     return [np.asarray(i.get_array()) for axis in figure.axes for i in axis.get_images()]
 
 
