@@ -5,13 +5,14 @@ The functions return Matplotlib figures without a window: a notebook shows them 
 
 import io
 import itertools
+import math
 import pathlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, SymmetricalLogLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from errors import reported
@@ -71,15 +72,17 @@ def _logarithmic(axis, values: Sequence[float], has_zero: bool) -> None:
 
     has_zero: whether some are 0: the axis is linear from there to the smallest of the others.
     """
-    ticks, least = {"base": 10, "subs": (1, 2, 5)}, min(values)
+    least = min(values)
     if has_zero:
         axis.set_yscale("symlog", linthresh=least, linscale=0.3)
         axis.set_ylim(bottom=-0.1 * least)
-        locator = SymmetricalLogLocator(linthresh=least, **ticks)
+        powers = range(math.floor(math.log10(least)), math.ceil(math.log10(max(values))) + 1)
+        ticks = (factor * 10.0**power for power in powers for factor in (1, 2, 5))
+        # Those of the linear part would cover each other.
+        axis.yaxis.set_major_locator(FixedLocator([0, *(y for y in ticks if y >= least)]))
     else:
         axis.set_yscale("log")
-        locator = LogLocator(**ticks)
-    axis.yaxis.set_major_locator(locator)
+        axis.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     # A narrow range may lie between two major ticks.
     is_narrow = max(values) < 4 * least and not has_zero

@@ -139,6 +139,9 @@ def test_curves_that_reach_0_are_logarithmic_above_it():
     far, near = heights[0] - heights[1], heights[1] - heights[2]
     assert near / far == pytest.approx(np.log(50) / np.log(5))
     assert {0, 0.5, 1, 2, 5, 10, 20, 50} <= set(axis.get_yticks().tolist())
+    records[2]["test/top1_error"] = 0.0006  # ticks between 0 and 0.06 % would cover each other
+    ticks = drawn(run_plots.curves({"": records})).axes[0].get_yticks().tolist()
+    assert ticks[:3] == pytest.approx([0, 0.1, 0.2])
 
 
 def test_a_few_panels_fill_their_rows():
