@@ -1,7 +1,8 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The README has them without make.
 # `make test` runs the quick tests, in minutes. `make check` runs all tests, compares with torch
-# (`make parity`), tests Trackio (`make tracker`) and runs the notebooks (`make notebooks`). These
-# three install the packages that they need into .venv.
+# (`make parity`), tests Trackio (`make tracker`), runs the notebooks (`make notebooks`), and builds
+# the documentation and opens it in a browser (`make browser`). These install the packages that they
+# need into .venv.
 
 # The first of these that is Python 3.12 or newer. Each is run: pyenv also has commands for versions
 # that are not selected, and these commands fail.
@@ -24,6 +25,8 @@ TORCH := torch==2.14.1 torchvision==0.29.1 timm==1.0.31 huggingface_hub==2.4.0
 OPENCV := opencv-python-headless==5.0.0.93 scikit-image==0.26.0
 # What makes the documentation site.
 DOCS := sphinx==9.1.1 furo==2025.12.19 myst-nb==1.4.0
+# What drives the system's Chromium.
+BROWSER := playwright==1.65.2
 # What runs notebooks and makes pages of them.
 JUPYTER := ipykernel==7.4.0 nbclient==0.11.0 nbconvert==7.17.2
 TRACKIO := trackio==0.43.0
@@ -32,7 +35,7 @@ NOTEBOOK ?=
 # make docs BUILDER=linkcheck checks the links to other sites.
 BUILDER ?= html
 
-.PHONY: demo test check parity tracker notebooks docs results gallery lint setup clean
+.PHONY: demo test check parity tracker notebooks docs browser results gallery lint setup clean
 
 setup: $(VENV)/ready
 
@@ -63,6 +66,7 @@ check: setup lint
 	@$(MAKE) --no-print-directory parity
 	@$(MAKE) --no-print-directory tracker
 	@$(MAKE) --no-print-directory notebooks
+	@$(MAKE) --no-print-directory browser
 
 parity: $(VENV)/parity-ready
 	@$(BIN)/python -m pytest -n 2 tests/parity
@@ -101,6 +105,16 @@ docs: $(VENV)/docs-ready
 $(VENV)/docs-ready: $(VENV)/ready Makefile
 	@echo "installing Sphinx into $(VENV)"
 	@$(INSTALL) --no-compile $(DOCS)
+	@$(CHECK)
+	@touch $@
+
+# -rs: without Chromium the tests are skipped, and say how to install it.
+browser: docs $(VENV)/browser-ready
+	@$(BIN)/python -m pytest -rs docs/site/test_in_browser.py
+
+$(VENV)/browser-ready: $(VENV)/ready Makefile
+	@echo "installing Playwright into $(VENV)"
+	@$(INSTALL) --no-compile $(BROWSER)
 	@$(CHECK)
 	@touch $@
 

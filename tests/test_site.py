@@ -82,6 +82,18 @@ def test_outputs_of_a_notebook_that_has_changed_are_not_shown(monkeypatch, tmp_p
     assert '"made"' not in build.notebook(path, "notebooks/x.ipynb", {})
 
 
+def test_figures_of_notebooks_have_the_heading_as_alternative_text(tmp_path):
+    texts = ["# Depth\n\nTwo layers.", "plot()", "Look at #1.", "plot()", "## 2. Width", "plot()"]
+    kinds = ["markdown", "code"] * 3
+    cells = [
+        {"cell_type": k, "source": [t], "metadata": {}} for k, t in zip(kinds, texts, strict=True)
+    ]
+    (tmp_path / "x.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    shown = json.loads(build.notebook(tmp_path / "x.ipynb", "notebooks/x.ipynb", {}))["cells"]
+    alt = [cell["metadata"]["mystnb"]["image"]["alt"] for cell in shown[1::2]]
+    assert alt == ["figure: Depth", "figure: Depth", "figure: 2. Width"]
+
+
 @pytest.mark.parametrize("name", networks.NAMES)
 def test_each_paragraph_of_a_docstring_is_on_the_page_once(name):
     docstring = inspect.cleandoc(importlib.import_module(f"configs.{name}").__doc__)
@@ -117,8 +129,9 @@ def test_comments_of_a_config_explain_its_constants():
     assert "schedule.warmup_rate" not in constants.notes("resnet_cifar10", "20")
     assert constants.notes("resnet_cifar10", "110")["schedule.warmup_rate"] == "Sec. 4.2"
     (table, rest) = networks._constants("alexnet:two_tower")
-    assert "| `optimizer.momentum` | `0.9` | momentum m of stochastic gradient" in table  # neutral
-    assert '| `epochs` | `90.0` | passes over the training set | Sec. 5; "roughly 90 c' in table
+    assert "| `optimizer.momentum` | `0.9` | Sec. 5 | momentum m of" in table  # neutral, but set
+    assert '| `epochs` | `90.0` | Sec. 5; "roughly 90 cycles" | passes over the' in table
+    assert "| `model.lrn_over` | `all_maps` | Sec. 3.3, " in table
     assert "`optimizer.max_norm`: `0.0`" in rest and "`epochs`" not in rest
 
 

@@ -185,9 +185,14 @@ def notebook(path: pathlib.Path, page: str, to_pages: dict[str, str]) -> str:
         with_outputs = json.loads(executed.read_text(encoding="utf-8"))
         sources = [["".join(c["source"]) for c in n["cells"]] for n in (content, with_outputs)]
         content = with_outputs if sources[0] == sources[1] else content
+    heading = ""
     for cell in content["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = relinked("".join(cell["source"]), page, page, to_pages)
+            text = "".join(cell["source"])
+            heading = (re.findall(r"^#+ (.+)", text, re.MULTILINE) or [heading])[-1]
+            cell["source"] = relinked(text, page, page, to_pages)
+        else:  # myst-nb's alternative text is the name of the image's file
+            cell["metadata"]["mystnb"] = {"image": {"alt": f"figure: {heading}"}}
     return json.dumps(content)
 
 

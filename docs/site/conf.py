@@ -12,9 +12,11 @@ html_theme = "furo"
 html_title = "Canon"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_favicon = "static/icon.svg"  # without one, browsers ask for /favicon.ico
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False
+html_use_index = html_domain_indices = False  # no page links to them
 
 myst_heading_anchors = 4  # links such as data.md#your-own-images, as on GitHub
 smartquotes = False  # would change the hyphens of --config

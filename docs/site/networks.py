@@ -166,12 +166,12 @@ def rows(config: str) -> list[tuple[str, Any, str]]:
 def _constants(config: str) -> Iterator[str]:
     """The table of the fields that the config sets, and a list of those that it leaves neutral."""
     shown = rows(config)
-    lines = (f"| `{f}` | {_value(value)} | {_meaning(f)} | {note} |\n" for f, value, note in shown)
-    table = (
-        f"| field | value | meaning | source, other values |\n|---|---|---|---|\n{''.join(lines)}"
-    )
+    table = "| field | value | source, other values | meaning |\n|---|---|---|---|\n"
+    for field, value, note in shown:
+        note = note[:1].upper() + note[1:]
+        table += f"| `{field}` | {_value(value)} | {note} | {_meaning(field)} |\n"
     file, names = config.replace(":", ".py:"), {field for field, _, _ in shown}
-    yield f"The constants of `{file}`. The last column has the comments of the config:\n\n{table}"
+    yield f"The constants of `{file}`, with the comments that stand beside them there:\n\n{table}"
     rest = (f"`{f}`: {_value(v)}" for f, v in flatten(load(config)).items() if f not in names)
     text = f"[Config fields](config.md) explains them.\n\n{', '.join(rest)}.\n"
     yield folded("All other fields have these neutral values", text)
