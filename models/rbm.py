@@ -5,6 +5,7 @@ network of sigmoids layer by layer, without labels. Each layer is a restricted B
 (RBM) whose data are the outputs of the layer before. The weights that result are the initial
 weights of the whole network, which back-propagation then trains ("fine-tuning"). Sections are those
 of Hinton 2010, A practical guide to training restricted Boltzmann machines.
+notebooks/pretraining.ipynb is the lesson.
 """
 
 from collections.abc import Mapping, Sequence

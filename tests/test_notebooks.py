@@ -36,6 +36,7 @@ NAMES = (
     "lenet5",
     "alexnet_first_layer",
     "depth",
+    "pretraining",
     "regularisers",
 )
 
