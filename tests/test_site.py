@@ -69,6 +69,21 @@ def test_without_a_repository_only_the_text_of_a_link_stays(monkeypatch):
     assert text == "see the tests."
 
 
+def test_pages_of_earlier_builds_are_removed(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "source")
+    monkeypatch.setattr(build, "OUTPUT", tmp_path / "site")
+    sources = ("index.md", "docs/data.md", "api/models.vgg.rst", "notebooks/depth.ipynb")
+    kept = {"index", "docs/data", "api/models.vgg", "notebooks/depth", "search"}
+    kept |= {"_modules/index", "_modules/models/vgg", "_modules/models/layers"}
+    old = {"genindex", "docs/development", "notebooks/older", "_modules/models/older"}
+    for path in [*(f"source/{name}" for name in sources), *(f"site/{n}.html" for n in kept | old)]:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    build.remove_old_pages()
+    left = (path.relative_to(build.OUTPUT) for path in build.OUTPUT.rglob("*.html"))
+    assert {path.with_suffix("").as_posix() for path in left} == kept
+
+
 def test_outputs_of_a_notebook_that_has_changed_are_not_shown(monkeypatch, tmp_path):
     path = build.notebooks()[0]
     content = json.loads(path.read_text(encoding="utf-8"))

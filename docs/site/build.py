@@ -228,6 +228,16 @@ def write_source() -> int:
     return len(wanted)
 
 
+def remove_old_pages() -> None:
+    """Removes pages of earlier builds whose sources are gone. Sphinx would leave them."""
+    pages = {path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.*")}
+    pages |= {pathlib.Path("_modules", *name.split(".")) for name in (*modules(), "index")}
+    pages.add(pathlib.Path("search"))
+    for path in OUTPUT.rglob("*.html"):
+        if path.relative_to(OUTPUT).with_suffix("") not in pages:
+            path.unlink()
+
+
 def main() -> int:
     """Returns Sphinx's exit status. Any warning is an error."""
     from sphinx.cmd.build import main as sphinx  # the tests need only what is above
@@ -241,6 +251,7 @@ def main() -> int:
     options += ["--doctree-dir", str(OUTPUT.with_name("site-doctrees"))]
     status = sphinx([*options, "--conf-dir", str(ROOT / "docs/site"), str(SOURCE), str(output)])
     if status == 0:
+        remove_old_pages()
         print(f"written to {output.relative_to(ROOT)}")
     return status
 
