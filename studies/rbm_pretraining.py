@@ -1,5 +1,7 @@
 """2006: deep networks of sigmoids learn after pre-training by RBMs. Later: rectifiers."""
 
+from matplotlib.figure import Figure
+
 from studies.study import Results, Run, Scale, Study, Verdict, last_percent
 
 ERROR = "test error, %"
@@ -46,6 +48,21 @@ def verdict(results: Results) -> Verdict:
     return Verdict.REPRODUCED if needless else Verdict.DIRECTION
 
 
+def figure(results: Results) -> Figure:
+    """The test error by depth, a line for each kind of network."""
+    drawing = Figure(figsize=(6, 4), layout="constrained")
+    axis, depths = drawing.subplots(), list(STACKS)
+    for kind in KINDS:
+        errors = [results.mean(_name(layers, kind), ERROR) for layers in depths]
+        axis.semilogy(depths, errors, "o-", label=kind)
+    axis.set(xlabel="hidden layers", ylabel=ERROR)
+    axis.set_xticks(depths)
+    axis.set_yticks([3, 5, 10, 20, 50, 90], ["3", "5", "10", "20", "50", "90"], minor=False)
+    axis.minorticks_off()
+    axis.legend()
+    return drawing
+
+
 PART = {"dataset.train_split": "train[:10000]", "evaluate.every_epochs": 5.0}
 PART |= {"checkpoint.every_epochs": 10.0}
 TINY = {"dataset.name": "digits", "steps": 3, "steps_per_dispatch": 1}
@@ -64,7 +81,7 @@ STUDY = Study(
     " that of a linear classifier on the last layer.",
     scales={
         "smoke": Scale(_runs({2: "12-8", 3: "12-8-6"}, 1.0, 1.0, **TINY), seeds=1, hours=0.03),
-        "small": Scale(_runs(**PART), seeds=5, hours=1.2),
+        "small": Scale(_runs(**PART), seeds=5, hours=0.6),
         "paper": Scale(_runs(pretraining=50.0, epochs=100.0), seeds=5, hours=13),
     },
     measures={ERROR: last_percent("test/top1_error")},
@@ -72,4 +89,8 @@ STUDY = Study(
     " difference between random and pre-trained sigmoids is above zero (paired by seed)."
     " Reproduced if that of the difference between random sigmoids and random rectifiers is, too.",
     verdict=verdict,
+    figure=figure,
+    remarks="Pre-trained sigmoids also err a little less than rectifiers from random weights, with"
+    " two and with three hidden layers: the set is small. Five layers of random sigmoids stay at"
+    " chance.",
 )
