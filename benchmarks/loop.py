@@ -20,7 +20,7 @@ import jax
 
 from configs.lenet5 import get_config
 from input_pipeline import sources
-from input_pipeline.batches import Order, train_batches
+from input_pipeline.batches import Order, train_batches, train_indices
 from train_lib import experiment, train
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import parallel
@@ -42,7 +42,8 @@ def main():
     count, k, batch_size = len(exp.devices), config.steps_per_dispatch, config.batch_size
     split = sources.load(config.dataset, "train")
     compiled = train.compile_step(exp)
-    batch = train_batches(split, Order(config.seed, batch_size, count), 0, k)
+    make = train_indices if exp.resident_data else train_batches
+    batch = make(split, Order(config.seed, batch_size, count), 0, k)
 
     def fresh_state():
         return parallel.replicate(exp.new_state(), exp.devices)
@@ -65,6 +66,7 @@ def main():
             checkpoints = Checkpoints(workdir)
             short = dataclasses.replace(exp, workdir=workdir)
             vars(short).update(plan=plan, train_split=split, test_split=split)
+            vars(short).update(resident_data=exp.resident_data)  # not copied again
             state = jax.block_until_ready(fresh_state())
             with StopRequest() as stop, Recorder(short, checkpoints, stop, 0) as recorder:
                 recorder._record = recorder._save = lambda *_: None  # no evaluation, no save

@@ -34,12 +34,14 @@ def imagenet(model: str, train_scale: tuple[int, int] = (256, 256)) -> ConfigDic
     config = base()
     config.model.name = model
     config.dataset.name = "imagenet2012"
-    # The papers of AlexNet, VGG, GoogLeNet and ResNet
+    # AlexNet's, VGG's, GoogLeNet's and ResNet's papers
     config.view.size = 224
     config.preprocess.high = 255.0
+
+    # AlexNet sec. 4.1, VGG sec. 3.1, ResNet sec. 3.4; GoogLeNet's paper does not say
     config.augment.flip = True
 
-    # Those of AlexNet (sec. 2), VGG (sec. 3.1) and ResNet (sec. 3.4)
+    # AlexNet sec. 2, VGG sec. 3.1, ResNet sec. 3.4
     config.view.update({"train_scale": train_scale, "test_scale": 256})
 
     scale_with_size(config.view)

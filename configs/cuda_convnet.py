@@ -54,7 +54,9 @@ def get_config(argument: str = "18pct") -> ConfigDict:
     config.optimizer.layer_decays = ConfigDict(layer_decays)
     config.schedule.update({"name": "steps", "learning_rate": 0.001, "boundaries": boundaries})
     config.schedule.factors = (0.1, 0.01)[: len(boundaries)]
+
     if argument in ("13pct", "11pct"):
+        # The original's option --crop-border=4, from memory
         config.preprocess.crop = 24
         config.augment.update({"crop": True, "flip": True})
     return config

@@ -8,7 +8,7 @@ Arguments: lrn (default; the paper's network: 6,998,552 parameters, 13,378,280 w
 auxiliary heads of training), batch_norm (the network of torchvision's weights).
 
 As published (sec. 5, 6): patches of 8 to 100 % of the image's area with aspect 3/4 to 4/3, resized
-by a random interpolation; photometric distortions; flips; minus the mean; momentum 0.9; rate times
+by a random interpolation; photometric distortions; minus the mean; momentum 0.9; rate times
 0.96 every 8 epochs; evaluation with averaged weights; auxiliary losses times 0.3; dropout 0.4 (0.7
 in the heads). Published error (validation, one crop, one network): top-5 10.07 %.
 
@@ -19,8 +19,8 @@ the velocity; "xavier" weights by fan-in; biases 0.2 (classifiers: 0); 10,000,00
 twice the rate, `--config.optimizer.bias_rate=2.0`; here they learn at the same rate.) LRN is
 AlexNet's, with alpha times the sum as in that paper. `--config.model.lrn=cuda_convnet` divides
 alpha by the five maps, as the author's code does; `caffe` has k = 1 besides, as bvlc_googlenet.
-Chosen by us: photometric factors of 0.5 to 1.5, and a running average over about the last 10,000
-steps.
+Chosen by us: flips, photometric factors of 0.5 to 1.5, and a running average over about the last
+10,000 steps.
 
 The paper's 10 crops (which it does not describe; here AlexNet's) and 144 crops (sec. 7), with
 --mode=evaluate:

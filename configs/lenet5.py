@@ -91,7 +91,7 @@ def _train_as_published(config: ConfigDict) -> None:
     config.dataset.order = "fixed"
     config.optimizer.momentum = 0.0
     config.optimizer.curvature_examples = 500
-    config.optimizer.mu = 0.5  # the paper has 0.02: see above
+    config.optimizer.mu = 0.5  # the paper has 0.02, with which units saturate here
     config.schedule.name = "steps"
     config.schedule.learning_rate = 0.0005
     config.schedule.boundaries = (2.0, 5.0, 8.0, 12.0)

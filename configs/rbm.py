@@ -50,7 +50,7 @@ def get_config(argument: str = "500") -> ConfigDict:
     config.model.initializer = "gaussian"  # Hinton 2010, sec. 8.1
     config.model.initializer_scale = 0.01  # Hinton 2010, sec. 8.1
 
-    # Of the layers before. Without init_from, a run of several layers is refused.
+    # The layers before the last. They come from init_from, without which the run is refused.
     config.init_layers = tuple(f"h{number}/*" for number in range(1, len(sizes)))
     config.optimizer.frozen = config.init_layers
 

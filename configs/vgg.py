@@ -73,7 +73,8 @@ def get_config(argument: str = "D") -> ConfigDict:
     config.preprocess.mean = "channel"  # sec. 2.1
 
     # Sec. 3.1
-    config.model.update({"initializer": "gaussian", "initializer_scale": 0.01})  # see above
+    config.model.initializer = "gaussian"
+    config.model.initializer_scale = 0.01  # a deviation; printed as a variance of 10^-2
     config.model.update({"regulariser": "dropout", "drop_rate": 0.5})
     config.augment.lighting = "eigenvalues"  # AlexNet's
     config.epochs = 74.0  # 370,000 steps

@@ -20,15 +20,16 @@ KINDS = {
     "j 1": {"loss.j": 1.0},
     "loss of eq. 8": {"loss.name": "mse"},
     "another order in each pass": {"dataset.order": "new"},
-    # With the padding, MNIST has a mean of 0.10 and a deviation of 0.27 of the range.
+    # With the padding, MNIST has a mean of 0.10 and a deviation of 0.275 of the range.
     "inputs of variance 1": {"preprocess.low": -0.37, "preprocess.high": 3.31},
     "softmax in place of codes": {"model.output": "softmax", "loss.name": "softmax"},
 }
 
 
 def _runs(**overrides) -> list[Run]:
+    published = {BASE: f"{CURVE[PASSES - 1]}"}
     return [
-        Run(name, BASE, change | overrides, f"{CURVE[PASSES - 1]}")
+        Run(name, BASE, change | overrides, published.get(name, ""))
         for name, change in KINDS.items()
     ]
 
@@ -60,4 +61,9 @@ STUDY = Study(
     " if one lowers it by 0.05 points.",
     verdict=verdict,
     figure=bars(ERROR),
+    remarks="The best choice is picked after the runs, with two seeds each, and seeds differ by as"
+    " much as choices do: this rule is often met by chance. So the verdict does not show that one"
+    " choice explains the difference. That needs new seeds for this choice alone. Softmax, larger"
+    " initial weights, another order and other values of mu are not left open by the paper: it has"
+    " others.",
 )

@@ -90,7 +90,7 @@ STUDY = Study(
     " Reproduced if that of the difference between random sigmoids and random rectifiers is, too.",
     verdict=verdict,
     figure=figure,
-    remarks="Pre-trained sigmoids also err a little less than rectifiers from random weights, with"
-    " two and with three hidden layers: the set is small. Five layers of random sigmoids stay at"
-    " chance.",
+    remarks="With two and with three hidden layers, pre-trained sigmoids also err less than"
+    " rectifiers from random weights, perhaps because the set is small. Five layers of random"
+    " sigmoids stay at chance.",
 )

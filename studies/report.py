@@ -99,7 +99,8 @@ def with_measured(text: str, to_pages: str) -> str:
         if is_table and file and (arguments := _ARGUMENT.findall(line)):
             measured = (measured_error(f"{file}:{name}", to_pages) for name in arguments)
             start = line.rstrip("|").rpartition("|")[0]
-            lines[i] = f"{start}| {'; '.join(filter(None, measured)) or 'not run'} |"
+            different = dict.fromkeys(filter(None, measured))
+            lines[i] = f"{start}| {'; '.join(different) or 'not run'} |"
     return "\n".join(lines)
 
 

@@ -293,12 +293,13 @@ class Experiment:
 
     @functools.cached_property
     def resident_data(self) -> tuple[dict, ...]:
-        """The training set in the memory of each device: image and label; () if it is not there.
+        """The training set in the memory of each device: image and label.
 
-        It is there on accelerators, if its images are used whole and are at most `_MOST_RESIDENT`.
+        () on CPUs, if images are cut, for sets larger than `_MOST_RESIDENT`, and for fitted models.
         """
-        has_memory = parallel.have_own_memory(self.devices)
-        if not has_memory or not self.reading.in_memory(self.train_split):
+        if self.is_fitted or not parallel.have_own_memory(self.devices):
+            return ()
+        if not self.reading.in_memory(self.train_split):
             return ()
         split = self.train_split
         if split.images.nbytes > _MOST_RESIDENT:

@@ -31,7 +31,7 @@ python_maximum_signature_line_length = 80
 
 
 def setup(app):
-    """Makes autodoc read the docstrings as the house writes them."""
+    """Makes autodoc read the docstrings as this project writes them."""
     app.connect("autodoc-process-docstring", process)
     app.connect("autodoc-process-signature", shorten)
     # Sphinx makes all pages anew if this value has changed.

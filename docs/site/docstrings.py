@@ -1,4 +1,4 @@
-"""The house's docstrings as reStructuredText, for Sphinx's autodoc.
+"""This project's docstrings as reStructuredText, for Sphinx's autodoc.
 
 A docstring is plain text: paragraphs, indented commands, lists with hyphens, code in backticks, and
 lines "name: meaning" for parameters and fields.

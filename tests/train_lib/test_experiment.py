@@ -169,3 +169,17 @@ def test_frozen_layers_by_patterns():
     ):
         with pytest.raises(UserError, match=message):
             resolved(*patterns)
+
+
+def test_small_sets_of_whole_images_live_on_accelerators(monkeypatch):
+    def is_resident(**overrides):
+        return bool(experiment.resolve(tiny_config(**overrides)).resident_data)
+
+    assert not is_resident()  # these devices are CPUs
+    monkeypatch.setattr(experiment.parallel, "have_own_memory", lambda devices: True)
+    assert is_resident()
+    assert not is_resident(**dict.fromkeys(("view.size", "view.test_scale"), 28))  # cut
+    monkeypatch.setattr(experiment, "_MOST_RESIDENT", 1442 * 28 * 28 - 1)
+    assert not is_resident()
+    monkeypatch.setattr(experiment, "_MOST_RESIDENT", 1442 * 28 * 28)
+    assert is_resident()
