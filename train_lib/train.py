@@ -173,15 +173,19 @@ def fit(exp: Experiment, state, recorder: Recorder):
     state, is_over = recorder.between_steps(state, int(state.step))
     if is_over:
         return state
-    transform = jax.jit(exp.transform)
+    transform, quiet = jax.jit(exp.transform), not processes.is_first()
 
     def batches():
         """(network input, labels) of the training set; -1 is the label of padding."""
-        for batch in exp.eval_batches(exp.train_split):
-            labels = np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1)
-            yield transform(batch["image"].reshape(-1, *exp.view_shape)), labels
+        pass_ = progress_lib.Meter(len(exp.train_split), "fit: training images", quiet=quiet)
+        with contextlib.closing(pass_) as meter:
+            for batch in exp.eval_batches(exp.train_split):
+                labels = np.where(batch["mask"] > 0, batch["label"], -1).reshape(-1)
+                yield transform(batch["image"].reshape(-1, *exp.view_shape)), labels
+                meter.advance(int((labels >= 0).sum()))
 
-    variables, logits, labels = exp.module.fit(batches, exp.config.seed)
+    with recorder.progress.timed("steps"):
+        variables, logits, labels = exp.module.fit(batches, exp.config.seed)
     window = {
         "loss": exp.loss(logits, labels).sum(),
         "errors": (logits.argmax(axis=1) != labels).sum(),
