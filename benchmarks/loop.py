@@ -14,12 +14,12 @@ import dataclasses
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
 from configs.lenet5 import get_config
-from input_pipeline import sources
 from input_pipeline.batches import Order, train_batches, train_indices
 from train_lib import experiment, train
 from train_lib.checkpoints import Checkpoints
@@ -28,22 +28,16 @@ from train_lib.distributed.signals import StopRequest
 from train_lib.recorder import Recorder
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", default="")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement, about")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+def compare(exp: experiment.Experiment, seconds: float, rounds: int) -> Iterator[tuple]:
+    """Yields (images/s of the bare step, images/s of the loop) for each round.
 
-    config = get_config("mnist" if arguments.data_dir else "digits")
-    config.dataset.data_dir = arguments.data_dir
-    config.epochs = 10_000.0
-    exp = experiment.resolve(config)
-    count, k, batch_size = len(exp.devices), config.steps_per_dispatch, config.batch_size
-    split = sources.load(config.dataset, "train")
+    seconds: about how long each measurement takes.
+    """
+    count, k, batch_size = len(exp.devices), exp.config.steps_per_dispatch, exp.config.batch_size
+    split = exp.train_split
     compiled = train.compile_step(exp)
     make = train_indices if exp.resident_data else train_batches
-    batch = make(split, Order(config.seed, batch_size, count), 0, k)
+    batch = make(split, Order(exp.config.seed, batch_size, count), 0, k)
 
     def fresh_state():
         return parallel.replicate(exp.new_state(), exp.devices)
@@ -76,16 +70,31 @@ def main():
         return steps * batch_size / seconds
 
     per_second = bare(5)
-    dispatches = max(5, int(arguments.seconds * per_second / (k * batch_size)))
+    dispatches = max(5, int(seconds * per_second / (k * batch_size)))
     loop(2)
+    for _ in range(rounds):
+        yield bare(dispatches), loop(dispatches)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", default="")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement, about")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+
+    config = get_config("mnist" if arguments.data_dir else "digits")
+    config.dataset.data_dir = arguments.data_dir
+    config.epochs = 10_000.0
+    exp = experiment.resolve(config)
     ratios = []
-    for _ in range(arguments.rounds):
-        b, m = bare(dispatches), loop(dispatches)
+    for b, m in compare(exp, arguments.seconds, arguments.rounds):
         ratios.append(m / b)
         print(f"bare {b:,.0f}  loop {m:,.0f} images/s  ratio {m / b:.3f}", flush=True)
     print(f"median ratio {statistics.median(ratios):.3f} over {arguments.rounds} rounds")
     print(
-        f"{exp.info.name}, batch {batch_size}, {k} steps a dispatch, {count} x {jax.devices()[0]}"
+        f"{exp.info.name}, batch {config.batch_size}, {config.steps_per_dispatch} steps a dispatch,"
+        f" {len(exp.devices)} x {jax.devices()[0]}"
     )
 
 

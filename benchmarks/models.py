@@ -161,7 +161,11 @@ def under(context, function):
 
 
 class JaxSteps:
-    """A family's train and inference steps, by version ("ours", "linen"), over one shared state."""
+    """A family's train and inference steps, by version ("ours", "linen"), over one shared state.
+
+    programs, batches: the training step of each version, and its batches, which are on the host.
+    steps: the number of steps in a call.
+    """
 
     def __init__(self, family: Family, config, images, labels, k: int, linen_in_scan: bool):
         devices = parallel.local_devices(1)
@@ -184,13 +188,13 @@ class JaxSteps:
         versions = {"ours": contextlib.nullcontext, "linen": plain_linen}
         options = {"ours": backend.compiler_options(devices[0].platform), "linen": {}}
         scanned = {"ours": True, "linen": linen_in_scan}
-        self._train, self._batches = {}, {}
+        self.programs, self.batches = {}, {}
         self.steps = {version: k if scanned[version] else 1 for version in versions}
         for version, context in versions.items():
             traced, lead = under(context, step), (1, k) if scanned[version] else (1,)
             traced = several(traced) if scanned[version] else traced
-            self._train[version] = parallel.train_step(traced, devices, options=options[version])
-            self._batches[version] = {
+            self.programs[version] = parallel.train_step(traced, devices, options=options[version])
+            self.batches[version] = {
                 "image": np.broadcast_to(images, (*lead, *images.shape)),
                 "label": np.broadcast_to(labels, (*lead, *labels.shape)),
             }
@@ -207,7 +211,7 @@ class JaxSteps:
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
     def train(self, version: str):
-        self.state, self.last = self._train[version](self.state, self._batches[version])
+        self.state, self.last = self.programs[version](self.state, self.batches[version])
 
     def infer(self, version: str):
         self.last = self._infer[version](self.state.variables(), self.images)

@@ -31,7 +31,7 @@ EXECUTED = ROOT / "build" / "notebooks"  # of notebooks/render.py
 START = ("getting_started", "commands", "python", "lecture", "gallery")
 HOW_TO = (
     *("data", "training", "evaluation", "inspection", "weights"),
-    *("several_processes", "reliability", "scaling", "config"),
+    *("several_processes", "reliability", "scaling", "performance", "config"),
 )
 # Modules with a page: those of these files and folders.
 CODE = ("configs", "models", "input_pipeline", "train_lib", "studies", "command_line", "errors")
