@@ -192,9 +192,9 @@ class Family:
     def train(self, version: str) -> dict:
         """The rate of training, the cost of a step by XLA, and the fraction of the card's peak."""
         compiled = self.lower(version).compile()
-        rate = self.rate(compiled, version)
         # One step with plain primitives, before optimisation: no hidden calls of libraries.
         flops = self.lower("linen").cost_analysis()["flops"]
+        rate = self.rate(compiled, version)  # it puts the compiled step into the program's place
         row = {"images/s": rate, "GFLOP/step": flops / 1e9}
         if self.steps.steps[version] == 1:  # XLA counts the steps of a scan only once
             row["GB/step"] = compiled.cost_analysis().get("bytes accessed", 0.0) / 1e9

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import accelerator
-from benchmarks.accelerator_parts import TINY, Run
+from benchmarks.accelerator_parts import TINY, Family, Run
 
 
 def test_a_failing_part_and_a_failing_measurement_do_not_lose_the_others(tmp_path):
@@ -63,3 +63,13 @@ def test_ratios_are_of_the_best_batch_sizes():
     rows.append(row | {"version": "linen", "batch": 8, "error": "out of memory"})
     (best,) = accelerator.accelerator_parts.best(rows)
     assert (best["ours/torch"], best["ours/linen"]) == (2.0, None)
+
+
+@pytest.mark.parametrize("version", ["ours", "linen"])
+def test_a_rate_has_the_operations_of_one_step(version):
+    row = Family("mlp_300", 4, TINY).train(version)
+    assert row["images/s"] > 0
+    # 784 x 300 and 300 x 10 weights; the gradient of the images is not needed.
+    products = 4 * (2 * 784 * 300 + 3 * 300 * 10)
+    update = 8 * (785 * 300 + 301 * 10)  # of weights and momentum
+    assert row["GFLOP/step"] == pytest.approx(1e-9 * (2 * products + update), rel=0.05)
