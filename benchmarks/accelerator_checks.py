@@ -10,7 +10,6 @@ the saved state.
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
 import statistics
@@ -26,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs.load import load
 from input_pipeline import sources
 from input_pipeline.batches import Order, train_batches, train_indices
 from models import layers
@@ -161,16 +161,10 @@ class Synthetic:
         return images, random.integers(0, 10, count, np.int32)
 
 
-def load_config(recipe: str):
-    """The config of FILE:ARGUMENT for CIFAR-10."""
-    name, _, argument = recipe.partition(":")
-    return importlib.import_module(f"configs.{name}").get_config(argument)
-
-
 def synthetic_experiment(recipe: str, examples: int, **overrides) -> experiment.Experiment:
     """The experiment of a recipe for CIFAR-10, with synthetic images in its place."""
     sources.EMBEDDED["cifar10"] = Synthetic(examples)
-    config = load_config(recipe)
+    config = load(recipe)
     config.num_devices = 1
     config.update_from_flattened_dict(overrides)
     return experiment.resolve(config)

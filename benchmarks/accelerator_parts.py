@@ -19,6 +19,7 @@ from PIL import Image
 from benchmarks import accelerator_checks as checks
 from benchmarks import loop as loop_benchmark
 from benchmarks import models
+from configs.load import load
 from errors import one_line
 from input_pipeline import sources
 from train_lib import train
@@ -351,7 +352,7 @@ def recipe(run: Run) -> Iterator[dict]:
     start = time.perf_counter()
     sources.EMBEDDED["cifar10"] = Cifar10Archive(run.cifar10)
     yield {"recipe": run.recipe, "seconds to read the archive": time.perf_counter() - start}
-    config = checks.load_config(run.recipe)
+    config = load(run.recipe)
     config.num_devices, config.steps = 1, run.settings.recipe_steps
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, StopAt(run) as stop:
