@@ -313,10 +313,10 @@ def finish(exp: Experiment, recorder: Recorder, state, skipped: int) -> None:
     skipped = sum(int(count["skipped"]) for count in counts)
     if skipped:
         print(f"an unreadable image was replaced by another one {skipped} times")
+    end = "" if exp.is_fitted else f", after {exp.plan.total_steps} steps"
     print(
         f"test error {result.top1_error:.2%} ({round(result.top1_error * result.examples)} of"
-        f" {result.examples} images of {dataset.name} {split}), loss {result.loss:.4f}, after"
-        f" {exp.plan.total_steps} steps",
+        f" {result.examples} images of {dataset.name} {split}), loss {result.loss:.4f}{end}",
         f"written to {exp.workdir}: config.json, metrics.jsonl, events/ (TensorBoard),"
         " checkpoints/, plots/",
         sep="\n",
