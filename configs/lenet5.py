@@ -4,8 +4,8 @@
     python main.py --config=configs/lenet5.py:mnist --workdir=runs/mnist \\
         --config.dataset.data_dir=DATA
 
-Arguments: digits (default; the 1,797 images of scikit-learn), mnist, mnist_1998 (trained as in
-the paper).
+Arguments: digits (default; the 1,797 images of scikit-learn), mnist, mnist_1998 (the paper's
+updates, with another mu).
 
 Published test error on MNIST: 0.95 % (+- 0.1, fig. 5). The studies mnist_baselines and
 digits_distortions run these recipes with several seeds. docs/studies has their results.

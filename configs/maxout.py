@@ -2,9 +2,10 @@
 
     python main.py --config=configs/maxout.py --workdir=runs/maxout --config.dataset.data_dir=DATA
 
-Arguments: mnist_dense (default), mnist_conv, cifar10, cifar10_augmented. Published test errors:
-0.94, 0.45, 11.68, 9.38 %. The study maxout_mnist trains the first (docs/studies). The others were
-not run.
+Arguments: mnist_dense (default), mnist_conv, cifar10, cifar10_augmented.
+
+Published test errors: 0.94, 0.45, 11.68, 9.38 %. The study maxout_mnist trains the first
+(docs/studies). The others were not run.
 
 As in the authors' files (pylearn2, scripts/papers/maxout: mnist_pi, mnist, cifar10_no_aug and
 cifar10.yaml): layer sizes; initial weights U(-0.005, 0.005); limits on the norm of each unit's

@@ -28,10 +28,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOURCE, OUTPUT = ROOT / "build" / "site-source", ROOT / "build" / "site"
 EXECUTED = ROOT / "build" / "notebooks"  # of notebooks/render.py
 # The pages in the order of the site. Pages of docs/ that stand nowhere here close the last group.
-START = ("getting_started", "commands", "python", "lecture", "gallery")
+START = ("getting_started", "gallery", "lecture", "commands", "python")
 HOW_TO = (
-    *("data", "training", "evaluation", "inspection", "weights"),
-    *("several_processes", "reliability", "scaling", "performance", "config"),
+    *("data", "training", "weights", "evaluation", "inspection"),
+    *("several_processes", "reliability"),
 )
 # Modules with a page: those of these files and folders.
 CODE = ("configs", "models", "input_pipeline", "train_lib", "studies", "command_line", "errors")
@@ -41,7 +41,7 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 def table_of_contents() -> dict[str, list[str]]:
     """{caption: pages, without their endings}: every page that a reader can choose."""
     docs = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
-    placed = {*START, *HOW_TO, "networks"}
+    placed = {*START, *HOW_TO, "networks", "config"}
     more = [name for name in docs if name not in placed]
     return {
         "Start": [f"docs/{name}" for name in START if name in docs],
@@ -49,7 +49,7 @@ def table_of_contents() -> dict[str, list[str]]:
         "Experiments": ["docs/studies/README", *(f"docs/studies/{n}" for n in engine.names())],
         "How to": [f"docs/{name}" for name in HOW_TO],
         "Notebooks": [f"notebooks/{path.stem}" for path in notebooks()],
-        "Reference": ["api/index"],
+        "Reference": ["docs/config", "api/index"],
         "More": ["benchmarks/README", *(f"docs/{name}" for name in more)],
     }
 
