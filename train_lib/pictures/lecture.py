@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -39,6 +41,7 @@ from train_lib.pictures import (
     network_drawing,
     network_sizes,
     pooling,
+    weights,
 )
 
 OUTPUT = "build/lecture"
@@ -123,6 +126,14 @@ def standout() -> Figure:
     model = load("mlp").model
     alpha, beta = model.standout_alpha, model.standout_beta
     return dropout.standout_figure(unit_inputs(), alpha, beta, seed=0, count=4)
+
+
+def alexnet_filters() -> Figure:
+    """The 96 filters of both towers before training."""
+    alexnet = module("alexnet")
+    image = jnp.zeros((1, 224, 224, 3))
+    params = jax.jit(alexnet.init)(jax.random.key(0), image)["params"]
+    return weights.filters(params["conv1"]["kernel"], alexnet.towers)
 
 
 def augmentation() -> Figure:
@@ -254,6 +265,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "annealed_dropout": annealed_dropout,
     "standout": standout,
     "alexnet_layers": functools.partial(layers, "alexnet", 224),
+    "alexnet_filters": alexnet_filters,
     "augmentation": augmentation,
     "small_augmentation": small_augmentation,
     "ten_crops": ten_crops,
