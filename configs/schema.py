@@ -289,8 +289,8 @@ OPTIMIZER = {
     "curvature_examples": Field(
         0,
         "stochastic diagonal Levenberg-Marquardt: before each pass, second derivatives h are"
-        " estimated on the first images of the training split, this many, and the gradient of each"
-        " parameter is divided by mu + h (LeCun 1998, app. C;"
+        " estimated on this many training images (at most all), always the same, and the gradient"
+        " of each parameter is divided by mu + h (LeCun 1998, app. C;"
         " [training.md](training.md#second-derivatives)); 0: it is not divided",
         FROM_0,
     ),

@@ -226,6 +226,11 @@ class ImageFolder:
             share = max(1, math.floor(self.test_fraction * len(files) + 0.5))
             count = min(share, len(files) - 1)
             return {"test": files[:count], "train": files[count:]}
+        if len(files) < 2:
+            raise UserError(
+                f"the class {class_name} has only one image, so that none is left for the test:"
+                " add images, or remove the class"
+            )
         if len(files) <= count:
             raise UserError(
                 f"the class {class_name} has {len(files)} images, so that none is left for the"

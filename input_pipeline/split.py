@@ -102,24 +102,23 @@ class ArraySplit(Split):
 
 @dataclasses.dataclass(frozen=True)
 class SplitPart(Split):
-    """The examples start ... stop - 1 of a split."""
+    """Some examples of a split, by their places in it."""
 
     whole: Split
-    start: int
-    stop: int
+    places: Sequence[int]
 
     @property
     def info(self) -> Info:
         return self.whole.info
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.places)
 
     def id(self, i: int) -> str:
-        return self.whole.id(self.start + i)
+        return self.whole.id(self.places[i])
 
     def read(self, i: int) -> tuple[bytes | np.ndarray, int, str]:
-        return self.whole.read(self.start + i)
+        return self.whole.read(self.places[i])
 
 
 def part_of(split: Split, number: int, parts: int) -> Split:
@@ -135,4 +134,15 @@ def examples_of(split: Split, start: int, stop: int) -> Split:
     start, stop = (min(i, len(split)) for i in (start, stop))
     if isinstance(split, ArraySplit):
         return ArraySplit(split.info, split.images[start:stop], split.labels[start:stop])
-    return SplitPart(split, start, stop)
+    return SplitPart(split, range(start, stop))
+
+
+def random_examples(split: Split, count: int, seed: int) -> Split:
+    """`count` examples of a split (all, if it has no more), in a random order.
+
+    The first examples of a folder are all of one class.
+    """
+    places = np.random.default_rng(seed).permutation(len(split))[:count]
+    if isinstance(split, ArraySplit):
+        return ArraySplit(split.info, split.images[places], split.labels[places])
+    return SplitPart(split, places.tolist())

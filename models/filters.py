@@ -17,11 +17,13 @@ Every channel is filtered alone, except by `convolve`, `sliding_sum` and `bilate
     zero       0 0 | a b c d | 0 0    what convolutional networks do
     none       nothing: the result has only places whose window lies within the image. It is smaller
 
-Bad input raises ValueError: another rank, a window without a middle, a sigma that is not positive.
+Bad input raises ValueError: another rank, a window without a middle, a sigma that is not positive,
+a size, stride or number that is not whole.
 """
 
 import functools
 import math
+import numbers
 from collections.abc import Sequence
 
 import jax
@@ -213,8 +215,9 @@ def oriented_bank(size: int = 11, angles: int = 4) -> np.ndarray:
     Gaussian's deviation is a quarter of it. Each filter has mean 0, so that a flat region gives no
     response, and norm 1.
     """
-    if angles < 1:
-        raise ValueError(f"angles: {angles}: give 1 or more")
+    _count("angles", angles)
+    if size < 3:
+        raise ValueError(f"size: {size}: give 3 or more pixels")
     bank = [
         gabor(size, size / 2, math.pi * number / angles, phase, size / 4)
         for number in range(angles)
@@ -245,6 +248,7 @@ def complex_cells(simple, phases: int = 4, window: int = 5, stride: int = 1) -> 
     """
     simple = _images(simple)
     batch, height, width, filters = simple.shape
+    _count("phases", phases), _count("window", window), _count("stride", stride)
     if filters % phases:
         raise ValueError(f"{filters} simple cells are no multiple of {phases} phases")
     of_angle = simple.reshape(batch, height, width, filters // phases, phases).max(axis=-1)
@@ -294,8 +298,7 @@ def _images(x) -> jax.Array:
 def _checked(x, kernel, stride: int) -> tuple[jax.Array, jax.Array]:
     """Images, and a kernel that fits their channels."""
     x, kernel = _images(x), jnp.asarray(kernel)
-    if stride < 1:
-        raise ValueError(f"stride: {stride}: give 1 or more pixels")
+    _count("stride", stride)
     if kernel.ndim != 4 or kernel.shape[2] != x.shape[-1]:
         raise ValueError(
             f"a kernel of the shape {list(kernel.shape)} for images of {x.shape[-1]} channels: give"
@@ -304,8 +307,13 @@ def _checked(x, kernel, stride: int) -> tuple[jax.Array, jax.Array]:
     return x, kernel.astype(x.dtype)
 
 
+def _count(name: str, value: int) -> None:
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name}: {value}: give a whole number, 1 or more")
+
+
 def _odd(name: str, size: int) -> int:
-    if size < 1 or size % 2 != 1:
+    if not isinstance(size, numbers.Integral) or size < 1 or size % 2 != 1:
         raise ValueError(f"{name}: {size}: give an odd number, so that a pixel is in the middle")
     return size
 

@@ -42,7 +42,8 @@ def learn(inputs, labels, passes: int = 100) -> Learnt:
     inputs: [examples, inputs]. labels: [examples] of +1 and -1. Weights start at 0, and a sum of 0
     counts as a mistake. The order of examples is the given one in each pass.
 
-    Raises ValueError for other shapes, and for passes below 1. Labels are not checked.
+    Raises ValueError for other shapes, and for passes below 1. Labels other than +1 and -1 cannot
+    be noticed here: with 0 for a class, nothing is learned from it.
     """
     x, labels = with_bias(inputs), jnp.asarray(labels)
     if labels.shape != x.shape[:1]:

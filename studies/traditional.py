@@ -96,8 +96,10 @@ STUDY = Study(
     " Direction reproduced if it is on CIFAR-10.",
     verdict=verdict,
     figure=figure,
-    remarks="On MNIST, all four pipelines err less than the network, which has few training images."
-    " On CIFAR-10, the network errs least. The set digits has few test images: its errors differ by"
-    " single images. The size of the representation is the number of values for each image before"
-    " the classifier. A network has no such number.",
+    remarks="On MNIST, sparse codes, LLC and Fisher vectors err less than the network. It makes a"
+    " sixth of its recipe's updates, since it has a sixth of the images. Histograms and the network"
+    " are level: their errors differ by a few images. On CIFAR-10, the network errs least. There is"
+    " one seed. On digits, which has few test images, errors differ by single images. The size of"
+    " the representation is the number of values for each image before the classifier. A network"
+    " has no such number.",
 )

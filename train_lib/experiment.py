@@ -25,7 +25,7 @@ from errors import UserError
 from input_pipeline import batches, images, sources, stream
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.reading import Reading
-from input_pipeline.split import Info, Split, examples_of
+from input_pipeline.split import Info, Split, random_examples
 from input_pipeline.transform import make_transform, needs_statistics, output_shape
 from input_pipeline.views import View
 from models import curvature, registry
@@ -251,11 +251,12 @@ class Experiment:
         return parallel.eval_step(step, self.devices)
 
     def with_curvature(self, state: state_lib.TrainState) -> state_lib.TrainState:
-        """The state with the mean second derivatives over the first training examples.
+        """The state with the mean second derivatives over some training examples.
 
-        They depend only on the parameters. Every process computes all of them.
+        They depend only on the parameters and the seed. Every process computes all of them.
         """
-        examples = examples_of(self.train_split, 0, self.config.optimizer.curvature_examples)
+        count, seed = self.config.optimizer.curvature_examples, self.config.seed
+        examples = random_examples(self.train_split, count, seed)
         sums = [self.curvature_step(state, batch)[0] for batch in self.eval_batches(examples)]
         diagonal = jax.tree.map(lambda *leaves: sum(leaves) / len(examples), *sums)
         opt_state = optimizers.with_curvature(state.opt_state, diagonal)
@@ -414,8 +415,8 @@ def resolve(
     if workdir and read_only:
         data_fields = ("view.", "dataset.name") if info else ()
         check_readable(workdir, config, ("model.", "preprocess.", "loss.", *data_fields))
-    elif workdir and processes.is_first() and not allow_config_change:
-        check_same_config(workdir, config)
+    elif workdir and processes.is_first():
+        check_same_config(workdir, config, allow_config_change)
     info = info or _read_info(config.dataset, workdir)
     reading = Reading(
         View.from_section(config.view),

@@ -238,8 +238,8 @@ def locked(exp: Experiment, allow_config_change: bool):
     make_writable(exp.workdir)
     with lock.held(exp.workdir):
         check_complete(exp.workdir)
-        if not allow_config_change:  # another run may have started here since `resolve`
-            check_same_config(exp.workdir, exp.config)
+        # Another run may have started here since `resolve`.
+        check_same_config(exp.workdir, exp.config, allow_config_change)
         check_same_data(exp.workdir, exp.info, 0 if allow_config_change else exp.train_examples)
         yield
 

@@ -428,7 +428,10 @@ def load_into(
     chosen = matching(list(current), patterns, "init_layers")
     loaded = [name for name in chosen if name in available]
     if not loaded:
-        raise UserError(f"config.init_from={source}: it has none of {', '.join(chosen[:3])}, ...")
+        raise UserError(
+            f"config.init_from={source}: it has none of {', '.join(chosen[:3])}, ...: give a"
+            " network of this kind, or choose layers that both have with config.init_layers"
+        )
     missing = {name for name in chosen if patterns and name in frozen and name not in available}
     if missing:
         raise UserError(

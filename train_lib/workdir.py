@@ -46,9 +46,19 @@ def _upgraded(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Raises UserError, naming the differences, if the folder's run has another config."""
-    if (workdir / CONFIG).exists():
+def check_same_config(
+    workdir: pathlib.Path, config: ConfigDict, allow_change: bool = False
+) -> None:
+    """Raises UserError, naming the differences, if the folder's run has another config.
+
+    allow_change: True to resume with another config. A model that is fitted already is never
+    changed: its one step is over.
+    """
+    if not (workdir / CONFIG).exists():
+        return
+    if config.model.name in registry.FITTED and has_checkpoints(workdir):
+        _check_fields(workdir, config, "", f"it is fitted already: {_OTHER_WORKDIR}")
+    elif not allow_change:
         advice = f"{_OTHER_WORKDIR}, or resume with the new config: --allow_config_change"
         _check_fields(workdir, config, "", advice)
 

@@ -30,6 +30,8 @@ def fit(module, batches: Callable[[], Iterator], seed: int):
     """See `Pipeline.fit`. module: a `Pipeline`."""
     labels = np.concatenate([of_images for _, of_images in batches()])
     labels = labels[labels >= 0]
+    if len(set(labels.tolist())) < 2:
+        raise UserError("the training images are all of one class: an SVM needs two or more")
     representation = module.representation()
     share = -(-module.samples // max(1, len(labels)))
     descriptors = sample(representation, batches, share, seed)[: module.samples]
@@ -42,8 +44,6 @@ def fit(module, batches: Callable[[], Iterator], seed: int):
             vectors = np.empty((len(labels), found.shape[1]), found.dtype)
         vectors[end : end + len(found)] = found
         end += len(found)
-    if len(set(labels.tolist())) < 2:
-        raise UserError("the training images are all of one class: an SVM needs two or more")
     kernel, bias = fit_svm(vectors, labels, module.num_classes, module.svm_c, seed)
     variables = {
         "params": {"svm": {"kernel": kernel, "bias": bias}},
@@ -88,11 +88,15 @@ def sample(representation, batches: Callable[[], Iterator], share: int, seed: in
 def fit_codebook(module, descriptors: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """The codebook of a `Pipeline`'s encoder. Raises UserError for fewer descriptors than words."""
     words = module.words
-    if len(descriptors) < max(words, module.dimensions if module.encoder == "fisher" else 0):
+    if not len(descriptors):
+        raise UserError(
+            f"no patch of the training images has config.model.contrast={module.contrast}: lower"
+            " it, unless the images are uniform"
+        )
+    if len(descriptors) < module.least_samples:
         raise UserError(
             f"config.model.words={words}: the training images have only {len(descriptors):,}"
-            " descriptors for the codebook: lower it, or config.model.contrast or .step, or raise"
-            " config.model.samples"
+            " descriptors for the codebook: lower it, or config.model.contrast or .step"
         )
     if module.encoder == "fisher":
         return _mixture(descriptors, words, module.dimensions, seed)

@@ -173,6 +173,11 @@ class Pipeline(layers.Net):
 
         return fitting.fit(self, batches, seed)
 
+    @property
+    def least_samples(self) -> int:
+        """How many descriptors the codebook needs."""
+        return max(self.words, self.dimensions if self.encoder == "fisher" else 0)
+
     @nn.nowrap
     def fit_bytes(self, params: Mapping[str, Any], examples: int) -> int:
         """Most bytes that `fit` needs for a training set. params: parameters, or their shapes."""
@@ -184,10 +189,16 @@ class Pipeline(layers.Net):
     def _check(self) -> None:
         """Raises ValueError for options that do not go together."""
         if not self.bin_widths or not self.levels:
-            raise ValueError("model.bin_widths and model.levels need at least one value")
+            raise ValueError("give model.bin_widths and model.levels at least one value each")
         if self.encoder == "fisher" and self.kernel == "chi2":
             raise ValueError("Fisher vectors are not histograms: set model.kernel=linear")
         if self.encoder == "llc" and self.neighbours > self.words:
             raise ValueError(
-                f"model.neighbours={self.neighbours} is more than model.words={self.words}"
+                f"model.neighbours={self.neighbours} is more than model.words={self.words}: lower"
+                " it, or raise model.words"
+            )
+        if self.samples < self.least_samples:
+            raise ValueError(
+                f"model.samples={self.samples}: {self.words} words with {self.encoder} need at"
+                f" least {self.least_samples}: raise it"
             )

@@ -12,7 +12,7 @@ from PIL import Image
 from errors import UserError
 from input_pipeline import decode, sources
 from input_pipeline.folder import ImageFolder
-from input_pipeline.split import Info
+from input_pipeline.split import Info, random_examples
 
 
 def fill(root, tree):
@@ -163,6 +163,20 @@ def test_a_number_of_each_class_is_for_training_and_a_part_of_the_others_for_the
     assert same == train and fewer < test and len(fewer) == 31
     with pytest.raises(UserError, match=r"class b has 6 images.* lower .*train_per_class \(now 6"):
         per_class(tmp_path, train_per_class=6)
+    one_folder(tmp_path, {"c": 1})
+    with pytest.raises(UserError, match=r"class c has only one image.* add images, or remove"):
+        per_class(tmp_path, train_per_class=1)
+
+
+def test_random_examples_of_a_folder_are_of_all_classes(tmp_path):
+    train = ImageFolder(str(one_folder(tmp_path, {"a": 20, "b": 20})), train_per_class=5).load(
+        "train"
+    )
+    part = random_examples(train, 5, seed=0)
+    assert len(part) == 5 and {part.read(i)[1] for i in range(5)} == {0, 1}
+    assert [part.id(i) for i in range(5)] != [train.id(i) for i in range(5)]
+    assert {part.id(i) for i in range(5)} < {train.id(i) for i in range(len(train))}
+    assert len(random_examples(train, 1000, seed=0)) == len(train)
 
 
 @pytest.mark.parametrize("kind", [{"train_per_class": 50}, {"test_fraction": 0.5}])

@@ -263,7 +263,12 @@ BAD = [
     (lambda: filters.sliding_sum(X, np.ones((9, 9, 1, 1))), "too small"),
     (lambda: filters.gabor(4, 6.0, 0.0, 0.0, 2.0), "size: 4"),
     (lambda: filters.gabor(5, 0.0, 0.0, 0.0, 2.0), "wavelength: 0.0"),
+    (lambda: filters.mean(X, 3.0), "size: 3.0"),
+    (lambda: filters.convolve(X, np.ones((3, 3, 1, 1)), stride=1.5), "stride: 1.5: give a whole"),
     (lambda: filters.oriented_bank(angles=0), "angles: 0"),
+    (lambda: filters.oriented_bank(1), "size: 1: give 3 or more"),
+    (lambda: filters.complex_cells(np.ones((1, 8, 8, 4)), 0), "phases: 0"),
+    (lambda: filters.complex_cells(np.ones((1, 8, 8, 4)), stride=0), "stride: 0"),
     (lambda: filters.complex_cells(np.ones((1, 8, 8, 6))), "6 simple cells are no multiple of 4"),
     (lambda: filters.complex_cells(np.ones((1, 4, 4, 4))), "too small"),
 ]

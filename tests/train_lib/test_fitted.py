@@ -96,8 +96,15 @@ def test_summary_has_the_classifiers_parameters():
     assert [layer["output_shape"] for layer in described["layers"]] == [[120], [10]]
 
 
+def test_a_fitted_model_is_not_changed(run):
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"svm_c: .*fitted already: choose another --workdir"):
+        train_and_evaluate(small_config(svm_c=50.0), run, allow_config_change=True)
+    assert (run / "config.json").read_bytes() == before
+
+
 def test_wrong_use_is_one_line(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"words=8: the training images have only 5 descriptors"):
+    with pytest.raises(UserError, match=r"samples=5: 8 words with vq need at least 8: raise it"):
         train_and_evaluate(small_config(samples=5), tmp_path / "run")
     with pytest.raises(UserError, match=r"side of 28 pixels is smaller than a SIFT patch of 4 x 8"):
         train_and_evaluate(small_config(bin_widths=(8,)), tmp_path / "other")

@@ -151,11 +151,14 @@ def test_dictionary_is_as_good_as_that_of_scikit_learn():
 
 def test_too_few_descriptors_and_classes_are_one_line():
     with pytest.raises(UserError, match="words=6000: the training images have only 425 descr"):
-        fitted("llc", words=6000)
+        fitted("llc", words=6000, samples=6000)
+    with pytest.raises(UserError, match=r"no patch .*contrast=0.9: lower it"):
+        fitted("llc", contrast=0.9)
     images, _ = stripes(4)
     module = Pipeline(num_classes=2, encoder="vq", **SMALL)
+    batches = iter([[(images, np.zeros(4, int))]])  # the fit does not begin a second pass
     with pytest.raises(UserError, match="all of one class"):
-        module.fit(lambda: iter([(images, np.zeros(4, int))]), 0)
+        module.fit(lambda: next(batches), 0)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +167,7 @@ def test_too_few_descriptors_and_classes_are_one_line():
         ({"encoder": "fisher"}, "set model.kernel=linear"),
         ({"encoder": "llc", "neighbours": 7}, "neighbours=7 is more than model.words=6"),
         ({"levels": ()}, "at least one value"),
+        ({"samples": 5}, "samples=5: 6 words with vq need at least 6: raise it"),
         ({"bin_widths": (7,)}, "24 pixels is smaller than a SIFT patch of 4 x 7 pixels"),
     ],
 )
