@@ -23,8 +23,8 @@ and larger initial weights (--config.model.initializer=xavier_fan_in) the first 
 the error rises in the second. mu = 0.02 for a loss that is 25 times as small is equal to mu = 0.5.
 The study lenet5_1998 runs this recipe. lenet5_1998_variations varies what the paper leaves open,
 and other values of mu: some had a lower error.
-One core of an Intel Xeon (AVX-512) makes about 3,500 updates per second. A second core does not
-help, because each operation is small (benchmarks/updates.py): on Linux, start the command with
+One core makes about 3,500 (Intel Xeon) or 4,200 (AMD EPYC) updates per second. A second core does
+not help, because each operation is small (benchmarks/updates.py): on Linux, start the command with
 `taskset -c 0`.
 
 The variant that is common today has 61,706 parameters. Its ReLU needs larger initial weights than
