@@ -112,7 +112,10 @@ def shapes(module, input_shape) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 def class_bias(module: nn.Module, input_shape) -> tuple[str, ...] | None:
     """The path of the leaf with one value for each class; None if there is none (RBF output)."""
-    two, three = (shapes(module.clone(num_classes=count), input_shape) for count in (2, 3))
+    try:
+        two, three = (shapes(module.clone(num_classes=count), input_shape) for count in (2, 3))
+    except ValueError:  # the RBF output has codes for the ten digits only
+        return None
     paths = [path for path, shape in two.items() if len(shape) == 1 and shape != three[path]]
     return paths[-1] if paths else None
 

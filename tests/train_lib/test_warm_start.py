@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import compare, mlp, resnet, vgg
+from configs import compare, lenet5, mlp, resnet, vgg
 from configs.patterns import matching
 from errors import UserError
 from input_pipeline import batches
@@ -237,6 +237,18 @@ def test_settings_that_the_weights_were_not_trained_with_are_named(tmp_path):
     exp = resolve(small_config("20", init_from=str(tmp_path), **{"model.activation": "tanh"}))
     origin = warm_start.Origin(str(tmp_path), 5, ["h1"], [], [], warm_start.changed_settings(exp))
     assert origin.rows()["changed"] == "preprocess.high: 2.0 -> 1.175"
+
+
+def test_the_published_lenet5_starts_from_a_run(tmp_path):
+    """Its codes are those of ten classes: no other number of classes can be tried."""
+    config = lenet5.get_config("digits")
+    config.update({"num_devices": 1, "steps": 1, "batch_size": 16})
+    trained = train_and_evaluate(config, tmp_path / "first")
+    config.update({"init_from": str(tmp_path / "first"), "seed": 1})
+    exp = resolve(config)
+    state, origin = warm_start.warm_start(exp, exp.new_state())
+    jax.tree.map(np.testing.assert_array_equal, state.params, trained.params)
+    assert "c1" in origin.loaded and not origin.drawn
 
 
 def test_a_missing_source_is_refused_before_anything_is_written(tmp_path):
