@@ -105,7 +105,7 @@ def fisher(sums: jax.Array, mixture: Mixture) -> jax.Array:
     scaled by the inverse root of its (approximate) Fisher information.
 
     sums: their `moments`. The vector of no descriptors is zero. The sums are float32: deviations
-    far below 0.01 make the result inexact (those of SIFT are above 0.02).
+    far below 0.01 make the result inexact (those of SIFT on the digits are above 0.02).
     """
     means, deviations = mixture.means, mixture.deviations
     counts, first, second = jnp.split(sums, (1, 1 + means.shape[1]), axis=1)
