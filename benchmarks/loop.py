@@ -25,6 +25,7 @@ from train_lib import experiment, train
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import parallel
 from train_lib.distributed.signals import StopRequest
+from train_lib.plan import Plan
 from train_lib.recorder import Recorder
 
 
@@ -54,7 +55,7 @@ def compare(exp: experiment.Experiment, seconds: float, rounds: int) -> Iterator
     def loop(dispatches):
         steps = dispatches * k
         ends = frozenset({steps})
-        plan = experiment.Plan(len(split) / batch_size, 1.0, steps, ends, ends, k)
+        plan = Plan(len(split) / batch_size, 1.0, steps, ends, ends, k)
         with tempfile.TemporaryDirectory() as folder:
             workdir = Path(folder)
             checkpoints = Checkpoints(workdir)

@@ -29,13 +29,14 @@ from errors import UserError, printable
 from input_pipeline import copy_info, decode, images, views
 from input_pipeline import statistics as statistics_lib
 from input_pipeline.copy_info import CopyInfo
-from train_lib import experiment, recorder, warm_start
+from train_lib import experiment, recorder
 from train_lib import state as state_lib
 from train_lib import workdir as workdir_lib
-from train_lib.evaluation import ensemble, exported
+from train_lib.evaluation import ensemble
 from train_lib.metric_writers import jsonl
 from train_lib.pictures import run_plots
 from train_lib.state import TrainState
+from train_lib.weights import exported, warm_start
 
 # ------------------------------------------------------------------------------------ pictures
 

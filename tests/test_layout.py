@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 LEVELS = (
     {"main", "studies"},
     {"train_lib.commands", "train_lib.train"},
-    {"train_lib"},  # experiment, evaluation/, pictures/ and the other files
+    {"train_lib"},  # experiment, evaluation/, pictures/, weights/ and the other files
     {"train_lib.distributed"},
     {"models", "input_pipeline"},
     {"configs"},

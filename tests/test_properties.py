@@ -31,6 +31,7 @@ from train_lib.commands import flag_checks
 from train_lib.evaluation import result_files
 from train_lib.evaluation.metrics import Result
 from train_lib.pictures import run_plots
+from train_lib.plan import make_plan
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -73,7 +74,7 @@ def check_config(config: ConfigDict, build: bool = False) -> None:
     """What main.py and the start of training do with a config, up to the data."""
     with refusals():
         schema.validate(config)
-        plan = experiment.make_plan(config, 1442)
+        plan = make_plan(config, 1442)
         assert 1 <= plan.next_boundary(0) <= plan.total_steps < 2**31
         compare.to_json(config)
         if build and config.dataset.name == "digits":

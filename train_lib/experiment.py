@@ -4,10 +4,8 @@ Code that runs after `resolve` takes the experiment, one of its parts, or plain 
 take a whole config.
 """
 
-import bisect
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -20,7 +18,6 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import schema
 from configs.patterns import matching
-from configs.rules import LARGEST_INT
 from errors import UserError
 from input_pipeline import batches, images, sources, stream
 from input_pipeline import statistics as statistics_lib
@@ -32,53 +29,13 @@ from models import curvature, registry
 from train_lib import losses, optimizers, schedules
 from train_lib import state as state_lib
 from train_lib.distributed import parallel, processes, workers
+from train_lib.plan import ONE_STEP, Plan, make_plan
 from train_lib.steps import Recipe, make_curvature_step, make_eval_step
 from train_lib.workdir import check_readable, check_same_config, read_config, read_statistics
 
-_MOST_EVENTS = 1_000_000  # largest number of evaluations, or of saves, in a run
 # Bytes of a training set that accelerators keep: a small part of their memory, and enough for
 # CIFAR (150 MB) or MNIST (47 MB).
 _MOST_RESIDENT = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """When a run evaluates, saves and ends, in steps. epochs: the length of the run.
-
-    estimate_at: before which steps second derivatives are estimated: the first of each pass.
-    """
-
-    steps_per_epoch: float
-    epochs: float
-    total_steps: int
-    evaluate_at: frozenset[int]
-    save_at: frozenset[int]
-    steps_per_dispatch: int
-    estimate_at: frozenset[int] = frozenset()
-
-    def epoch(self, step: int) -> float:
-        return step / self.steps_per_epoch
-
-    def next_boundary(self, step: int) -> int:
-        """The next step after `step` at which the host evaluates, saves or estimates."""
-        return self._boundaries[bisect.bisect_right(self._boundaries, step)]
-
-    @functools.cached_property
-    def _boundaries(self) -> list[int]:
-        return sorted(self.evaluate_at | self.save_at | self.estimate_at)
-
-    def dispatch(self, step: int) -> int:
-        """The number of steps in the next device call: steps_per_dispatch, or one.
-
-        It depends only on the step. Therefore a resumed run makes the same calls, with the same
-        rounding, as an uninterrupted run.
-        """
-        whole = self.next_boundary(step) - step >= self.steps_per_dispatch
-        return self.steps_per_dispatch if whole else 1
-
-
-# Of a model that is fitted to the whole training set at once.
-ONE_STEP = Plan(1.0, 1.0, 1, frozenset([1]), frozenset([1]), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,63 +276,6 @@ class Experiment:
         return stream.eval_batches(split, self.reading, size, count)
 
 
-def make_plan(config: ConfigDict, num_examples: int) -> Plan:
-    """The plan of a run over a training set of `num_examples`.
-
-    Raises UserError for too many steps, evaluations or saves.
-    """
-    steps_per_epoch = num_examples / config.batch_size
-    epochs = config.steps / steps_per_epoch if config.steps else config.epochs
-    if epochs * steps_per_epoch > LARGEST_INT:
-        raise UserError(
-            f"config.epochs={epochs}: these are {epochs * steps_per_epoch:.3g} steps, and the limit"
-            " is 2^31: lower it"
-        )
-    # Rounded first, so that 60.00000001 steps count as 60.
-    total = config.steps or max(1, math.ceil(round(epochs * steps_per_epoch, 6)))
-    warmup = config.schedule.warmup_epochs
-    if config.steps and warmup >= epochs:
-        raise UserError(
-            f"config.schedule.warmup_epochs={warmup}: must be less than config.steps={total}, which"
-            f" are {epochs:.3g} epochs"
-        )
-
-    def check(field: str, count: float) -> None:
-        if count > _MOST_EVENTS:
-            raise UserError(
-                f"config.{field}: this happens {count:.3g} times in the run, and the limit is"
-                f" {_MOST_EVENTS:,}: raise it"
-            )
-
-    def event_steps(section: str) -> set[int]:
-        every = config[section].every_epochs
-        check(f"{section}.every_epochs={every}", epochs / every)
-        count = math.ceil(epochs / every)
-        # The plan has no events at step 0. Such an event moves to step 1.
-        ends = (end for i in range(1, count + 1) if (end := i * every) <= epochs)
-        steps = (math.ceil(round(end * steps_per_epoch, 6)) for end in ends)
-        return {max(1, step) for step in steps if step < total} | {total}
-
-    save_at, steps = event_steps("checkpoint"), config.checkpoint.every_steps
-    if steps:
-        check(f"checkpoint.every_steps={steps}", total / steps)
-        save_at |= set(range(steps, total, steps))
-    estimate_at = set()
-    if config.optimizer.curvature_examples:
-        check(f"epochs={epochs}", epochs)
-        estimate_at = {math.ceil(round(i * steps_per_epoch, 6)) for i in range(math.ceil(epochs))}
-        estimate_at -= {total}
-    return Plan(
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        total_steps=total,
-        evaluate_at=frozenset(event_steps("evaluate")),
-        save_at=frozenset(save_at),
-        steps_per_dispatch=config.steps_per_dispatch,
-        estimate_at=frozenset(estimate_at),
-    )
-
-
 def resolve(
     config: ConfigDict | None = None,
     workdir: str | pathlib.Path | None = None,
@@ -404,9 +304,9 @@ def resolve(
         parallel.use_deterministic_kernels()  # before JAX looks for devices
     config = ConfigDict(config.to_dict())  # a copy
     if config.init_from or (read_only and workdir):
-        from train_lib import warm_start  # Orbax, and readers of five formats
+        from train_lib.weights import foreign  # readers of five formats
 
-        config = warm_start.settle(config, workdir, given, read_only)
+        config = foreign.settle(config, workdir, given, read_only)
     if read_only:
         config.devices_per_network = 1  # it needs less memory than training
     schema.validate(config)

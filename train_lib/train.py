@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from command_line import console
 from errors import TryAgain, UserError
 from input_pipeline import augment, sources
-from train_lib import optimizers, schedules, warm_start
+from train_lib import optimizers, schedules
 from train_lib import progress as progress_lib
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
@@ -29,6 +29,7 @@ from train_lib.metric_writers.interface import Opener
 from train_lib.recorder import NotFinite, Recorder
 from train_lib.recorder import read as read_records
 from train_lib.steps import gathering, make_train_step, several, sharing_stop
+from train_lib.weights import warm_start
 from train_lib.workdir import (
     check_complete,
     check_same_config,

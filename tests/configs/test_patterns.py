@@ -1,4 +1,4 @@
-"""Names by patterns. tests/train_lib/test_warm_start.py has more on `matching`."""
+"""Names by patterns. tests/train_lib/weights/test_warm_start.py has more on `matching`."""
 
 import pytest
 

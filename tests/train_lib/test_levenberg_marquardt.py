@@ -11,8 +11,9 @@ from input_pipeline.split import random_examples
 from models import curvature
 from train_lib import train
 from train_lib.checkpoints import Checkpoints
-from train_lib.experiment import KnownData, make_plan, resolve
+from train_lib.experiment import KnownData, resolve
 from train_lib.optimizers import Curvature
+from train_lib.plan import make_plan
 from train_lib.train import train_and_evaluate
 
 

@@ -10,13 +10,14 @@ import pytest
 from configs import mlp, rbm
 from errors import UserError
 from models.rbm import RBMStack
-from train_lib import losses, steps, warm_start
+from train_lib import losses, steps
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import parallel
 from train_lib.evaluation.trained import load_run
 from train_lib.experiment import resolve
 from train_lib.train import train_and_evaluate
+from train_lib.weights import warm_start
 from train_lib.workdir import write_description
 
 TINY = {"dataset.name": "digits", "num_devices": 1, "steps": 4, "steps_per_dispatch": 1}

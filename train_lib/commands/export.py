@@ -14,7 +14,8 @@ from command_line import expand
 from errors import UserError, reported
 from input_pipeline import views
 from models import pretrained
-from train_lib.evaluation import ensemble, exported, trained
+from train_lib.evaluation import ensemble, trained
+from train_lib.weights import exported
 from train_lib.workdir import write_bytes
 
 # The platforms of XLA that a .jax file runs on.

@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 from command_line import console, expand, split_names
 from errors import UserError
 from input_pipeline.split import Split, part_of
-from train_lib import progress, warm_start
+from train_lib import progress
 from train_lib import workdir as workdir_lib
 from train_lib.distributed import processes
-from train_lib.evaluation import exported, metrics, passes, protocols, trained
+from train_lib.evaluation import metrics, passes, protocols, trained
 from train_lib.evaluation.trained import Trained
+from train_lib.weights import exported, foreign, warm_start
 
 ENSEMBLE, INIT_FROM = "config.evaluate.ensemble", "config.init_from"
 
@@ -76,7 +77,7 @@ def _member(
 ) -> Trained:
     """The network `name`. field: the config field that holds the name, for messages."""
     path = expand(name)
-    if warm_start.is_pretrained_file(name):
+    if foreign.is_pretrained_file(name):
         return trained.from_weight_file(config, name, given=given, needs_data=needs_data)
     if path.suffix.lower() == exported.SUFFIX:
         network = trained.from_export(path, config, needs_data)

@@ -25,12 +25,12 @@ from errors import UserError
 from input_pipeline import sources
 from input_pipeline.split import check_classes
 from models import pretrained
-from train_lib import experiment, warm_start
+from train_lib import experiment
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.distributed import processes
-from train_lib.evaluation import exported
 from train_lib.evaluation.inference import Trained
+from train_lib.weights import exported, foreign, warm_start
 from train_lib.workdir import CONFIG, check_run, read_config, read_info
 
 
@@ -44,7 +44,7 @@ def load_run(
     Raises UserError for a folder without a run, and for a missing or damaged checkpoint.
     """
     path = expand(path)
-    if warm_start.is_pretrained_file(str(path)):
+    if foreign.is_pretrained_file(str(path)):
         raise UserError(
             f"{source}={path}: this is a weight file of another framework: give a run's folder, or"
             " a file of --mode=export (in Python, load_pretrained opens it)"
@@ -116,7 +116,7 @@ def from_weight_file(
     """The network of a config with the weights in a file of another framework.
 
     given: see `experiment.resolve`.
-    class_names: by default as in `warm_start.class_names_of`.
+    class_names: by default as in `foreign.class_names_of`.
     needs_data: whether the classes must be those of the data set.
 
     Raises UserError as `experiment.resolve`, and for class names that do not fit the file.
@@ -124,18 +124,18 @@ def from_weight_file(
     config = config.copy_and_resolve_references()
     if config.init_from != file:
         config.init_from = file
-        config.init_settings = config.init_settings and warm_start.AUTO
+        config.init_settings = config.init_settings and foreign.AUTO
     config.evaluate.ensemble = ""
     config.augment.lighting = "none"  # unused without training, and it needs the training set
-    with warm_start.file_in_memory():
+    with foreign.file_in_memory():
         exp = experiment.resolve(config, given=given, read_only=True)
-        names = warm_start.class_names_of(exp, class_names, needs_data)
+        names = foreign.class_names_of(exp, class_names, needs_data)
     exp = dataclasses.replace(
         exp,
         info=dataclasses.replace(exp.info, class_names=names),
         module=exp.module.clone(num_classes=len(names)),
     )
-    return Trained(exp, list(names), lambda: (0, warm_start.load_variables(exp)), file)
+    return Trained(exp, list(names), lambda: (0, foreign.load_variables(exp)), file)
 
 
 def use_evaluation_of(config: ConfigDict, stored: ConfigDict) -> ConfigDict:
@@ -204,7 +204,7 @@ def load_pretrained(
     """
     config = load(model) if isinstance(model, str) else model.copy_and_resolve_references()
     config.update({"init_from": str(file), "init_names": str(names)})
-    if not warm_start.is_pretrained_file(config.init_from):
+    if not foreign.is_pretrained_file(config.init_from):
         if not expand(file).exists():
             raise UserError(f"no weight file {file}: check the path")
         if expand(file).is_file():

@@ -16,9 +16,10 @@ from input_pipeline import sources
 from train_lib import workdir as folder_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.commands import evaluate, export, predict
-from train_lib.evaluation import ensemble, exported
+from train_lib.evaluation import ensemble
 from train_lib.evaluation.trained import load_run
 from train_lib.train import train_and_evaluate
+from train_lib.weights import exported
 
 
 @pytest.fixture(scope="module")

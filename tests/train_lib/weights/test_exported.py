@@ -16,8 +16,9 @@ from input_pipeline.split import Info
 from train_lib import experiment
 from train_lib import state as state_lib
 from train_lib.commands import evaluate, export
-from train_lib.evaluation import ensemble, exported
+from train_lib.evaluation import ensemble
 from train_lib.train import train_and_evaluate
+from train_lib.weights import exported
 
 OVERRIDES = {
     "dataset.name": "digits",

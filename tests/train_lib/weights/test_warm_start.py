@@ -14,11 +14,12 @@ from configs.patterns import matching
 from errors import UserError
 from input_pipeline import batches
 from models import layers, registry
-from train_lib import recorder, train, warm_start
+from train_lib import recorder, train
 from train_lib import state as state_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.experiment import resolve
 from train_lib.train import train_and_evaluate
+from train_lib.weights import foreign, warm_start
 
 
 class Small(nn.Module):
@@ -264,6 +265,6 @@ def test_a_run_names_the_settings_of_its_weights_and_not_the_weights(tmp_path, c
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     (tmp_path / "config.json").write_text(compare.to_json(config))
     config.init_settings = "auto"
-    settled = warm_start.settle(config, tmp_path, read_only=True)
+    settled = foreign.settle(config, tmp_path, read_only=True)
     assert (settled.init_from, settled.init_settings) == ("net.safetensors", "view.test_scale")
     assert capsys.readouterr().err == "net.safetensors sets view.test_scale=256\n"

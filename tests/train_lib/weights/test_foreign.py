@@ -20,7 +20,7 @@ from errors import UserError
 from input_pipeline import imagenet
 from models import pretrained
 from models.resnet import ResNet
-from train_lib import experiment, warm_start
+from train_lib import experiment
 from train_lib import state as state_lib
 from train_lib import workdir as workdir_lib
 from train_lib.checkpoints import Checkpoints
@@ -28,6 +28,7 @@ from train_lib.commands import evaluate, export, summary
 from train_lib.evaluation import ensemble
 from train_lib.evaluation.trained import load_pretrained, load_run
 from train_lib.train import train_and_evaluate
+from train_lib.weights import foreign, warm_start
 
 GIVEN = {"view.size", "view.test_scale", "view.train_scale"}  # small pictures
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -85,34 +86,34 @@ def by_hand(root):
 
 def test_weights_set_their_settings_except_given_ones(root, tmp_path, capsys):
     config = config_of(root)
-    settled = warm_start.settle(config, given=GIVEN)
+    settled = foreign.settle(config, given=GIVEN)
     assert settled.preprocess.given_mean == MEAN
     assert settled.preprocess.deviation == DEVIATION
     assert (settled.preprocess.mean, settled.preprocess.high) == ("given", 1.0)
     assert (settled.view.size, settled.view.test_scale) == (32, 32)
     assert config.preprocess.mean == "pixel"  # a copy was changed
     assert "sets preprocess.mean=given, " in capsys.readouterr().err
-    assert warm_start.settle(settled) is settled  # once
-    assert warm_start.settle(config).view.size == 224
+    assert foreign.settle(settled) is settled  # once
+    assert foreign.settle(config).view.size == 224
     # A size that is given has a scale of its own: 32, not the 256 of the weights' 224.
-    settled = warm_start.settle(config, given={"view.size"})
+    settled = foreign.settle(config, given={"view.size"})
     assert (settled.view.size, settled.view.test_scale) == (32, 32)
     config.init_settings = ""
-    assert warm_start.settle(config) is config
+    assert foreign.settle(config) is config
     # Another mean that is given has a preprocessing of its own.
     config.init_settings, config.preprocess.mean = "auto", "none"
-    settled = warm_start.settle(config, given={"preprocess.mean"})
+    settled = foreign.settle(config, given={"preprocess.mean"})
     assert settled.preprocess.to_dict() == config.preprocess.to_dict()
     # A run goes before the file.
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "3").mkdir(parents=True)
     workdir_lib.write_text(workdir / "config.json", compare.to_json(config_of(root)))
-    assert warm_start.settle(config, workdir, read_only=True) is config
+    assert foreign.settle(config, workdir, read_only=True) is config
 
 
 @pytest.mark.slow
 def test_a_weight_file_is_evaluated_and_exported_without_a_run(root, tmp_path, capsys):
-    config = warm_start.settle(config_of(root), given=GIVEN)
+    config = foreign.settle(config_of(root), given=GIVEN)
     line = json.loads(evaluate.evaluate_run(config, tmp_path))
     assert f"there is no run in {tmp_path}: using config.init_from=" in capsys.readouterr().err
     expected, labels = by_hand(root), np.repeat([0, 1, 2], 3)
@@ -125,7 +126,7 @@ def test_a_weight_file_is_evaluated_and_exported_without_a_run(root, tmp_path, c
     config.view.update({"size": 24, "test_scale": 24})
     (exp,) = (member.exp for member in ensemble.find(config, tmp_path, given=GIVEN))
     assert (exp.input_shape, exp.config.preprocess.given_mean) == ((24, 24, 3), MEAN)
-    config = warm_start.settle(config_of(root), given=GIVEN)
+    config = foreign.settle(config_of(root), given=GIVEN)
     export.export_run(config, tmp_path, str(tmp_path / "own.safetensors"))
     net = load_run(tmp_path / "own.safetensors")
     assert list(net.class_names) == CLASSES
@@ -235,11 +236,11 @@ def test_with_a_list_of_names_the_config_sets_the_preprocessing(root, tmp_path, 
 def test_a_resumed_run_does_not_need_its_list_of_names(root, tmp_path):
     config = config_of(root, init_names="names.json")  # which does not exist
     with pytest.raises(UserError, match=r"cannot read the names in names\.json"):
-        warm_start.settle(config)
+        foreign.settle(config)
     settled = config.copy_and_resolve_references()
     settled.init_settings = ""
     (tmp_path / "config.json").write_text(json.dumps(settled.to_dict()))
-    assert warm_start.settle(config, tmp_path) == settled
+    assert foreign.settle(config, tmp_path) == settled
 
 
 @pytest.mark.slow
@@ -252,7 +253,7 @@ def test_a_resumed_run_does_not_need_the_weight_file(root, tmp_path, capsys):
     fields = {"init_layers": ("!fc/*",), "epochs": 1.0, "batch_size": 8, "augment.lighting": "none"}
 
     def config():
-        return warm_start.settle(config_of(tmp_path, **fields), tmp_path / "run", GIVEN)
+        return foreign.settle(config_of(tmp_path, **fields), tmp_path / "run", GIVEN)
 
     state = train_and_evaluate(config(), tmp_path / "run")
     message = capsys.readouterr().err
@@ -270,7 +271,7 @@ def test_a_resumed_run_does_not_need_the_weight_file(root, tmp_path, capsys):
     # It is asked without being told again.
     fields["init_from"] = ""
     settled = config_of(tmp_path, **fields | {"init_layers": ()})
-    settled = warm_start.settle(settled, tmp_path / "run", GIVEN, read_only=True)
+    settled = foreign.settle(settled, tmp_path / "run", GIVEN, read_only=True)
     assert json.loads(evaluate.evaluate_run(settled, tmp_path / "run"))["step"] == 2
     del fields["init_from"]
     shutil.rmtree(tmp_path / "run")
@@ -281,7 +282,7 @@ def test_a_resumed_run_does_not_need_the_weight_file(root, tmp_path, capsys):
 def test_weight_files_that_do_not_fit_are_one_line(root, tmp_path):
     config = config_of(root, **{"model.depth": 34})
     with pytest.raises(UserError, match=r"net\.safetensors: the weights do not fit .* missing"):
-        evaluate.evaluate_run(warm_start.settle(config, given=GIVEN), tmp_path)
+        evaluate.evaluate_run(foreign.settle(config, given=GIVEN), tmp_path)
     content = (root / "net.safetensors").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[:1000])
     with pytest.raises(UserError, match=r"file of another framework: .*load_pretrained opens it"):
@@ -291,10 +292,10 @@ def test_weight_files_that_do_not_fit_are_one_line(root, tmp_path):
         evaluate.evaluate_run(config, tmp_path)
     config = config_of(root, init_from=str(tmp_path), init_names="names.json")
     with pytest.raises(UserError, match="is not a file of another framework: leave"):
-        warm_start.settle(config)
+        foreign.settle(config)
     config = config_of(root, init_from=str(tmp_path / "cut.pth"))
     with pytest.raises(UserError, match=r"cut\.pth"):
-        warm_start.settle(config)
+        foreign.settle(config)
 
 
 def exported_with_names(root, path, names):
@@ -321,7 +322,7 @@ def classes_in_evaluation(monkeypatch, tmp_path, config):
 
 
 def settled(root, **fields):
-    return warm_start.settle(config_of(root, **fields), given=GIVEN)
+    return foreign.settle(config_of(root, **fields), given=GIVEN)
 
 
 def started(config):
@@ -360,7 +361,7 @@ def folders_of(root, tmp_path, names):
 
 def test_of_imagenet_only_known_names_are_brought_into_its_order(root, tmp_path, monkeypatch):
     config = folders_of(root, tmp_path, ("Shark-fish", "gold_fish", "tench"))
-    assert warm_start.class_names_of(experiment.resolve(config, read_only=True))[0] == "Shark-fish"
+    assert foreign.class_names_of(experiment.resolve(config, read_only=True))[0] == "Shark-fish"
     published = dict(n1="tench", n2="goldfish", n3="shark fish")
     monkeypatch.setattr(imagenet, "class_names", lambda: published)
     names = ("tench", "gold_fish", "Shark-fish")
@@ -390,7 +391,7 @@ def test_numbers_in_the_same_text_and_other_counts_of_classes_are_refused(root, 
         for part in ("train", "val"):
             folder = tmp_path / "data" / part / name
             folder.rename(folder.with_name(f"{number:02}_{name}"))
-    assert warm_start.class_names_of(experiment.resolve(config))[1] == "01_class_10"
+    assert foreign.class_names_of(experiment.resolve(config))[1] == "01_class_10"
     for part in ("train", "val"):
         shutil.rmtree(tmp_path / "data" / part / "01_class_10")
     with pytest.raises(UserError, match=r"has 3 classes and folder has 2: give .*leave the last"):
@@ -412,7 +413,7 @@ def test_folders_with_numbers_as_names_are_in_the_order_of_the_weights(root, tmp
     actual = classes_in_evaluation(monkeypatch, tmp_path, config)
     assert actual == (names, names, [0] * 3 + [2] * 3 + [1] * 3)
     exp = experiment.resolve(config, read_only=True)
-    assert warm_start.class_names_of(exp) == names  # for predictions
+    assert foreign.class_names_of(exp) == names  # for predictions
     with pytest.raises(
         UserError, match=r"classes 0, 2, 10, .* another order .*rename them, or leave"
     ):

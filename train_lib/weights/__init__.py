@@ -1,0 +1,1 @@
+"""Weights from other runs and frameworks, and the file of --mode=export."""
