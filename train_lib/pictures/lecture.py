@@ -34,6 +34,7 @@ from train_lib.distributed import shell
 from train_lib.pictures import (
     activation_curves,
     augmented,
+    by_hand,
     dropout,
     evidence,
     filtered,
@@ -46,7 +47,12 @@ from train_lib.pictures import (
 
 OUTPUT = "build/lecture"
 DOTS_PER_INCH = 110
-# The lecture's example: the maps of an image of 6x6 pixels under two filters of 3x3.
+# The lecture's example: an image of 6x6 pixels, two filters of 3x3, and the map of the first one.
+IMAGE = ("100001", "010010", "001100", "100010", "010010", "001010")
+FILTERS = {
+    "diagonal": ((1, -1, -1), (-1, 1, -1), (-1, -1, 1)),
+    "vertical": ((-1, 1, -1), (-1, 1, -1), (-1, 1, -1)),
+}
 DIAGONAL_MAP = ((3, -1, -3, -1), (-3, 1, 0, -3), (-3, -3, 0, 1), (3, -2, -2, -1))
 # Maps at one position: one is strong.
 RESPONSES = (30, 30, 60, 30, 30, 150, 30, 30, 60, 30, 30)
@@ -79,6 +85,18 @@ def image_filters() -> Figure:
     """Smoothing, edges and corners on a part of the temple."""
     grey = Image.fromarray(photograph("china")).convert("L")
     return filtered.filtered_figure(np.asarray(grey, np.float32)[60:190, 60:250] / 255)
+
+
+def convolution_by_hand() -> Figure:
+    """The lecture's image, its two filters, their maps, and max pooling."""
+    image = np.array([[int(pixel) for pixel in row] for row in IMAGE])
+    kernels = {f"{name} filter": np.array(kernel) for name, kernel in FILTERS.items()}
+    return by_hand.convolution(image, kernels)
+
+
+def perceptrons() -> Figure:
+    """Twelve passes of Rosenblatt's rule."""
+    return by_hand.perceptrons(passes=12)
 
 
 def pooling_gradients() -> Figure:
@@ -254,6 +272,8 @@ def connectivity() -> Figure:
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "image_filters": image_filters,
+    "convolution_by_hand": convolution_by_hand,
+    "perceptrons": perceptrons,
     "connectivity": connectivity,
     "lenet5_layers": functools.partial(layers, "lenet5", 32, 1),
     "pooling_gradients": pooling_gradients,

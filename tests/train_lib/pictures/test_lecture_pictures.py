@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.signal import correlate2d
 from scipy.special import expit
 
 from configs.load import load
@@ -11,6 +12,7 @@ from models.layers import alexnet_norm
 from train_lib.pictures import (
     activation_curves,
     augmented,
+    by_hand,
     dropout,
     filtered,
     lecture,
@@ -52,6 +54,31 @@ def test_many_sigmoids_are_close_to_softplus():
     np.testing.assert_allclose(many, (0.6826, 2.1226, 5.0064), atol=5e-5)  # FACTS.md, sec. 7
     np.testing.assert_allclose(many, np.log1p(np.exp(x)), atol=0.012)
     assert activation_curves.stacked_sigmoids(np.array([100.0]), 3)[0] == pytest.approx(3)
+
+
+# --- by hand
+
+
+def test_the_lecture_s_convolution():
+    image = np.array([list(map(int, row)) for row in lecture.IMAGE])
+    found = {
+        name: by_hand.maps_and_pools(image, np.array(kernel))
+        for name, kernel in lecture.FILTERS.items()
+    }
+    for name, (responses, _) in found.items():
+        expected = correlate2d(image, np.array(lecture.FILTERS[name]), "valid")
+        np.testing.assert_array_equal(responses, expected)
+    np.testing.assert_array_equal(found["diagonal"][0], lecture.DIAGONAL_MAP)
+    # FACTS.md, D21: the lower rows of the slide are in reverse order.
+    np.testing.assert_array_equal(found["diagonal"][1], [[3, 0], [3, 1]])
+    np.testing.assert_array_equal(found["vertical"][1], [[-1, 1], [0, 3]])
+
+
+@pytest.mark.parametrize("weights", [(2.0, 1.0, -3.0), (0.0, 2.0, 1.0)])
+def test_a_perceptron_s_line_is_where_its_sum_is_0(weights):
+    ends = by_hand.line_ends(np.array(weights))
+    np.testing.assert_allclose(ends @ weights[:2] + weights[2], 0, atol=1e-12)
+    assert np.linalg.norm(ends[1] - ends[0]) == pytest.approx(18)
 
 
 # --- filters
