@@ -39,13 +39,13 @@ class Learnt(NamedTuple):
 def learn(inputs, labels, passes: int = 100) -> Learnt:
     """Rosenblatt's rule: goes through the examples, and adds label * input at each mistake.
 
-    inputs: [examples, inputs]. labels: [examples] of +1 and -1. Weights start at 0, and a sum of 0
-    counts as a mistake. The order of examples is the given one in each pass.
+    inputs: [examples, inputs]. labels: [examples], positive for one class, 0 or negative for the
+    other. Weights start at 0, and a sum of 0 counts as a mistake. The order of examples is the
+    given one in each pass.
 
-    Raises ValueError for other shapes, and for passes below 1. Labels other than +1 and -1 cannot
-    be noticed here: with 0 for a class, nothing is learned from it.
+    Raises ValueError for other shapes, and for passes below 1.
     """
-    x, labels = with_bias(inputs), jnp.asarray(labels)
+    x, labels = with_bias(inputs), jnp.where(jnp.asarray(labels) > 0, 1, -1)
     if labels.shape != x.shape[:1]:
         raise ValueError(f"{len(x)} inputs have labels of the shape {list(labels.shape)}")
     if passes < 1:
@@ -75,12 +75,13 @@ def mistake_bound(weights, inputs, labels) -> float:
     """Novikoff's bound on all mistakes of `learn`, whatever the order of the examples.
 
     weights: [inputs + 1] of any line that separates the classes; the one with the largest margin
-    gives the lowest bound. It is (R / margin)^2, with R the largest norm of an input, and the
-    margin the smallest distance of an input from the plane. Both are taken with the bias's constant
-    input 1. Raises ValueError if the weights do not separate the classes.
+    gives the lowest bound. labels: as in `learn`. The bound is (R / margin)^2, with R the largest
+    norm of an input, and the margin the smallest distance of an input from the plane. Both are
+    taken with the bias's constant input 1. Raises ValueError if the weights do not separate the
+    classes.
     """
     x, weights = np.asarray(with_bias(inputs), np.float64), np.asarray(weights, np.float64)
-    least = np.min(np.asarray(labels) * (x @ weights))
+    least = np.min(np.where(np.asarray(labels) > 0, 1, -1) * (x @ weights))
     if not least > 0:
         raise ValueError("these weights do not separate the classes, so there is no bound")
     margin = least / np.linalg.norm(weights)

@@ -14,6 +14,17 @@ from models.perceptron import FUNCTIONS, POINTS
 WIDEST = {"and": ([2, 2, -3], 51), "or": ([2, 2, -1], 27)}
 
 
+def test_labels_of_0_and_1_are_the_same_classes():
+    for labels in FUNCTIONS.values():
+        found = perceptron.learn(POINTS, (labels + 1) // 2, passes=5)
+        expected = perceptron.learn(POINTS, labels, passes=5)
+        assert np.array_equal(found.history, expected.history)
+    bounds = [
+        perceptron.mistake_bound([2, 2, -3], POINTS, y) for y in ([0, 0, 0, 1], [-1, -1, -1, 1])
+    ]
+    assert bounds == pytest.approx([51, 51])
+
+
 def test_the_first_updates_by_hand():
     learnt = perceptron.learn(POINTS, FUNCTIONS["and"], passes=1)
     # (0, 0): the sum is 0, a mistake, -1 * (0, 0, 1). (0, 1) and (1, 0): -1, right. (1, 1): -1,
