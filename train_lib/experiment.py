@@ -309,6 +309,8 @@ def resolve(
         config = foreign.settle(config, workdir, given, read_only)
     if read_only:
         config.devices_per_network = 1  # it needs less memory than training
+        if "num_devices" not in given:
+            config.num_devices = parallel.at_most(config.num_devices)
     schema.validate(config)
     info = known.info if known.info and known.info.image_shape else None
     registry.upgrade(config.model)  # it may come from an older version

@@ -75,6 +75,11 @@ def explain_device_errors():
         ) from error
 
 
+def at_most(count: int) -> int:
+    """`count` devices, or 0 (all) if there are fewer. For a run from a larger machine."""
+    return count if count <= len(jax.local_devices()) * processes.count() else 0
+
+
 def local_devices(count: int, per_network: int = 1) -> Devices:
     """The first devices of this process: its share of `count` devices, or all if count is 0.
 

@@ -187,6 +187,16 @@ def test_more_devices_than_available_are_refused():
         parallel.local_devices(9)
 
 
+def test_commands_that_do_not_train_use_the_devices_that_exist():
+    config = tiny_config(num_devices=4000)
+    assert len(experiment.resolve(config, read_only=True).devices) == 8
+    assert len(experiment.resolve(tiny_config(num_devices=2), read_only=True).devices) == 2
+    with pytest.raises(UserError, match="num_devices=4000 is more than"):
+        experiment.resolve(config, read_only=True, given=("num_devices",))
+    with pytest.raises(UserError, match="num_devices=4000 is more than"):
+        experiment.resolve(config)
+
+
 def test_running_out_of_device_memory_is_reported_in_one_line():
     refused = pytest.raises(UserError, match=r"not have enough memory .*: lower config\.batch_size")
     with refused, parallel.explain_device_errors():
