@@ -64,7 +64,8 @@ def figure(results: Results) -> Figure:
     for seed in range(len(results.of("prelu", TRAIN))):
         slopes.plot(LAYERS, [results.of("prelu", f"slope, {n}")[seed] for n in LAYERS], "o-")
     slopes.axhline(0.25, color="k", linestyle=":", label="initial slope")
-    slopes.set(ylabel="mean slope of PReLU, one line a seed", ylim=(0, None))
+    slopes.axhline(0, color="k", linewidth=0.8)
+    slopes.set(ylabel="mean slope of PReLU, one line a seed")
     slopes.legend()
     return drawing
 
@@ -83,7 +84,7 @@ STUDY = Study(
         "smoke": Scale(
             _runs(**{"epochs": 1.0, "dataset.train_split": "train[:128]"}), seeds=1, hours=0.03
         ),
-        "small": Scale(_runs(), seeds=3, hours=1.0),
+        "small": Scale(_runs(), seeds=3, hours=3.2),
     },
     measures={
         EPOCHS: epochs_to("train/top1_error", 0.25),
@@ -96,4 +97,11 @@ STUDY = Study(
     " length of its run.",
     verdict=verdict,
     figure=figure,
+    remarks="Tanh is slower than ReLU, but far less so than in the source, which names neither its"
+    " network nor its initial weights and rates. Here inputs of a deviation of about 1 and Glorot's"
+    " initial weights may keep tanh away from saturation. In twice as many epochs it fits all"
+    " training images and errs less on the test images. Sigmoid does not reach 25 %. Maxout"
+    " diverges with the rate that was best in 8 epochs, and learns as fast as ReLU with a third of"
+    " it: that run was added after the others. PReLU's slopes fall from the first layer to the"
+    " last, where the negative side is nearly cut off, as in ReLU.",
 )
