@@ -22,10 +22,11 @@ VARIANTS = {
     "two_tower": ((96, 256, 384, 384, 256), (1, 2, 1, 2, 2)),
     "one_tower": ((64, 192, 384, 256, 256), (1, 1, 1, 1, 1)),
 }
-# Side of the image -> window, stride and padding of conv1, and window of fc6. The paper says 224,
+# Side of the image -> window, stride and padding of conv1, and side of its maps. The paper says 224,
 # but only 227, or 224 and padding, gives its 55x55 maps. 32 is not published: conv1 is that of the
-# author's networks for CIFAR-10 (cuda-convnet), and pool5 leaves 3x3 pixels in place of 6x6.
-IMAGE_SIZES = {224: (11, 4, 2, 6), 227: (11, 4, 0, 6), 32: (5, 1, 2, 3)}
+# author's networks for CIFAR-10 (cuda-convnet), and pool5 leaves 3x3 pixels in place of 6x6 (4x4 if
+# its windows do not overlap).
+IMAGE_SIZES = {224: (11, 4, 2, 55), 227: (11, 4, 0, 55), 32: (5, 1, 2, 32)}
 
 
 class AlexNet(layers.Net):
@@ -36,7 +37,7 @@ class AlexNet(layers.Net):
     variant: "two_tower" (2012: conv2, conv4 and conv5 in two groups, conv3 sees both towers;
         60,965,224 parameters) or "one_tower" (torchvision's; 61,100,840).
     image_size: 224 (conv1 padded by 2), 227 (not padded), or 32, which is not published: conv1 has
-        5x5 windows of stride 1 in place of 11x11 of stride 4, and fc6 3x3 in place of 6x6.
+        5x5 windows of stride 1 in place of 11x11 of stride 4, and fc6 those of pool5's maps.
     width: factor on the maps and on the units of fc6 and fc7, see `layers.widened`.
     lrn: acts after conv1 and conv2, before their pooling. "published" is the "paper" reading in the
         two-tower network, and none in the other, as torchvision distributes it.
@@ -86,7 +87,9 @@ class AlexNet(layers.Net):
             return build.pool(x, name, "max", 3, 2)
 
         one = self.bias_start
-        size, stride, padding, window = IMAGE_SIZES[self.image_size]
+        size, stride, padding, side = IMAGE_SIZES[self.image_size]
+        for _ in range(3):
+            side = build.pooled_size(side, 3, 2)
         x = conv(x, 1, size, 0.0, strides=stride, padding=padding)
         x = pool(norm(x, "norm1"), "pool1")
         x = conv(x, 2, 5, one, padding=2)
@@ -96,7 +99,7 @@ class AlexNet(layers.Net):
         x = conv(x, 5, 3, one, padding=1)
         x = pool(x, "pool5")
         drop = "output" if self.towers == 2 else "input"
-        x = build.hidden(layers.joined(x), 4096, "fc6", drop, window=window, bias_start=one)
+        x = build.hidden(layers.joined(x), 4096, "fc6", drop, window=side, bias_start=one)
         x = build.hidden(layers.joined(x), 4096, "fc7", drop, window=1, bias_start=one)
         logits = layers.joined_output(build.classifier(layers.joined(x), "fc8", window=1))
         return logits if self.class_map else logits[:, 0, 0]

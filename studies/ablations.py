@@ -63,8 +63,8 @@ STUDY = Study(
     source="Krizhevsky 2012, sec. 3.3, 3.4, 4.1, 4.2",
     changes="A quarter of the maps, with conv1 of 5x5 windows and stride 1, on the first 5,000"
     " images of CIFAR-10, enlarged to 40 pixels and cut to 32, minus the mean colour; He's initial"
-    " weights, batch 32 and a cosine schedule over 40 epochs. The published figures are of"
-    " ImageNet, top-1, in points.",
+    " weights, batch 32 and a cosine schedule over 40 epochs. Without overlap, pool5 leaves 4x4"
+    " pixels in place of 3x3. The published figures are of ImageNet, top-1, in points.",
     scales={
         "smoke": Scale(_runs(1.0, **{"steps": 2, "dataset.test_split": "test[:100]"}), 1, 0.1),
         "small": Scale(_runs(40.0), seeds=3, hours=1.0),

@@ -691,6 +691,9 @@ VGG_MAPS = {224: 1, 256: 2, 384: 6, 512: 10}
         ("alexnet", {"image_size": 227}, {227: 1, 256: 1, 259: 2}),
         # 39 -> 19 -> 9 -> 4 pixels under a window of 3.
         ("alexnet", {"image_size": 32}, {32: 1, 38: 1, 39: 2, 47: 3}),
+        # 32 -> 16 -> 8 -> 4 pixels under a window of 4.
+        ("alexnet", {"image_size": 32, "pooling": "non_overlapping"}, {32: 1, 39: 1, 40: 2}),
+        ("alexnet", {"pooling": "non_overlapping"}, VGG_MAPS),
         ("vgg", {"image_size": 32}, {32: 1, 63: 1, 64: 2}),
     ],
 )
