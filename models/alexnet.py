@@ -22,10 +22,10 @@ VARIANTS = {
     "two_tower": ((96, 256, 384, 384, 256), (1, 2, 1, 2, 2)),
     "one_tower": ((64, 192, 384, 256, 256), (1, 1, 1, 1, 1)),
 }
-# Side of the image -> window, stride and padding of conv1, and side of its maps. The paper says 224,
-# but only 227, or 224 and padding, gives its 55x55 maps. 32 is not published: conv1 is that of the
-# author's networks for CIFAR-10 (cuda-convnet), and pool5 leaves 3x3 pixels in place of 6x6 (4x4 if
-# its windows do not overlap).
+# Side of the image -> window, stride and padding of conv1, and side of its maps. The paper says
+# 224, but only 227, or 224 and padding, gives its 55x55 maps. 32 is not published: conv1 is that of
+# the author's networks for CIFAR-10 (cuda-convnet), and pool5 leaves 3x3 pixels in place of 6x6
+# (4x4 if its windows do not overlap).
 IMAGE_SIZES = {224: (11, 4, 2, 55), 227: (11, 4, 0, 55), 32: (5, 1, 2, 32)}
 
 
