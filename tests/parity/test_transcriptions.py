@@ -18,10 +18,13 @@ from against import (
 )
 from transcriptions import PaperGoogLeNet, TwoTowerAlexNet, same_names
 
-from models.alexnet import IMAGE_SIZES, AlexNet
+from models.alexnet import AlexNet
 from models.googlenet import GoogLeNet
 from models.layers import normalization
 from models.pretrained.entries import load
+
+# Side of the image -> conv1 of `TwoTowerAlexNet`.
+CONV1 = {224: (11, 4, 2, 6), 227: (11, 4, 0, 6), 32: (5, 1, 2, 3)}
 
 
 def pixels(batch, side):
@@ -29,20 +32,27 @@ def pixels(batch, side):
     return 20 * images(batch, side)
 
 
-def two_tower(side, kept=1.0, **options):
+def two_tower(side, kept=1.0, conv1=None, pool=3, **options):
     """(torch's network, its tensor names, our module, our variables)."""
-    net = random_net(TwoTowerAlexNet, conv1=IMAGE_SIZES[side], kept=kept)
-    entries = same_names(net, {"fc6": IMAGE_SIZES[side][-1]})
+    conv1 = conv1 or CONV1[side]
+    net = random_net(TwoTowerAlexNet, conv1=conv1, kept=kept, pool=pool)
+    entries = same_names(net, {"fc6": conv1[-1]})
     module = AlexNet(image_size=side, **options)
     variables = load(module, entries, arrays(net), (side, side, 3))
     return net, entries, module, variables
 
 
-@pytest.mark.parametrize("side", IMAGE_SIZES)
+@pytest.mark.parametrize("side", CONV1)
 def test_two_tower_alexnet(side):
     # The outputs of fc6 and fc7 are halved at test time, as published.
     net, _, module, variables = two_tower(side, kept=0.5)
     assert_same_logits(module, variables, net, pixels(2, side))
+
+
+def test_two_tower_alexnet_without_overlap():
+    options = {"conv1": (5, 1, 2, 4), "pool": 2, "pooling": "non_overlapping"}
+    net, _, module, variables = two_tower(32, kept=0.5, **options)
+    assert_same_logits(module, variables, net, pixels(2, 32))
 
 
 def test_training_step_of_two_tower_alexnet(monkeypatch):

@@ -57,7 +57,7 @@ class TwoTowerAlexNet(nn.Module):
     """Krizhevsky 2012. kept: share that fc6 and fc7 are scaled by at test.
 
     conv1: its window, stride and padding, and the side of the map that fc6 sees. sizes: maps of
-    conv1 to conv5, units of fc6 and fc7.
+    conv1 to conv5, units of fc6 and fc7. pool: the windows of pooling, whose stride is 2.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class TwoTowerAlexNet(nn.Module):
         norm=lrn,
         sizes=(96, 256, 384, 384, 256, 4096),
         classes=1000,
+        pool=3,
     ):
         super().__init__()
         self.kept = kept
@@ -80,7 +81,7 @@ class TwoTowerAlexNet(nn.Module):
         self.fc6 = nn.Linear(five * side**2, hidden)
         self.fc7 = nn.Linear(hidden, hidden)
         self.fc8 = nn.Linear(hidden, classes)
-        self.norm, self.pool = norm(), nn.MaxPool2d(3, 2)
+        self.norm, self.pool = norm(), nn.MaxPool2d(pool, 2)
 
     def forward(self, x):
         x = self.pool(self.norm(torch.relu(self.conv1(x))))
