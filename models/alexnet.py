@@ -37,7 +37,7 @@ class AlexNet(layers.Net):
     variant: "two_tower" (2012: conv2, conv4 and conv5 in two groups, conv3 sees both towers;
         60,965,224 parameters) or "one_tower" (torchvision's; 61,100,840).
     image_size: 224 (conv1 padded by 2), 227 (not padded), or 32, which is not published: conv1 has
-        5x5 windows of stride 1 in place of 11x11 of stride 4, and fc6 those of pool5's maps.
+        5x5 windows of stride 1 in place of 11x11 of stride 4, and fc6 sees pool5's smaller maps.
     width: factor on the maps and on the units of fc6 and fc7, see `layers.widened`.
     lrn: acts after conv1 and conv2, before their pooling. "published" is the "paper" reading in the
         two-tower network, and none in the other, as torchvision distributes it.

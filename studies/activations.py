@@ -101,7 +101,7 @@ STUDY = Study(
     " network nor its initial weights and rates. Here inputs of a deviation of about 1 and Glorot's"
     " initial weights may keep tanh away from saturation. In twice as many epochs it fits all"
     " training images and errs less on the test images. Sigmoid does not reach 25 %. Maxout"
-    " diverges with the rate that was best in 8 epochs, and learns as fast as ReLU with a third of"
-    " it: that run was added after the others. PReLU's slopes fall from the first layer to the"
-    " last, where the negative side is nearly cut off, as in ReLU.",
+    " diverges with the rate that was best in 8 epochs. With a third of it, maxout learns about as"
+    " fast as ReLU: this run was added after the others. PReLU's slopes fall from the first layer"
+    " to the last, where the negative side is nearly cut off, as in ReLU.",
 )
