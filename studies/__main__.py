@@ -81,13 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def overview() -> str:
-    """A table of all studies: the hours of each scale, the verdict, the claim."""
+    """A table of all studies: verdict, hours of each scale (measured, or planned), claim."""
     from studies import engine, report
 
     lines = []
     for name in engine.names():
         study, stored = engine.find(name), report.load(name)
-        hours = ", ".join(f"{scale} {s.hours:g} h" for scale, s in study.scales.items())
+        planned = {scale: s.hours for scale, s in study.scales.items()}
+        measured = {stored["scale"]: round(stored["seconds"] / 3600, 1)} if stored else {}
+        hours = ", ".join(f"{scale} {h:g} h" for scale, h in (planned | measured).items())
         verdict = f"{stored['verdict']} ({stored['scale']})" if stored else "not run"
         lines.append(f"{name:<20} {verdict:<32} {hours}\n    {study.claim} {study.source}")
     return "\n".join(lines)

@@ -75,4 +75,5 @@ STUDY = Study(
     " or more ideas, and for none is the interval below zero.",
     verdict=verdict,
     figure=bars(ERROR),
+    published="added top-1 error, points, ImageNet",
 )

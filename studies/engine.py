@@ -34,7 +34,7 @@ from train_lib.train import train_and_evaluate
 RESULTS = pathlib.Path(__file__).parent / "results"
 TRAINED = "trained.jsonl"  # in a run's workdir, one line for each part of its training
 MOST_POINTS = 40  # of a stored curve
-CURVES = ("train/loss", "train/top1_error", "test/loss", "test/top1_error")
+CURVES = ("train/loss", "train/top1_error", "test/loss", "test/top1_error", "train/examples")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 

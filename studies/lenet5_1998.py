@@ -9,7 +9,7 @@ from train_lib import recorder
 TEST, TRAIN = "test error, %", "training error, %"
 # Test error in % after pass 1, 2, ..., read off fig. 5 (+- 0.03); it does not change after pass 10.
 CURVE = (2.65, 2.23, 1.47, 1.42, 1.42, 1.08, 1.04, 1.06, 0.98, 0.95, *[0.95] * 10)
-PLAIN, DISTORTIONS, TODAY = "as published", "as published, distorted", "SGD, batches of 64"
+PLAIN, DISTORTIONS, TODAY = "mu 0.5", "mu 0.5, distorted", "SGD, batches of 64"
 SMALL_MU, LARGE_WEIGHTS = "mu 0.02", "mu 0.02, larger initial weights"
 
 
@@ -26,12 +26,12 @@ def _runs(**overrides) -> list[Run]:
 
 
 def _after(number: int) -> Measure:
-    """The test error in % after a pass; nan if there was no evaluation."""
+    """The test error in % after a pass, within 1 % of one; nan if there was no evaluation."""
     return lambda workdir: next(
         (
             100 * record["test/top1_error"]
             for record in recorder.read(workdir)
-            if "test/top1_error" in record and record["epoch"] == number
+            if "test/top1_error" in record and abs(record["epoch"] - number) < 0.01
         ),
         float("nan"),
     )
@@ -67,11 +67,11 @@ STUDY = Study(
     claim="Stochastic diagonal Levenberg-Marquardt trains LeNet-5 to 0.95 % on MNIST in 20 passes,"
     " with 0.35 % on the training set, and to 0.8 % with distorted images.",
     source="LeCun 1998, sec. III.B-C, fig. 5 and app. C",
-    changes="mu is 0.5 in place of 0.02. Two short runs have the published 0.02, one of them with"
-    " initial weights of the deviation 1 / sqrt(fan-in). The paper gives no value for j (here 0.1),"
-    " for the initial biases (0) and for the ranges of the distortions. These are drawn anew for"
-    " each image and pass; the source made 540,000 fixed images. The training error is counted"
-    " during the pass, as in fig. 5.",
+    changes="mu is 0.5 in place of 0.02, with which training does not succeed here. Two short runs"
+    " have the published 0.02, one of them with initial weights of the deviation 1 / sqrt(fan-in)."
+    " The paper gives no value for j (here 0.1), for the initial biases (0) and for the ranges of"
+    " the distortions. These are drawn anew for each image and pass; the source made 540,000 fixed"
+    " images. The training error is counted during the pass, as in fig. 5.",
     scales={
         "smoke": Scale(_runs(**{"dataset.name": "digits", "epochs": 0.01}), seeds=1, hours=0.02),
         "small": Scale(_runs(), seeds=3, hours=1.1),
@@ -87,5 +87,7 @@ STUDY = Study(
     verdict=verdict,
     figure=figure,
     remarks="The study lenet5_1998_variations asks which choice that the paper leaves open could"
-    " explain the rest of the difference.",
+    " explain the rest of the difference. The runs with SGD are also in the studies mnist_baselines"
+    " and lenet5_training_size.",
+    published="test error, %",
 )

@@ -38,10 +38,12 @@ def verdict(results: Results) -> Verdict:
     """See `STUDY.rule`."""
     errors = {name: results.mean(name, ERROR) for name in KINDS}
     base = errors.pop(BASE)
-    best = np.nanmin(list(errors.values()))  # a run that diverges has no value
-    if best <= CURVE[PASSES - 1] + 0.1:
+    # A run that diverges has no value.
+    best = min(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
+    gain = results.difference(BASE, best, ERROR)
+    if errors[best] <= CURVE[PASSES - 1] + 0.1 and gain.low > 0:
         return Verdict.REPRODUCED
-    return Verdict.DIRECTION if best <= base - 0.05 else Verdict.NOT_REPRODUCED
+    return Verdict.DIRECTION if errors[best] <= base - 0.05 else Verdict.NOT_REPRODUCED
 
 
 STUDY = Study(
@@ -58,14 +60,17 @@ STUDY = Study(
         "small": Scale(_runs(epochs=float(PASSES)), seeds=2, hours=1.3),
     },
     measures={ERROR: last_percent("test/top1_error"), TRAIN: last_percent("train/top1_error")},
-    rule="Reproduced if the mean test error with one of the choices is at most 1.05 %, which is 0.1"
-    " points, the uncertainty that the source gives, above the published one. Direction reproduced"
-    " if one lowers it by 0.05 points.",
+    rule="Reproduced if the lowest mean test error is at most 1.05 %, which is 0.1 points, the"
+    " uncertainty that the source gives, above the published one, and the 95 % interval of the"
+    " decrease that this choice brings is above zero (paired by seed). Direction reproduced if it"
+    " lowers the error by 0.05 points. (The interval was added after the runs: without it, ten"
+    " choices without any effect often meet the rule by chance.)",
     verdict=verdict,
     figure=bars(ERROR),
     remarks="The best choice is picked after the runs, with two seeds each, and seeds differ by as"
-    " much as choices do: this rule is often met by chance. So the verdict does not show that one"
-    " choice explains the difference. That needs new seeds for this choice alone. Softmax, larger"
-    " initial weights, another order and other values of mu are not left open by the paper: it has"
-    " others.",
+    " much as choices do. So the runs do not show that one choice explains the difference: that"
+    " needs new seeds for this choice alone. For the output, the initial weights, the order and mu"
+    " the paper has other values than these runs. mu 1.68 is its 0.02 times the 84 units of F6, for"
+    " a loss that is the mean over them.",
+    published="test error after pass 10, %",
 )

@@ -52,4 +52,5 @@ STUDY = Study(
     " Direction reproduced if it errs more.",
     verdict=verdict,
     figure=bars(ERROR),
+    published="test error, %",
 )

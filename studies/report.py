@@ -4,14 +4,14 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from errors import reported
 from studies import engine
-from studies.study import Results, Study, Verdict
+from studies.study import Results, Run, Study, Verdict
 from train_lib.pictures import run_plots
 from train_lib.workdir import write_bytes
 
@@ -21,6 +21,7 @@ TABLES = ("README.md", "docs/networks.md")  # files with a column COLUMN, the la
 COLUMN = "measured here, %"
 _KEYS = {"scale", "verdict", "date", "command", "machines", "versions", "commits", "seconds"}
 _KEYS |= {"values", "diverged", "data", "curves", "note"}
+_NONE = object()
 _FILE = re.compile(r"\[(\w+)\]\([./]*configs/|`(\w+)\.py:")
 _ARGUMENT = re.compile(r"`(?:\w*\.py:)?([\w.-]+)`")
 _INDEX = """# Studies: published claims, run again
@@ -30,8 +31,23 @@ from a rule that was written before the runs. `python -m studies run NAME --scal
 study, whose file is in [studies/](../../studies). `make results` generates these pages
 from [studies/results](../../studies/results).
 
-| study | claim | source | verdict |
-|---|---|---|---|
+- *Reproduced*: all that the rule of the study asks for holds.
+- *Direction reproduced*: the effect has the claim's sign, but not its size, or not all its parts.
+- *Not reproduced*: it has not, in this test. Most tests are far smaller than the source's. So this
+  verdict does not refute the claim: the page of the study says what was smaller, and whether the
+  test was too small.
+- *Not run*: no result is stored.
+
+| study | claim | source | verdict | test |
+|---|---|---|---|---|
+"""
+_AFTER_TABLE = """
+Mean and standard deviation over the seeds, with the number of seeds that have a value; "-" if none
+has. All seeds are tested with the same images, so the deviations do not contain the chance of their
+choice.
+"""
+_TRAINING_ERROR = """A training error is counted in the training, since the record before it (see
+`log_every_steps`): dropout and distortions are active, if there are any, and the weights change.
 """
 
 
@@ -60,7 +76,8 @@ def pages() -> dict[pathlib.Path, str]:
         study, stored = engine.find(name), load(name)
         verdict = stored["verdict"] if stored else Verdict.NOT_RUN
         link = f"[{name}]({name}.md)" if stored else name
-        rows.append(f"| {link} | {study.claim} | {study.source} | {verdict} |\n")
+        size = _size(study, stored) if stored else ""
+        rows.append(f"| {link} | {study.claim} | {study.source} | {verdict} | {size} |\n")
         if stored:
             pages[PAGES / f"{name}.md"] = page(name, study, stored)
     pages[PAGES / "README.md"] = _INDEX + "".join(rows)
@@ -68,6 +85,13 @@ def pages() -> dict[pathlib.Path, str]:
         to_pages = PAGES.relative_to(path.parent, walk_up=True).as_posix()
         pages[path] = with_measured(path.read_text(), to_pages)
     return pages
+
+
+def _size(study: Study, stored: Mapping[str, Any]) -> str:
+    """ "3 seeds; cifar10, 10,000 training images; 1.6 h"."""
+    seeds = study.scales[stored["scale"]].seeds
+    hours = f"{stored['seconds'] / 3600:.1f} h"
+    return "; ".join([f"{seeds} seed{'s' * (seeds > 1)}", *stored["data"], hours])
 
 
 def write() -> list[pathlib.Path]:
@@ -136,30 +160,57 @@ def page(name: str, study: Study, stored: Mapping[str, Any]) -> str:
     note = f" {stored['note']}" if stored["note"] else ""
     faults = "; ".join(stored["diverged"])
     faults = f"\nNo value, because the loss became infinite: {faults}.\n" if faults else ""
+    during = _TRAINING_ERROR if any("training error" in m for m in study.measures) else ""
+    drawn = next(iter(study.measures)) if study.figure else "errors and losses over the epochs"
     return f"""# {name}: {stored["verdict"]}
 
 **Claim.** {study.claim} ({study.source})
 
 **Verdict: {stored["verdict"]}.** {study.rule}
 
-{table(study, stored)}
-Mean and standard deviation over the seeds, with the number of seeds that have a value.
-{faults}
-![curves or values of the runs]({name}.png)
+{table(study, stored)}{_AFTER_TABLE}{during}{faults}
+![{drawn}]({name}.png)
 
 **What differs from the source.** {study.changes}
 {remarks}
 **How it was run.** `{stored["command"]}` on {" and ".join(stored["machines"])},
 {stored["date"]}, commit {" and ".join(stored["commits"])}; {versions}. Data:
 {"; ".join(stored["data"])}. Training took {stored["seconds"] / 3600:.2f} hours.{note}
-"""
+
+{settings(study.scales[stored["scale"]].runs)}"""
+
+
+def settings(runs: Sequence[Run]) -> str:
+    """What the runs change in their configs, in Markdown."""
+    first, *others = (dict(run.overrides) for run in runs)
+    shared = {k: v for k, v in first.items() if all(o.get(k, _NONE) == v for o in others)}
+    lines = [
+        f"**Settings.** Configs of [configs/](../../configs) with changes.{_all(shared)}",
+        "",
+        "| run | config | changed |",
+        "|---|---|---|",
+    ]
+    for run in runs:
+        own = {k: v for k, v in run.overrides.items() if k not in shared}
+        start = f"starts from {run.start}; " if run.start else ""
+        lines.append(f"| {run.name} | `{run.config}` | {start}{_assignments(own)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _all(shared: Mapping[str, Any]) -> str:
+    return f" In all runs: {_assignments(shared)}." if shared else ""
+
+
+def _assignments(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}={value}`" for name, value in fields.items())
 
 
 def table(study: Study, stored: Mapping[str, Any]) -> str:
     """The values of each run beside the published ones, in Markdown."""
     results, measures = Results(stored["values"]), list(study.measures)
+    published = f"published: {study.published}" if study.published else "published"
     lines = [
-        f"| run | published | {' | '.join(measures)} |",
+        f"| run | {published} | {' | '.join(measures)} |",
         f"|---|---|{'---|' * len(measures)}",
     ]
     for run in study.scales[stored["scale"]].runs:

@@ -41,4 +41,5 @@ STUDY = Study(
     remarks="The two seeds of A differ by more than the means of A, B and C, so two seeds cannot"
     " decide differences this small. The runs of A are those of the study residual, which trains"
     " the same network.",
+    published="top-1 error, %, ResNet-34 on ImageNet",
 )

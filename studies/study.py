@@ -34,7 +34,8 @@ class Run:
     """One config of a study, trained with several seeds.
 
     config: file and argument as --config has them, "lenet5:mnist". overrides: {dotted name: value}.
-    published: the figure that the source gives, as it is printed there.
+    published: the figure that the source gives, as it is printed there. `Study.published` says
+        what it is.
     start: the name of an earlier run of the same scale. Its weights are the initial ones, by
         config.init_from, of the run with the same seed.
     """
@@ -62,6 +63,7 @@ class Study:
     claim: one sentence. source: paper and section. changes: what differs from the source.
     scales: by name: "smoke" (seconds, for tests), "small" (two cores), "paper" (the original).
     measures: name -> (workdir of a finished run) -> value, nan if the run has none.
+    published: what the published figures of the runs are, such as "test error, %, ImageNet".
     verdict: a function of `Results`. rule: its meaning in words.
     figure: draws `Results`; None: the curves of all runs.
     devices: how many a CPU simulates, see `config.num_devices`.
@@ -78,6 +80,7 @@ class Study:
     figure: Callable[["Results"], Figure] | None = None
     devices: int = 1
     remarks: str = ""
+    published: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +164,8 @@ def bars(measure: str) -> Callable[[Results], Figure]:
         for place, run in enumerate(runs):
             values = results.of(run, measure)
             axis.plot(values, np.full(len(values), place), "k.", markersize=4)
+            if np.isnan(values).all():
+                axis.text(0, place, " no value", va="center")
         axis.invert_yaxis()
         axis.set_xlabel(measure)
         return figure

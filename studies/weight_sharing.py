@@ -62,4 +62,5 @@ STUDY = Study(
     " image has pixels times ten, and the classifier sees all of them: with 320 digits, the"
     " classifier's many weights are perhaps what limits all three. The source's networks are"
     " smaller, have strides, and share weights in two layers.",
+    published="test error, %",
 )

@@ -82,7 +82,8 @@ def _logarithmic(axis, values: Sequence[float], has_zero: bool) -> None:
         axis.yaxis.set_major_locator(FixedLocator([0, *(y for y in ticks if y >= least)]))
     else:
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        digits = (1, 2, 5) if max(values) > 10 * least else (1, 1.5, 2, 3, 5, 7)
+        axis.yaxis.set_major_locator(LogLocator(base=10, subs=digits))
     axis.yaxis.set_major_formatter("{x:g}")
     # A narrow range may lie between two major ticks.
     is_narrow = max(values) < 4 * least and not has_zero
