@@ -88,7 +88,7 @@ def run(config, given: dict, stop: StopRequest | None) -> str | None:
     elif MODE.value == "summary":
         from train_lib.commands.summary import summarise
 
-        return summarise(config, FORMAT.value or "table", given)
+        return summarise(config, FORMAT.value or "table", given, WORKDIR.value and workdir)
     else:
         from train_lib.commands.export import export_run
 

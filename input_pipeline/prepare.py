@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import command_line
 from command_line import expand
-from errors import UserError, one_line, reported
+from errors import UserError, one_line, printable, reported
 from input_pipeline import originals
 
 # Files that the user has to download. Given only one of them, TFDS would prepare one split only,
@@ -77,20 +77,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.source and not is_original:
             raise UserError(f"--from is for {', '.join(originals.ORIGINALS)}: leave it out")
         if arguments.shorter_side:
-            print(_copy(arguments))
+            print(_copy(arguments, given))
         else:
             print(_from_original(arguments) if is_original else _download(arguments))
         return 0
-    except UserError as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return error.exit_code
+    except (UserError, OSError) as error:
+        message = printable(str(error)).replace("--config.dataset.", "--")
+        print(f"prepare: {message}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("prepare: interrupted: run the same command again", file=sys.stderr)
         return 130
 
 
-def _copy(arguments) -> str:
-    """Makes a copy with smaller images. Returns the line to print."""
+def _copy(arguments, given: Sequence[str]) -> str:
+    """Makes a copy with smaller images. given: names of its options. Returns the line to print."""
     from input_pipeline import cache, copies, stream
     from input_pipeline.copy_info import CopyInfo
     from input_pipeline.folder import ImageFolder
@@ -100,7 +101,13 @@ def _copy(arguments) -> str:
         raise UserError(f"--shorter_side={arguments.shorter_side}: must be 1 or more")
     if not 1 <= arguments.quality <= 100:
         raise UserError(f"--quality={arguments.quality}: must be from 1 to 100")
+    if arguments.processes < 0:
+        raise UserError(f"--processes={arguments.processes}: must be 0 or more")
+    if arguments.raw and "quality" in given:
+        raise UserError("--raw stores no JPEGs: leave --quality out")
     folder = expand(arguments.name)
+    if arguments.test_fraction and not folder.is_dir():
+        raise UserError("--test_fraction is for a folder of images: leave it out")
     if folder.is_dir():
         name, names = folder.resolve().name, ["train", "test"]
         source = ImageFolder(str(folder), test_fraction=arguments.test_fraction)

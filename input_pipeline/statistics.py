@@ -19,7 +19,7 @@ import numpy as np
 
 import command_line
 from command_line import expand
-from errors import UserError, reported
+from errors import UserError, printable, reported
 from input_pipeline import cache, sources, stream
 from input_pipeline.reading import Reading
 from input_pipeline.split import ArraySplit, Split
@@ -225,9 +225,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--size={arguments.size}: must be at most --scale={arguments.scale}")
         statistics = find_or_compute(dataset, view)
         stored = [path for path in _paths(dataset, view) if path.exists()]
-    except UserError as error:
-        print(f"statistics: {error}", file=sys.stderr)
-        return error.exit_code
+    except (UserError, OSError) as error:
+        message = printable(str(error)).replace("--config.dataset.", "--")
+        print(f"statistics: {message}", file=sys.stderr)
+        return UserError.exit_code
 
     def row(values) -> str:
         return "  ".join(f"{value:9.4f}" for value in values)

@@ -97,17 +97,22 @@ def create(section: Mapping[str, Any], num_classes: int, axis: str = "batch") ->
     axis: name of the devices' axis, for `batch_norm` "across_devices".
     Raises UserError for an unknown model, option or value.
     """
+    check(section)
     given = dict(section)
-    choice(*_ALL).check("config.model.name", given["name"])
-    choice(*DTYPES).check("config.model.dtype", given["dtype"])
     name, dtype = given.pop("name"), DTYPES[given.pop("dtype")]
-    rules = options(name)
-    for option, value in given.items():
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return _ALL[name](num_classes=num_classes, dtype=dtype, device_axis=axis, **given)
+
+
+def check(section: Mapping[str, Any]) -> None:
+    """Raises UserError for an unknown model, option or value in a config's `model` section."""
+    name = section["name"]
+    choice(*_ALL).check("config.model.name", name)
+    rules = {"name": choice(*_ALL), "dtype": choice(*DTYPES), **options(name)}
+    for option, value in section.items():
         if option not in rules:
             raise UserError(
                 f"config.model.{option} is not an option of {name}: it has"
-                f" {', '.join(sorted(rules))}"
+                f" {', '.join(sorted(options(name)))}"
             )
         rules[option].check(f"config.model.{option}", value)
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return _ALL[name](num_classes=num_classes, dtype=dtype, device_axis=axis, **given)

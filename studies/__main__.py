@@ -124,6 +124,7 @@ def run_each(flags: Sequence[str]) -> int:
 def run_study(arguments, stop: StopRequest) -> None:
     """Trains a study, prints its table, and stores the result unless it is a smoke test."""
     from studies import engine, report
+    from train_lib.distributed import parallel
     from train_lib.workdir import write_bytes
 
     name, changes = arguments.name, dict(map(_change, arguments.changes))
@@ -133,7 +134,8 @@ def run_study(arguments, stop: StopRequest) -> None:
         engine.simulate_devices(study.devices)
     todo = engine.jobs(scale, expand(arguments.workdir) / name / arguments.scale)
     is_changed = any(job.is_changed(changes) for job in todo)
-    done = list(engine.run_all(todo, changes, stop))
+    with parallel.explain_device_errors():
+        done = list(engine.run_all(todo, changes, stop))
     stored = engine.stored(name, arguments.scale, done)
     stored |= {"command": _command(arguments), "note": arguments.note}
     print(report.table(study, stored) + f"{name}: {stored['verdict']}")
@@ -158,6 +160,7 @@ def _command(arguments) -> str:
 def run_sweep(arguments, stop: StopRequest) -> str:
     """Trains all combinations of values. Returns their table."""
     from studies import sweep
+    from train_lib.distributed import parallel
 
     values = {}
     for text in arguments.changes:
@@ -165,7 +168,8 @@ def run_sweep(arguments, stop: StopRequest) -> str:
         values[name] = _values(several)
     folder = expand(arguments.workdir)
     config = arguments.config.removeprefix("configs/").replace(".py", "")  # as main.py has it
-    return sweep.sweep(config, values, _seeds(arguments.seeds), folder, stop)
+    with parallel.explain_device_errors():
+        return sweep.sweep(config, values, _seeds(arguments.seeds), folder, stop)
 
 
 def _seeds(text: str) -> range:

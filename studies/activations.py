@@ -44,10 +44,14 @@ def _slope(layer: str) -> Callable[[pathlib.Path], float]:
 
 def verdict(results: Results) -> Verdict:
     """See `STUDY.rule`."""
-    relu, tanh = (
-        np.nan_to_num(results.of(name, EPOCHS), nan=LONGEST.get(name, USUAL)).mean()
-        for name in ("relu", "tanh")
-    )
+
+    def epochs(name: str) -> float:
+        """nan if a run diverged."""
+        is_sound = np.isfinite(results.of(name, TRAIN))
+        reached = np.nan_to_num(results.of(name, EPOCHS), nan=LONGEST.get(name, USUAL))
+        return float(np.where(is_sound, reached, np.nan).mean())
+
+    relu, tanh = epochs("relu"), epochs("tanh")
     if tanh >= 4 * relu:
         return Verdict.REPRODUCED
     return Verdict.DIRECTION if tanh > relu else Verdict.NOT_REPRODUCED

@@ -43,7 +43,7 @@ def verdict(results: Results) -> Verdict:
     def largest(kind: str) -> float:
         return float(np.abs(relative(results, kind)).max())
 
-    if largest("LeNet-5") > 0.01 or largest(ACROSS) > 0.05:
+    if not (largest("LeNet-5") <= 0.01 and largest(ACROSS) <= 0.05):
         return Verdict.NOT_REPRODUCED
     return Verdict.REPRODUCED if largest(PER_DEVICE) <= 0.05 else Verdict.DIRECTION
 

@@ -1,5 +1,6 @@
 """Runs studies: trains what is not done yet, resumes what was interrupted, gathers the values."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
@@ -24,17 +25,21 @@ from configs.load import load
 from configs.rules import check_type
 from errors import UserError
 from input_pipeline.stream import cores
+from models import registry
 from studies.study import Measure, Results, Run, Scale, Study, Verdict
 from train_lib import recorder
 from train_lib.distributed.signals import StopRequest
 from train_lib.experiment import resolve
 from train_lib.recorder import NotFinite
-from train_lib.train import train_and_evaluate
+from train_lib.train import Stopped, train_and_evaluate
+from train_lib.workdir import has_checkpoints, read_config
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 TRAINED = "trained.jsonl"  # in a run's workdir, one line for each part of its training
 MOST_POINTS = 40  # of a stored curve
 CURVES = ("train/loss", "train/top1_error", "test/loss", "test/top1_error", "train/examples")
+# Fields whose names are those of layers; `flatten` leaves them out while they are empty.
+_BY_LAYER = {f"optimizer.{k}": {} for k, f in schema.OPTIMIZER.items() if f.default == {}}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -53,19 +58,28 @@ class Job:
         changes: {dotted name: value} that all runs of the command share, such as data_dir.
         """
         config = load(self.run.config)
-        overrides, fields = {**self.run.overrides, **changes}, compare.flatten(config)
+        overrides, fields = {**self.run.overrides, **changes}, _BY_LAYER | compare.flatten(config)
         if self.start:
-            overrides["init_from"] = str(self.start.workdir)
+            overrides["init_from"] = self._start_folder()
         if unknown := sorted(overrides.keys() - fields.keys()):
             raise UserError(f"{self.run.config} has no field {unknown[0]}: see docs/config.md")
         if "seed" in overrides:
             raise UserError("seed cannot be set: a study has its seeds, and a sweep has --seeds")
         for name, value in overrides.items():
             default = tuple(fields[name]) if isinstance(fields[name], list) else fields[name]
+            if isinstance(value, dict):
+                overrides[name] = value = ConfigDict(value)
             check_type(f"config.{name}", value, default)
         config.update_from_flattened_dict({**overrides, "seed": self.seed})
         schema.validate(config)
+        registry.check(config.model)
         return config
+
+    def _start_folder(self) -> str:
+        """As the run's config names it, if it has begun: the folder may have been moved since."""
+        if has_checkpoints(self.workdir):
+            return read_config(self.workdir).init_from
+        return str(self.start.workdir)
 
     def is_changed(self, changes: Mapping[str, Any]) -> bool:
         """Whether `changes` make it another experiment. Folders, for example, do not."""
@@ -104,7 +118,9 @@ def jobs(scale: Scale, folder: pathlib.Path, first_seed: int = 0) -> list[Job]:
 
 
 def is_done(job: Job, config: ConfigDict) -> bool:
-    """Whether the workdir holds a run with its last evaluation, or the run or its start diverged.
+    """Whether the workdir holds a run with its last evaluation and checkpoint, or it diverged.
+
+    Diverged: the run itself, or the one it starts from.
 
     config: of the job. Raises UserError, as training does, if the run has another one.
     """
@@ -116,7 +132,9 @@ def is_done(job: Job, config: ConfigDict) -> bool:
     if diverged(job):
         return True
     records = recorder.read(job.workdir)
-    return bool(records) and records[-1]["step"] == total and "test/loss" in records[-1]
+    is_evaluated = bool(records) and records[-1]["step"] == total and "test/loss" in records[-1]
+    # Records are written before the checkpoint.
+    return is_evaluated and (job.workdir / "checkpoints" / str(total)).is_dir()
 
 
 def run_all(
@@ -144,33 +162,41 @@ def run_all(
         except NotFinite as error:
             fault = str(error)
             print(f"diverged: {fault}", file=sys.stderr, flush=True)
-        finally:
-            _note_part(job, time.monotonic() - before, fault)
+        except Stopped:
+            _note_part(job, time.monotonic() - before)
+            raise
+        _note_part(job, time.monotonic() - before, fault)
         if stop:
             stop.nothing_to_save = True
         trained += 1
         yield job
 
 
-def _note_part(job: Job, seconds: float, fault: str) -> None:
-    if job.workdir.exists():
-        with (job.workdir / TRAINED).open("a") as file:
-            part = {"seconds": round(seconds, 1), "commit": commit(), "machine": machine()}
-            part |= {"fault": fault} if fault else {}
-            file.write(json.dumps(part) + "\n")
+def _note_part(job: Job, seconds: float, fault: str = "") -> None:
+    with (job.workdir / TRAINED).open("a") as file:
+        part = {"seconds": round(seconds, 1), "commit": commit(), "machine": machine()}
+        part |= {"fault": fault} if fault else {}
+        # It begins with a line end, in case the line before it was cut off.
+        file.write("\n" + json.dumps(part) + "\n")
 
 
-def parts_of(job: Job) -> list[dict[str, Any]]:
-    """Seconds, commit, machine of each part of a run's training: several if it was interrupted."""
-    path = job.workdir / TRAINED
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def parts_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Seconds, commit, machine of each part of a run's training: several if it was interrupted.
+
+    A line that was cut off, as by a full disk, is left out.
+    """
+    path, parts = workdir / TRAINED, []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            parts.append(json.loads(line))
+    return parts
 
 
 def diverged(job: Job) -> bool:
     """Whether the training, or that of the job's start, ended because a value became infinite."""
     if job.start and diverged(job.start):
         return True
-    return any("fault" in part for part in parts_of(job))
+    return any("fault" in part for part in parts_of(job.workdir))
 
 
 def _duration(seconds: float) -> str:
@@ -199,7 +225,7 @@ def stored(name: str, scale: str, done: Sequence[Job]) -> dict[str, Any]:
     """The content of results/NAME.json, but for the command and the note."""
     study = find(name)
     results = measure(study.measures, done)
-    parts = [part for job in done for part in parts_of(job)]
+    parts = [part for job in done for part in parts_of(job.workdir)]
     return {
         "study": name,
         "scale": scale,

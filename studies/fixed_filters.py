@@ -21,7 +21,7 @@ def _runs(**overrides) -> list[Run]:
 
 def verdict(results: Results) -> Verdict:
     """See `STUDY.rule`."""
-    if any(results.difference(LINEAR, name, ERROR).low <= 0 for name in (*FIXED, LEARNED)):
+    if not all(results.difference(LINEAR, name, ERROR).low > 0 for name in (*FIXED, LEARNED)):
         return Verdict.NOT_REPRODUCED
     pixels, learned = results.mean(LINEAR, ERROR), results.mean(LEARNED, ERROR)
     worst = max(results.mean(name, ERROR) for name in FIXED)

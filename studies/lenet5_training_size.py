@@ -21,10 +21,11 @@ def _runs(sizes=tuple(PUBLISHED), **overrides) -> list[Run]:
 
 def verdict(results: Results) -> Verdict:
     """See `STUDY.rule`."""
-    plain = [results.mean(f"{size:,}", TEST) for size in PUBLISHED]
-    distorted = [results.mean(f"{size:,}, distorted", TEST) for size in PUBLISHED]
-    if plain != sorted(plain, reverse=True):
+    sizes = [f"{size:,}" for size in PUBLISHED]
+    if not results.falls(sizes, TEST):
         return Verdict.NOT_REPRODUCED
+    plain = [results.mean(size, TEST) for size in sizes]
+    distorted = [results.mean(f"{size:,}, distorted", TEST) for size in PUBLISHED]
     published = map(float, PUBLISHED.values())
     is_close = all(mean <= 1.15 * figure for mean, figure in zip(plain, published, strict=True))
     is_lower = all(fewer < more for fewer, more in zip(distorted, plain, strict=True))

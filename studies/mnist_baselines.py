@@ -27,11 +27,10 @@ def _runs(**overrides) -> list[Run]:
 
 def verdict(results: Results) -> Verdict:
     """See `STUDY.rule`."""
-    means = [results.summary(name, ERROR).mean for name in ORDER]
-    if means != sorted(means, reverse=True):
+    if not results.falls(ORDER, ERROR):
         return Verdict.NOT_REPRODUCED
     published = {run.name: float(run.published) for run in _runs()}
-    is_close = all(mean <= 1.15 * published[name] for name, mean in zip(ORDER, means, strict=True))
+    is_close = all(results.mean(name, ERROR) <= 1.15 * published[name] for name in ORDER)
     return Verdict.REPRODUCED if is_close else Verdict.DIRECTION
 
 

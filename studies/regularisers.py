@@ -42,15 +42,12 @@ def _runs(epochs: float = 20.0, small_epochs: float = 30.0, **overrides) -> list
 
 def verdict(results: Results) -> Verdict:
     """See `STUDY.rule`."""
-
-    def is_ordered(*names: str) -> bool:
-        means = [results.mean(name, ERROR) for name in names]
-        return means == sorted(means, reverse=True)
-
-    if not is_ordered("none", "dropout") or not is_ordered("small: none", "small: DropConnect"):
+    orders = (("none", "dropout"), ("small: none", "small: DropConnect"))
+    if not all(results.falls(order, ERROR) for order in orders):
         return Verdict.NOT_REPRODUCED
-    is_complete = is_ordered("none", "dropout", "dropout, max-norm")
-    is_complete &= is_ordered("small: none", "small: dropout", "small: DropConnect")
+    longer = ("none", "dropout", "dropout, max-norm")
+    small = ("small: none", "small: dropout", "small: DropConnect")
+    is_complete = results.falls(longer, ERROR) and results.falls(small, ERROR)
     return Verdict.REPRODUCED if is_complete else Verdict.DIRECTION
 
 

@@ -18,7 +18,7 @@ def verdict(results: Results) -> Verdict:
     a, b, c = (results.mean(kind, TEST) for kind in "ABC")
     if a > b > c:
         return Verdict.REPRODUCED
-    return Verdict.DIRECTION if max(b, c) < a else Verdict.NOT_REPRODUCED
+    return Verdict.DIRECTION if b < a and c < a else Verdict.NOT_REPRODUCED
 
 
 STUDY = Study(

@@ -6,6 +6,7 @@ values only, and is written before the runs.
 
 import dataclasses
 import enum
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -126,6 +127,11 @@ class Results:
     def mean(self, run: str, measure: str) -> float:
         """The mean over the seeds that have a value."""
         return self.summary(run, measure).mean
+
+    def falls(self, runs: Sequence[str], measure: str) -> bool:
+        """Whether no mean is above that of the run before it; False if a run has no value."""
+        means = [self.mean(run, measure) for run in runs]
+        return all(before >= after for before, after in itertools.pairwise(means))
 
     def difference(self, run: str, other: str, measure: str) -> Difference:
         """run - other, paired by seed, with Student's interval; nan ends for one seed."""

@@ -51,10 +51,10 @@ def verdict(results: Results) -> Verdict:
     one, ten, dense, scales, crops, both = (
         sum(results.mean(name, protocol) for name in NETWORKS) / 2 for protocol in PROTOCOLS
     )
-    if max(ten, scales, crops) >= one:
+    if not (ten < one and scales < one and crops < one):
         return Verdict.NOT_REPRODUCED
     ensemble = results.mean(NETWORKS[0], ENSEMBLE)
-    is_complete = scales < dense and both <= min(scales, crops) and ensemble < scales
+    is_complete = scales < dense and both <= scales and both <= crops and ensemble < scales
     return Verdict.REPRODUCED if is_complete else Verdict.DIRECTION
 
 

@@ -1,11 +1,10 @@
 """Hand-made features with a linear classifier, and a convolutional network, on the same images."""
 
-import json
 import pathlib
 
 from matplotlib.figure import Figure
 
-from studies.engine import TRAINED
+from studies.engine import parts_of
 from studies.study import Results, Run, Scale, Study, Verdict, last_percent
 from train_lib.evaluation.trained import load_run
 from train_lib.workdir import read_config
@@ -40,8 +39,7 @@ def _runs(sets=tuple(SETS), model=MODEL, **of_network) -> list[Run]:
 
 def _seconds(workdir: pathlib.Path) -> float:
     """Of the whole training, with compilation and evaluation."""
-    lines = (workdir / TRAINED).read_text().splitlines()
-    return sum(json.loads(line)["seconds"] for line in lines)
+    return sum(part["seconds"] for part in parts_of(workdir))
 
 
 def _size(workdir: pathlib.Path) -> float:

@@ -16,6 +16,7 @@ import optax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from command_line import expand
 from configs import schema
 from configs.patterns import matching
 from errors import UserError
@@ -297,7 +298,7 @@ def resolve(
 
     Reads no example and compiles nothing. Raises UserError for a config that cannot work.
     """
-    workdir = None if workdir is None else pathlib.Path(workdir)
+    workdir = None if workdir is None else expand(workdir)
     if config is None:
         config = read_config(workdir)
     if config.deterministic and not read_only:

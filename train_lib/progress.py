@@ -14,7 +14,13 @@ def opening_block(rows: dict[str, str]) -> None:
     """Prints what is about to run: a name and a value on each line."""
     width = max(map(len, rows))
     for name, value in rows.items():
-        print(f"{name:>{width}}  {value}", file=command_line.console(), flush=True)
+        _show(f"{name:>{width}}  {value}")
+
+
+def _show(line: str) -> None:
+    """Prints a line on the console. A run goes on if nobody reads it any longer, as with `head`."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=command_line.console(), flush=True)
 
 
 # Seconds. Dispatches complete in bursts, so a rate over a shorter time is noise.
@@ -38,7 +44,7 @@ class _Bar:
 
     def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
-        print(line, file=command_line.console(), flush=True)
+        _show(line)
 
     def close(self) -> None:
         self._bar.close()

@@ -33,7 +33,8 @@ class Writer:
     """Writes records to metrics.jsonl, to TensorBoard events, and to other writers.
 
     A writer that is opened at `step` first deletes the records of later steps, so that a resumed
-    run neither repeats nor misses a step. last: the newest record that is left.
+    run neither repeats nor misses a step. is_due: an evaluation is planned at `step`. A record of
+    it without one is then deleted, too. last: the newest record that is left.
 
     openers: of the other writers. An error in one of them ends only that writer, with one line on
     standard error: the run continues, and metrics.jsonl has all records. All methods raise
@@ -42,9 +43,16 @@ class Writer:
     """
 
     def __init__(
-        self, workdir: pathlib.Path, step: int, config=None, openers: Sequence[Opener] = ()
+        self,
+        workdir: pathlib.Path,
+        step: int,
+        config=None,
+        openers: Sequence[Opener] = (),
+        is_due: bool = False,
     ):
         kept = [record for record in read(workdir) if record["step"] <= step]
+        if kept and kept[-1]["step"] == step and is_due and METRIC not in kept[-1]:
+            kept.pop()  # its evaluation was interrupted, or was not planned then
         self.last = dict(kept[-1]) if kept else NO_RECORD
         start = RunStart(workdir, step, config or {}, kept)
         self._own = [JsonlWriter(start), TensorBoardWriter(start)]
@@ -132,7 +140,9 @@ class Recorder:
         if exp.config.tracker == "trackio":
             openers = [*openers, TrackioWriter]
         self._writer = (
-            Writer(exp.workdir, step, exp.config.to_dict(), openers) if is_first else None
+            Writer(exp.workdir, step, exp.config.to_dict(), openers, step in exp.plan.evaluate_at)
+            if is_first
+            else None
         )
         last = processes.bytes_from_first(lambda: json.dumps(self._writer.last).encode())
         self._last = json.loads(last)  # the newest record

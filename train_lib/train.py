@@ -187,6 +187,7 @@ def fit(exp: Experiment, state, recorder: Recorder):
 
     with recorder.progress.timed("steps"):
         variables, logits, labels = exp.module.fit(batches, exp.config.seed)
+    recorder.stop.nothing_to_save = False
     window = {
         "loss": exp.loss(logits, labels).sum(),
         "errors": (logits.argmax(axis=1) != labels).sum(),

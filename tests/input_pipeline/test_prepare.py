@@ -55,8 +55,27 @@ def test_the_command_that_trains_can_be_copied_for_any_folder(tmp_path, capsys, 
     [
         (("mnist", "--raw"), "--raw applies to a copy: also give --shorter_side=PIXELS"),
         ((".",), ". is a folder, which training reads directly"),
+        (("mnist", "--shorter_side=9", "--test_fraction=0.2"), "--test_fraction is for a folder"),
+        (("mnist", "--shorter_side=9", "--raw", "--quality=9"), "--raw stores no JPEGs: leave"),
+        (("mnist", "--shorter_side=9", "--processes=-1"), "--processes=-1: must be 0 or more"),
     ],
 )
-def test_options_of_a_copy_without_shorter_side_are_refused(arguments, message, capsys):
+def test_options_that_would_change_nothing_are_refused(arguments, message, capsys):
     assert prepare.main(list(arguments)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_messages_name_the_flags_of_this_command(tmp_path, capsys, monkeypatch):
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    (tmp_path / "pictures" / "cat" / "1.png").touch()
+    flags = [str(tmp_path / "pictures"), "--shorter_side=16", f"--out={tmp_path / 'out'}"]
+    assert prepare.main(flags) == 2
+    message = capsys.readouterr().err
+    assert "--test_fraction=0.1" in message and "config" not in message
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "/secret")
+
+    monkeypatch.setattr("input_pipeline.originals.prepare", refuse)
+    assert prepare.main(["mnist", f"--data_dir={tmp_path}"]) == 2
+    assert capsys.readouterr().err == "prepare: [Errno 13] Permission denied: '/secret'\n"

@@ -129,6 +129,45 @@ def test_verdicts_and_figures_use_the_runs_of_the_study(name):
         assert study.figure(Results(values)).axes
 
 
+# Its claim is that rates differ, and a rate at which the training diverges is not the best.
+@pytest.mark.parametrize("name", sorted(set(engine.names()) - {"activation_rates"}))
+def test_a_run_without_a_value_never_makes_a_verdict_better(name):
+    stored, study = report.load(name), engine.find(name)
+    if stored is None:
+        pytest.skip("not run")
+    order = [Verdict.NOT_REPRODUCED, Verdict.DIRECTION, Verdict.REPRODUCED]
+    assert study.verdict(Results(stored["values"])) == stored["verdict"]
+    nothing = {
+        run: {measure: [None] * len(seeds) for measure, seeds in measures.items()}
+        for run, measures in stored["values"].items()
+    }
+    for run in stored["values"]:
+        verdict = study.verdict(Results(stored["values"] | {run: nothing[run]}))
+        assert order.index(verdict) <= order.index(stored["verdict"]), run
+    if name != "vanishing_gradient":  # a gradient without a value is 0
+        assert study.verdict(Results(nothing)) == Verdict.NOT_REPRODUCED
+
+
+def test_an_order_needs_all_values():
+    measured = results(a=[2.0], b=[1.0], c=[1.0], none=[None])
+    assert measured.falls("abc", ERROR) and not measured.falls("ba", ERROR)
+    for runs in (("a", "none"), ("none", "b"), ("a", "none", "b")):
+        assert not measured.falls(runs, ERROR)
+
+
+def test_a_run_whose_folder_was_moved_keeps_its_start(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    scale = Scale([Run("a", "mlp:4", TINY), Run("b", "mlp:4", TINY, start="a")], 1, 0)
+    list(engine.run_all(engine.jobs(scale, before), {}))
+    before.rename(after)
+    jobs = engine.jobs(scale, after)
+    assert all(engine.is_done(job, job.config({})) for job in jobs)
+    # Without its last checkpoint, a run is not done: another may start from it.
+    (checkpoint,) = (after / "a-seed0" / "checkpoints").glob("[0-9]*")
+    checkpoint.rename(tmp_path / checkpoint.name)
+    assert not engine.is_done(jobs[0], jobs[0].config({}))
+
+
 def test_a_run_starts_from_an_earlier_run_with_its_seed(tmp_path):
     runs = [Run("a/b", "mlp:4"), Run("c", "mlp:4", start="a/b")]
     jobs = engine.jobs(Scale(runs, 2, 0), tmp_path)
@@ -219,7 +258,7 @@ def test_a_run_of_another_config_does_not_count(folder):
 
 def test_a_run_stores_its_results_and_pages_are_made_of_them(only_study, capsys):
     with (only_study / "runs/width/small/wide-seed1" / engine.TRAINED).open("a") as file:
-        file.write('{"seconds": 3600}\n')  # as earlier versions noted it
+        file.write('{"seconds": 3600}\n{"seco')  # as earlier versions noted it; cut off
     flags = ["run", "width", f"--workdir={only_study / 'runs'}"]
     assert command.main(flags) == 0
     stored = json.loads((only_study / "width.json").read_text())
@@ -280,6 +319,17 @@ def test_a_sweep_trains_all_combinations_and_compare_names_what_differs(tmp_path
     assert table[0].split()[:2] == ["run", "model.activation"]
     assert table[1].startswith('activation=relu-seed0  "relu"')
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_a_sweep_refuses_a_wrong_value_before_it_trains(tmp_path, capsys):
+    flags = ["sweep", "--config=mlp:8", f"--workdir={tmp_path / 'runs'}", *DIGITS]
+    assert command.main([*flags, "--set=model.activation=relu,tanhh"]) == 2
+    assert "activation=tanhh" in capsys.readouterr().err
+    assert command.main([*flags, "--set=optimizer.layer_rates={'h0': 'fast'}"]) == 2
+    assert "layer_rates" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    run = Run("slow", "mlp:8", {"optimizer.layer_rates": {"h0": 0.1}})
+    assert engine.Job(run, 0, tmp_path).config({}).optimizer.layer_rates.h0 == 0.1
 
 
 def test_a_run_that_diverges_has_no_value_and_the_others_are_trained(tmp_path, monkeypatch, capsys):

@@ -139,3 +139,8 @@ def test_small_sets_of_whole_images_live_on_accelerators(monkeypatch):
     assert not is_resident()
     monkeypatch.setattr(experiment, "_MOST_RESIDENT", 1442 * 28 * 28)
     assert is_resident()
+
+
+def test_the_users_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert experiment.resolve(tiny_config(), "~/run").workdir == tmp_path / "run"

@@ -19,7 +19,7 @@ from train_lib.commands.evaluate import evaluate_run
 from train_lib.commands.export import export_run
 from train_lib.commands.predict import predict_images
 from train_lib.commands.summary import summarise
-from train_lib.distributed import processes
+from train_lib.distributed import processes, signals
 from train_lib.evaluation.trained import load_run
 from train_lib.train import train_and_evaluate
 from train_lib.workdir import read_config
@@ -58,6 +58,25 @@ def test_a_fit_is_one_step_and_is_not_repeated(run, fitted_run, monkeypatch):
     for name, values in again.params["svm"].items():
         np.testing.assert_array_equal(values, fitted_run[1].params["svm"][name])
     assert recorder.read(run) == [record]
+
+
+def test_a_stop_during_the_evaluation_after_a_fit_loses_nothing(tmp_path, monkeypatch):
+    stop = signals.StopRequest()
+    stop.nothing_to_save = True  # as in a process that a signal may end at once
+
+    def interrupted(*_, **__):
+        assert not stop.nothing_to_save
+        stop.signal_name = "SIGTERM"
+
+    evaluate = recorder.evaluate
+    monkeypatch.setattr(recorder, "evaluate", interrupted)
+    with threadpool_limits(1):
+        with pytest.raises(train.Stopped):
+            train_and_evaluate(small_config(), tmp_path, stop=stop)
+        monkeypatch.setattr(recorder, "evaluate", evaluate)
+        monkeypatch.setattr(fitting, "fit", lambda *arguments: pytest.fail("fitted again"))
+        train_and_evaluate(None, tmp_path)
+    assert recorder.read(tmp_path)[-1]["test/top1_error"] < 0.15
 
 
 def test_evaluate_has_the_errors_of_the_record_and_counts_them(run):

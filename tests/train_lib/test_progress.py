@@ -123,6 +123,18 @@ def test_quiet_prints_nothing(monkeypatch, stream):
     assert sys.stdout.getvalue() == sys.stderr.getvalue() == ""
 
 
+def test_a_console_that_nobody_reads_ends_no_run(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    progress_lib.opening_block({"model": "lenet5"})
+    bar = progress_lib.Progress(2, 0, 8)
+    bar.show({"step": 1, "epoch": 1.0, "test/top1_error": 0.5})
+    bar.close()
+
+
 def test_the_stream_of_a_jupyter_kernel_is_recognised():
     iostream = pytest.importorskip("ipykernel.iostream")
     assert iostream.OutStream.__module__.partition(".")[0] == Cell.__module__.partition(".")[0]

@@ -18,7 +18,7 @@ from errors import UserError
 from input_pipeline import batches
 from tests.stress import runs
 from tests.stress.runs import records
-from train_lib import train
+from train_lib import recorder, train
 from train_lib.distributed import parallel
 from train_lib.train import train_and_evaluate
 
@@ -134,6 +134,21 @@ def test_another_config_is_refused_unless_the_flag_allows_it(tmp_path):
     state = train_and_evaluate(tiny_config(epochs=2.0), tmp_path, allow_config_change=True)
     assert int(state.step) == 29
     assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 2.0
+
+
+def test_a_run_that_is_shortened_to_where_it_stands_is_evaluated(tmp_path, monkeypatch):
+    """Step 10 is logged and saved, but no evaluation was planned there."""
+    fields = {"log_every_steps": 5, "evaluate.every_epochs": 2.0, "checkpoint.every_epochs": 2.0}
+    config = tiny_config(**fields)
+    monkeypatch.setattr(recorder.Recorder, "is_stopping", lambda self: self._last["step"] >= 10)
+    with pytest.raises(train.Stopped):
+        train_and_evaluate(config, tmp_path)
+    assert [r["step"] for r in records(tmp_path)] == [5, 10]
+    monkeypatch.undo()
+    config.steps = 10
+    train_and_evaluate(config, tmp_path, allow_config_change=True)
+    assert [r["step"] for r in records(tmp_path)] == [5, 10]
+    assert "test/loss" in records(tmp_path)[-1]
 
 
 def test_a_refused_resume_changes_no_file(complete):

@@ -71,7 +71,8 @@ def explain_device_errors():
         raise UserError(
             f"a device does not have enough memory ({one_line(error)}): lower config.batch_size"
             " (in an evaluation, config.evaluate.batch_size), or end other programs on the device;"
-            " the same command then resumes from the last checkpoint"
+            " the same command, with --allow_config_change if the config has changed, then resumes"
+            " from the last checkpoint"
         ) from error
 
 

@@ -83,7 +83,7 @@ def _member(
         network = trained.from_export(path, config, needs_data)
     else:
         warm_start.check_source(name, field)
-        stored = trained.use_evaluation_of(config, workdir_lib.read_config(path))
+        stored = trained.use_evaluation_of(config, workdir_lib.read_config(path), needs_data)
         network = trained.from_run(path, stored, needs_data=needs_data)
     return dataclasses.replace(network, name=name)
 

@@ -26,7 +26,13 @@ def folder_name(settings: dict) -> str:
             names = printable(",".join(value)).encode()
             value = f"ensemble-{hashlib.sha256(names).hexdigest()[:8]}"
         parts += map(str, value) if isinstance(value, list) else [value]
-    return "_".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)
+    return "_".join(_word(part) for part in parts)
+
+
+def _word(text: str) -> str:
+    """A text without special characters: "train[:45000]" becomes "train-to-45000"."""
+    text = text.replace("[:", "[to-").replace(":]", "-on").replace("%", "-percent")
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
 
 
 def make_folder(workdir: pathlib.Path, settings: dict) -> pathlib.Path:

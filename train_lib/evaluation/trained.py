@@ -93,7 +93,7 @@ def from_export(
     """
     stored = exported.load(path, shapes_only=True)
     if config:
-        use_evaluation_of(config, stored.config)
+        use_evaluation_of(config, stored.config, needs_data)
         if needs_data:
             check_classes(str(path), stored.class_names, sources.dataset_info(config.dataset))
     else:
@@ -138,9 +138,12 @@ def from_weight_file(
     return Trained(exp, list(names), lambda: (0, foreign.load_variables(exp)), file)
 
 
-def use_evaluation_of(config: ConfigDict, stored: ConfigDict) -> ConfigDict:
-    """Sets the data set, the evaluation and the devices in `stored` to those of `config`."""
-    for section in ("dataset", "evaluate", "predict"):
+def use_evaluation_of(config: ConfigDict, stored: ConfigDict, needs_data: bool) -> ConfigDict:
+    """Sets the data set, the evaluation and the devices in `stored` to those of `config`.
+
+    needs_data: False: the data set is not read, and `stored` keeps its own.
+    """
+    for section in ("dataset", "evaluate", "predict") if needs_data else ("evaluate", "predict"):
         stored[section] = config[section].copy_and_resolve_references()
     stored.evaluate.ensemble, stored.num_devices = "", config.num_devices
     return stored

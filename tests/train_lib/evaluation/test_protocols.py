@@ -18,7 +18,7 @@ from input_pipeline import crops, prepare, sources, views
 from input_pipeline.split import ArraySplit
 from train_lib import experiment, progress
 from train_lib.commands import evaluate, predict
-from train_lib.evaluation import ensemble, passes, protocols, trained
+from train_lib.evaluation import ensemble, passes, protocols, result_files, trained
 from train_lib.train import train_and_evaluate
 
 pytestmark = pytest.mark.usefixtures("resnet_of_8_layers")
@@ -366,6 +366,11 @@ def test_an_ensemble_averages_probabilities_of_different_networks(runs, pictures
         assert [row[f"class{k}"] for k in (1, 2, 3)] == [NAMES[i] for i in order]
         values = [float(row[f"probability{k}"]) for k in (1, 2, 3)]
         np.testing.assert_allclose(values, probabilities[order], rtol=1e-4)
+
+
+def test_parts_of_a_split_have_different_folders():
+    parts = ("train", "train[:5]", "train[5:]", "train[:5%]", "train[5%:]", "train[5:9]")
+    assert len({result_files.folder_name({"split": part}) for part in parts}) == len(parts)
 
 
 def test_files_of_an_evaluation(runs, pictures):

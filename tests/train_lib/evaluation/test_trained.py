@@ -16,6 +16,7 @@ from input_pipeline import sources
 from train_lib import workdir as folder_lib
 from train_lib.checkpoints import Checkpoints
 from train_lib.commands import evaluate, export, predict
+from train_lib.commands.summary import summarise
 from train_lib.evaluation import ensemble
 from train_lib.evaluation.trained import load_run
 from train_lib.train import train_and_evaluate
@@ -120,6 +121,14 @@ def test_an_ensemble_on_another_data_set_names_the_classes(digits, tmp_path):
             ensemble.find(config, tmp_path)
 
 
+def test_a_prediction_needs_no_common_data_set(digits, tmp_path):
+    """The members may be of sets with other names and the same classes."""
+    workdir, _ = digits
+    config = tiny_config(**{"dataset.name": "mnist", "evaluate.ensemble": f"{workdir},{workdir}"})
+    members = ensemble.find(config, tmp_path, needs_data=False)
+    assert [member.exp.config.dataset.name for member in members] == ["digits", "digits"]
+
+
 def test_a_name_with_a_comma_stands_in_quotes(digits, tmp_path):
     (tmp_path / "a,b").symlink_to(digits[0])
     config = tiny_config(**{"evaluate.ensemble": f'"{tmp_path}/a,b", {digits[0]}'})
@@ -173,6 +182,7 @@ def test_the_data_set_may_be_missing(folder, tmp_path):
     export.export_run(config, root / "run", str(tmp_path / "a.safetensors"))
     stored = load_run(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(stored.predict(pixels), network.predict(pixels))
+    assert "61,502" in summarise(config, "table", workdir=root / "run")
     config.evaluate.ensemble = str(tmp_path / "a.safetensors")
     assert predict.predict_images(config, tmp_path, [str(root / "cat.png")]) == line
 
