@@ -58,6 +58,8 @@ def test_studies_exist():
     fields = compare.flatten(schema.base())
     for words in filter(None, of_module("python", "-m", "studies")):
         assert words[0] == "run" and words[1] in [*engine.names(), "NAME"]
+        if (ROOT / "docs" / "studies" / f"{words[1]}.md").exists():
+            assert f"](studies/{words[1]}.md)" in TEXT, "its result"
         for word in words[2:]:
             assert word.partition("=")[0] == "--set"
             assert word.removeprefix("--set=").partition("=")[0] in fields
