@@ -9,6 +9,7 @@ FITTED = ("traditional",)
 _OF_GRADIENTS = (
     *("augment.", "optimizer.", "schedule.", "not_finite.", "init_", "epochs", "steps"),
     *("batch_size", "steps_per_dispatch", "checkpoint.every_", "evaluate.every_"),
+    *("view.train", "view.area", "view.aspect"),
 )
 
 
@@ -154,7 +155,7 @@ def _schedule_conflicts(config: ConfigDict) -> Iterator[str]:
         yield "config.schedule.boundaries and .factors must have the same length"
     if boundaries != tuple(sorted(boundaries)):
         yield f"config.schedule.boundaries={boundaries}: must increase"
-    if boundaries and boundaries[0] < warmup:
+    if schedule.name == "steps" and boundaries and boundaries[0] < warmup:
         yield (
             f"config.schedule.boundaries={boundaries}: the first must not be less than"
             f" config.schedule.warmup_epochs={warmup}"

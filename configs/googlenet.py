@@ -19,8 +19,8 @@ the velocity; "xavier" weights by fan-in; biases 0.2 (classifiers: 0); 10,000,00
 twice the rate, `--config.optimizer.bias_rate=2.0`; here they learn at the same rate.) LRN is
 AlexNet's, with alpha times the sum as in that paper. `--config.model.lrn=cuda_convnet` divides
 alpha by the five maps, as the author's code does; `caffe` has k = 1 besides, as bvlc_googlenet.
-Chosen by us: flips, photometric factors of 0.5 to 1.5, and a running average over about the last
-10,000 steps.
+Chosen by us: flips, photometric factors of 0.5 to 1.5, a running average over about the last 10,000
+steps, and bicubic interpolation in evaluations.
 
 The paper's 10 crops (which it does not describe; here AlexNet's) and 144 crops (sec. 7), with
 --mode=evaluate:

@@ -20,8 +20,10 @@ Chosen here, because the paper is not clear:
 - 1202 ("trained as described above") and plain-110 do not warm up. If they should:
   `--config.schedule.warmup_rate=0.01 --config.schedule.warmup_error=0.8`.
 - One device. The paper used two GPUs, each of which normalised 64 images: `--config.num_devices=2`.
-- All 50,000 training images. The paper found its schedule with 45,000 of them:
-  --config.dataset.train_split=train[:45000] --config.dataset.test_split=train[45000:].
+- All 50,000 training images, for 64,000 steps. The paper found its schedule with 45,000 of them:
+
+    --config.dataset.train_split="train[:45000]" --config.dataset.test_split="train[45000:]" \\
+        --config.epochs=182.0445 --config.schedule.boundaries="(91.0222, 136.5333)"
 
 The studies residual and shortcuts train these networks with a short schedule (docs/studies). None
 was trained for all 164 epochs.

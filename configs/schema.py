@@ -194,7 +194,8 @@ VIEW = {
     ),
     "interpolation": Field(
         "bilinear",
-        "how images are resized; `random`: one of four for each image (GoogLeNet)",
+        "how images are resized; `random`: one of four for each image (GoogLeNet),"
+        " and bicubic in evaluations",
         one_of("bilinear bicubic lanczos box nearest random"),
     ),
     "test_scale": Field(256, "evaluation sees the centre of images with this shorter side", PIXELS),

@@ -55,7 +55,8 @@ class CopyInfo:
                 f"config.view needs shorter sides up to {max(scales)}, but the data set is"
                 f" {self.description}: prepare a larger copy, or train with the original"
             )
-        if view.size and self.square and view.train == "scale" and not view.square:
+        uses_whole = view.train in ("scale", "area") and not view.square
+        if view.size and self.square and uses_whole:
             raise UserError(
                 f"the data set is {self.description}: set config.view.square=True, or train with"
                 " the original"

@@ -60,7 +60,7 @@ def read(
     if picture.size != (width, height):
         fill = tuple(int(v) for v in np.atleast_1d(background))
         colour, size = fill[0] if channels == 1 else fill, (width, height)
-        if ink:
+        if ink and background <= 127:  # `_character` needs light ink
             picture, size, colour = _character(picture, background, ink.share), (ink.side,) * 2, 0
         picture = ImageOps.pad(picture, size, Image.Resampling.BICUBIC, color=colour)
         margins = (width - size[0]) // 2, (height - size[1]) // 2

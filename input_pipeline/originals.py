@@ -15,7 +15,9 @@ import pickle
 import re
 import sys
 import tarfile
+import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -183,7 +185,7 @@ def prepare(
 
 # Every error of damaged files, or files of another kind.
 _DAMAGE = (ValueError, KeyError, OSError, EOFError, StopIteration, pickle.UnpicklingError)
-_DAMAGE += (tarfile.TarError, IndexError, TypeError, AttributeError)
+_DAMAGE += (tarfile.TarError, zlib.error, IndexError, TypeError, AttributeError)
 
 
 def _download(url: str, path: pathlib.Path, digest: str) -> None:
@@ -204,7 +206,7 @@ def _download(url: str, path: pathlib.Path, digest: str) -> None:
         part.parent.mkdir(parents=True, exist_ok=True)
         start = part.stat().st_size if part.exists() else 0
         request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        with _opened(request, part) as response:
             start = start if response.status == 206 else 0  # 200: the server sends all of it
             total = start + int(response.headers.get("Content-Length", 0))
             options = {"desc": path.name, "total": total, "initial": start, **bar_options()}
@@ -222,6 +224,16 @@ def _download(url: str, path: pathlib.Path, digest: str) -> None:
             f" again, or put {path.name} into {path.parent} by hand"
         )
     part.rename(path)
+
+
+def _opened(request: urllib.request.Request, part: pathlib.Path):
+    """The server's response. A part that is as long as the file, or longer, is deleted."""
+    try:
+        return urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            part.unlink()
+        raise
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -221,6 +221,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if expand(arguments.name).is_dir():
             dataset.update(name=sources.FOLDER, data_dir=arguments.name)
             dataset.test_fraction = arguments.test_fraction
+        elif arguments.test_fraction:
+            raise UserError("--test_fraction is for a folder of images: leave it out")
+        if arguments.size < 0 or arguments.scale < 1:
+            raise UserError("--size and --scale are numbers of pixels: 0 or more, 1 or more")
         if arguments.size > arguments.scale:
             raise UserError(f"--size={arguments.size}: must be at most --scale={arguments.scale}")
         statistics = find_or_compute(dataset, view)

@@ -46,6 +46,10 @@ def _check_name(name: str) -> None:
             f"{name!r} is a folder, not the name of a data set: give a folder of images with"
             f" --config.dataset.name=folder --config.dataset.data_dir={name}"
         )
+    if version := re.search(r"[:/](\d+\.\d+\.\d+)$", name):
+        raise UserError(
+            f"{name!r} contains a version: the newest is used, so leave {version[0]} out"
+        )
     meant = _SPELLINGS.get(re.sub(r"[^a-z0-9]", "", name.lower()), name)
     if meant != name:
         raise UserError(f"no data set {name!r}: did you mean {meant}?")
@@ -106,6 +110,13 @@ class PreparedSet:
                 f"{self.name} is not an image classification set: its features are"
                 f" {', '.join(sorted(features))}"
             )
+        image, label = features["image"], features["label"]
+        is_picture = np.dtype(image.np_dtype) == np.uint8 and image.shape[-1:] in ((1,), (3,))
+        if not is_picture or not getattr(label, "names", None):
+            raise UserError(
+                f"{self.name} has {np.dtype(image.np_dtype)} images {image.shape} and labels of"
+                f" type {type(label).__name__}: Canon needs uint8, grey or RGB, and a ClassLabel"
+            )
         if file_format != "array_record":
             raise UserError(
                 f"{self.directory} is in the {file_format} format, which cannot be read without"
@@ -118,6 +129,8 @@ class PreparedSet:
         """Image shape, class names, and facts about the copy if the set is one."""
         features = self.builder.info.features
         shape = tuple(size or 0 for size in features["image"].shape)
+        if 0 in shape:  # such images are decoded when needed, grey ones to RGB
+            shape = (*shape[:2], 3)
         names = tuple(map(printable, features["label"].names))
         return Info(self.name, shape, names, copy_info.read(self.directory))
 
@@ -138,7 +151,15 @@ class PreparedSet:
             count = splits[split].num_examples
         if count == 0:
             raise UserError(f"split {split!r} of {self.name} is empty: choose another split")
-        if 0 in info.image_shape or count * math.prod(info.image_shape) > _LARGEST_IN_MEMORY:
+        if self.name in UNLABELLED_TEST and re.match(r"test\b", split):
+            raise UserError(f"the test split of {self.name} has no labels: use validation")
+        in_memory = count * math.prod(info.image_shape) <= _LARGEST_IN_MEMORY
+        if not in_memory and info.image_shape[-1] == 1:
+            raise UserError(
+                f"{self.name} {split} has {count:,} grey images, which need more than 4 GB: choose"
+                " a part, such as train[:1000000]"
+            )
+        if 0 in info.image_shape or not in_memory:
             return RecordSplit(info, self.directory, split, count)
         path, parse = self.cache_file(split, cache_dir), operator.itemgetter("images", "labels")
         images, labels = cache.load_or_make([path], parse, lambda: self._decode(split))

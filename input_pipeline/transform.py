@@ -9,6 +9,7 @@ import numpy as np
 
 from errors import UserError
 from input_pipeline import augment
+from input_pipeline.views import central
 
 
 def output_shape(preprocessing, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -106,7 +107,7 @@ def _mean_part(mean: np.ndarray, shape: tuple[int, ...], train: bool, offsets):
     if offsets is None:
         if train:
             raise ValueError("which part of the mean image? Random crops need offsets")
-        top, left = (mean.shape[0] - height) // 2, (mean.shape[1] - width) // 2
+        top, left = central(mean.shape[0], height), central(mean.shape[1], width)
         return mean[top : top + height, left : left + width]
     return jax.vmap(
         lambda offset: jax.lax.dynamic_slice(mean, (*offset, 0), (height, width, channels))

@@ -288,6 +288,7 @@ def test_summary_as_json_and_as_table():
         ((CONFIG, "--config.batch_size=many"), ("--config.batch_size=many", "type int")),
         ((CONFIG, "--config.epochs=long"), ("--config.epochs=long", "type float")),
         ((CONFIG, "--config.batch_size=0"), ("config.batch_size=0", "1 or more")),
+        ((CONFIG, "--config.optimizer.layer_rates=0.1"), ("must be a mapping in quotes",)),
         ((CONFIG, "--config.model.name=lenet"), ("lenet5",)),
         ((CONFIG, "--config.model.subsampling=maximum"), ("trainable, average, max",)),
         (("--config=configs/lenet5.py:cifar",), ("digits, mnist",)),

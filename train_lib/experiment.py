@@ -32,7 +32,13 @@ from train_lib import state as state_lib
 from train_lib.distributed import parallel, processes, workers
 from train_lib.plan import ONE_STEP, Plan, make_plan
 from train_lib.steps import Recipe, make_curvature_step, make_eval_step
-from train_lib.workdir import check_readable, check_same_config, read_config, read_statistics
+from train_lib.workdir import (
+    check_readable,
+    check_same_config,
+    has_checkpoints,
+    read_config,
+    read_statistics,
+)
 
 # Bytes of a training set that accelerators keep: a small part of their memory, and enough for
 # CIFAR (150 MB) or MNIST (47 MB).
@@ -115,7 +121,8 @@ class Experiment:
             return self.known.statistics
 
         def read_or_compute() -> statistics_lib.Statistics:
-            stored = read_statistics(self.workdir) if self.workdir else None
+            has_begun = self.workdir and has_checkpoints(self.workdir)
+            stored = read_statistics(self.workdir) if has_begun else None
             return stored or statistics_lib.find_or_compute(
                 config.dataset, config.view, lambda: self.train_split, self.reading.workers
             )

@@ -152,7 +152,7 @@ def write_description(
 ) -> None:
     """Stores the config, facts about the data set and, if there are any, its statistics.
 
-    Statistics of an earlier start of the run stay.
+    Statistics of a run that has a checkpoint stay.
     """
     write_text(workdir / CONFIG, compare.to_json(config))
     description = {
@@ -165,7 +165,7 @@ def write_description(
         description["copy"] = dataclasses.asdict(info.copy)
     write_text(workdir / DATASET, json.dumps(description, indent=2) + "\n")
     path = workdir / STATISTICS
-    if statistics is not None and not path.exists():
+    if statistics is not None and not (path.exists() and has_checkpoints(workdir)):
         with reported(f"cannot write {path}", _OTHER_WORKDIR, OSError):
             statistics.save(path)
 

@@ -95,6 +95,14 @@ def test_a_shadow_on_the_paper_is_not_ink(tmp_path):
     np.testing.assert_allclose(found[1], found[0], atol=3)
 
 
+def test_dark_ink_that_is_not_inverted_stays_as_it_is(tmp_path):
+    picture = Image.new("L", (280, 280), 230)
+    ImageDraw.Draw(picture).line([(80, 80), (200, 80)], fill=20, width=30)
+    picture.save(tmp_path / "dash.png")
+    pixels, _ = images.read(str(tmp_path / "dash.png"), SHAPE, "no", images.INK["mnist"])
+    assert pixels[8, 14] < 40 and pixels[20, 20] == 230
+
+
 def test_a_picture_without_ink_stays_empty(tmp_path):
     Image.new("L", (400, 400), 230).save(tmp_path / "empty.png")
     pixels, _ = images.read(str(tmp_path / "empty.png"), SHAPE, "auto", images.INK["mnist"])

@@ -19,6 +19,7 @@ from input_pipeline import originals, prepare
 from input_pipeline.tfds_sets import PreparedSet
 
 SIZES = (20, 10)
+DAMAGED_GZIP = gzip.compress(b"x")[:10] + b"\x07"  # no such type of block
 
 
 @pytest.fixture(autouse=True)
@@ -197,6 +198,11 @@ class Attack:
             lambda files: files.update({"train-images-idx3-ubyte.gz": b"<html>"}),
             "<html>|gz",
         ),
+        (
+            "mnist",
+            lambda files: files.update({"train-images-idx3-ubyte.gz": DAMAGED_GZIP}),
+            "invalid block type",
+        ),
         ("cifar10", lambda files: files.update(data_batch_2=b"\x80"), "cannot read cifar10"),
         ("cifar10", lambda files: files.update(test_batch=pickle.dumps(Attack())), "no array"),
         ("cifar10", lambda files: files.pop("data_batch_2"), "train has 10 images"),
@@ -290,6 +296,9 @@ def server(monkeypatch):
                 return
             start = int(self.headers.get("Range", "bytes=0-")[6:-1])
             server.starts.append(start)
+            if start >= len(content):
+                self.send_error(416)
+                return
             self.send_response(206 if "Range" in self.headers else 200)
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
@@ -333,6 +342,19 @@ def test_a_download_that_was_complete_is_not_asked_for_again(server, monkeypatch
         (folder / f"{name}.part").write_bytes(content)
     originals.prepare("mnist", tmp_path)
     assert server.starts == []
+
+
+def test_a_part_of_full_length_with_other_content_is_downloaded_anew(server, monkeypatch, tmp_path):
+    """As after a power failure, with zeros at the end."""
+    serve(server, monkeypatch, idx_files(examples(28, 1, 10)))
+    folder = tmp_path / "downloads" / "mnist"
+    folder.mkdir(parents=True)
+    name, content = next(iter(server.files.items()))
+    (folder / f"{name}.part").write_bytes(bytes(len(content)))
+    with pytest.raises(UserError, match="run the same command again"):
+        originals.prepare("mnist", tmp_path)
+    originals.prepare("mnist", tmp_path)
+    assert (folder / name).read_bytes() == content
 
 
 def test_a_download_with_another_checksum_is_deleted(server, monkeypatch, tmp_path):

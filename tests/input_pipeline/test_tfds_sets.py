@@ -1,6 +1,8 @@
 """TFDS sets that the tests write: reading, the cache, and errors of missing and damaged sets."""
 
 import io
+import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -22,6 +24,8 @@ from input_pipeline.tfds_sets import PreparedSet
         ("a/pets", r"is a folder, .*\.name=folder --config\.dataset\.data_dir=a/pets$"),
         ("CIFAR-10", r"did you mean cifar10\?"),
         ("imagenet", r"did you mean imagenet2012\?"),
+        ("mnist:3.0.1", r"contains a version: the newest is used, so leave :3\.0\.1 out"),
+        ("imagenette/160px/1.0.0", r"so leave /1\.0\.0 out"),
         ("kmnist", r"run `python -m input_pipeline\.prepare kmnist"),
         ("imagenette/160px", r"run `python -m input_pipeline\.prepare imagenette/160px"),
     ],
@@ -152,3 +156,42 @@ def test_a_damaged_set_is_reported_in_one_line(small_set, tmp_path):
     record.write_bytes(record.read_bytes()[:100])
     with pytest.raises(UserError, match="prepare it again"):
         sources.load(section(folder, tmp_path / "cache"), "train")
+
+
+def _with_features(monkeypatch, name, **features):
+    """A prepared set with such features, and 10 examples of each split."""
+    import tensorflow_datasets as tfds
+
+    splits = dict.fromkeys(("train", "test"), types.SimpleNamespace(num_examples=10))
+    file_format = types.SimpleNamespace(value="array_record")
+    features = tfds.features.FeaturesDict(features)
+    info = types.SimpleNamespace(features=features, splits=splits, file_format=file_format)
+    builder = types.SimpleNamespace(info=info)
+    monkeypatch.setattr(tfds, "builder_from_directory", lambda _: builder)
+    return PreparedSet(name, pathlib.Path("/nowhere"))
+
+
+def test_features_that_would_be_misread_are_refused(monkeypatch):
+    from tensorflow_datasets import features
+
+    label = features.ClassLabel(names=["a", "b"])
+    wrong = (
+        (features.Image(shape=(4, 4, 1), dtype=np.uint16), label, "has uint16 images"),
+        (features.Image(shape=(4, 4, 1), dtype=np.float32), label, "has float32 images"),
+        (features.Image(shape=(4, 4, 4)), label, r"images \(4, 4, 4\)"),
+        (features.Image(shape=(4, 4, 3)), features.Text(), "labels of type Text"),
+    )
+    for image, kind, message in wrong:
+        with pytest.raises(UserError, match=message):
+            _with_features(monkeypatch, "own", image=image, label=kind).dataset_info()
+    # Images of different sizes are decoded to RGB.
+    grey = _with_features(
+        monkeypatch, "own", image=features.Image(shape=(None, None, 1)), label=label
+    )
+    assert grey.dataset_info().image_shape == (0, 0, 3)
+    many = features.Image(shape=(30_000, 30_000, 1))
+    with pytest.raises(UserError, match="10 grey images, which need more than 4 GB"):
+        _with_features(monkeypatch, "own", image=many, label=label).load("train")
+    with pytest.raises(UserError, match="test split of imagenet2012 has no labels"):
+        photographs = features.Image(shape=(None, None, 3))
+        _with_features(monkeypatch, "imagenet2012", image=photographs, label=label).load("test")

@@ -138,6 +138,8 @@ def test_the_matching_part_of_a_larger_mean_image_is_subtracted(count):
         np.testing.assert_allclose(actual, expected, atol=1e-4)
     # An evaluation crop without an offset is the central one: (16 - 11) // 2 = 2 from the edge.
     np.testing.assert_allclose(transform(squares[:, 2:13, 2:13]), centred[:, 2:13, 2:13], atol=1e-4)
+    # (16 - 13) / 2 = 1.5 is rounded to even, as crops are.
+    np.testing.assert_allclose(transform(squares[:, 2:15, 2:15]), centred[:, 2:15, 2:15], atol=1e-4)
     with pytest.raises(ValueError, match="which part"):
         transform(crops, keys(count))
 

@@ -74,6 +74,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_uses_its_statistics(
     jax.tree.map(np.testing.assert_array_equal, again, whole)
 
 
+def test_a_run_without_a_checkpoint_computes_its_statistics_again(trained, tmp_path, other_set):
+    """Its images may have changed since it was stopped."""
+    workdir, _ = trained
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "metrics.jsonl").unlink()
+    train_and_evaluate(config(), copy)
+    before, after = (statistics.load(d / "statistics.npz").image for d in (workdir, copy))
+    np.testing.assert_allclose(after, 255 - before, rtol=1e-5)
+
+
 def test_an_evaluation_uses_the_statistics_of_the_run(trained, other_set, tmp_path):
     workdir, _ = trained
     actual = json.loads(evaluate_run(config(), workdir))

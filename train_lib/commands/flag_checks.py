@@ -163,6 +163,8 @@ def _explain(error: Exception, argv: list[str]) -> str:
         field = name.removeprefix("config.")
         if field not in fields:
             return _unknown(name, fields)
+        if fields[field] == {}:
+            return f"--{name}={value}: must be a mapping in quotes, such as \"{{'conv1': 0.05}}\""
         if name in text:
             kind = type(fields[field]).__name__.replace("list", "tuple")
             return f"--{name}={value}: must be of type {kind}, such as {fields[field]!r}"
@@ -224,8 +226,10 @@ def nearest(name: str, known: list[str]) -> str:
 
 def _fields(argv: list[str]) -> dict:
     """The fields of the config file without overrides; none if it cannot be loaded."""
+    mappings = {f"optimizer.{k}": {} for k, f in schema.OPTIMIZER.items() if f.default == {}}
     try:
-        return compare.flatten(flags.FLAGS["config"].parser.parse(_flag(argv, "config")))
+        config = flags.FLAGS["config"].parser.parse(_flag(argv, "config"))
+        return mappings | compare.flatten(config)
     except Exception:  # the error that is being explained says why
         return {}
 
