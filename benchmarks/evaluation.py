@@ -152,7 +152,8 @@ def border(arguments) -> None:
     size = exp.input_shape[0]
     side = size + 3 * 32  # the cells are 32 pixels apart
     module = exp.module.clone(class_map=True, image_size=size)
-    if config.preprocess.mean == "none" or config.model.name not in ("alexnet", "vgg", "resnet"):
+    is_recipe = config.model.name in ("alexnet", "vgg", "resnet") and exp.statistics is not None
+    if not is_recipe or config.preprocess.mean not in ("channel", "pixel"):
         sys.exit("--border takes the ImageNet recipes of alexnet, vgg and resnet")
     mean, scale = np.asarray(exp.statistics.mean, np.float32), config.preprocess.high / 255
 

@@ -9,7 +9,7 @@ ours    the networks of `models/`, as training and evaluation run them
 linen   the same networks with linen's and XLA's own primitives in place of ours (`plain_linen`),
         compiled with JAX's default options
 torch   the same layers in torch (`benchmarks.torch_nets`), in the faster of its two layouts, and
-        on all cores or one, whichever is faster
+        on all cores or one, whichever is faster. Training decides: inference has the same settings
 
 train: uint8 images scaled, forward, backward, SGD with momentum 0.9. Ours as the training loop runs
 it, a `lax.scan` over the config's steps_per_dispatch (or K) in a call. linen's is one compiled step
@@ -418,6 +418,8 @@ def main():
     parser.add_argument("--linen_in_scan", action="store_true")
     parser.add_argument("--out", default="", help="JSON file to write")
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error(f"--rounds={arguments.rounds}: quartiles need at least 2")
     families = tuple(filter(None, arguments.only.split(",")))
     sizes = tuple(int(size) for size in arguments.batch.split(",") if size)
     for name in families:

@@ -364,7 +364,7 @@ EVALUATE = {
         "shorter sides to which images are resized; empty: `view.test_scale`",
         each(SIDE, "(256, 288)"),
     ),
-    "multi_scale": Field(False, "the published scales in place of `scales`"),
+    "multi_scale": Field(False, "VGG's and GoogLeNet's scales in place of `scales`"),
     "crops": Field(
         "grid",
         "crops of `multi_crop`, per scale: VGG's 5 x 5 places (50 with mirrors), or those of"

@@ -17,6 +17,7 @@ def activations(
     images: jax.Array,
     train: bool = False,
     seed: int = 0,
+    drop_scale: float = 1.0,
 ) -> dict[str, jax.Array]:
     """The output of every layer, in the order in which they compute.
 
@@ -24,13 +25,13 @@ def activations(
     "conv1" is the convolution's output, "conv1_relu" that of its activation,
     "inception_3a/1x1_relu" that of an activation in a block, "inception_3a" that of the block.
     train: as in training: BatchNorm uses the statistics of the batch, and dropout drops. seed: of
-    dropout.
+    dropout. drop_scale: factor on its rates, see `layers.Net`.
     """
 
     def named(layer, x, output):
         return ("/".join(layer.path), output) if layer.path else None
 
-    options: dict[str, Any] = {"train": train}
+    options: dict[str, Any] = {"train": train, **scaled(drop_scale)}
     if train:
         options |= {"mutable": [*variables, "auxiliary"], "rngs": {"dropout": jax.random.key(seed)}}
     return dict(_recorded(on_one_device(module), variables, images, named, options))
@@ -60,6 +61,11 @@ def _recorded(module, variables, images, record, options) -> list[tuple[Any, jax
         return arrays
 
     return list(zip(labels, jax.jit(run)(variables, images), strict=True))
+
+
+def scaled(drop_scale: float) -> dict[str, float]:
+    """Arguments of module.apply. Only annealed networks need to take `drop_scale`."""
+    return {} if drop_scale == 1 else {"drop_scale": drop_scale}
 
 
 def on_one_device(module: nn.Module) -> nn.Module:

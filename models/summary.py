@@ -6,13 +6,16 @@ longest path to the layer.
 """
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from models import graph, parameter_tables
+from models.layers.cost import Cost
 
 _COUNTS = ("params", "macs", "connections")
 
@@ -27,49 +30,61 @@ def describe(module: nn.Module, name: str, input_shape: tuple[int, int, int]) ->
     and stride in input pixels. total: params, macs, connections.
     """
     variables, images, rngs = graph.abstract(module, input_shape)
-    calls, _ = graph.trace(module, variables, images)
-    part = _part(_rows(calls, variables))
+    part = _part(_rows(*graph.trace(module, variables, images), variables))
     description = {"model": name, "input_shape": list(input_shape), **part}
     everything = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     if everything > description["total"]["params"]:
         names = {row["name"] for row in description["layers"]}
-        calls, _ = graph.trace(module, variables, images, train=True, rngs=rngs)
-        rows = [row for row in _rows(calls, variables) if row["name"] not in names]
+        traced = graph.trace(module, variables, images, train=True, rngs=rngs)
+        rows = [row for row in _rows(*traced, variables) if row["name"] not in names]
         description["training_only"] = _part(rows)
     return description
 
 
-def _receptive_fields(calls: list[graph.Call]) -> list[np.ndarray]:
-    """For each call, int [2, 2]: height and width of a unit's receptive field, along the longest
-    path, and the distances to that of the next unit, in pixels."""
-    fields = {graph.IMAGE: np.ones((2, 2), int)}
+def _receptive_fields(calls: list[graph.Call]) -> dict[int, np.ndarray]:
+    """For the number of each call, int [2, 2]: height and width of a unit's receptive field, along
+    the longest path, and the distances to that of the next unit, in pixels."""
+    fields: dict[int, np.ndarray] = {graph.IMAGE: np.ones((2, 2), int)}
     for number, call in enumerate(calls):
         inputs = [fields[feeder] for feeder in call.feeders]
         size, step = np.max([np.zeros((2, 2), int), *inputs], axis=0)
         cost = call.layer.cost(call.in_shape, call.out_shape)
         window, stride = np.array(cost.window), np.array(cost.stride)
         fields[number] = np.array([size + (window - 1) * step, step * stride])
-    return [fields[number] for number in range(len(calls))]
+    return fields
 
 
-def _rows(calls: list[graph.Call], variables) -> list[dict[str, Any]]:
-    rows = []
-    for call, (size, step) in zip(calls, _receptive_fields(calls), strict=True):
-        leaves = jax.tree.leaves(graph.parameters_of(call.layer, variables.get("params", {})))
+def _rows(
+    calls: list[graph.Call], outputs: Mapping[str, graph.Output], variables
+) -> list[dict[str, Any]]:
+    """A row for each call and, after the layer that it follows, for each PReLU."""
+    fields, rows = _receptive_fields(calls), []  # (number of the call, row)
+
+    def add(numbers: Collection[int], name: str, kind: str, shape, leaves, cost: Cost) -> None:
+        size, step = np.max([fields[number] for number in numbers], axis=0)
+        row = {
+            "name": name,
+            "type": kind,
+            "output_shape": list(shape),
+            "params": sum(math.prod(leaf.shape) for leaf in leaves),
+            "macs": cost.macs,
+            "connections": cost.connections,
+            "receptive_field": int(size.max()),
+            "stride": int(step.max()),
+        }
+        rows.append((max(numbers), row))
+
+    params = variables.get("params", {})
+    for number, call in enumerate(calls):
+        leaves = jax.tree.leaves(graph.parameters_of(call.layer, params))
         cost = call.layer.cost(call.in_shape, call.out_shape)
-        rows.append(
-            {
-                "name": "/".join(call.layer.path),
-                "type": type(call.layer).__name__,
-                "output_shape": list(call.out_shape),
-                "params": sum(math.prod(leaf.shape) for leaf in leaves),
-                "macs": cost.macs,
-                "connections": cost.connections,
-                "receptive_field": int(size.max()),
-                "stride": int(step.max()),
-            }
-        )
-    return rows
+        name, kind = "/".join(call.layer.path), type(call.layer).__name__
+        add([number], name, kind, call.out_shape, leaves, cost)
+    slopes = {path[:-1]: leaf for path, leaf in flatten_dict(params).items() if path[-1] == "slope"}
+    for path in sorted(slopes.keys() - {tuple(call.layer.path) for call in calls}):
+        if output := outputs.get(name := "/".join(path)):
+            add(output.sources, name, "PReLU", output.shape, [slopes[path]], Cost(0, 0))
+    return [row for _, row in sorted(rows, key=lambda numbered: numbered[0])]
 
 
 def _part(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ STUDY = Study(
     " time, where the recipe's 11 % is the error of ten crops.",
     scales={
         "smoke": Scale(_runs(1.0, (0.92, 0.96), **SMOKE), seeds=1, hours=0.02),
-        "small": Scale(_runs(50.0, (46.0, 48.0), **FEW), seeds=3, hours=2.0),
+        "small": Scale(_runs(50.0, (46.0, 48.0), **FEW), seeds=3, hours=2.2),
         "paper": Scale(_runs(520.0, (500.0, 510.0)), seeds=1, hours=40.0),
     },
     measures={
@@ -53,4 +53,7 @@ STUDY = Study(
     verdict=verdict,
     figure=bars(ERROR),
     published="test error, %",
+    remarks="The errors are far above the published ones: a fifth of the images, a tenth of the"
+    " epochs, and compressed images. The difference is a little smaller than the published two"
+    " points.",
 )

@@ -135,7 +135,9 @@ class DropConnect(FullyConnected):
         if self.inference == "mean":
             return activate(mean)
         squares = multiply(jnp.square(x), jnp.square(kernel)) + jnp.square(bias)
-        deviation = jnp.sqrt(share * (1 - share) * squares)
+        variance = share * (1 - share) * squares
+        # The root of 0 has no derivative: not 0 times infinity.
+        deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
 
         def add(total, key):
             draw = jax.random.normal(key, (self.features,), mean.dtype)

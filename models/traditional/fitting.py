@@ -77,10 +77,11 @@ def sample(representation, batches: Callable[[], Iterator], share: int, seed: in
     describe = backend.jit(representation.describe)
     rng, chosen = np.random.default_rng(seed), []
     for images, labels in batches():
-        for descriptors, used in zip(*map(np.asarray, describe(images)), strict=True):
-            places = np.flatnonzero(used)
-            chosen.append(descriptors[rng.permutation(places)[:share]])
-        del chosen[len(chosen) - int((labels < 0).sum()) :]  # padding, which is at the end
+        described = zip(*map(np.asarray, describe(images)), labels, strict=True)
+        for descriptors, used, label in described:
+            if label >= 0:  # neither padding nor an image that was skipped
+                places = np.flatnonzero(used)
+                chosen.append(descriptors[rng.permutation(places)[:share]])
     found = np.concatenate(chosen)
     return found[rng.permutation(len(found))]
 

@@ -54,10 +54,13 @@ class Representation(nn.Module):
         members = pyramid.cells(places, [(side, side) for side in self.levels])
         codebook, pool = self._codebook(), {"fisher": self._fisher}.get(self.encoder, self._codes)
         together = max(1, _CODES_AT_ONCE // (len(places) * self.words))
+        # An exported file takes any number of images, one at a time.
+        count = images.shape[0]
+        together = min(together, count) if isinstance(count, int) else None
         vectors = jax.lax.map(
             lambda described: pool(*described, codebook, members).ravel(),
             self.describe(images),
-            batch_size=min(together, len(images)),
+            batch_size=together,
         )
         return sift.normalised(vectors)
 

@@ -365,6 +365,17 @@ def test_totals_of_googlenet():
     assert "training_only" not in without
 
 
+@pytest.mark.parametrize(
+    "kind, slopes", [("prelu", 6 + 6 + 16 + 16 + 120 + 84), ("prelu_shared", 6)]
+)
+def test_slopes_are_rows_of_their_own(kind, slopes):
+    description = summary("lenet5", (32, 32, 1), 10, activation=kind)
+    assert description["total"]["params"] == 60_000 + slopes
+    assert "training_only" not in description
+    names = [row["name"] for row in description["layers"]]
+    assert names[:2] == ["c1", "c1_prelu"] and names[-2:] == ["f6_prelu", "output"]
+
+
 def test_googlenet_with_batch_norm_has_the_counts_of_torchvision():
     description = summary("googlenet", normalisation="batch_norm", auxiliary_heads=False)
     assert params_and_macs(description)[0] == 6_624_904

@@ -216,3 +216,12 @@ def test_maxout_scales_hidden_layers_but_not_images(variant):
     np.testing.assert_allclose(first[kept], image[kept] / 0.8, rtol=1e-6)
     first = seen(train=False, input_dropout_scaling="test")[0]
     np.testing.assert_allclose(first, image * 0.8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate, image", [(0.0, 1.0), (0.5, 0.0)])
+def test_dropconnect_without_variance_has_a_gradient(rate, image):
+    layer = layers.DropConnect(3, rate=rate, samples=2)
+    images = jnp.full((1, 4), image)
+    variables = layer.init(jax.random.key(0), images, train=False)
+    gradient = jax.grad(lambda x: layer.apply(variables, x, train=False).sum())(images)
+    assert jnp.isfinite(gradient).all()

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from jax import export as jax_export
 from ml_collections import ConfigDict
 from PIL import Image
 from threadpoolctl import threadpool_limits
@@ -106,6 +107,24 @@ def test_predict_and_export(run, tmp_path):
     export_run(read_config(run), run, str(tmp_path / "vq.safetensors"), "canon")
     exported = load_run(tmp_path / "vq.safetensors")
     np.testing.assert_allclose(exported.predict(images[:50]), probabilities, atol=1e-6)
+
+
+def test_a_file_for_jax_takes_any_number_of_images(run, tmp_path):
+    network, path = load_run(run), tmp_path / "fitted.jax"
+    export_run(read_config(run), run, str(path), "jax")
+    digits_of_test = network.views(digits.load("test")[0][:3])
+    actual = jax_export.deserialize(path.read_bytes()).call(digits_of_test)
+    np.testing.assert_allclose(actual, network.predict(digits_of_test), atol=1e-5)
+
+
+def test_skipped_images_and_padding_are_not_in_the_sample():
+    class Representation:
+        def describe(self, images):
+            return images[:, :, None], images >= 0
+
+    batch = np.array([[1, 1], [2, 2], [3, 3], [4, 4]], np.float32), np.array([0, -1, 1, -1])
+    found = fitting.sample(Representation(), lambda: iter([batch]), share=2, seed=0)
+    assert sorted(found.ravel()) == [1, 1, 3, 3]
 
 
 def test_summary_has_the_classifiers_parameters():

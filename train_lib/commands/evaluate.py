@@ -33,6 +33,9 @@ def evaluate_run(config: ConfigDict, workdir: pathlib.Path, given: Collection[st
         "protocol": protocol.name,
         **protocol.settings(),
     }
+    scales = [list(protocols.of(member.exp).scales) for member in members]
+    if "scales" in settings and any(other != scales[0] for other in scales):
+        settings["scales"] = scales  # of each member
     if section.checkpoint != "latest":
         settings["checkpoint"] = section.checkpoint
     if section.ensemble:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from errors import UserError, printable, reported
 from input_pipeline import decode, imagenet
@@ -66,7 +67,10 @@ class Trained:
 
     @property
     def module(self) -> nn.Module:
-        """The linen module: module.apply(variables, network_input) gives logits."""
+        """The linen module: module.apply(variables, network_input) gives logits.
+
+        With annealed dropout, `drop_scale` is another argument.
+        """
         return self.exp.module
 
     @property
@@ -136,7 +140,15 @@ class Trained:
     def activations(self, pictures, train: bool = False, seed: int = 0) -> dict[str, jax.Array]:
         """Every layer's output for pictures (see `views`), as `models.inspection.activations`."""
         images = self.preprocess(pictures)
-        return inspection.activations(self.module, self.on_device, images, train, seed)
+        return inspection.activations(
+            self.module, self.on_device, images, train, seed, self.drop_scale
+        )
+
+    @property
+    def drop_scale(self) -> float:
+        """The factor on the drop rates at this step: 1 unless they are annealed."""
+        is_annealed = self.config.schedule.drop_anneal_epochs
+        return float(self.exp.drop_scale(self.step)) if is_annealed else 1.0
 
     def state(self) -> state_lib.TrainState:
         """The step and the variables on all devices. Reads the weights, and does not keep them."""
@@ -158,9 +170,7 @@ class Trained:
 
     def inference(self) -> Callable:
         """`probabilities` before it is jitted."""
-        exp, scale = self.exp, 1.0
-        if self.config.schedule.drop_anneal_epochs:
-            scale = float(exp.drop_scale(self.step))
+        exp, scale = self.exp, self.drop_scale
 
         def infer(variables, images):
             inputs = exp.transform(images)
@@ -181,7 +191,7 @@ class Trained:
         if is_file:
             picture = image_files.content(str(picture))
         elif not isinstance(picture, bytes):
-            picture = _as_pixels(picture)
+            picture = _as_pixels(picture, exp.info.image_shape[2])
         with reported(f"cannot read {name}", "give an image file", decode.BadImage):
             view = exp.reading.view.cut(picture)[0]
         if view.shape != self.view_shape:
@@ -192,8 +202,14 @@ class Trained:
         return view
 
 
-def _as_pixels(picture) -> np.ndarray:
-    """A PIL image or an array as uint8 [height, width, channels]. Raises UserError for others."""
+def _as_pixels(picture, channels: int) -> np.ndarray:
+    """A PIL image or an array as uint8 [height, width, channels]. Raises UserError for others.
+
+    A PIL image of any mode is converted to so many channels.
+    """
+    if isinstance(picture, Image.Image):
+        with reported("cannot read a picture", "give 8 bits", decode.BadImage):
+            picture = decode.flatten(picture).convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         pixels = pixels[..., None]

@@ -125,12 +125,11 @@ class Protocol:
         side = self.exp.input_shape[0]
         if section.scales and section.multi_scale:
             raise UserError("config.evaluate.scales and .multi_scale: set only one of them")
-        if section.multi_scale and not (
-            view.size and (self._uses_squares or view.train == "scale")
-        ):
+        is_vgg = self.exp.config.model.name == "vgg" and view.train == "scale"
+        if section.multi_scale and not (view.size and (self._uses_squares or is_vgg)):
             raise UserError(
-                "config.evaluate.multi_scale follows config.view.train_scale, which this recipe"
-                " does not use: give config.evaluate.scales"
+                "config.evaluate.multi_scale=True stands for the scales of VGG, and of GoogLeNet's"
+                " 144 crops: give those of this network with config.evaluate.scales"
             )
         if view.size and side != view.size:
             raise UserError(

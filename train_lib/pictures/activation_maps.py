@@ -10,7 +10,6 @@ from models.layers.activations import layer_name
 from train_lib.pictures import panels
 
 MOST_MAPS = 64
-RECTIFIERS = ("relu", "leaky_relu", "prelu")
 MOST_BARS = 60
 
 
@@ -67,15 +66,17 @@ def activation_histograms(activations: Mapping[str, np.ndarray]) -> Figure:
 
 
 def dead_units(activations: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The share, in 0..1, of each rectifier's units that are above 0 for no image, at no place.
+    """The share, in 0..1, of each ReLU's units that are 0 for every image, at every place.
 
-    activations: {name: [n, ..., units]} of `inspection.activations`; those after ReLU, leaky ReLU
-    and PReLU count ("conv1_relu"). A unit is a map where there are maps. Such a ReLU passes no
-    gradient for these images. It may for others, so give many images.
+    activations: {name: [n, ..., units]} of `inspection.activations`; those after ReLU count
+    ("conv1_relu"). A unit is a map where there are maps. It passes no gradient for these images. It
+    may for others, so give many images.
     """
     shares = {}
     for name, values in activations.items():
-        if name.endswith(tuple(layer_name("", kind) for kind in RECTIFIERS)):
+        if name.endswith(layer_name("", "relu")) and not name.endswith(
+            layer_name("", "leaky_relu")
+        ):
             values = np.asarray(values)
             is_on = (values > 0).any(axis=tuple(range(values.ndim - 1)))
             shares[name] = float(1 - is_on.mean())

@@ -1,5 +1,6 @@
 """Dropout and standout: masked layers, and the average that an evaluation approximates."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from errors import UserError
-from models import layers
+from models import inspection, layers
 from train_lib.pictures import panels
 from train_lib.pictures.activation_maps import as_square
 
@@ -123,11 +124,12 @@ def dropout_average(
     inputs: jax.Array,
     counts: Sequence[int],
     seed: int,
+    drop_scale: float = 1.0,
 ) -> dict[str, list]:
     """How far the mean over masks is from one evaluation pass (Srivastava 2014, sec. 7.5).
 
     inputs: network input [n, ...]. counts: numbers of masks. Only dropout, DropConnect and standout
-    are in training mode; BatchNorm is in evaluation mode.
+    are in training mode; BatchNorm is in evaluation mode. drop_scale: see `layers.Net`.
 
     Returns "counts" and, for each count, two distances: "geometric" and "arithmetic", between that
     mean of the masked passes' class probabilities and the probabilities of the evaluation. A
@@ -145,12 +147,14 @@ def dropout_average(
             args = (*args[:position], True, *args[position + 1 :])
         return next_call(*args, **kwargs)
 
+    apply = functools.partial(module.apply, **inspection.scaled(drop_scale))
+
     @jax.jit
     def masked(variables, inputs, key):
         with nn.intercept_methods(drop):
-            return module.apply(variables, inputs, train=False, rngs={"dropout": key})
+            return apply(variables, inputs, train=False, rngs={"dropout": key})
 
-    evaluated = jax.nn.softmax(jax.jit(module.apply)(variables, inputs), axis=-1)
+    evaluated = jax.nn.softmax(jax.jit(apply)(variables, inputs), axis=-1)
     sum_of_logits, sum_of_probabilities = 0.0, 0.0
     distances = {"counts": sorted(set(counts)), "geometric": [], "arithmetic": []}
     for number in range(1, max(counts) + 1):

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from errors import UserError
+from models.inspection import scaled
 from train_lib.pictures import panels
 
 BATCH = 16  # covered images in every call of the network, so that it compiles once
@@ -47,34 +48,48 @@ def occlusion(
 
 
 def saliency(
-    module: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, label: int
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    inputs: jax.Array,
+    label: int,
+    drop_scale: float = 1.0,
 ) -> np.ndarray:
     """How much the logit of a class changes with each pixel (Simonyan 2013, sec. 3): [h, w].
 
     The largest of |d logit / d input| over the channels, in evaluation mode. inputs: network input
-    of one image, [height, width, channels] or [1, ...].
+    of one image, [height, width, channels] or [1, ...]. drop_scale: see `layers.Net`.
     """
     inputs = jnp.asarray(inputs)
     inputs = inputs[None] if inputs.ndim == 3 else inputs
-    gradient = _gradient(module, dict(variables), inputs, label)
+    gradient = _gradient(module, dict(variables), inputs, label, drop_scale)
     return np.abs(np.asarray(gradient)[0]).max(axis=-1)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # global, so that it compiles once
-def _gradient(module, variables, inputs, label):
-    return jax.grad(lambda x: module.apply(variables, x, train=False)[0, label])(inputs)
+@functools.partial(jax.jit, static_argnums=(0, 4))  # global, so that it compiles once
+def _gradient(module, variables, inputs, label, drop_scale):
+    def logit(x):
+        return module.apply(variables, x, train=False, **scaled(drop_scale))[0, label]
+
+    return jax.grad(logit)(inputs)
 
 
 def heat_on(
-    image: np.ndarray, heat: np.ndarray, title: str = "", label: str = "", neutral: float = 0.0
+    image: np.ndarray,
+    heat: np.ndarray,
+    title: str = "",
+    label: str = "",
+    neutral: float | None = None,
+    cell: int = 0,
 ) -> Figure:
     """An image, and a pale copy of it under a map.
 
-    image: [h, w, 1 or 3], uint8 or float. heat: [rows, columns] of any size, stretched over the
-    image. label: of the bar of its colours. neutral: the value at which the map is transparent. It
-    is the more opaque, the further a value is from it. If all values are above, those are red;
-    otherwise values above are blue and values below are red.
+    image: [h, w, 1 or 3], uint8 or float. heat: [rows, columns]: squares of `cell` pixels from the
+    upper left corner on; 0: of any size, stretched over the image. label: of the bar of its
+    colours. neutral: the value at which the map is transparent. It is the more opaque, the further
+    a value is from it: values above are blue and values below are red. None: it is transparent at
+    0, and values above are red.
     """
+    has_sign, neutral = neutral is not None, neutral or 0.0
     image, heat = np.asarray(image), np.asarray(heat, np.float32)
     height, width = image.shape[:2]
     figure = Figure(figsize=(8, 4.2 * min(1.5, height / width)), layout="compressed")
@@ -86,16 +101,17 @@ def heat_on(
     covered.imshow(grey, interpolation="nearest", **pale)
     covered.axis("off")
     limit = max(1e-12, float(np.abs(heat - neutral).max()))
-    is_above = heat.min() >= neutral
+    rows, columns = (cell * n for n in heat.shape) if cell else (height, width)
     drawn = covered.imshow(
         heat,
-        cmap="Reds" if is_above else "RdBu",
+        cmap="RdBu" if has_sign else "Reds",
         alpha=0.9 * (np.abs(heat - neutral) / limit) ** 0.5,
-        vmin=neutral if is_above else neutral - limit,
+        vmin=neutral - limit if has_sign else neutral,
         vmax=neutral + limit,
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
         interpolation="nearest",
     )
+    covered.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     bar = figure.colorbar(drawn, ax=covered)
     bar.set_label(label, parse_math=False)
     if limit > 1e-12:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from errors import UserError
 from input_pipeline import decode
 from models import inspection, layers, rbm
+from models.layers.activations import layer_name as activation_layer
 from models.receptive_fields import receptive_field
 from models.summary import describe
 from train_lib.evaluation.trained import Trained
@@ -37,6 +38,7 @@ OCCLUSION_CELLS = 10  # along each side of an image
 MOST_FIELDS = 6  # receptive fields in one figure
 SMALL = 64  # networks for images of at most 64 pixels a side are averaged over more masks
 PATCH = 9  # side of the part of a map that is pooled
+_ACTIVATED = tuple(activation_layer("", kind) for kind in layers.ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,10 @@ class Subject:
     @functools.cached_property
     def activations(self) -> dict[str, jax.Array]:
         """Every layer's output for the images."""
-        return inspection.activations(self.network.module, self.network.on_device, self.inputs)
+        network = self.network
+        return inspection.activations(
+            network.module, network.on_device, self.inputs, drop_scale=network.drop_scale
+        )
 
     def first_input(self, is_wanted):
         """(layer, its input for the first image) of the first layer wanted; None without one."""
@@ -117,7 +122,7 @@ def activation_figures(subject: Subject) -> Named:
 
 
 def gradient_figures(subject: Subject) -> Named:
-    """gradient_norms: of the run, and of its untrained network with sigmoids and with ReLU."""
+    """gradient_norms: of the run and, if it has activations, untrained with sigmoids and ReLU."""
     network, norms = subject.network, {}
     if isinstance(network.module, rbm.RBMStack):  # only its classifier has a gradient of the loss
         return
@@ -128,11 +133,12 @@ def gradient_figures(subject: Subject) -> Named:
         )
 
     add(f"this run, step {network.step}", network.module, network.variables)
-    rectified = network.module.clone(activation="relu")
-    # Neither activation has parameters, so both networks have the same initial weights.
-    initial = jax.jit(rectified.init)(jax.random.key(0), np.zeros((1, *network.input_shape)))
-    add("untrained, sigmoid", network.module.clone(activation="sigmoid"), initial)
-    add("untrained, relu", rectified, initial)
+    if any(name.endswith(_ACTIVATED) for name in subject.activations):
+        rectified = network.module.clone(activation="relu")
+        # Neither activation has parameters, so both networks have the same initial weights.
+        initial = jax.jit(rectified.init)(jax.random.key(0), np.zeros((1, *network.input_shape)))
+        add("untrained, sigmoid", network.module.clone(activation="sigmoid"), initial)
+        add("untrained, relu", rectified, initial)
     yield "gradient_norms", gradients.gradient_norm_curves(norms)
 
 
@@ -144,7 +150,9 @@ def _evidence(subject: Subject) -> Named:
         image = np.asarray(subject.inputs[number])
         if boxes:
             yield f"receptive_fields_{number + 1}", evidence.receptive_field_on(image, boxes)
-        heat = evidence.saliency(network.module, network.on_device, image, label)
+        heat = evidence.saliency(
+            network.module, network.on_device, image, label, network.drop_scale
+        )
         title, unit = f"saliency, {caption}", "|d logit / d pixel|"
         yield f"saliency_{number + 1}", evidence.heat_on(image, heat, title, unit)
         yield f"occlusion_{number + 1}", _occlusion(subject, number)
@@ -163,7 +171,7 @@ def _occlusion(subject: Subject, number: int) -> Figure:
     heat = evidence.occlusion(probability, view, 2 * stride, stride, fill)
     title = f"occlusion, {subject.captions[number]}: probability {whole:.2g} if nothing is hidden"
     unit = f"probability with {2 * stride}x{2 * stride} pixels hidden"
-    return evidence.heat_on(view, heat, title, unit, neutral=whole)
+    return evidence.heat_on(view, heat, title, unit, neutral=whole, cell=stride)
 
 
 def receptive_fields(network: Trained) -> dict[str, tuple[int, int, int, int]]:
@@ -185,16 +193,19 @@ def receptive_fields(network: Trained) -> dict[str, tuple[int, int, int, int]]:
 def _dropout(subject: Subject) -> Named:
     """dropout_masks and dropout_average, of a network that drops."""
     network = subject.network
+    if not network.drop_scale:  # annealed to 0
+        return
     dropped = subject.first_input(lambda m: isinstance(m, layers.Dropout) and m.rate > 0)
     if dropped:
         layer, value = dropped
-        yield "dropout_masks", dropout.dropout_masks(_one_map(value), layer.rate, seed=0, count=5)
+        rate = layer.rate * network.drop_scale
+        yield "dropout_masks", dropout.dropout_masks(_one_map(value), rate, seed=0, count=5)
     is_small = max(network.input_shape[:2]) <= SMALL
     inputs = subject.inputs[: 16 if is_small else 4]
     counts = [2**i for i in range(10 if is_small else 6)]
     try:
         distances = dropout.dropout_average(
-            network.module, network.variables, inputs, counts, seed=0
+            network.module, network.variables, inputs, counts, 0, network.drop_scale
         )
     except UserError:  # it drops nothing
         return

@@ -222,9 +222,8 @@ def dense_by_image(class_map, exp, state, split, scales, average="scores"):
             "probabilities",
             marks=pytest.mark.slow,
         ),
-        # The published three of a fixed S would have 20 - 32 pixels.
         pytest.param(
-            {"view.train_scale": (20, 31), "evaluate.multi_scale": True},
+            {"evaluate.scales": (20, 26, 31)},
             (20, 26, 31),
             "scores",
             marks=pytest.mark.slow,
@@ -451,11 +450,10 @@ def test_predict_with_an_unreadable_file(runs, pictures, tmp_path, capsys):
             {"evaluate.protocol": "dense", "evaluate.scales": (30,), "evaluate.multi_scale": True},
             "set only one of them",
         ),
-        ("cifar", {"evaluate.protocol": "dense", "evaluate.multi_scale": True}, "-12 .* less"),
         (
             "cifar",
-            {"view.train": "area", "evaluate.protocol": "dense", "evaluate.multi_scale": True},
-            "follows config.view.train_scale",
+            {"evaluate.protocol": "dense", "evaluate.multi_scale": True},
+            "stands for the scales of VGG, .*: give those of this network",
         ),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from conftest import tiny_config
 from PIL import Image
 
+from configs.mlp import get_config
 from errors import UserError
 from input_pipeline import sources
 from train_lib import workdir as folder_lib
@@ -34,8 +35,6 @@ def digits(finished_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run on a folder of images that is deleted afterwards, and one of the images."""
-    from configs.mlp import get_config
-
     root = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
@@ -195,6 +194,36 @@ def test_files_without_an_image_shape(digits, tmp_path):
     digit = np.full((28, 28), 200, np.uint8)
     expected = load_run(workdir).predict(digit)
     np.testing.assert_array_equal(load_run(tmp_path / "a.safetensors").predict(digit), expected)
+
+
+def test_pil_images_of_any_mode_are_read(digits):
+    network = load_run(digits[0])
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[4:24, 13:16] = 255
+    expected = network.predict(pixels)
+    image = Image.fromarray(pixels)
+    for mode in ("RGB", "P", "RGBA", "1"):
+        np.testing.assert_allclose(network.predict(image.convert(mode)), expected, atol=1e-6)
+
+
+def test_activations_are_those_of_the_annealed_network(tmp_path):
+    config = get_config("8")
+    fields = {
+        "dataset.name": "digits",
+        "model.regulariser": "dropout",
+        "model.dropout_scaling": "test",
+        "schedule.drop_anneal_epochs": 0.5,
+        "epochs": 1.0,
+        "batch_size": 500,
+        "num_devices": 1,
+    }
+    config.update_from_flattened_dict(fields)
+    train_and_evaluate(config, tmp_path)
+    network = load_run(tmp_path)
+    digit = np.full((28, 28), 200, np.uint8)
+    assert network.drop_scale == 0
+    outputs = network.activations(digit)["output"]
+    np.testing.assert_allclose(jax.nn.softmax(outputs), network.predict(digit), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -211,12 +211,9 @@ def test_dead_units_are_0_for_every_image(tmp_path):
     assert 0.25 <= shares["f6_relu"] <= 0.99
     one_unit_fires = np.zeros((2, 4, 4, 5))
     one_unit_fires[1, 3, 0, 2] = 1e-3
-    crafted = {
-        "a_leaky_relu": one_unit_fires - 1e-6,
-        "a_prelu": one_unit_fires,
-        "a_tanh": one_unit_fires - 1,
-    }
-    assert pictures.dead_units(crafted) == pytest.approx({"a_leaky_relu": 0.8, "a_prelu": 0.8})
+    names = ("a_leaky_relu", "a_prelu", "a_tanh", "a_relu")  # the first three pass gradients
+    crafted = dict.fromkeys(names, one_unit_fires)
+    assert pictures.dead_units(crafted) == pytest.approx({"a_relu": 0.8})
     figure = pictures.dead_unit_bars(shares)
     drawn(figure, tmp_path)
     widths = [bar.get_width() for bar in figure.axes[0].patches]
@@ -260,6 +257,11 @@ def test_a_map_is_transparent_where_its_value_is_neutral():
     assert (below.norm(0.9), below.norm(0.1)) == pytest.approx((0.5, 0), abs=1e-6)
     assert figure.axes[2].get_ylabel() == "probability"
     assert figure.get_suptitle() == "a 7"
+    # Also where all values are above: hiding these places raises the probability.
+    _, above = pictures.heat_on(image, 0.1 + heat, neutral=0.2).axes[1].get_images()
+    assert above.cmap.name == "RdBu"
+    _, cells = pictures.heat_on(image, np.ones((2, 2)), cell=3).axes[1].get_images()
+    assert cells.get_extent() == [-0.5, 5.5, 5.5, -0.5]  # the image ends at 3.5
     _, saliency = pictures.heat_on(image, heat).axes[1].get_images()
     assert saliency.norm(0) == 0 and saliency.norm(1) == 1
 
