@@ -72,10 +72,10 @@ class Subject:
             network.module, network.on_device, self.inputs, drop_scale=network.drop_scale
         )
 
-    def first_input(self, is_wanted):
-        """(layer, its input for the first image) of the first layer wanted; None without one."""
-        network = self.network
-        return inspection.first_input(network.module, network.variables, self.inputs[:1], is_wanted)
+    def first_input(self, is_wanted, images: int = 1):
+        """(layer, its input for the first images) of the first layer wanted; None without one."""
+        network, inputs = self.network, self.inputs[:images]
+        return inspection.first_input(network.module, network.variables, inputs, is_wanted)
 
 
 def weight_figures(network: Trained) -> Named:
@@ -116,9 +116,9 @@ def activation_figures(subject: Subject) -> Named:
         title = f"{subject.layer} of {subject.captions[number]}"
         maps = np.asarray(activations[subject.layer][number])
         yield f"feature_maps_{number + 1}", activation_maps.feature_maps(maps, title)
-    if getattr(subject.network.module, "output", None) == "rbf":
-        f6 = np.asarray(activations[inspection.activated(activations, "f6")])
-        yield "f6_and_codes", lenet_codes.rbf_codes(f6, subject.labels)
+    seen = subject.first_input(lambda m: isinstance(m, layers.RBF), len(subject.inputs))
+    if seen:
+        yield "f6_and_codes", lenet_codes.rbf_codes(np.asarray(seen[1]), subject.labels)
 
 
 def gradient_figures(subject: Subject) -> Named:
