@@ -23,7 +23,7 @@ Chosen here, because the paper is not clear:
 - All 50,000 training images, for 64,000 steps. The paper found its schedule with 45,000 of them:
 
     --config.dataset.train_split="train[:45000]" --config.dataset.test_split="train[45000:]" \\
-        --config.epochs=182.0445 --config.schedule.boundaries="(91.0222, 136.5333)"
+        --config.epochs=182.0444 --config.schedule.boundaries="(91.0222, 136.5333)"
 
 The studies residual and shortcuts train these networks with a short schedule (docs/studies). None
 was trained for all 164 epochs.

@@ -44,7 +44,7 @@ class CopyInfo:
         form = f"JPEG quality {self.quality}" if self.quality else "not encoded"
         return f"a copy of {self.source} with {kind} of {self.shorter_side} pixels, {form}"
 
-    def check_view(self, view) -> None:
+    def check_view(self, view, is_training: bool = True) -> None:
         """Raises UserError if the copy's images are too small for a `views.View`, or cropped.
 
         They would be enlarged, or cropped twice: the network would not see the configured images.
@@ -55,8 +55,12 @@ class CopyInfo:
                 f"config.view needs shorter sides up to {max(scales)}, but the data set is"
                 f" {self.description}: prepare a larger copy, or train with the original"
             )
-        uses_whole = view.train in ("scale", "area") and not view.square
-        if view.size and self.square and uses_whole:
+        if view.size and self.square and view.train == "area" and is_training:
+            raise UserError(
+                f"config.view.train=area needs whole images, but the set is {self.description}:"
+                " train with a copy without --square, or with the original"
+            )
+        if view.size and self.square and view.train == "scale" and not view.square:
             raise UserError(
                 f"the data set is {self.description}: set config.view.square=True, or train with"
                 " the original"

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_from_original(arguments) if is_original else _download(arguments))
         return 0
     except (UserError, OSError) as error:
-        message = printable(str(error)).replace("--config.dataset.", "--")
+        message = printable(str(error)).replace("--config.dataset.test_", "--test_")
         print(f"prepare: {message}", file=sys.stderr)
         return UserError.exit_code
     except KeyboardInterrupt:

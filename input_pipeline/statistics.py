@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         statistics = find_or_compute(dataset, view)
         stored = [path for path in _paths(dataset, view) if path.exists()]
     except (UserError, OSError) as error:
-        message = printable(str(error)).replace("--config.dataset.", "--")
+        message = printable(str(error)).replace("--config.dataset.test_", "--test_")
         print(f"statistics: {message}", file=sys.stderr)
         return UserError.exit_code
 

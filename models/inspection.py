@@ -78,6 +78,7 @@ def first_input(
     variables: Mapping[str, Any],
     images: jax.Array,
     wanted: Callable[[nn.Module], bool],
+    drop_scale: float = 1.0,
 ) -> tuple[nn.Module, jax.Array] | None:
     """The first layer that computes and for which `wanted` is true, and its input.
 
@@ -92,7 +93,8 @@ def first_input(
         seen.append(layer)
         return layer, x
 
-    return next(iter(_recorded(module, variables, images, first, {"train": False})), None)
+    options = {"train": False, **scaled(drop_scale)}
+    return next(iter(_recorded(module, variables, images, first, options)), None)
 
 
 def activated(outputs: Mapping[str, Any], layer: str) -> str:

@@ -88,7 +88,7 @@ def overview() -> str:
     for name in engine.names():
         study, stored = engine.find(name), report.load(name)
         planned = {scale: s.hours for scale, s in study.scales.items()}
-        measured = {stored["scale"]: round(stored["seconds"] / 3600, 1)} if stored else {}
+        measured = {stored["scale"]: round(stored["seconds"] / 3600, 2)} if stored else {}
         hours = ", ".join(f"{scale} {h:g} h" for scale, h in (planned | measured).items())
         verdict = f"{stored['verdict']} ({stored['scale']})" if stored else "not run"
         lines.append(f"{name:<20} {verdict:<32} {hours}\n    {study.claim} {study.source}")

@@ -78,7 +78,9 @@ class Job:
     def _start_folder(self) -> str:
         """As the run's config names it, if it has begun: the folder may have been moved since."""
         if has_checkpoints(self.workdir):
-            return read_config(self.workdir).init_from
+            stored = read_config(self.workdir).init_from
+            if pathlib.Path(stored).name == self.start.workdir.name:
+                return stored
         return str(self.start.workdir)
 
     def is_changed(self, changes: Mapping[str, Any]) -> bool:
@@ -155,7 +157,8 @@ def run_all(
         mean = (time.monotonic() - started) / trained if trained else None
         rest = f", about {_duration(mean * (len(todo) - number + 1))} to go" if mean else ""
         title = f"run {number} of {len(todo)}: {job.run.name}, seed {job.seed}{rest}"
-        print(title, file=sys.stderr, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it any longer
+            print(title, file=sys.stderr, flush=True)
         before, fault = time.monotonic(), ""
         try:
             train_and_evaluate(config, job.workdir, stop=stop)

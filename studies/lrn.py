@@ -54,6 +54,5 @@ STUDY = Study(
     figure=bars(ERROR),
     published="test error, %",
     remarks="The errors are far above the published ones: a fifth of the images, a tenth of the"
-    " epochs, and compressed images. The difference is a little smaller than the published two"
-    " points.",
+    " epochs, and compressed images. The difference is about two thirds of the published one.",
 )

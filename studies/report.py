@@ -27,9 +27,10 @@ _ARGUMENT = re.compile(r"`(?:\w*\.py:)?([\w.-]+)`")
 _INDEX = """# Studies: published claims, run again
 
 Each study trains the networks of one published claim and compares the outcome. Its verdict follows
-from a rule that was written before the runs. `python -m studies run NAME --scale=small` repeats a
-study, whose file is in [studies/](../../studies). `make results` generates these pages
-from [studies/results](../../studies/results).
+from a rule that was written before the runs (with one exception, which is stated).
+`python -m studies run NAME --scale=small` repeats a study, whose file is in
+[studies/](../../studies). `make results` generates these pages from
+[studies/results](../../studies/results).
 
 - *Reproduced*: all that the rule of the study asks for holds.
 - *Direction reproduced*: the effect has the claim's sign, but not its size, or not all its parts.
@@ -90,7 +91,8 @@ def pages() -> dict[pathlib.Path, str]:
 def _size(study: Study, stored: Mapping[str, Any]) -> str:
     """ "3 seeds; cifar10, 10,000 training images; 1.6 h"."""
     seeds = study.scales[stored["scale"]].seeds
-    hours = f"{stored['seconds'] / 3600:.1f} h"
+    seconds = stored["seconds"]
+    hours = f"{seconds / 3600:.1f} h" if seconds > 600 else f"{seconds / 60:.0f} min"
     return "; ".join([f"{seeds} seed{'s' * (seeds > 1)}", *stored["data"], hours])
 
 

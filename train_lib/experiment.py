@@ -334,7 +334,7 @@ def resolve(
         workers.prefetch_in_processes(config.dataset.workers),
     )
     if info.copy:
-        info.copy.check_view(reading.view)
+        info.copy.check_view(reading.view, is_training=not read_only)
     module, input_shape, frozen = _network(config, info)
     loss = losses.make_loss(config.loss)
     if config.optimizer.curvature_examples:

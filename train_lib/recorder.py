@@ -52,7 +52,8 @@ class Writer:
     ):
         kept = [record for record in read(workdir) if record["step"] <= step]
         if kept and kept[-1]["step"] == step and is_due and METRIC not in kept[-1]:
-            kept.pop()  # its evaluation was interrupted, or was not planned then
+            kept.pop()  # its evaluation was not planned then
+            step -= 1
         self.last = dict(kept[-1]) if kept else NO_RECORD
         start = RunStart(workdir, step, config or {}, kept)
         self._own = [JsonlWriter(start), TensorBoardWriter(start)]

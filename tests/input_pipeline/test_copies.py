@@ -266,3 +266,12 @@ def test_validation_split_and_tfds_config_are_detected(photographs, tmp_path):
         PreparedSet.find(section.name, section.data_dir)
     section.name = "my_photos_40/full"
     assert PreparedSet.find(section.name, section.data_dir).directory == root / "full" / "1.0.0"
+
+
+def test_patches_of_the_whole_image_are_not_cut_from_squares():
+    copy = copy_info.CopyInfo("photos", 256, True, 95, "error", {})
+    config = tiny_config(**{"view.size": 224, "view.test_scale": 256, "view.train": "area"})
+    view = View.from_section(config.view)
+    with pytest.raises(UserError, match="area needs whole images"):
+        copy.check_view(view)
+    copy.check_view(view, is_training=False)

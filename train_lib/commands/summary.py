@@ -17,10 +17,13 @@ def summarise(
     """The model's layers and totals, without computing anything. form: "table" or "json".
 
     With the settings that belong to the weights of config.init_from, except for `given` fields.
-    workdir: of a run, if there is one: what it says about its data set is used.
+    workdir: of a run, if there is one: what it says about its data set is used, unless a field of
+        the set is given.
     """
     has_info = workdir and (workdir / DATASET).exists()
-    is_same = has_info and read_config(workdir).dataset.name == config.dataset.name
+    is_given = any(field.startswith("dataset.") for field in given)
+    same_name = has_info and read_config(workdir).dataset.name == config.dataset.name
+    is_same = same_name and not is_given
     known = experiment.KnownData(read_info(workdir) if is_same else None)
     exp = experiment.resolve(config, given=given, read_only=True, known=known)
     description = summary.describe(exp.module, exp.config.model.name, exp.input_shape)

@@ -177,9 +177,10 @@ def wait_for_signal_name(stop) -> None:
 
 
 def print_once(*lines: str, file=None) -> None:
-    """Prints in the first process only."""
+    """Prints in the first process only. file: the console, which nobody may read any longer."""
     if is_first():
-        print(*lines, sep="\n", file=file or sys.stdout, flush=True)
+        with contextlib.suppress(BrokenPipeError) if file else contextlib.nullcontext():
+            print(*lines, sep="\n", file=file or sys.stdout, flush=True)
 
 
 def check_same(name: str, value) -> None:

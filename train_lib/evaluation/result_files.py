@@ -31,6 +31,7 @@ def folder_name(settings: dict) -> str:
 
 def _word(text: str) -> str:
     """A text without special characters: "train[:45000]" becomes "train-to-45000"."""
+    text = re.sub(r"(?<=[\[:])-", "minus-", text)
     text = text.replace("[:", "[to-").replace(":]", "-on").replace("%", "-percent")
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
 

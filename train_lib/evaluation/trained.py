@@ -141,10 +141,13 @@ def from_weight_file(
 def use_evaluation_of(config: ConfigDict, stored: ConfigDict, needs_data: bool) -> ConfigDict:
     """Sets the data set, the evaluation and the devices in `stored` to those of `config`.
 
-    needs_data: False: the data set is not read, and `stored` keeps its own.
+    needs_data: False: the data set is not read, and `stored` keeps its name.
     """
-    for section in ("dataset", "evaluate", "predict") if needs_data else ("evaluate", "predict"):
+    name = stored.dataset.name
+    for section in ("dataset", "evaluate", "predict"):
         stored[section] = config[section].copy_and_resolve_references()
+    if not needs_data:
+        stored.dataset.name = name
     stored.evaluate.ensemble, stored.num_devices = "", config.num_devices
     return stored
 

@@ -16,7 +16,12 @@ MOST_NAMED = 40  # layers with names on the axis
 
 
 def gradient_norms(
-    module: nn.Module, variables: Mapping[str, Any], inputs: jax.Array, labels, loss: Callable
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    inputs: jax.Array,
+    labels,
+    loss: Callable,
+    drop_scale: float = 1.0,
 ) -> dict[str, float]:
     """Euclidean norm of the gradient of the mean loss for each layer's kernel, in order of depth.
 
@@ -24,26 +29,29 @@ def gradient_norms(
     losses [n], as of `losses.make_loss`. Names are paths of layers. Layers without a kernel
     (subsampling, normalisation) and auxiliary heads are left out.
 
-    BatchNorm and dropout are in training mode, with one fixed mask. Large layers have larger norms:
-    divide by the root of the number of weights to compare layers of different sizes.
+    BatchNorm and dropout are in training mode, with one fixed mask. drop_scale: see `layers.Net`.
+    Large layers have larger norms: divide by the root of the number of weights to compare layers of
+    different sizes.
     """
     module = inspection.on_one_device(module)
-    norms = _norms(module, loss, dict(variables), jnp.asarray(inputs), jnp.asarray(labels))
+    inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
+    norms = _norms(module, loss, dict(variables), inputs, labels, drop_scale)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
     calls, _ = graph.trace(module, shapes, jax.ShapeDtypeStruct(inputs.shape, jnp.float32))
     names = graph.layers_with_kernels(calls, variables["params"])
     return {name: float(norms[name]) for name in names}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))  # global, so that a network compiles once
-def _norms(module, loss, variables, inputs, labels):
+@functools.partial(jax.jit, static_argnums=(0, 1, 5))  # global, so that a network compiles once
+def _norms(module, loss, variables, inputs, labels, drop_scale):
     """{"conv1": norm of the gradient of its kernel}."""
     rest = {name: value for name, value in variables.items() if name != "params"}
     rngs = {"dropout": jax.random.key(0)}
 
     def mean_loss(params):
         variables, mutable = {"params": params, **rest}, [*rest, "auxiliary"]
-        logits, _ = module.apply(variables, inputs, train=True, rngs=rngs, mutable=mutable)
+        options = {"train": True, "rngs": rngs, "mutable": mutable, **inspection.scaled(drop_scale)}
+        logits, _ = module.apply(variables, inputs, **options)
         return loss(logits, labels).mean()
 
     kernels = panels.kernels(jax.grad(mean_loss)(variables["params"]))

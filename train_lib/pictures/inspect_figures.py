@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from errors import UserError
 from input_pipeline import decode
 from models import inspection, layers, rbm
-from models.layers.activations import layer_name as activation_layer
 from models.receptive_fields import receptive_field
 from models.summary import describe
 from train_lib.evaluation.trained import Trained
@@ -38,7 +37,6 @@ OCCLUSION_CELLS = 10  # along each side of an image
 MOST_FIELDS = 6  # receptive fields in one figure
 SMALL = 64  # networks for images of at most 64 pixels a side are averaged over more masks
 PATCH = 9  # side of the part of a map that is pooled
-_ACTIVATED = tuple(activation_layer("", kind) for kind in layers.ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +73,9 @@ class Subject:
     def first_input(self, is_wanted, images: int = 1):
         """(layer, its input for the first images) of the first layer wanted; None without one."""
         network, inputs = self.network, self.inputs[:images]
-        return inspection.first_input(network.module, network.variables, inputs, is_wanted)
+        return inspection.first_input(
+            network.module, network.variables, inputs, is_wanted, network.drop_scale
+        )
 
 
 def weight_figures(network: Trained) -> Named:
@@ -121,19 +121,24 @@ def activation_figures(subject: Subject) -> Named:
         yield "f6_and_codes", lenet_codes.rbf_codes(np.asarray(seen[1]), subject.labels)
 
 
+def _activates(layer) -> bool:
+    is_dropconnect = isinstance(layer, layers.DropConnect)
+    return isinstance(layer, layers.Activation) or (is_dropconnect and bool(layer.activation))
+
+
 def gradient_figures(subject: Subject) -> Named:
     """gradient_norms: of the run and, if it has activations, untrained with sigmoids and ReLU."""
     network, norms = subject.network, {}
     if isinstance(network.module, rbm.RBMStack):  # only its classifier has a gradient of the loss
         return
 
-    def add(label, module, variables):
+    def add(label, module, variables, drop_scale=1.0):
         norms[label] = gradients.gradient_norms(
-            module, variables, subject.inputs, subject.labels, network.exp.loss
+            module, variables, subject.inputs, subject.labels, network.exp.loss, drop_scale
         )
 
-    add(f"this run, step {network.step}", network.module, network.variables)
-    if any(name.endswith(_ACTIVATED) for name in subject.activations):
+    add(f"this run, step {network.step}", network.module, network.variables, network.drop_scale)
+    if subject.first_input(_activates):
         rectified = network.module.clone(activation="relu")
         # Neither activation has parameters, so both networks have the same initial weights.
         initial = jax.jit(rectified.init)(jax.random.key(0), np.zeros((1, *network.input_shape)))

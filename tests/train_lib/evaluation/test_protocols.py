@@ -369,6 +369,7 @@ def test_an_ensemble_averages_probabilities_of_different_networks(runs, pictures
 
 def test_parts_of_a_split_have_different_folders():
     parts = ("train", "train[:5]", "train[5:]", "train[:5%]", "train[5%:]", "train[5:9]")
+    parts += ("train[:-5]", "train[-5:]", "train[-9:-5]", "train[5:-9]")
     assert len({result_files.folder_name({"split": part}) for part in parts}) == len(parts)
 
 

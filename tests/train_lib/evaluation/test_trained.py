@@ -124,7 +124,9 @@ def test_a_prediction_needs_no_common_data_set(digits, tmp_path):
     """The members may be of sets with other names and the same classes."""
     workdir, _ = digits
     config = tiny_config(**{"dataset.name": "mnist", "evaluate.ensemble": f"{workdir},{workdir}"})
+    config.dataset.on_bad_image = "skip"
     members = ensemble.find(config, tmp_path, needs_data=False)
+    assert {member.exp.reading.on_bad_image for member in members} == {"skip"}
     assert [member.exp.config.dataset.name for member in members] == ["digits", "digits"]
 
 
@@ -182,6 +184,8 @@ def test_the_data_set_may_be_missing(folder, tmp_path):
     stored = load_run(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(stored.predict(pixels), network.predict(pixels))
     assert "61,502" in summarise(config, "table", workdir=root / "run")
+    with pytest.raises(UserError, match="no folder"):  # another set, which is not there
+        summarise(config, "table", ["dataset.data_dir"], root / "run")
     config.evaluate.ensemble = str(tmp_path / "a.safetensors")
     assert predict.predict_images(config, tmp_path, [str(root / "cat.png")]) == line
 

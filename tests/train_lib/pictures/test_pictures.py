@@ -260,7 +260,9 @@ def test_a_map_is_transparent_where_its_value_is_neutral():
     # Also where all values are above: hiding these places raises the probability.
     _, above = pictures.heat_on(image, 0.1 + heat, neutral=0.2).axes[1].get_images()
     assert above.cmap.name == "RdBu"
-    _, cells = pictures.heat_on(image, np.ones((2, 2)), cell=3).axes[1].get_images()
+    axis = pictures.heat_on(image, np.ones((2, 2)), cell=3).axes[1]
+    assert axis.get_xlim() == (-0.5, 3.5) and axis.get_ylim() == (3.5, -0.5)
+    _, cells = axis.get_images()
     assert cells.get_extent() == [-0.5, 5.5, 5.5, -0.5]  # the image ends at 3.5
     _, saliency = pictures.heat_on(image, heat).axes[1].get_images()
     assert saliency.norm(0) == 0 and saliency.norm(1) == 1
