@@ -9,17 +9,16 @@ TRAIN = {
     "preprocess.low": 0.0,
     "preprocess.high": 1.0,
     "batch_size": 100,
-    "schedule.learning_rate": 0.1,
     "evaluate.every_epochs": 5.0,
     "checkpoint.every_epochs": 5.0,
 }
 DROPOUT = {"model.regulariser": "dropout", "model.input_drop_rate": 0.2}
 # DropConnect draws a mask of all weights for each image: 12 images a second with 800-800 on a core.
-SMALL = {"dataset.train_split": "train[:5000]", "batch_size": 50}
+SMALL = {"dataset.train_split": "train[:5000]", "batch_size": 50, "schedule.learning_rate": 0.1}
 CONNECT = {"model.regulariser": "dropconnect", "model.dropconnect_samples": 100}
 
 
-def _runs(epochs: float = 20.0, small_epochs: float = 30.0, **overrides) -> list[Run]:
+def _runs(epochs: float = 40.0, small_epochs: float = 30.0, **overrides) -> list[Run]:
     kinds = {
         "none": ({}, "1.6"),
         "dropout": (DROPOUT, "1.25"),
@@ -32,7 +31,7 @@ def _runs(epochs: float = 20.0, small_epochs: float = 30.0, **overrides) -> list
         "small: dropout": ({"model.regulariser": "dropout"}, ""),
         "small: DropConnect": (CONNECT, ""),
     }
-    large = TRAIN | {"epochs": epochs, **overrides}
+    large = TRAIN | {"epochs": epochs, "schedule.learning_rate": 0.03, **overrides}
     small = TRAIN | SMALL | {"epochs": small_epochs, **overrides}
     return [
         *(Run(name, "mlp:800-800", large | k, p) for name, (k, p) in kinds.items()),
@@ -55,14 +54,18 @@ STUDY = Study(
     claim="Dropout lowers the error of a perceptron on MNIST. A limit on the norm of each unit's"
     " weights lowers it further, and so does DropConnect in place of dropout.",
     source="Srivastava 2014, tables 2, 9; Wan 2013 (1.62, 1.28, 1.20 %, from memory)",
-    changes="784-800-800-10 rectifiers and 20 epochs for all methods; the published figures are of"
-    " 3x1024 units and a million updates. The three runs named small compare DropConnect on"
-    " 784-100-100-10 and 5,000 images, because it draws a mask of all weights for each image;"
-    " there dropout leaves the image whole. Annealed dropout (Rennie 2014) and standout (Ba 2013)"
-    " have no published figure for this network, and are no part of the verdict.",
+    changes="784-800-800-10 rectifiers, and 24,000 updates in 40 epochs for all methods. The"
+    " published figures are of networks of three layers of 1,024 rectifiers and a million updates;"
+    " that of none is of two layers of 800 logistic units. The rate, 0.03, was the best of 0.01,"
+    " 0.03 and 0.1 for dropout in 20 epochs of the first 50,000 images with the others as the test."
+    " The three runs named small compare DropConnect on 784-100-100-10, with 5,000 images and 3,000"
+    " updates, because it draws a mask of all weights for each image; there dropout leaves the"
+    " image whole. To predict, DropConnect averages 100 samples; the source has about 1,000, from"
+    " memory. Annealed dropout (Rennie 2014) and standout (Ba 2013) have no published figure for"
+    " this network, and are no part of the verdict.",
     scales={
         "smoke": Scale(_runs(0.02, 0.04), seeds=1, hours=0.02),
-        "small": Scale(_runs(), seeds=3, hours=0.8),
+        "small": Scale(_runs(), seeds=3, hours=1.2),
     },
     measures={
         ERROR: last_percent("test/top1_error"),
@@ -73,7 +76,9 @@ STUDY = Study(
     " and DropConnect are at least better than none.",
     verdict=verdict,
     figure=bars(ERROR),
-    remarks="The training errors are those of networks with masks. With dropout they are far from 0"
-    " after 20 epochs: these runs have 12,000 updates, and the published ones a million. A test of"
-    " dropout needs longer runs. Max-norm helps dropout, and DropConnect the small network.",
+    remarks="Dropout errs less than none, annealed dropout least. Max-norm does not help here: its"
+    " limit was not tuned. In the small network DropConnect helps, and dropout, which drops half of"
+    " only 100 units, does not. An earlier form of this study, with 20 epochs and a rate of 0.1,"
+    " did not reproduce the claim: dropout erred more than none.",
+    published="test error, %",
 )
