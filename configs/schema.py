@@ -304,6 +304,11 @@ OPTIMIZER = {
     ),
 }
 
+# Fields whose value is a mapping by layer. `compare.flatten` leaves out those that are empty.
+BY_LAYER: dict[str, dict] = {
+    f"optimizer.{name}": {} for name, field in OPTIMIZER.items() if field.default == {}
+}
+
 SCHEDULE = {
     "name": Field(
         "constant",

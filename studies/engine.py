@@ -38,8 +38,6 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 TRAINED = "trained.jsonl"  # in a run's workdir, one line for each part of its training
 MOST_POINTS = 40  # of a stored curve
 CURVES = ("train/loss", "train/top1_error", "test/loss", "test/top1_error", "train/examples")
-# Fields whose names are those of layers; `flatten` leaves them out while they are empty.
-_BY_LAYER = {f"optimizer.{k}": {} for k, f in schema.OPTIMIZER.items() if f.default == {}}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -58,7 +56,8 @@ class Job:
         changes: {dotted name: value} that all runs of the command share, such as data_dir.
         """
         config = load(self.run.config)
-        overrides, fields = {**self.run.overrides, **changes}, _BY_LAYER | compare.flatten(config)
+        overrides = {**self.run.overrides, **changes}
+        fields = schema.BY_LAYER | compare.flatten(config)
         if self.start:
             overrides["init_from"] = self._start_folder()
         if unknown := sorted(overrides.keys() - fields.keys()):

@@ -52,7 +52,7 @@ STUDY = Study(
     " more than residual ones.",
     verdict=verdict,
     remarks="Depth costs the residual network less than the plain one. But the residual network of"
-    " 56 layers is clearly behind that of 20 after so few epochs, and its two seeds differ more"
-    " than any other pair.",
+    " 56 layers still has a higher error than that of 20 after so few epochs, and its two seeds"
+    " differ more than any other pair.",
     published="test error, %",
 )

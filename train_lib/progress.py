@@ -18,7 +18,7 @@ def opening_block(rows: dict[str, str]) -> None:
 
 
 def _show(line: str) -> None:
-    """Prints a line on the console. A run goes on if nobody reads it any longer, as with `head`."""
+    """Prints a line on the console. If its reader has ended, as `head` does, the run continues."""
     with contextlib.suppress(BrokenPipeError):
         print(line, file=command_line.console(), flush=True)
 

@@ -226,10 +226,9 @@ def nearest(name: str, known: list[str]) -> str:
 
 def _fields(argv: list[str]) -> dict:
     """The fields of the config file without overrides; none if it cannot be loaded."""
-    mappings = {f"optimizer.{k}": {} for k, f in schema.OPTIMIZER.items() if f.default == {}}
     try:
         config = flags.FLAGS["config"].parser.parse(_flag(argv, "config"))
-        return mappings | compare.flatten(config)
+        return schema.BY_LAYER | compare.flatten(config)
     except Exception:  # the error that is being explained says why
         return {}
 
