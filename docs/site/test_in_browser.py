@@ -70,7 +70,11 @@ def problems(tab: Page, address: str):
     events = {
         "console": lambda m: found.append(f"{m.type}: {m.text} ({m.location['url']})"),
         "pageerror": lambda error: found.append(str(error)),
-        "requestfailed": lambda request: found.append(f"{request.url}: {request.failure}"),
+        # Aborted: the tab left a page before this page's icon was there.
+        "requestfailed": lambda request: (
+            request.failure == "net::ERR_ABORTED"
+            or found.append(f"{request.url}: {request.failure}")
+        ),
         "response": lambda r: r.ok or r.status == 304 or found.append(f"{r.url}: {r.status}"),
         "request": lambda request: (
             request.url.startswith((address, "data:"))
