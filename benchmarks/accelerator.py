@@ -1,40 +1,52 @@
 """What can an accelerator do with Canon? One command, one table, one JSON file.
 
     python -m benchmarks.accelerator --out=FILE.json [--parts=rates:300,gradients:60]
-        [--seconds_budget=440] [--tiny] [--cifar10=cifar10.tar.xz] [--recipe=resnet_cifar10:20]
+        [--seconds_budget=480] [--tiny] [--cifar10=cifar10.tar.xz] [--recipes=resnet_cifar10:20]
 
-Runs the parts of `benchmarks.accelerator_parts`, the most valuable first, each with an optional
-limit in seconds. A part ends after the measurement during which its limit passes. The JSON file is
-written after every measurement, so an interrupted run loses nothing that it has measured. If a
-measurement or a part fails, its error is recorded, and the next one starts.
+Runs the parts of `benchmarks.accelerator_parts`, the most valuable first, each in a process of its
+own and with a limit in seconds. A part ends after the measurement during which its limit passes; if
+it has not ended 30 seconds later, its process is killed. The JSON file is written after every
+measurement, so a part that crashes, hangs or is interrupted loses nothing that it has measured, and
+the next one starts. FILE.log has what the processes write to standard error.
 
 --tiny uses small networks, batches and few steps: a rehearsal of all parts on a CPU.
-docs/performance.md says what each part measures.
+docs/performance.md says what each part measures, and what a machine needs.
 """
 
 import argparse
-import dataclasses
+import contextlib
 import json
 import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
+# {name: limit in seconds}, the most valuable first.
+LIMITS = {
+    "rates": 180.0,
+    "gradients": 40.0,
+    "loop": 25.0,
+    "recipe": 130.0,
+    "deterministic": 45.0,
+    "batch_sizes": 30.0,
+    "options": 30.0,
+}
+GRACE = 30.0  # seconds after its limit in which a part ends by itself
+FACTS, ROW, LIMIT = "facts ", "row ", "limit"  # what the lines of a part begin with
 
-from benchmarks import accelerator_parts, models
-from benchmarks.accelerator_parts import FULL, PARTS, TINY, Run
-from errors import one_line
-from train_lib.distributed import memory
-
-Parts = Mapping[str, tuple[Callable, float]]  # {name: (function, limit in seconds)}
+Commands = Mapping[str, tuple[Sequence[str], float]]  # {name: (command, limit in seconds)}
 
 
 def cell(value) -> str:
     """A value of a row, for people."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return str(value)
+    return "-" if value is None else str(value)
 
 
 def table(document: dict) -> str:
@@ -61,78 +73,129 @@ def write(document: dict, path: Path) -> None:
     new.replace(path)
 
 
-def run_part(name: str, function: Callable, run: Run, document: dict, path: Path) -> None:
-    """Adds the rows of a part to the document, one by one, until run.deadline has passed."""
+def run_part(name: str, command: Sequence[str], limit: float, document: dict, path: Path) -> None:
+    """Adds the rows that a part prints to the document, one by one, until the part ends."""
     start = time.perf_counter()
     part = document["parts"][name] = {"seconds": 0.0, "rows": []}
+    log = path.with_suffix(".log")
+    with log.open("a") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        )
+
+    def kill():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    watchdog = threading.Timer(limit + GRACE, kill)
+    watchdog.start()
     try:
-        rows = function(run)
-        while run.seconds_left() > 0 and (row := next(rows, None)):
-            part["rows"].append(row)
-            part["seconds"] = time.perf_counter() - start
-            print(f"{name}: " + ", ".join(f"{k} {cell(v)}" for k, v in row.items()), flush=True)
-            write(document, path)
-        if run.seconds_left() <= 0:
-            part["note"] = ", ended by its limit"
-    except Exception as error:
-        part["note"] = f", failed: {type(error).__name__}: {one_line(error)}"
-        print(f"{name}{part['note']}", flush=True)
+        for line in process.stdout:
+            if line.startswith(FACTS):
+                document.update(json.loads(line.removeprefix(FACTS)))
+            elif line.startswith(ROW):
+                row = json.loads(line.removeprefix(ROW))
+                part["rows"].append(row)
+                part["seconds"] = time.perf_counter() - start
+                print(f"{name}: " + ", ".join(f"{k} {cell(v)}" for k, v in row.items()), flush=True)
+                write(document, path)
+            elif line.startswith(LIMIT):
+                part["note"] = ", ended by its limit"
+        if process.wait():
+            last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
+            part["note"] = f", failed with status {process.returncode}: {last}"
+            print(f"{name}{part['note']}", flush=True)
+    finally:
+        watchdog.cancel()
+        kill()
     part["seconds"] = time.perf_counter() - start
     write(document, path)
 
 
-def measure(parts: Parts, run: Run, budget: float, facts: dict, path: Path) -> dict:
+def measure(commands: Commands, budget: float, path: Path) -> dict:
     """Runs the parts and returns the document. budget: seconds for all of them."""
-    document: dict = {**facts, "parts": {}}
+    document: dict = {"started": time.strftime("%Y-%m-%d %H:%M:%S"), "parts": {}}
     end = time.perf_counter() + budget
-    for name, (function, limit) in parts.items():
-        deadline = min(end, time.perf_counter() + limit)
-        run_part(name, function, dataclasses.replace(run, deadline=deadline), document, path)
-    if "rates" in document["parts"]:
-        rates = document["parts"]["rates"]
-        summary = {"seconds": rates["seconds"], "rows": accelerator_parts.best(rates["rows"])}
-        document["parts"]["rates, images/s at the best batch size"] = summary
+    for name, (command, limit) in commands.items():
+        limit = min(limit, end - time.perf_counter())
+        if limit > 0:
+            run_part(name, [*command, f"--seconds={limit}"], limit, document, path)
+    rates = document["parts"].get("rates")
+    if rates and rates["rows"]:
+        heading = "rates, images/s at the best batch size"
+        document["parts"][heading] = {
+            "seconds": rates["seconds"],
+            "rows": best(rates["rows"], document["kind"]),
+        }
         write(document, path)
     return document
 
 
-def chosen(text: str) -> Parts:
+# Images/s of one card that trains ResNet-50: MLPerf Training, closed division; H100: to 7,450.
+MLPERF = {"NVIDIA H100 80GB HBM3": 7160.0, "NVIDIA H200": 7950.0}
+VERSIONS = ("ours", "linen", "torch")
+
+
+def best(rows: list[dict], device: str = "") -> list[dict]:
+    """Of the rows of `rates`: a row for each family and mode, each version at its best batch.
+
+    A row for each mode follows, with the geometric means of the ratios over the families.
+    device: its kind, as JAX names it. ResNet-50 is also compared with MLPerf's rate on it, if any.
+    """
+    found: dict = {}
+    for row in rows:
+        speeds = found.setdefault((row["mode"], row["family"]), dict.fromkeys(VERSIONS, 0.0))
+        version = row["version"].partition(",")[0]  # "torch, CUDA graphs" is torch
+        speeds[version] = max(speeds[version], row.get("images/s", 0.0))
+    summary, ratios = [], {}
+    for (mode, family), speeds in sorted(found.items(), reverse=True):
+        row = {"mode": mode, "family": family, **speeds}
+        for version in VERSIONS[1:]:
+            ratio = speeds["ours"] / speeds[version] if speeds[version] else None
+            row[f"ours/{version}"] = ratio
+            ratios.setdefault((mode, f"ours/{version}"), []).extend([ratio] if ratio else [])
+        is_published = (mode, family) == ("train", "resnet_50_v1.5") and device in MLPERF
+        row["ours/MLPerf"] = row["ours"] / MLPERF[device] if is_published else None
+        summary.append(row)
+    for (mode, ratio), values in ratios.items():
+        if values:
+            labels = {"mode": mode, "ratio": ratio, "families": len(values)}
+            summary.append(labels | {"geometric mean": statistics.geometric_mean(values)})
+    return summary
+
+
+def chosen(text: str) -> dict[str, float]:
     """The parts that --parts names, in its order. Raises ValueError for an unknown one."""
     if not text:
-        return PARTS
-    parts = {}
+        return LIMITS
+    limits = {}
     for word in text.split(","):
         name, _, limit = word.partition(":")
-        if name not in PARTS:
-            raise ValueError(f"no part {name!r}: there are {', '.join(PARTS)}")
-        parts[name] = (PARTS[name][0], float(limit) if limit else PARTS[name][1])
-    return parts
+        if name not in LIMITS:
+            raise ValueError(f"no part {name!r}: there are {', '.join(LIMITS)}")
+        limits[name] = float(limit) if limit else LIMITS[name]
+    return limits
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--parts", default="", help="names, each with :SECONDS if it has a limit")
-    parser.add_argument("--seconds_budget", type=float, default=440.0, help="for all parts")
+    parser.add_argument("--seconds_budget", type=float, default=480.0, help="for all parts")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal on a CPU")
     parser.add_argument("--cifar10", default="", help="archive of images, SPLIT/LABEL/NAME.jpg")
-    parser.add_argument("--recipe", default="resnet_cifar10:20", help="a recipe for CIFAR-10")
+    parser.add_argument("--recipes", default="resnet_cifar10:20", help="for CIFAR-10, with commas")
     arguments = parser.parse_args()
     try:
-        parts = chosen(arguments.parts)
+        limits = chosen(arguments.parts)
     except ValueError as error:
         parser.error(f"--parts: {error}")
-
-    memory.keep_freed_memory()
-    # torch and other processes need a part of a GPU's memory.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    why_no_torch = accelerator_parts.why_no_torch()
-    facts = models.setting(not why_no_torch, models.use_cores(0))
-    facts |= {"torch": facts.get("torch", why_no_torch), "tiny": arguments.tiny}
-    facts |= {"devices": jax.local_device_count(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-    print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
-    run = Run(TINY if arguments.tiny else FULL, arguments.cifar10, arguments.recipe)
-    print(table(measure(parts, run, arguments.seconds_budget, facts, arguments.out)))
+    flags = ["--tiny"] if arguments.tiny else []
+    flags += [f"--cifar10={arguments.cifar10}", f"--recipes={arguments.recipes}"]
+    flags.append(f"--folder={arguments.out.resolve().parent}")
+    module = [sys.executable, "-m", "benchmarks.accelerator_parts"]
+    commands = {name: ([*module, name, *flags], limit) for name, limit in limits.items()}
+    print(table(measure(commands, arguments.seconds_budget, arguments.out)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,24 @@
-"""The parts of `benchmarks.accelerator`: each is a generator of rows, one for each measurement."""
+"""The parts of `benchmarks.accelerator`: each is a generator of rows, one for each measurement.
 
+    python -m benchmarks.accelerator_parts PART --seconds=N [--tiny] [--cifar10=...] [--recipes=...]
+        [--folder=FOLDER]
+
+prints lines: the facts of the machine, then the rows, in JSON. `benchmarks.accelerator` starts it.
+FOLDER gets the metrics of the recipes that are trained.
+"""
+
+import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import json
+import math
+import os
+import re
+import shutil
 import statistics
 import tarfile
 import tempfile
@@ -19,6 +33,7 @@ from PIL import Image
 from benchmarks import accelerator_checks as checks
 from benchmarks import loop as loop_benchmark
 from benchmarks import models
+from benchmarks.accelerator import FACTS, LIMIT, ROW
 from configs.load import load
 from errors import one_line
 from input_pipeline import sources
@@ -28,15 +43,16 @@ from train_lib.distributed.signals import StopRequest
 
 # Dense bfloat16 operations per second: NVIDIA's data sheets of the H100 SXM and the H200.
 PEAKS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
-# Images/s of one card that trains ResNet-50: MLPerf Training, closed division.
-MLPERF = "MLPerf: 7,160 to 7,450 (H100), 7,950 (H200)"
 # XLA's options, one at a time. The first row has none.
 OPTIONS = (
     {},
     {"xla_gpu_force_conv_nhwc": True},
     {"xla_gpu_experimental_enable_conv_fusion": True},
+    {"xla_gpu_use_runtime_fusion": True},
     {"xla_gpu_autotune_level": 0},
+    {"xla_gpu_per_fusion_autotune_cache_dir": "/tmp/autotune"},
     {"xla_gpu_enable_command_buffer": ""},
+    {"xla_gpu_command_buffer_unroll_loops": True},
     {"xla_gpu_enable_latency_hiding_scheduler": True},
     {"optimization_level": "O1"},
 )
@@ -49,11 +65,11 @@ class Settings:
     batches: {family: batch sizes of `rates`}, the most valuable first.
     scaled: {family: batch size of `options`}. sizes: of `batch_sizes`, for the same families.
     rounds, seconds: number and length of the slices that are timed.
-    k: steps in a call; 0 for the config's.
+    k: steps in a call of ours, for families with images of at most 32 pixels; others have one.
     layers: beginnings of the names of layers. gradient_batch: for the times of input gradients.
     examples, loop_recipes, loop_seconds: of `loop`.
     recipe_steps: 0 for the whole recipe.
-    same_recipes, same_steps: of `deterministic`.
+    same_recipe, same_steps: of `deterministic`.
     """
 
     batches: dict[str, tuple[int, ...]]
@@ -68,7 +84,7 @@ class Settings:
     loop_recipes: tuple[str, ...]
     loop_seconds: float
     recipe_steps: int
-    same_recipes: tuple[str, ...]
+    same_recipe: str
     same_steps: int
 
 
@@ -88,19 +104,19 @@ FULL = Settings(
         "resnet_18": (256, 512),
         "vgg_A": (128, 256),
     },
-    scaled={"resnet_cifar10_20": 128, "resnet_50_v1.5": 256},
+    scaled={"resnet_50_v1.5": 256, "resnet_cifar10_20": 128},
     sizes=(1024, 32, 512, 64, 256, 128),
-    rounds=5,
-    seconds=0.3,
-    k=0,
+    rounds=3,
+    seconds=0.2,
+    k=50,
     layers=("",),
     gradient_batch=256,
     examples=50_000,
     loop_recipes=("resnet_cifar10:20", "cuda_convnet:26pct"),
-    loop_seconds=3.0,
+    loop_seconds=1.0,
     recipe_steps=0,
-    same_recipes=("resnet_cifar10:20", "cuda_convnet:26pct"),
-    same_steps=100,
+    same_recipe="resnet_cifar10:20",
+    same_steps=500,
 )
 TINY = Settings(
     batches={"mlp_300": (4, 8), "lenet5": (4,)},
@@ -108,25 +124,26 @@ TINY = Settings(
     sizes=(2, 4),
     rounds=2,
     seconds=0.01,
-    k=1,
+    k=2,
     layers=("max pooling 2/2", "maxout", "fully", "LRN across"),
     gradient_batch=1,
     examples=500,
     loop_recipes=("cuda_convnet:26pct",),
     loop_seconds=0.2,
     recipe_steps=3,
-    same_recipes=("cuda_convnet:26pct",),
-    same_steps=3,
+    same_recipe="cuda_convnet:26pct",
+    same_steps=4,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a part gets. deadline: of time.perf_counter, in seconds."""
+    """What a part gets. deadline: of time.perf_counter, in seconds. See the flags."""
 
     settings: Settings
     cifar10: str = ""
-    recipe: str = "resnet_cifar10:20"
+    recipes: tuple[str, ...] = ("resnet_cifar10:20",)
+    folder: Path = Path()
     deadline: float = float("inf")
 
     def seconds_left(self) -> float:
@@ -165,6 +182,54 @@ def random_batch(family: models.Family, batch: int) -> tuple[np.ndarray, np.ndar
     return images, random.integers(0, family.classes, batch, np.int32)
 
 
+_BITS = {"pred": 8, "bf16": 16, "c64": 64}  # the names of other types end with their bits
+_SHAPE = re.compile(r"\b(pred|bf16|[a-z]\d+)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][\w-]*)\((.*)$")
+# Instructions that move nothing, and the ends of those that were counted when they started.
+_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional")
+
+
+def moved_bytes(program: str) -> float:
+    """The bytes that the instructions of a compiled program, as text, read and write.
+
+    Each reads its operands and writes its result once. Fusions and library calls count as one. Of a
+    loop or a conditional, nothing is counted, and of a library call not its scratch memory.
+    """
+    blocks = re.split(r"\n(?=\S)", program)
+    computations = {}
+    for block in blocks:
+        head, _, body = block.partition("\n")
+        name = re.match(r"(ENTRY )?%?([^\s(]+)", head)
+        if name and head.rstrip().endswith("{"):
+            computations["ENTRY" if name[1] else name[2]] = body.splitlines()
+
+    def size(text: str) -> float:
+        shapes = _SHAPE.findall(text)
+        return sum(
+            math.prod(map(int, filter(None, dims.split(","))))
+            * (_BITS.get(kind) or int(re.sub(r"\D", "", kind)))
+            / 8
+            for kind, dims in shapes
+        )
+
+    def total(lines: list[str]) -> float:
+        sizes, bytes_ = {}, 0.0
+        for name, shape, operation, rest in map(
+            re.Match.groups, filter(None, map(_INSTRUCTION.match, lines))
+        ):
+            is_library = operation == "custom-call"
+            sizes[name] = size(re.sub(r"\bu8\[\d+\]", "", shape) if is_library else shape)
+            called = re.search(r"to_apply=%?([\w.-]+)", rest)
+            if operation == "call" and called:
+                bytes_ += total(computations[called[1]])
+            elif operation not in _FREE and not operation.endswith("-done"):
+                operands = re.findall(r"%([\w.-]+)", rest.split("), ")[0])
+                bytes_ += sizes[name] + sum(sizes.get(operand, 0.0) for operand in operands)
+        return bytes_
+
+    return total(computations["ENTRY"])
+
+
 class Family:
     """A family's steps in bfloat16 with a batch on the device. version: "ours" or "linen"."""
 
@@ -172,7 +237,7 @@ class Family:
         self.family, self.batch, self.settings = models.FAMILIES[name], batch, settings
         config = models.load_config(self.family)
         config.model.dtype = "bfloat16"
-        k = settings.k or config.steps_per_dispatch
+        k = settings.k if self.family.shape[0] <= 32 else 1
         self.images = random_batch(self.family, batch)
         self.steps = models.JaxSteps(self.family, config, *self.images, k, False)
         batches, devices = self.steps.batches, parallel.local_devices(1)
@@ -191,14 +256,15 @@ class Family:
         return images_per_second(call, self.steps.wait, images, self.settings)
 
     def train(self, version: str) -> dict:
-        """The rate of training, the cost of a step by XLA, and the fraction of the card's peak."""
-        compiled = self.lower(version).compile()
-        # One step with plain primitives, before optimisation: no hidden calls of libraries.
-        flops = self.lower("linen").cost_analysis()["flops"]
+        """The rate of training, and for ours the cost of a step and the fraction of the peak."""
+        compiled, k = self.lower(version).compile(), self.steps.steps[version]
         rate = self.rate(compiled, version)  # it puts the compiled step into the program's place
-        row = {"images/s": rate, "GFLOP/step": flops / 1e9}
-        if self.steps.steps[version] == 1:  # XLA counts the steps of a scan only once
-            row["GB/step"] = compiled.cost_analysis().get("bytes accessed", 0.0) / 1e9
+        row = {"images/s": rate, "steps/call": k}
+        if version != "ours":
+            return row
+        flops = self.steps.operations()
+        row["GFLOP/step"] = flops / 1e9
+        row["GB/step"] = moved_bytes(compiled.as_text()) / 1e9 if k == 1 else None
         if peak := PEAKS.get(jax.devices()[0].device_kind):
             row["of peak"] = flops / self.batch * rate / peak
         return row
@@ -210,79 +276,65 @@ class Family:
         return {"images/s": images_per_second(call, self.steps.wait, self.batch, self.settings)}
 
 
-def torch_rate(name: str, batch: int, mode: str, settings: Settings) -> dict:
-    """The rate of torch.compile in bfloat16 (autocast), channels last."""
+def torch_rate(name: str, batch: int, mode: str, settings: Settings, graphs: bool) -> dict:
+    """The rate of torch.compile in bfloat16 (autocast), channels last. graphs: with CUDA graphs."""
     torch, family = models.torch, models.FAMILIES[name]
+    # Else torch compiles a later network for any shape, and none after the eighth.
+    torch._dynamo.reset()
     config = models.load_config(family)
     loss = models.torch_nets.loss_of(config.loss.name, config.loss.get("j"))
     scale = (config.preprocess.low, config.preprocess.high, models.RATE, models.MOMENTUM)
     steps = models.torch_nets.Steps(name, *random_batch(family, batch), loss, *scale)
     steps.use("channels_last")
-    steps.net.compile()
-    call = getattr(steps, mode)
-    with torch.autocast(steps.device.type, torch.bfloat16):
-        for _ in range(3):  # the first calls compile, and choose kernels
-            models.seconds_of(call, steps.wait, 1)
-        return {"images/s": images_per_second(call, steps.wait, batch, settings)}
+    steps.net.compile(dynamic=False, mode="reduce-overhead" if graphs else "default")
+
+    def call():
+        # Anew for each step: autocast keeps converted weights until it ends.
+        with torch.autocast(steps.device.type, torch.bfloat16):
+            getattr(steps, mode)()
+
+    for _ in range(3):  # the first calls compile, and choose kernels
+        models.seconds_of(call, steps.wait, 1)
+    return {"images/s": images_per_second(call, steps.wait, batch, settings)}
 
 
 def rates(run: Run) -> Iterator[dict]:
-    """Every family: ours, torch, linen; training before inference; then with larger batches."""
-    settings, rows = run.settings, []
+    """Every family: ours and torch in training, then inference; linen; then larger batches."""
+    settings = run.settings
     families: dict = {}
-    versions = ("ours", "linen") if why_no_torch() else ("ours", "torch", "linen")
+    theirs = () if why_no_torch() else ("torch",)
+    graphs = ("torch, CUDA graphs",) if theirs and jax.default_backend() == "gpu" else ()
+    groups = (
+        *(("train", ("ours", *theirs)), ("infer", ("ours", *theirs))),
+        *(("train", graphs), ("train", ("linen",)), ("infer", ("linen",))),
+    )
 
     def measure(name, batch, mode, version):
-        if version == "torch":
-            return torch_rate(name, batch, mode, settings)
+        if version.startswith("torch"):
+            return torch_rate(name, batch, mode, settings, version != "torch")
         if (name, batch) not in families:
             families[name, batch] = Family(name, batch, settings)
-        return getattr(families[name, batch], mode)(version)
+        try:
+            return getattr(families[name, batch], mode)(version)
+        except Exception:
+            del families[name, batch]  # its state may be lost
+            raise
 
     for turn in range(max(map(len, settings.batches.values()))):
-        for mode in ("train", "infer"):
-            for version in versions:
-                for name, sizes in settings.batches.items():
-                    if turn < len(sizes) and run.seconds_left() > 0:
-                        labels = {"family": name, "mode": mode, "version": version}
-                        arguments = (name, sizes[turn], mode, version)
-                        rows.append(
-                            attempt(
-                                labels | {"batch": sizes[turn]},
-                                functools.partial(measure, *arguments),
-                            )
-                        )
-                        yield rows[-1]
+        for mode, versions in groups:
+            for (name, sizes), version in itertools.product(settings.batches.items(), versions):
+                # CUDA graphs save the time between kernels, which only small networks notice.
+                is_large = models.FAMILIES[name].shape[0] > 32
+                if turn < len(sizes) and not (is_large and version in graphs):
+                    labels = {"family": name, "mode": mode, "version": version}
+                    arguments = (name, sizes[turn], mode, version)
+                    labels |= {"batch": sizes[turn]}
+                    yield attempt(labels, functools.partial(measure, *arguments))
         families.clear()
 
 
-def best(rows: list[dict]) -> list[dict]:
-    """Of the rows of `rates`: a row for each family and mode, each version at its best batch."""
-    found: dict = {}
-    for row in rows:
-        speeds = found.setdefault((row["family"], row["mode"]), {})
-        speeds[row["version"]] = max(row.get("images/s", 0.0), speeds.get(row["version"], 0.0))
-    summary = []
-    for (family, mode), speeds in found.items():
-        row = {"family": family, "mode": mode}
-        row |= {version: speeds.get(version, 0.0) for version in models.VERSIONS}
-        for version in models.VERSIONS[1:]:
-            other = row[version]
-            row[f"ours/{version}"] = row["ours"] / other if other else None
-        is_resnet_50 = (family, mode) == ("resnet_50_v1.5", "train")
-        summary.append(row | {"published": MLPERF if is_resnet_50 else ""})
-    return summary
-
-
 def gradients(run: Run) -> Iterator[dict]:
-    """Each layer's gradients in float32 against float64, then the time of strided ones."""
-
-    def differences(name):
-        return {p: checks.gradient_difference(name, p) for p in ("default", "highest")}
-
-    for name in checks.LAYERS:
-        if name.startswith(run.settings.layers):
-            yield attempt({"layer": name}, functools.partial(differences, name))
+    """The time of strided input gradients, then each layer's gradients against float64."""
     batch, rounds = run.settings.gradient_batch, run.settings.rounds
 
     def milliseconds(size):
@@ -294,21 +346,30 @@ def gradients(run: Run) -> Iterator[dict]:
     for size in (3, 1):
         labels = {"input gradient": f"conv {size}x{size}"}
         yield attempt(labels, functools.partial(milliseconds, size))
+    for name in checks.LAYERS:
+        if name.startswith(run.settings.layers):
+            yield attempt({"layer": name}, functools.partial(checks.gradient_differences, name))
 
 
 def loop(run: Run) -> Iterator[dict]:
     """The training loop against the bare step, with the recipe's own batch and precision."""
     settings = run.settings
 
-    def measure(recipe):
-        exp = checks.synthetic_experiment(recipe, settings.examples, epochs=10_000.0)
+    def measure(recipe, k):
+        changes = {"epochs": 10_000.0, "steps_per_dispatch": k}
+        exp = checks.synthetic_experiment(recipe, settings.examples, **changes)
         pairs = list(loop_benchmark.compare(exp, settings.loop_seconds, settings.rounds))
         bare, whole = (statistics.median(values) for values in zip(*pairs, strict=True))
         ratio = statistics.median(m / b for b, m in pairs)
         return {"bare, images/s": bare, "loop, images/s": whole, "ratio": ratio}
 
-    for recipe in settings.loop_recipes:
-        yield attempt({"recipe": recipe}, functools.partial(measure, recipe))
+    for recipe, k in itertools.product(settings.loop_recipes, (settings.k, 1)):
+        labels = {"recipe": recipe, "steps/call": k}
+        yield attempt(labels, functools.partial(measure, recipe, k))
+
+
+def _pixels(encoded: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(encoded)))
 
 
 class Cifar10Archive:
@@ -317,15 +378,18 @@ class Cifar10Archive:
     IMAGE_SHAPE, CLASS_NAMES = sources.KNOWN["cifar10"]
 
     def __init__(self, path: str):
-        self.splits: dict = {"train": ([], []), "test": ([], [])}
+        files: dict = {"train": ([], []), "test": ([], [])}
         with tarfile.open(path) as archive:
             for member in filter(tarfile.TarInfo.isfile, archive):
                 split, label, _ = member.name.split("/")
-                images, labels = self.splits[split]
-                images.append(
-                    np.asarray(Image.open(io.BytesIO(archive.extractfile(member).read())))
-                )
+                images, labels = files[split]
+                images.append(archive.extractfile(member).read())
                 labels.append(self.CLASS_NAMES.index(label))
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            self.splits = {
+                split: (list(pool.map(_pixels, images)), labels)
+                for split, (images, labels) in files.items()
+            }
 
     def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [n, 32, 32, 3] and labels int32 [n] of "train" or "test"."""
@@ -345,45 +409,59 @@ class StopAt(StopRequest):
 
 
 def recipe(run: Run) -> Iterator[dict]:
-    """Trains a recipe on CIFAR-10. The row has the test error after the last evaluation."""
+    """Trains recipes on CIFAR-10. A row has the test error after the last evaluation."""
     if not run.cifar10:
-        yield {"recipe": run.recipe, "error": "--cifar10 is not given"}
+        yield {"recipe": ",".join(run.recipes), "error": "--cifar10 is not given"}
         return
     start = time.perf_counter()
     sources.EMBEDDED["cifar10"] = Cifar10Archive(run.cifar10)
-    yield {"recipe": run.recipe, "seconds to read the archive": time.perf_counter() - start}
-    config = load(run.recipe)
-    config.num_devices, config.steps = 1, run.settings.recipe_steps
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, StopAt(run) as stop:
-        with contextlib.suppress(train.Stopped):
-            train.train_and_evaluate(config, Path(folder, "run"), stop=stop)
-        lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
-        evaluated = [row for row in map(json.loads, lines) if "test/top1_error" in row]
-    last = evaluated[-1] if evaluated else {}
-    error = last.get("test/top1_error")
-    yield {
-        "recipe": run.recipe,
-        "step": last.get("step", 0),
-        "test error, %": error if error is None else 100 * error,
-        "seconds": time.perf_counter() - start,
-    }
+    yield {"archive": run.cifar10, "seconds to read": time.perf_counter() - start}
+
+    def train_recipe(name):
+        config = load(name)
+        config.num_devices, config.steps = 1, run.settings.recipe_steps
+        config.steps_per_dispatch = run.settings.k
+        config.evaluate.every_epochs, config.checkpoint.every_epochs = 10.0, 1000.0
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder, StopAt(run) as stop:
+            with contextlib.suppress(train.Stopped):
+                train.train_and_evaluate(config, Path(folder, "run"), stop=stop)
+            metrics = Path(folder, "run", "metrics.jsonl")
+            records = list(map(json.loads, metrics.read_text().splitlines()))
+            shutil.copy(metrics, run.folder / f"{name.replace(':', '_')}.jsonl")
+        last = [record for record in records if "test/top1_error" in record][-1:]
+        return {
+            "step": records[-1]["step"] if records else 0,
+            "evaluated at step": last[0]["step"] if last else None,
+            "test error, %": 100 * last[0]["test/top1_error"] if last else None,
+            "seconds": time.perf_counter() - start,
+        }
+
+    for name in run.recipes:
+        yield attempt({"recipe": name}, functools.partial(train_recipe, name))
 
 
 def deterministic(run: Run) -> Iterator[dict]:
     """See `accelerator_checks.determinism`."""
+    settings = run.settings
     with tempfile.TemporaryDirectory() as folder:
-        for number, name in enumerate(run.settings.same_recipes):
-            place = Path(folder, str(number))
-            yield from checks.determinism(name, run.settings.same_steps, place)
+        yield from checks.determinism(
+            settings.same_recipe, settings.same_steps, settings.k, Path(folder)
+        )
 
 
 def batch_sizes(run: Run) -> Iterator[dict]:
-    """Training rates at several batch sizes, each compiled anew."""
-    for size in run.settings.sizes:
-        for name in run.settings.scaled:
-            labels = {"family": name, "batch": size}
-            yield attempt(labels, lambda n=name, s=size: Family(n, s, run.settings).train("ours"))
+    """Ours and torch in training at several batch sizes, each compiled anew."""
+    settings = run.settings
+    for size, name in itertools.product(settings.sizes, settings.scaled):
+        labels = {"family": name, "batch": size}
+        yield attempt(
+            labels | {"version": "ours"},
+            lambda n=name, s=size: Family(n, s, settings).train("ours"),
+        )
+        if not why_no_torch():
+            arguments = (name, size, "train", settings, False)
+            yield attempt(labels | {"version": "torch"}, functools.partial(torch_rate, *arguments))
 
 
 def options(run: Run) -> Iterator[dict]:
@@ -404,13 +482,46 @@ def options(run: Run) -> Iterator[dict]:
             yield attempt(labels, functools.partial(measure, family, lowered, chosen))
 
 
-# {name: (function, limit in seconds)}, the most valuable first.
 PARTS = {
-    "rates": (rates, 170.0),
-    "gradients": (gradients, 30.0),
-    "loop": (loop, 20.0),
-    "recipe": (recipe, 110.0),
-    "deterministic": (deterministic, 50.0),
-    "batch_sizes": (batch_sizes, 30.0),
-    "options": (options, 30.0),
+    "rates": rates,
+    "gradients": gradients,
+    "loop": loop,
+    "recipe": recipe,
+    "deterministic": deterministic,
+    "batch_sizes": batch_sizes,
+    "options": options,
 }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--cifar10", default="")
+    parser.add_argument("--recipes", default="resnet_cifar10:20")
+    parser.add_argument("--folder", type=Path, default=Path())
+    arguments = parser.parse_args()
+    deadline = time.perf_counter() + arguments.seconds
+    # torch and other processes need a part of a GPU's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    facts = models.setting(not why_no_torch(), models.use_cores(0))
+    facts |= {"torch": facts.get("torch", why_no_torch()), "tiny": arguments.tiny}
+    facts |= {"kind": jax.devices()[0].device_kind, "devices": jax.local_device_count()}
+    print(FACTS + json.dumps(facts), flush=True)
+    run = Run(
+        TINY if arguments.tiny else FULL,
+        arguments.cifar10,
+        tuple(arguments.recipes.split(",")),
+        arguments.folder,
+        deadline,
+    )
+    for row in PARTS[arguments.part](run):
+        print(ROW + json.dumps(row), flush=True)
+        if run.seconds_left() <= 0:
+            print(LIMIT, flush=True)
+            break
+
+
+if __name__ == "__main__":
+    main()

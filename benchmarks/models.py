@@ -180,7 +180,7 @@ class JaxSteps:
             transform,
             auxiliary_weight=config.loss.auxiliary_weight,
         )
-        step = make_train_step(recipe)
+        step = self._step = make_train_step(recipe)
 
         def infer(variables, images):
             return module.apply(variables, transform(images), train=False)
@@ -209,6 +209,19 @@ class JaxSteps:
 
     def parameters(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+    def operations(self) -> float:
+        """Floating-point operations of a training step, by XLA's analysis before optimisation.
+
+        It is that of plain linen's step, which has no hidden calls of libraries, lowered for the
+        CPU: JAX has no such analysis for GPUs.
+        """
+        cpu = jax.local_devices(backend="cpu")[:1]
+        program = parallel.train_step(under(plain_linen, self._step), cpu, options={})
+        batch = {name: value[:, 0] for name, value in self.batches["ours"].items()}
+        shapes = jax.tree.map(jax.typeof, (self.state, batch))
+        shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), shapes)
+        return program.lower(*shapes).cost_analysis()["flops"]
 
     def train(self, version: str):
         self.state, self.last = self.programs[version](self.state, self.batches[version])
