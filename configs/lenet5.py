@@ -79,7 +79,7 @@ def get_config(argument: str = "digits") -> ConfigDict:
         config.schedule.learning_rate = 0.001
         config.evaluate.every_epochs = 5.0
         config.checkpoint.every_epochs = 5.0
-        # 1,442 images are few: they are distorted in the ways of sec. III.C, which has no numbers.
+        # 1,442 images are few: they are distorted in the ways of sec. III.B, which has no numbers.
         config.augment.update({"translate": 2.0, "scale": 0.15, "squeeze": 0.15, "shear": 0.3})
     return config
 

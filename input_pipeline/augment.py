@@ -76,7 +76,7 @@ def flip(key: jax.Array, image: jax.Array) -> jax.Array:
 def affine_distort(
     key: jax.Array, image: jax.Array, translate: float, scale: float, squeeze: float, shear: float
 ) -> jax.Array:
-    """A random planar affine distortion, of the kinds of LeCun 1998, sec. III.C.
+    """A random planar affine distortion, of the kinds of LeCun 1998, sec. III.B.
 
     uint8 [h, w, c] -> float32 [h, w, c] in 0..255, bilinear, background 0. The ranges, which the
     paper does not give, are +-: translate: pixels along each axis. scale: share of the size.

@@ -23,7 +23,7 @@ def verdict(results: Results) -> Verdict:
 
 STUDY = Study(
     claim="LeNet-5 errs less if its training images are distorted at random.",
-    source="LeCun 1998, sec. III.C (on MNIST: 0.95 % without, 0.8 % with distortions)",
+    source="LeCun 1998, sec. III.B (on MNIST: 0.95 % without, 0.8 % with distortions)",
     changes="The 1,797 digits of scikit-learn, of which 355 are for the test: one is 0.28 points."
     " SGD with a cosine schedule. The ranges of the distortions are ours: the source gives none.",
     scales={

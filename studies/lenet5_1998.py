@@ -66,7 +66,7 @@ def figure(results: Results) -> Figure:
 STUDY = Study(
     claim="Stochastic diagonal Levenberg-Marquardt trains LeNet-5 to 0.95 % on MNIST in 20 passes,"
     " with 0.35 % on the training set, and to 0.8 % with distorted images.",
-    source="LeCun 1998, sec. III.B-C, fig. 5 and app. C",
+    source="LeCun 1998, sec. III.B, fig. 5 and app. C",
     changes="mu is 0.5 in place of 0.02, with which training does not succeed here. Two short runs"
     " have the published 0.02, one of them with initial weights of the deviation 1 / sqrt(fan-in)."
     " The paper gives no value for j (here 0.1), for the initial biases (0) and for the ranges of"

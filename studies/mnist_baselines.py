@@ -3,7 +3,7 @@
 from studies.study import Results, Run, Scale, Study, Verdict, last_percent
 
 ERROR = "test error, %"
-# The distortions of sec. III.C that Canon has.
+# The distortions of sec. III.B that Canon has.
 DISTORTED = {
     "augment.translate": 2.0,
     "augment.scale": 0.15,
