@@ -68,8 +68,10 @@ check: setup lint
 	@$(MAKE) --no-print-directory notebooks
 	@$(MAKE) --no-print-directory browser
 
+# Also the tests of weight files that torch writes.
 parity: $(VENV)/parity-ready
-	@$(BIN)/python -m pytest -n 2 tests/parity
+	@$(BIN)/python -m pytest -n 2 tests/parity tests/models/test_exchange_files.py \
+	  tests/models/test_exchange_damaged.py
 
 $(VENV)/parity-ready: $(VENV)/ready Makefile
 	@echo "installing torch, OpenCV and scikit-image into $(VENV)"
@@ -90,6 +92,7 @@ $(VENV)/tracker-ready: $(VENV)/ready Makefile
 	@touch $@
 
 notebooks: $(VENV)/notebooks-ready
+	@$(BIN)/python -m pytest tests/train_lib/test_progress.py
 	@$(BIN)/python notebooks/render.py $(NOTEBOOK)
 
 $(VENV)/notebooks-ready: $(VENV)/ready Makefile

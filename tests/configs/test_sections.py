@@ -7,6 +7,7 @@ import importlib
 
 import pytest
 
+from configs.compare import flatten
 from configs.load import load
 
 # By file, or by file and argument.
@@ -110,6 +111,52 @@ def test_a_recipe_has_the_rules_of_the_compared_one(name):
         expected[section][field] = value
     for section in ("optimizer", "schedule", "loss"):
         assert config[section].to_dict() == expected[section].to_dict()
+
+
+# What the comparison changes, and what it leaves out; each from its paper.
+PUBLISHED = {
+    "alexnet:two_tower": {  # Krizhevsky 2012, sec. 2, 4, 5
+        **{"batch_size": 128, "epochs": 90.0, "preprocess.mean": "pixel", "augment.flip": True},
+        **{"view.size": 224, "view.train_scale": (256, 256), "view.square": True},
+        **{"augment.lighting": "eigenvalues", "augment.lighting_deviation": 0.1},
+        **{"model.regulariser": "dropout", "model.drop_rate": 0.5},
+    },
+    "vgg:D": {  # Simonyan 2015, sec. 2.1, 3.1
+        **{"batch_size": 256, "epochs": 74.0, "preprocess.mean": "channel", "augment.flip": True},
+        **{"view.size": 224, "view.train_scale": (256, 256), "augment.lighting": "eigenvalues"},
+        **{"model.regulariser": "dropout", "model.drop_rate": 0.5},
+    },
+    "googlenet:lrn": {  # Szegedy 2014, sec. 5, 6
+        **{"view.size": 224, "view.train": "area", "view.area": (0.08, 1.0)},
+        **{"augment.flip": True, "model.regulariser": "dropout", "model.drop_rate": 0.4},
+        **{"view.interpolation": "random", "preprocess.mean": "channel"},
+    },
+    "resnet:50": {  # He 2015, sec. 3.4: 60 x 10^4 iterations
+        **{"batch_size": 256, "epochs": pytest.approx(600_000 * 256 / 1_281_167, abs=0.05)},
+        **{"view.size": 224, "view.train_scale": (256, 480), "preprocess.mean": "pixel"},
+        **{"augment.flip": True, "augment.lighting": "eigenvalues", "model.regulariser": "none"},
+    },
+    "resnet_cifar10:20": {  # He 2015, sec. 4.2: 64,000 iterations
+        **{"batch_size": 128, "epochs": 64_000 * 128 / 50_000, "augment.flip": True},
+        **{"preprocess.pad": 4, "preprocess.crop": 32, "augment.crop": True},
+        **{"preprocess.mean": "pixel", "model.regulariser": "none"},
+    },
+    "lenet5:mnist_1998": {  # LeCun 1998, sec. II.B, III.A, III.B
+        **{"batch_size": 1, "epochs": 20.0, "dataset.order": "fixed", "preprocess.pad": 2},
+        **{"preprocess.low": -0.1, "preprocess.high": 1.175, "model.regulariser": "none"},
+    },
+    "maxout:mnist_dense": {  # Goodfellow 2013, sec. 5.1; mnist_pi.yaml
+        **{"batch_size": 100, "model.regulariser": "dropout", "model.drop_rate": 0.5},
+        **{"model.input_drop_rate": 0.2},
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_has_the_published_numbers(name):
+    config = flatten(load(name))
+    for field, value in PUBLISHED[name].items():
+        assert config[field] == (list(value) if isinstance(value, tuple) else value), field
 
 
 def test_numbers_that_the_comparison_changes():

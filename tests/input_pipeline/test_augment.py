@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+from scipy import ndimage
 
 from configs import alexnet, googlenet, lenet5, resnet_cifar10
 from input_pipeline import augment
@@ -193,3 +194,24 @@ def test_the_description_names_what_is_in_use(config, expected):
     if "lighting" in expected:
         expected += ", lighting_deviation 0.2"
     assert augment.describe(config.augment) == expected
+
+
+def test_a_distortion_is_one_affine_map_with_black_around_the_image():
+    """All four kinds at once, against SciPy: sizes, then shear, then shifts along the new axes."""
+    image = np.random.default_rng(0).integers(1, 256, (29, 29, 1), np.uint8)
+    key = jax.random.key(4)
+    t_y, t_x, zoom, ratio, slope = np.asarray(jax.random.uniform(key, (5,), minval=-1, maxval=1))
+    zoom, ratio = 1 + 0.15 * zoom, 1 + 0.2 * ratio
+    forward = np.array([[1, 0], [0.3 * slope, 1]]) @ np.diag([zoom / ratio, zoom * ratio])
+    to_source = np.linalg.inv(forward)
+    centre = np.array([14.0, 14.0])
+    moved = centre + 3 * np.array([t_y, t_x + 0.3 * slope * t_y])
+    expected = ndimage.affine_transform(
+        image[..., 0].astype(float),
+        to_source,
+        centre - to_source @ moved,
+        order=1,
+        mode="grid-constant",
+    )
+    actual = np.asarray(augment.affine_distort(key, image, 3.0, 0.15, 0.2, 0.3))[..., 0]
+    np.testing.assert_allclose(actual, expected, atol=0.01)

@@ -18,7 +18,7 @@ from errors import UserError
 from input_pipeline import originals, prepare
 from input_pipeline.tfds_sets import PreparedSet
 
-SIZES = (20, 10)
+ORIGINALS, SIZES = originals.ORIGINALS, (20, 10)
 DAMAGED_GZIP = gzip.compress(b"x")[:10] + b"\x07"  # no such type of block
 
 
@@ -385,3 +385,10 @@ def test_from_is_only_for_these_sets(tmp_path, capsys):
     for place in (tmp_path / "missing", __file__):
         assert prepare.main(["mnist", f"--from={place}", f"--data_dir={tmp_path}"]) == 2
         assert f"there is no folder {place}" in capsys.readouterr().err
+
+
+def test_original_files_have_the_sizes_of_their_papers():
+    sizes = {name: original.sizes for name, original in ORIGINALS.items()}
+    mnist, cifar = (60_000, 10_000), (50_000, 10_000)
+    expected = {"mnist": mnist, "fashion_mnist": mnist, "cifar10": cifar, "cifar100": cifar}
+    assert sizes == expected

@@ -12,10 +12,11 @@ from PIL import Image
 from configs import resnet_cifar10
 from configs.mlp import get_config
 from errors import UserError
-from input_pipeline import sources, statistics
+from input_pipeline import sources, statistics, stream
 from train_lib import experiment, recorder
 from train_lib.commands.evaluate import evaluate_run
 from train_lib.commands.predict import predict_images
+from train_lib.experiment import resolve
 from train_lib.train import train_and_evaluate
 
 
@@ -155,3 +156,17 @@ def test_small_sets_of_whole_images_live_on_accelerators(monkeypatch):
 def test_the_users_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert experiment.resolve(tiny_config(), "~/run").workdir == tmp_path / "run"
+
+
+def test_rates_for_another_batch_size_are_scaled_in_proportion():
+    config = tiny_config(batch_size=50)
+    config.schedule.for_batch = 200
+    assert resolve(config).rate_scale == 0.25
+
+
+@pytest.mark.parametrize("order", ["fixed", "new"])
+def test_the_order_of_the_images_is_that_of_the_config(monkeypatch, order):
+    monkeypatch.setattr(stream, "TrainBatches", lambda split, reading, order, *rest: order)
+    config = tiny_config()
+    config.dataset.order = order
+    assert resolve(config).train_batches(0).fixed == (order == "fixed")

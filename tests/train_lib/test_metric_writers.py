@@ -1,16 +1,18 @@
 """Loggers beside metrics.jsonl: those that a caller gives, and Trackio."""
 
 import json
+import os
 import shutil
 import socket
 
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from errors import UserError
 from train_lib import recorder, train
-from train_lib.metric_writers import trackio_writer
+from train_lib.metric_writers import jsonl, trackio_writer
 from train_lib.metric_writers.interface import MetricWriter, RunStart
 from train_lib.metric_writers.jsonl import read
 
@@ -213,3 +215,32 @@ def test_trackio_keeps_the_runs_of_other_folders(trackio, tmp_path):
     first.mkdir()
     trackio_writer.TrackioWriter(RunStart(first, 3, {}, records_of((1, 2, 3)))).close()
     assert sorted(len(logs) for _, logs in tracked(trackio, "same")) == [1, 2, 3]
+
+
+def test_records_are_on_the_disk_before_a_checkpoint(tmp_path, monkeypatch):
+    writer, synced = recorder.Writer(tmp_path, 0), []
+    writer.write({"step": 1, "epoch": 0.1})
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    writer.sync()
+    assert (tmp_path / jsonl.FILE).stat().st_ino in synced
+
+
+def test_tensorboard_ignores_the_values_behind_the_step_of_a_resumed_run(tmp_path):
+    """A START at step s voids the values of earlier files from s on."""
+    for step, values in ((0, {2: 0.5, 4: 0.25}), (2, {4: 0.125})):
+        writer = recorder.Writer(tmp_path, step)
+        for at, value in values.items():
+            writer.write({"step": at, "epoch": 0.1, "train/loss": value})
+        writer.close()
+    found = []
+    for path in sorted((tmp_path / "events").iterdir()):
+        data = path.read_bytes()
+        while data:  # length (8 bytes), its checksum (4), the event, its checksum (4)
+            length = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + length])
+            values = {value.tag: value.simple_value for value in event.summary.value}
+            found += [(event.step, values["train/loss"])] if "train/loss" in values else []
+            if event.session_log.status == SessionLog.START:
+                found.append((event.step, "start"))
+            data = data[16 + length :]
+    assert found == [(1, "start"), (2, 0.5), (4, 0.25), (3, "start"), (4, 0.125)]

@@ -15,6 +15,7 @@ from train_lib.distributed import memory
 if sys.argv[1] == "keep":
     memory.keep_freed_memory()
 library, size = ctypes.CDLL(None), 100 << 20
+library.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: pages of 4 KiB, whatever the system prefers
 library.malloc.restype = ctypes.c_void_p
 library.malloc.argtypes = [ctypes.c_size_t]
 library.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]

@@ -329,3 +329,10 @@ def test_processes_roll_back_together_with_the_statistics_of_the_first(tmp_path)
     assert [code for code, *_ in ends] == [0, 0], ends
     lines = [json.loads(line) for line in ends[0][1].splitlines()[-2:]]
     assert lines[0]["top1_error"] == pytest.approx(lines[1]["top1_error"], abs=0.003)
+
+
+def test_processes_with_different_data_are_refused(monkeypatch):
+    values = [{"value": "[1, 2]"}, {"value": "[1, 3]"}]
+    monkeypatch.setattr(processes, "gather", lambda **_: values)
+    with pytest.raises(UserError, match="process 1 and process 0 differ in data set"):
+        processes.check_same("data set", [1, 2])

@@ -1,5 +1,6 @@
 """Signals at the start of a run, and while the main thread runs C++ code, as in a compilation."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -50,6 +51,7 @@ def test_signals_end_a_process_that_is_busy_in_c_code(name, moment, signals):
 def test_a_run_stopped_before_its_first_step_asks_to_be_started_again(tmp_path):
     """Also before JAX is imported. A stopped run does not prevent the next start."""
     arguments = ["--config=configs/mlp.py:10", "--config.dataset.name=digits"]
+    arguments.append("--config.epochs=100000.0")
     command = [sys.executable, "main.py", *arguments, f"--workdir={tmp_path / 'run'}"]
     for seconds in (0, 2):
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
@@ -82,6 +84,13 @@ def test_two_signals_at_once_are_one_request():
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGINT
+
+
+def test_a_second_signal_interrupts_at_once():
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal_name == "SIGINT"
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_signal_handlers_are_restored():

@@ -12,6 +12,7 @@ from input_pipeline.split import ArraySplit
 from train_lib import experiment, optimizers
 from train_lib import state as state_lib
 from train_lib.distributed import parallel
+from train_lib.evaluation import metrics, result_files
 from train_lib.evaluation.metrics import evaluate, from_probabilities
 
 
@@ -59,3 +60,12 @@ def test_the_mean_class_error_counts_classes_equally_and_leaves_out_those_withou
     result = from_probabilities(probabilities, labels)
     assert result.top1_error == 2 / 5
     assert result.mean_class_error() == (1 / 4 + 1) / 2
+
+
+def test_top_5_errors_of_probabilities_count_five_guesses():
+    """Of multi-crop, dense and ensemble results. Image i is of class i, the (i + 1)th guess."""
+    probabilities = np.tile(np.arange(10, 0, -1) / 55, (10, 1))
+    result = metrics.from_probabilities(probabilities, np.arange(10))
+    assert (result.top1_error, result.top5_error) == (0.9, 0.5)
+    lines = result_files.per_class(result, "abcdefghij").splitlines()
+    assert lines[5:7] == ["e,1,0,1", "f,1,0,0"]
