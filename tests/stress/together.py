@@ -10,10 +10,12 @@ from the signal to the end of the last process.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import sys
@@ -37,8 +39,12 @@ MOMENTS = {  # and the step where there is one
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    """A free port, of which each worker of pytest-xdist has others."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for port in random.sample(range(20_000 + 500 * worker, 20_500 + 500 * worker), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("no free port")
 
 
 def run_together(workdir, count, harm=None, victim=None, seconds=150, starts=None, **options):

@@ -1,6 +1,7 @@
 """What follows from a config: the plan of the steps, and the statistics that a run stores."""
 
 import json
+import math
 import shutil
 
 import jax
@@ -13,7 +14,7 @@ from configs import resnet_cifar10
 from configs.mlp import get_config
 from errors import UserError
 from input_pipeline import sources, statistics, stream
-from train_lib import experiment, recorder
+from train_lib import experiment, recorder, state, train
 from train_lib.commands.evaluate import evaluate_run
 from train_lib.commands.predict import predict_images
 from train_lib.experiment import resolve
@@ -170,3 +171,21 @@ def test_the_order_of_the_images_is_that_of_the_config(monkeypatch, order):
     config = tiny_config()
     config.dataset.order = order
     assert resolve(config).train_batches(0).fixed == (order == "fixed")
+
+
+def test_networks_and_batches_that_do_not_fit_into_memory_are_refused(monkeypatch):
+    """Parameters, gradient and velocity; a batch in float32."""
+    exp = resolve(tiny_config(batch_size=50))
+    batch = 50 * math.prod(exp.input_shape) * 4
+    shapes = jax.tree.leaves(state.variable_shapes(exp.module, exp.input_shape))
+    needed = 3 * 4 * sum(leaf.size for leaf in shapes)
+    assert needed > batch
+    available = needed * len(exp.devices)
+    monkeypatch.setattr(train.memory, "total_bytes", lambda device: available)
+    train.check_memory(exp)
+    available -= 1
+    with pytest.raises(UserError, match="make the network smaller"):
+        train.check_memory(exp)
+    available = batch - 1
+    with pytest.raises(UserError, match="a batch needs"):
+        train.check_memory(exp)

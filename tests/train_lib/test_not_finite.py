@@ -147,7 +147,7 @@ def _arrays(checkpoints, step):
     return {jax.tree_util.keystr(path): v for path, v in jax.tree.leaves_with_path(state)}
 
 
-def test_roll_backs_lower_the_rate_until_training_succeeds(tmp_path, capsys):
+def test_roll_backs_lower_the_rate_until_training_succeeds(tmp_path, monkeypatch, capsys):
     """The rate is too high for any network; about a thousandth of it is not."""
     fields = {"not_finite.action": "roll_back", "not_finite.rate_factor": 0.001}
     high = {"schedule.learning_rate": 1e30, "not_finite.limit": 9, "model.activation": "relu"}
@@ -166,6 +166,12 @@ def test_roll_backs_lower_the_rate_until_training_succeeds(tmp_path, capsys):
         train_and_evaluate(
             config(**fields, **high | {"not_finite.limit": times - 1}), tmp_path / "less"
         )
+    capsys.readouterr()
+    poison(monkeypatch, 35)  # a resumed run counts on
+    with pytest.raises(UserError, match="the loss is nan at step 35"):
+        longer = config(**fields, **high, epochs=3.0)
+        train_and_evaluate(longer, tmp_path / "run", allow_config_change=True)
+    assert f"({times + 1} of at most 9 times)" in capsys.readouterr().err
 
 
 def test_a_roll_back_starts_from_the_last_checkpoint(tmp_path, monkeypatch, capsys):
