@@ -1,6 +1,7 @@
 """Rules that join several fields of a config: what is wrong with fields that do not go together."""
 
 from collections.abc import Collection, Iterator
+from operator import attrgetter
 
 from ml_collections import ConfigDict
 
@@ -11,6 +12,34 @@ _OF_GRADIENTS = (
     *("batch_size", "steps_per_dispatch", "checkpoint.every_", "evaluate.every_"),
     *("view.train", "view.area", "view.aspect"),
 )
+
+# The field, and its values, on which the effect of other fields depends.
+_USED_WITH = {
+    ("schedule.name", "steps"): ("schedule.boundaries", "schedule.factors"),
+    ("schedule.name", "exponential", "linear"): ("schedule.decay", "schedule.decay_epochs"),
+    ("schedule.name", "exponential"): ("schedule.minimum",),
+    ("schedule.name", "plateau"): (
+        *("schedule.plateau.factor", "schedule.plateau.patience"),
+        *("schedule.plateau.min_improvement", "schedule.plateau.drops"),
+    ),
+    ("model.activation", "maxout"): ("model.maxout_pieces",),
+    ("model.initializer", "gaussian", "uniform"): ("model.initializer_scale",),
+    ("model.regulariser", "dropout"): (
+        *("model.dropout_scaling", "model.input_drop_rate", "model.input_dropout_scaling"),
+    ),
+    ("model.regulariser", "dropout", "dropconnect"): ("model.drop_rate",),
+    ("model.regulariser", "dropout", "dropconnect", "standout"): ("schedule.drop_anneal_epochs",),
+    ("model.regulariser", "dropconnect"): (
+        *("model.dropconnect_inference", "model.dropconnect_samples"),
+    ),
+    ("model.regulariser", "standout"): ("model.standout_alpha", "model.standout_beta"),
+    ("dataset.name", "folder"): ("dataset.test_fraction", "dataset.train_per_class"),
+    ("view.train", "area"): ("view.area", "view.aspect"),
+    ("augment.lighting", "eigenvalues", "deviations"): ("augment.lighting_deviation",),
+    ("loss.name", "map"): ("loss.j",),
+    ("not_finite.action", "skip", "roll_back"): ("not_finite.limit",),
+    ("not_finite.action", "roll_back"): ("not_finite.rate_factor",),
+}
 
 
 def conflicts(config: ConfigDict, given: Collection[str] = ()) -> Iterator[str]:
@@ -191,7 +220,6 @@ def without_effect(config: ConfigDict, given: Collection[str]) -> Iterator[str]:
 
     given: names of the fields that the command line sets.
     """
-    name, boundaries = config.schedule.name, tuple(config.schedule.boundaries)
     if config.model.name in FITTED:
         for field in sorted(given):
             if field.startswith(_OF_GRADIENTS):
@@ -199,26 +227,22 @@ def without_effect(config: ConfigDict, given: Collection[str]) -> Iterator[str]:
                     f"config.{field} has no effect with config.model.name={config.model.name},"
                     " which is fitted in one step: leave it out"
                 )
-    for field in ("test_fraction", "train_per_class"):
-        is_set = f"dataset.{field}" in given and config.dataset[field]
-        if is_set and config.dataset.name != "folder":
-            yield (
-                f"config.dataset.{field} has no effect with config.dataset.name="
-                f"{config.dataset.name}: it divides a folder of images; leave it out"
-            )
+    # Those of a config file are ignored.
+    for (condition, *used), fields in _USED_WITH.items():
+        value = attrgetter(condition)(config)
+        for field in fields if value not in used else ():
+            if field in given and attrgetter(field)(config):
+                yield (
+                    f"config.{field} has no effect with config.{condition}={value}: set"
+                    f" config.{condition}={' or '.join(used)}, or leave it out"
+                )
     if config.augment.crop and not config.preprocess.crop:
         yield (
             "config.augment.crop=True has no effect with config.preprocess.crop=0: set"
             " config.preprocess.crop=PIXELS too, or config.augment.crop=False"
         )
-    if name == "steps" and not boundaries:
+    if config.schedule.name == "steps" and not config.schedule.boundaries:
         yield (
             "config.schedule.name=steps: without config.schedule.boundaries and .factors the rate"
             " never changes: set both, or config.schedule.name=constant"
-        )
-    # Those of a config file are ignored when the command line chooses another schedule.
-    if name != "steps" and boundaries and "schedule.boundaries" in given:
-        yield (
-            f"config.schedule.boundaries={boundaries}: config.schedule.name={name} has no"
-            " boundaries: leave them out, or set config.schedule.name=steps"
         )

@@ -74,10 +74,12 @@ def compare_runs(workdirs: Sequence[pathlib.Path], plot: pathlib.Path) -> str:
         values = [json.dumps(config.get(field)) for field in differing]
         errors = _errors(run) or [float("nan")]
         minutes = _seconds(run, workdir) / 60
-        rows.append([name, *values, f"{errors[-1]:.2f}", f"{min(errors):.2f}", f"{minutes:.1f}"])
+        numbers = (f"{errors[-1]:.2f}", f"{min(errors):.2f}", f"{minutes:.1f}")
+        rows.append([name, *values, *(number.replace("nan", "-") for number in numbers)])
     figure = run_plots.curves(dict(zip(names, records, strict=True)))
     run_plots.save(figure, plot)
-    return f"{aligned(rows)}\nminutes: of the training steps, from their rate\ncurves: {plot}"
+    minutes = "minutes: of the training steps, from their rate; -: too few steps to have one"
+    return f"{aligned(rows)}\n{minutes}\ncurves: {plot}"
 
 
 def short_names(workdirs: Sequence[pathlib.Path]) -> list[str]:

@@ -82,6 +82,10 @@ def test_impossible_values_are_refused_by_name(field, value, message):
         {"dataset.test_fraction": 0.5},
         {"dataset.train_per_class": 30},
         {"schedule.boundaries": (1.0,), "schedule.factors": (0.1,)},
+        {"schedule.plateau.factor": 0.5},
+        {"schedule.drop_anneal_epochs": 1.0},
+        {"model.drop_rate": 0.2},
+        {"not_finite.limit": 3},
     ],
 )
 def test_fields_without_effect_are_refused_on_the_command_line_only(fields):
@@ -110,7 +114,8 @@ def test_a_run_has_one_length_in_epochs_or_in_steps():
         ({"warmup_rate": 0.1, "warmup_error": 0.8, "warmup_epochs": 1.0}, "two kinds of warm-up"),
         (
             {"boundaries": (0.5,), "factors": (0.1,)},
-            "schedule.name=cosine has no boundaries",
+            "config.schedule.boundaries has no effect with config.schedule.name=cosine: set"
+            " config.schedule.name=steps, or leave it out",
         ),
     ],
 )
