@@ -107,10 +107,10 @@ def scale_of(study: Study, scale: str) -> Scale:
     return study.scales[scale]
 
 
-def jobs(scale: Scale, folder: pathlib.Path, first_seed: int = 0) -> list[Job]:
+def jobs(scale: Scale, folder: pathlib.Path) -> list[Job]:
     """All runs of a scale: all of them with the first seed, then with the next, ..."""
     made: dict[tuple[str, int], Job] = {}
-    for seed in range(first_seed, first_seed + scale.seeds):
+    for seed in range(scale.first_seed, scale.first_seed + scale.seeds):
         for run in scale.runs:
             workdir = folder / f"{run.name.replace('/', '-')}-seed{seed}"
             start = made[run.start, seed] if run.start else None

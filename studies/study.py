@@ -50,11 +50,15 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """The runs of a study at one cost. seeds: 0 ... seeds - 1. hours: about, on two cores."""
+    """The runs of a study at one cost.
+
+    seeds: how many, from first_seed on. hours: about, on two cores.
+    """
 
     runs: Sequence[Run]
     seeds: int
     hours: float
+    first_seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

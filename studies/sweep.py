@@ -40,7 +40,7 @@ def sweep(
         overrides = dict(zip(values, combination, strict=True))
         varied = {name: value for name, value in overrides.items() if name in several}
         runs.append(Run(_label(varied) or config, config, overrides))
-    todo = engine.jobs(Scale(runs, len(seeds), 0.0), folder, seeds.start)
+    todo = engine.jobs(Scale(runs, len(seeds), 0.0, seeds.start), folder)
     done = list(engine.run_all(todo, {}, stop))
     results = engine.measure({PERCENT: last_percent(ERROR)}, done)
     rows = [[name, format_summary(results, name, PERCENT)] for name in results.values]

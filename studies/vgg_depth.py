@@ -6,10 +6,17 @@ from studies.study import Results, Run, Scale, Study, Verdict, bars, last_percen
 ERROR = "test error, %"
 NETWORKS = {"A": "29.6", "A-LRN": "29.7", "B": "28.7", "C": "28.1", "D": "27.0", "E": "27.3"}
 JITTER = "D, random scale"
+# Dropout lets networks learn little in so few epochs.
+ALL_IMAGES = SMALL | {
+    "dataset.train_split": "train",
+    "model.regulariser": "none",
+    "evaluate.every_epochs": 2.0,
+    "checkpoint.every_epochs": 2.0,
+}
 
 
 def _runs(epochs: float, **overrides) -> list[Run]:
-    common = SMALL | {"model.width": 0.125, "epochs": epochs} | overrides
+    common = ALL_IMAGES | {"model.width": 0.125, "epochs": epochs} | overrides
     del common["model.bias_start"]
     jitter = common | {"view.train_scale": (36, 48)}
     return [
@@ -38,13 +45,13 @@ STUDY = Study(
     " windows of the same extent are better than 5x5, and a random scale in training is better than"
     " a fixed one.",
     source="Simonyan 2015, tables 3, 4, and sec. 4.1",
-    changes="An eighth of the maps, on the first 10,000 images of CIFAR-10, enlarged to 40 pixels"
-    " (random scale: 36 to 48) and cut to 32; He's initial weights, all layers trained at once;"
-    " batch 64 and a cosine schedule over 15 epochs; one central crop. The published figures are"
-    " top-1 of ImageNet; that of the random scale is of S in 256 to 512 and Q = 384.",
+    changes="An eighth of the maps, on CIFAR-10, enlarged to 40 pixels (random scale: 36 to 48) and"
+    " cut to 32; He's initial weights, all layers trained at once; no dropout; batch 64 and a"
+    " cosine schedule over eight epochs; one central crop. The published figures are top-1 of"
+    " ImageNet; that of the random scale is of S in 256 to 512 and Q = 384.",
     scales={
         "smoke": Scale(_runs(1.0, **{"steps": 2, "dataset.test_split": "test[:100]"}), 1, 0.2),
-        "small": Scale(_runs(15.0), seeds=3, hours=1.5),
+        "small": Scale(_runs(8.0), seeds=3, hours=3.5),
     },
     measures={
         ERROR: last_percent("test/top1_error"),
@@ -55,8 +62,12 @@ STUDY = Study(
     " and D with a random scale is better than D.",
     verdict=verdict,
     figure=bars(ERROR),
-    remarks="Training errors are not below test errors: in so few updates, with dropout, no network"
-    " has learned much, and a deeper one has learned less. So the runs show how slowly deep plain"
-    " networks begin to learn, and not what they can learn. A test of the claim needs longer runs.",
+    remarks="All networks underfit after eight epochs: even in training they err often, and E more"
+    " than A. So the runs show how quickly plain networks learn, and not what they can learn. At 32"
+    " pixels the last block sees maps of 2x2 pixels, so most of its windows lie in the padding. One"
+    " part of the claim holds for every seed: D, whose added layers have 3x3 windows, errs less"
+    " than C, which has 1x1 windows there. The set-up was changed once, after 24 runs with dropout"
+    " over 15 epochs of 10,000 images: there, too, deeper networks had learned less, and nothing"
+    " was reproduced.",
     published="top-1 error, %, ImageNet, dense",
 )

@@ -430,7 +430,7 @@ def test_values_of_a_sweep_are_separated_by_commas(text, values):
 
 def test_seeds_are_a_number_or_a_range():
     assert command._seeds("3") == range(3) and command._seeds("2:5") == range(2, 5)
-    jobs = engine.jobs(Scale([Run("a", "mlp:4")], 2, 0), engine.RESULTS, first_seed=3)
+    jobs = engine.jobs(Scale([Run("a", "mlp:4")], 2, 0, first_seed=3), engine.RESULTS)
     assert [(job.seed, job.workdir.name) for job in jobs] == [(3, "a-seed3"), (4, "a-seed4")]
 
 
