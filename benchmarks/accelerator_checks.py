@@ -68,7 +68,8 @@ LAYERS = {
     "conv, batch norm, max pooling": (
         Chain(
             (
-                *(_conv(3), layers.BatchNorm(use_running_average=False)),
+                # Without a bias: before a batch norm, its gradient is zero.
+                *(_conv(3, use_bias=False), layers.BatchNorm(use_running_average=False)),
                 *(layers.Activation("relu"), layers.Pool("max", 3, 2)),
             )
         ),

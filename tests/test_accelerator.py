@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import accelerator
+from benchmarks import accelerator_checks as checks
 from benchmarks.accelerator_parts import PARTS, TINY, Family, moved_bytes
 
 
@@ -57,6 +58,11 @@ def test_gradients_on_this_device_agree_with_float64(tmp_path, monkeypatch, caps
     assert all(0 <= row["highest"] < 1e-5 for row in rows)
     assert "--cifar10" in parts["recipe"]["rows"][0]["error"]
     assert "fully connected" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["conv, maxout", "conv, batch norm, max pooling"])
+def test_gradients_of_maxima_of_computed_values_agree_with_float64(name):
+    assert checks.gradient_differences(name)["highest"] < 1e-5
 
 
 def test_every_part_has_a_limit():
