@@ -91,6 +91,7 @@ $(VENV)/tracker-ready: $(VENV)/ready Makefile
 	  --target $(VENV)/tracker -c $(VENV)/tracker-constraints.txt $(TRACKIO)
 	@touch $@
 
+# Also the test of the progress bars in a notebook.
 notebooks: $(VENV)/notebooks-ready
 	@$(BIN)/python -m pytest tests/train_lib/test_progress.py
 	@$(BIN)/python notebooks/render.py $(NOTEBOOK)

@@ -15,9 +15,7 @@ import functools
 import io
 import itertools
 import json
-import math
 import os
-import re
 import shutil
 import statistics
 import tarfile
@@ -34,6 +32,7 @@ from benchmarks import accelerator_checks as checks
 from benchmarks import loop as loop_benchmark
 from benchmarks import models
 from benchmarks.accelerator import FACTS, LIMIT, ROW
+from benchmarks.moved_bytes import moved_bytes
 from configs.load import load
 from errors import one_line
 from input_pipeline import sources
@@ -180,54 +179,6 @@ def random_batch(family: models.Family, batch: int) -> tuple[np.ndarray, np.ndar
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch, *family.shape), np.uint8)
     return images, random.integers(0, family.classes, batch, np.int32)
-
-
-_BITS = {"pred": 8, "bf16": 16, "c64": 64}  # the names of other types end with their bits
-_SHAPE = re.compile(r"\b(pred|bf16|[a-z]\d+)\[([\d,]*)\]")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][\w-]*)\((.*)$")
-# Instructions that move nothing, and the ends of those that were counted when they started.
-_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional")
-
-
-def moved_bytes(program: str) -> float:
-    """The bytes that the instructions of a compiled program, as text, read and write.
-
-    Each reads its operands and writes its result once. Fusions and library calls count as one. Of a
-    loop or a conditional, nothing is counted, and of a library call not its scratch memory.
-    """
-    blocks = re.split(r"\n(?=\S)", program)
-    computations = {}
-    for block in blocks:
-        head, _, body = block.partition("\n")
-        name = re.match(r"(ENTRY )?%?([^\s(]+)", head)
-        if name and head.rstrip().endswith("{"):
-            computations["ENTRY" if name[1] else name[2]] = body.splitlines()
-
-    def size(text: str) -> float:
-        shapes = _SHAPE.findall(text)
-        return sum(
-            math.prod(map(int, filter(None, dims.split(","))))
-            * (_BITS.get(kind) or int(re.sub(r"\D", "", kind)))
-            / 8
-            for kind, dims in shapes
-        )
-
-    def total(lines: list[str]) -> float:
-        sizes, bytes_ = {}, 0.0
-        for name, shape, operation, rest in map(
-            re.Match.groups, filter(None, map(_INSTRUCTION.match, lines))
-        ):
-            is_library = operation == "custom-call"
-            sizes[name] = size(re.sub(r"\bu8\[\d+\]", "", shape) if is_library else shape)
-            called = re.search(r"to_apply=%?([\w.-]+)", rest)
-            if operation == "call" and called:
-                bytes_ += total(computations[called[1]])
-            elif operation not in _FREE and not operation.endswith("-done"):
-                operands = re.findall(r"%([\w.-]+)", rest.split("), ")[0])
-                bytes_ += sizes[name] + sum(sizes.get(operand, 0.0) for operand in operands)
-        return bytes_
-
-    return total(computations["ENTRY"])
 
 
 class Family:

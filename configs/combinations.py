@@ -227,7 +227,7 @@ def without_effect(config: ConfigDict, given: Collection[str]) -> Iterator[str]:
                     f"config.{field} has no effect with config.model.name={config.model.name},"
                     " which is fitted in one step: leave it out"
                 )
-    # Those of a config file are ignored.
+    # A config file may have such fields: it may be used with another schedule or regulariser.
     for (condition, *used), fields in _USED_WITH.items():
         value = attrgetter(condition)(config)
         for field in fields if value not in used else ():

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import accelerator
 from benchmarks import accelerator_checks as checks
-from benchmarks.accelerator_parts import PARTS, TINY, Family, moved_bytes
+from benchmarks.accelerator_parts import PARTS, TINY, Family
+from benchmarks.moved_bytes import moved_bytes
 
 
 def command(*lines: str) -> list[str]:
